@@ -1,0 +1,48 @@
+"""Batches without padding: events one after another, with the number of rows of each."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class JetBatch:
+    """B jets with N particles in all.
+
+    fourmomenta (N, 4) as E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet;
+    target (B, ...) or None; scalars (N, S) per-particle features or None; index (B,) int64: the jets' places in their data set.
+    """
+
+    fourmomenta: Tensor
+    lengths: Tensor
+    target: Tensor | None = None
+    scalars: Tensor | None = None
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "JetBatch":
+        """The batch on a device; floating-point features in `dtype` if given."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            if x is None:
+                return None
+            return x.to(device, dtype if x.is_floating_point() else None, non_blocking=True)
+
+        return replace(
+            self, fourmomenta=move(self.fourmomenta), target=move(self.target), scalars=move(self.scalars)
+        )
+
+    def pin_memory(self) -> "JetBatch":
+        """The batch in page-locked memory (called by the data loader)."""
+        pin = lambda x: None if x is None else x.pin_memory()  # noqa: E731
+        return replace(self, fourmomenta=pin(self.fourmomenta), target=pin(self.target), scalars=pin(self.scalars))
+
+
+def pack_padded(fourmomenta: Tensor, valid: Tensor, scalars: Tensor | None = None, target: Tensor | None = None) -> JetBatch:
+    """Pack padded jets: fourmomenta (B, M, 4), valid (B, M) bool, scalars (B, M, S)."""
+    return JetBatch(
+        fourmomenta[valid], valid.sum(1).cpu(), target, None if scalars is None else scalars[valid], torch.arange(len(valid))
+    )

@@ -1,0 +1,36 @@
+"""Activations by name: one table, from which the scripts take their choices."""
+
+import torch
+from torch import nn
+
+
+class Atan(nn.Module):
+    """arctan(x)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.atan(x)
+
+
+ACTIVATIONS = {
+    "leakyrelu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "celu": nn.CELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "softsign": nn.Softsign,
+    "tanh": nn.Tanh,
+    "atan": Atan,
+    "sigmoid": nn.Sigmoid,
+    "logsigmoid": nn.LogSigmoid,
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation called `name`; ValueError names the choices."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()

@@ -1,0 +1,297 @@
+"""Linear permutation-equivariant layers between ranks: Eq1to2, Eq2to2, Eq2to1, Eq2to0.
+
+The 15 maps of Eq2to2 are never built.  All but the first two depend on one index or none, so that the layer is two
+(P, C) x (C, S) products and a few small ones on nodes (spec section 3).  Each layer is a table of its maps:
+which quantity (diagonal, rows, columns, trace, total) goes where (u: to every pair of row i; v: of column j;
+w: to the diagonal pair), in the order of the published coefficients.
+Source: arXiv 2211.00454, sec. 3; Maron et al., arXiv 1812.09902.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.pairs import (
+    PairIndex,
+    pair_expand,
+    pair_extremum,
+    pair_mix,
+    pair_reduce,
+    segment_extremum,
+    segment_sum,
+)
+from .activations import make_activation
+
+LETTERS = "smxnSMXN"
+
+
+@dataclass(frozen=True)
+class EventGeometry:
+    """The events that a batch of features belongs to.
+
+    multiplicity (B, 1): the n of means and of (n / nbar)^alpha.  weights (N,): of IRC-safe sums; None for 1.
+    """
+
+    pairs: PairIndex
+    multiplicity: Tensor
+    weights: Tensor | None = None
+
+    def sum_nodes(self, x: Tensor) -> Tensor:
+        """(N, C) -> (B, C), weighted."""
+        x = x if self.weights is None else x * self.weights[:, None]
+        return segment_sum(x, self.pairs.event_of_node, len(self.pairs.lengths))
+
+    def extremum_of_nodes(self, x: Tensor, largest: bool) -> Tensor:
+        """(N, C) -> (B, C)."""
+        return segment_extremum(x, self.pairs.event_of_node, len(self.pairs.lengths), largest)
+
+    def to_nodes(self, x: Tensor) -> Tensor:
+        """(B, C) -> (N, C)."""
+        return x.index_select(0, self.pairs.event_of_node)
+
+
+@dataclass(frozen=True)
+class AggregatorOptions:
+    """How an aggregator works; the defaults are those of the published scripts.
+
+    config: letters; nobj_avg: nbar; diagonal: whether maps that touch only the diagonal take part (they are not
+    collinear-safe: a split particle would get off-diagonal pairs where it had a diagonal one).
+    """
+
+    config: str = "s"
+    factorize: bool = False
+    nobj_avg: float = 49
+    activation: str = "leakyrelu"
+    activate_agg: bool = False
+    activate_lin: bool = True
+    diagonal: bool = True
+
+
+def check_letters(config: str, irc_safe: bool = False) -> None:
+    """ValueError unless `config` is a word of the letters smxn and SMXN (without max and min when IRC-safe)."""
+    if not config or any(letter not in LETTERS for letter in config):
+        raise ValueError(f"config: expected one or more of the letters {LETTERS}, got {config!r}")
+    if irc_safe and any(letter in "xnXN" for letter in config):
+        raise ValueError(f"config: max and min are not IRC-safe, got {config!r}; use the letters s, m, S, M")
+
+
+class _Aggregator(nn.Module):
+    """What the four layers share: coefficients, letters, exponents, bias, activations and the small products."""
+
+    plain: tuple[tuple[str, str], ...]  # (target, quantity) of maps that aggregate nothing; the first letter's only
+    summed: tuple[tuple[str, str], ...]  # of maps that aggregate; every letter has them
+    first_table_map = 0  # maps before the table's first
+    scale_plain = True  # whether a capital letter scales the plain maps as well
+    random_alphas = False
+    alpha_tail: tuple[int, ...] = ()  # published checkpoints keep the exponents broadcastable over nodes
+    coefficient_gain = 2.0
+
+    def __init__(self, in_channels: int, out_channels: int, options: AggregatorOptions):
+        super().__init__()
+        check_letters(options.config)
+        self.in_channels, self.options = in_channels, options
+        num_maps = self.first_table_map + len(self.plain) + len(self.summed) * len(options.config)
+        if options.factorize:
+            self.coefs00 = nn.Parameter(torch.randn(in_channels, num_maps) / math.sqrt(num_maps))
+            self.coefs01 = nn.Parameter(torch.randn(out_channels, num_maps) / math.sqrt(num_maps))
+            self.coefs10 = nn.Parameter(torch.randn(in_channels, out_channels) / math.sqrt(in_channels))
+            self.coefs11 = nn.Parameter(torch.randn(in_channels, out_channels) / math.sqrt(in_channels))
+        else:
+            std = math.sqrt(self.coefficient_gain / (in_channels * num_maps))
+            self.coefs = nn.Parameter(std * torch.randn(in_channels, out_channels, num_maps))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.alphas = nn.ParameterDict()
+        for k, letter in enumerate(options.config):
+            if letter.isupper():
+                scaled = len(self.summed) + (len(self.plain) if k == 0 and self.scale_plain else 0)
+                shape = (1, in_channels, scaled, *self.alpha_tail)
+                self.alphas[str(k)] = nn.Parameter(torch.rand(shape) if self.random_alphas else torch.zeros(shape))
+        self.activate_agg = make_activation(options.activation) if options.activate_agg else nn.Identity()
+        self.activate_lin = make_activation(options.activation) if options.activate_lin else nn.Identity()
+
+    def coefficients(self) -> Tensor:
+        """W (maps, in, out)."""
+        if not self.options.factorize:
+            return self.coefs.permute(2, 0, 1)
+        first = self.coefs00.t()[:, :, None] * self.coefs10
+        return first + self.coefs01.t()[:, None, :] * self.coefs11
+
+    def quantities(self, letter: str, base: dict[str, Tensor], geometry: EventGeometry) -> dict[str, Tensor]:
+        """The aggregated quantities by name, for one letter: of nodes (N, C), of events (B, C)."""
+        raise AssertionError("each layer defines its own")
+
+    def normalise(self, letter: str, sums: dict[str, Tensor], geometry: EventGeometry) -> dict[str, Tensor]:
+        """Sums to `s` (over nbar) or `m` (over n), once for each summed index."""
+        divisor = geometry.multiplicity if letter.lower() == "m" else self.options.nobj_avg
+        out = {}
+        for name, value in sums.items():
+            d = divisor
+            if letter.lower() == "m" and name in ("rows", "columns"):
+                d = geometry.to_nodes(d)
+            out[name] = value / (d * d if name == "total" else d)
+        return out
+
+    def logarithmic(self, letter: str, extrema: dict[str, Tensor], geometry: EventGeometry) -> dict[str, Tensor]:
+        """Maximum minus log n, minimum plus log n."""
+        log_n = geometry.multiplicity.log() * (-1 if letter.lower() == "x" else 1)
+        return {
+            name: value + (geometry.to_nodes(log_n) if name in ("rows", "columns") else log_n)
+            for name, value in extrema.items()
+        }
+
+    def mix(self, base: dict[str, Tensor], geometry: EventGeometry, weights: Tensor) -> dict[str, Tensor | None]:
+        """The small products: for each target u, v, w the sum of its maps times their coefficients, (N, out).
+
+        base: unaggregated quantities by name.  weights (maps, in, out).  A target without maps is None; targets of
+        which every map belongs to events are (B, out)."""
+        node_terms, event_terms, constant = {}, {}, 0
+        rest = self.activate_agg(weights.new_zeros(1))  # what activation makes of the zeros beside a diagonal
+        index = self.first_table_map
+        for k, letter in enumerate(self.options.config):
+            values = base | self.quantities(letter, base, geometry)
+            ratio = None
+            if str(k) in self.alphas:
+                alpha = self.alphas[str(k)].reshape(1, self.in_channels, -1)
+                ratio = (geometry.multiplicity / self.options.nobj_avg)[:, :, None] ** alpha
+            maps = self.plain + self.summed if k == 0 else self.summed
+            first_scaled = len(maps) - (0 if ratio is None else ratio.shape[2])
+            for m, (target, name) in enumerate(maps):
+                weight, index = weights[index], index + 1
+                if target == "w" and not self.options.diagonal:
+                    continue
+                value, of_nodes = values[name], name in NODE_QUANTITIES
+                if ratio is not None and m >= first_scaled:
+                    scale = ratio[:, :, m - first_scaled]
+                    value = value * (geometry.to_nodes(scale) if of_nodes else scale)
+                value = self.activate_agg(value)
+                if target == "w" and self.options.activate_agg:
+                    value = value - rest
+                    constant = constant + rest * weight.sum(0)
+                (node_terms if of_nodes else event_terms).setdefault(target, []).append((value, weight))
+        return {
+            target: self._product(node_terms.get(target), event_terms.get(target), geometry, constant * (target == "u"))
+            for target in "uvw"
+        }
+
+    @staticmethod
+    def _product(node_terms, event_terms, geometry: EventGeometry, constant) -> Tensor | None:
+        parts = [
+            torch.cat([value for value, _ in terms], 1) @ torch.cat([weight for _, weight in terms])
+            for terms in (node_terms, event_terms)
+            if terms
+        ]
+        if not parts:
+            return None
+        if len(parts) == 2:
+            return parts[0] + geometry.to_nodes(parts[1] + constant)
+        return parts[0] + constant
+
+
+# quantities with one row for each node; the others have one for each event
+NODE_QUANTITIES = frozenset(("diagonal", "rows", "columns", "value"))
+
+
+class _FromPairs(_Aggregator):
+    """Aggregators whose input is a pair feature."""
+
+    def begin(self, x: Tensor, geometry: EventGeometry) -> dict[str, Tensor]:
+        self_sums = pair_reduce(x, geometry.pairs, geometry.weights)
+        return {"pairs": x, "diagonal": self_sums.diagonal, "row sums": self_sums.rows, "column sums": self_sums.columns}
+
+    def quantities(self, letter, base, geometry):
+        if letter.lower() in "sm":
+            rows = base["row sums"]
+            sums = {
+                "rows": rows,
+                "columns": base["column sums"],
+                "trace": geometry.sum_nodes(base["diagonal"]),
+                "total": geometry.sum_nodes(rows),
+            }
+            return self.normalise(letter, sums, geometry)
+        largest = letter.lower() == "x"
+        rows, columns = pair_extremum(base["pairs"], geometry.pairs, largest)
+        extrema = {
+            "rows": rows,
+            "columns": columns,
+            "trace": geometry.extremum_of_nodes(base["diagonal"], largest),
+            "total": geometry.extremum_of_nodes(rows, largest),
+        }
+        return self.logarithmic(letter, extrema, geometry)
+
+
+class Eq2to2(_FromPairs):
+    """Pairs to pairs: x (P, in) -> (P, out)."""
+
+    first_table_map = 2  # T_ij and T_ji
+    plain = (("w", "diagonal"), ("v", "diagonal"), ("u", "diagonal"))
+    summed = (
+        ("w", "columns"), ("v", "columns"), ("u", "columns"),
+        ("w", "rows"), ("v", "rows"), ("u", "rows"),
+        ("u", "trace"), ("w", "trace"), ("u", "total"), ("w", "total"),
+    )  # fmt: skip
+    scale_plain = False
+    random_alphas = True
+    alpha_tail = (1, 1)
+
+    def __init__(self, in_channels: int, out_channels: int, options: AggregatorOptions):
+        super().__init__(in_channels, out_channels, options)
+        if options.diagonal:
+            self.diag_bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+        weights = self.coefficients()
+        nodes = self.mix(self.begin(x, geometry), geometry, weights)
+        w = nodes["w"] + self.diag_bias if self.options.diagonal else None
+        out = pair_mix(
+            self.activate_agg(x), weights[0], weights[1], (nodes["u"] + self.bias, nodes["v"], w), geometry.pairs
+        )
+        return self.activate_lin(out)
+
+
+class Eq2to1(_FromPairs):
+    """Pairs to nodes: x (P, in) -> (N, out)."""
+
+    plain = (("u", "diagonal"),)
+    summed = (("u", "rows"), ("u", "columns"), ("u", "trace"), ("u", "total"))
+    alpha_tail = (1,)
+
+    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+        nodes = self.mix(self.begin(x, geometry), geometry, self.coefficients())
+        return self.activate_lin(nodes["u"] + self.bias)
+
+
+class Eq2to0(_FromPairs):
+    """Pairs to events: x (P, in) -> (B, out)."""
+
+    plain = ()
+    summed = (("u", "total"), ("u", "trace"))
+    random_alphas = True
+    coefficient_gain = 4.0
+
+    def __init__(self, in_channels: int, out_channels: int, options: AggregatorOptions):
+        super().__init__(in_channels, out_channels, options)
+        self.bias = nn.Parameter(torch.zeros(1, out_channels))  # the published shape
+
+    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+        events = self.mix(self.begin(x, geometry), geometry, self.coefficients())
+        return self.activate_lin(events["u"] + self.bias)
+
+
+class Eq1to2(_Aggregator):
+    """Nodes to pairs: x (N, in) -> (P, out)."""
+
+    plain = (("w", "value"), ("v", "value"), ("u", "value"))
+    summed = (("w", "aggregate"), ("u", "aggregate"))
+    alpha_tail = (1, 1)
+
+    def quantities(self, letter, base, geometry):
+        if letter.lower() in "sm":
+            return self.normalise(letter, {"aggregate": geometry.sum_nodes(base["value"])}, geometry)
+        extremum = geometry.extremum_of_nodes(base["value"], letter.lower() == "x")
+        return self.logarithmic(letter, {"aggregate": extremum}, geometry)
+
+    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+        nodes = self.mix({"value": x}, geometry, self.coefficients())
+        return self.activate_lin(pair_expand(nodes["u"] + self.bias, nodes["v"], nodes["w"], geometry.pairs))

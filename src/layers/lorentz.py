@@ -1,0 +1,124 @@
+"""Lorentz invariants, symmetry-breaking spurions and IRC-safe weights.  Metric (+, -, -, -).
+
+Source: arXiv 2307.16506, sec. 2 (invariants, spurions) and sec. 6 (IRC safety).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops.pairs import PairIndex, segment_sum
+
+T, X, Y, Z = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
+BEAMS = ((1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, -1.0))
+_LIGHT_LIKE = ((1.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -1.0))
+
+# stabilizer subgroup -> the fixed vectors whose stabilizer it is
+SPURIONS = {
+    "so13": (),
+    "so3": (T,),
+    "so12": (Z,),
+    "se2": ((1.0, 0.0, 0.0, -1.0),),
+    "so2": (T, Z),
+    "so2_0": BEAMS,
+    "R": (X, Y),
+    "1": (T, X, Y, Z),
+    "11": (T, X, Y, Z),
+    "1_0": _LIGHT_LIKE,
+    "11_0": _LIGHT_LIKE,
+}
+
+# stabilizer -> linear forms r(p) whose products r_i r_j are further inputs (rows over E, px, py, pz)
+COMPONENTS = {
+    "so13": (),
+    "so3": (T,),
+    "so12": (Z,),
+    "se2": ((1.0, 0.0, 0.0, -1.0),),
+    "so2": (T, Z),
+    "so2_0": BEAMS,
+    "R": (X, Y),
+    "11": (T, X, Y, Z),
+    "11_0": ((1.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
+    "1": (T, X, Y, Z),
+    "1_0": ((1.0, 0.0, 0.0, 1.0), (1.0, -1.0, 0.0, 0.0), (1.0, 0.0, -1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
+}
+WITHOUT_DOT_PRODUCT = ("1", "1_0")
+STABILIZERS = tuple(SPURIONS)
+METHODS = ("spurions", "input")
+
+
+def minkowski(p: Tensor, q: Tensor) -> Tensor:
+    """p . q over the last dimension (..., 4)."""
+    return p[..., 0] * q[..., 0] - (p[..., 1:] * q[..., 1:]).sum(-1)
+
+
+def num_rank2_inputs(stabilizer: str, method: str) -> int:
+    """Channels that `rank2_inputs` gives."""
+    if method == "spurions":
+        return 1
+    return len(COMPONENTS[stabilizer]) + (stabilizer not in WITHOUT_DOT_PRODUCT)
+
+
+def rank2_inputs(p: Tensor, pairs: PairIndex, stabilizer: str, method: str) -> Tensor:
+    """(P, K) pair features of momenta p (N, 4): r_i r_j for each non-invariant component, then p_i . p_j."""
+    left, right = p[pairs.row], p[pairs.column]
+    dots = minkowski(left, right)[:, None]
+    if method == "spurions" or not COMPONENTS[stabilizer]:
+        return dots
+    forms = p.new_tensor(COMPONENTS[stabilizer]).t()
+    products = (left @ forms) * (right @ forms)
+    return products if stabilizer in WITHOUT_DOT_PRODUCT else torch.cat([products, dots], 1)
+
+
+class WithSpurions(NamedTuple):
+    """A batch after the spurions were put in front of each event's particles."""
+
+    fourmomenta: Tensor  # (N', 4)
+    scalars: Tensor | None  # (N', S + 1 + K)
+    lengths: Tensor  # (B,) int64, CPU
+    is_particle: Tensor  # (N',) bool
+
+
+def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurions: tuple) -> WithSpurions:
+    """Put the K spurions before the particles of every event, with one-hot labels after the scalars.
+
+    p (N, 4); scalars (N, S) or None; lengths (B,) int64 on the CPU.  Label channel 0: particle; channel k: k-th spurion.
+    """
+    num_events, num_spurions = len(lengths), len(spurions)
+    total = len(p) + num_events * num_spurions
+    events = torch.arange(num_events, device=p.device)
+    counts = lengths.to(p.device, non_blocking=True)
+    event_of_particle = torch.repeat_interleave(counts, output_size=len(p))
+    position = torch.arange(len(p), device=p.device) + num_spurions * (event_of_particle + 1)
+    first = (counts.cumsum(0) - counts) + num_spurions * events
+
+    momenta = p.new_empty(total, 4)
+    momenta[position] = p
+    width = 0 if scalars is None else scalars.shape[1]
+    labels = p.new_zeros(total, width + 1 + num_spurions)
+    labels[position, width] = 1
+    if scalars is not None:
+        labels[position, :width] = scalars.to(p.dtype)
+    for k, spurion in enumerate(spurions):
+        momenta[first + k] = p.new_tensor(spurion)
+        labels[first + k, width + 1 + k] = 1
+    is_particle = torch.zeros(total, dtype=torch.bool, device=p.device)
+    is_particle[position] = True
+    return WithSpurions(momenta, labels, lengths + num_spurions, is_particle)
+
+
+def irc_weights(dots: Tensor, pairs: PairIndex) -> tuple[Tensor, Tensor]:
+    """Weights w_i = sum_j d_ij / sum_ij d_ij (N,), and e_i = sum_j d_ij over the root of the total (N,).
+
+    dots (P, 1).  The second makes e_ij = e_i e_j the infrared-safe scale of pair (i, j).
+    """
+    sums = dots.new_zeros(pairs.num_nodes, 1).index_add_(0, pairs.row, dots)
+    total = segment_sum(sums, pairs.event_of_node, len(pairs.lengths))[pairs.event_of_node]
+    total = torch.where(total == 0, 1, total)  # a lone massless particle has no scale
+    return (sums / total)[:, 0], (sums / total.abs().sqrt())[:, 0]
+
+
+def irc_angles(inputs: Tensor, scale: Tensor, pairs: PairIndex) -> Tensor:
+    """2 x_ij / (1e-12 + e_ij) for the pair inputs (P, K): angles, which do not see how energy is shared."""
+    return 2 * inputs / (1e-12 + scale[pairs.row] * scale[pairs.column])[:, None]

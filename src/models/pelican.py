@@ -1,0 +1,228 @@
+"""PELICAN: permutation-equivariant networks on the Lorentz invariants of a jet's particles.
+
+Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..data.packing import JetBatch
+from ..layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to2, EventGeometry, check_letters
+from ..layers.input_encoder import InputEncoder
+from ..layers.lorentz import (
+    BEAMS,
+    METHODS,
+    SPURIONS,
+    WITHOUT_DOT_PRODUCT,
+    irc_angles,
+    irc_weights,
+    minkowski,
+    num_rank2_inputs,
+    prepend_spurions,
+    rank2_inputs,
+)
+from ..layers.mlp import MLP, MessageNet
+from ..layers.softdrop import soft_drop_multiplicity
+from ..ops.pairs import PairIndex
+
+
+@dataclass(frozen=True)
+class PelicanConfig:
+    """Everything that shapes a PELICAN network; names are those of the command line.
+
+    num_scalars: per-particle features of the data set.  irc_diagonal: keep the diagonal maps in an IRC-safe network;
+    published checkpoints have them, but with them the network is not collinear-safe (docs/ARCHITECTURE.md).
+    """
+
+    num_channels_scalar: int = 10
+    num_channels_m: tuple[tuple[int, ...], ...] = ((25,),) * 5
+    num_channels_2to2: tuple[int, ...] = (15,) * 5
+    num_channels_m_out: tuple[int, ...] = (25, 15)
+    num_channels_out: tuple[int, ...] = (25,)
+    num_classes: int = 2
+    stabilizer: str = "so2_0"
+    method: str = "spurions"
+    add_beams: bool = False
+    config: str = "M"
+    config_out: str = "M"
+    factorize: bool = True
+    activation: str = "leakyrelu"
+    activate_agg: bool = False
+    activate_lin: bool = True
+    activate_agg_out: bool = True
+    activate_lin_out: bool = False
+    mlp_out: bool = True
+    nobj_avg: float = 49
+    irc_safe: bool = False
+    irc_diagonal: bool = False
+    drop_rate: float = 0.0
+    drop_rate_out: float = 0.0
+    batchnorm: str = "batch"
+    sync_batchnorm: bool = False
+    num_scalars: int = 0
+
+    def __post_init__(self):
+        check_choice("stabilizer", self.stabilizer, SPURIONS)
+        check_choice("method", self.method, METHODS)
+        check_letters(self.config, self.irc_safe)
+        check_letters(self.config_out, self.irc_safe)
+        if len(self.num_channels_m) != len(self.num_channels_2to2):
+            raise ValueError(
+                f"num_channels_m and num_channels_2to2: expected one entry per block in both, got "
+                f"{len(self.num_channels_m)} and {len(self.num_channels_2to2)}"
+            )
+        if not self.num_channels_m_out:
+            raise ValueError("num_channels_m_out: expected at least one width, got none")
+        if self.irc_safe and self.num_labels:
+            raise ValueError(
+                "irc_safe: scalars and spurions are not IRC-safe; use it without per-particle scalars and beams, "
+                "and with --method input or --stabilizer so13"
+            )
+        if self.rank2_channels < 1:
+            raise ValueError(
+                f"num_channels_scalar: expected fewer than the first width, {self.first_width}, got {self.num_channels_scalar}"
+            )
+
+    @property
+    def spurions(self) -> tuple[tuple[float, ...], ...]:
+        """The fixed vectors in front of each event's particles."""
+        broken = SPURIONS[self.stabilizer] if self.method == "spurions" else ()
+        return broken + (BEAMS if self.add_beams else ())
+
+    @property
+    def num_labels(self) -> int:
+        """Rank-1 input channels: scalars of the data set, then one-hot spurion labels."""
+        return self.num_scalars + (1 + len(self.spurions) if self.spurions else 0)
+
+    @property
+    def first_width(self) -> int:
+        """Channels of the first block's input."""
+        return self.num_channels_m[0][0] if self.num_channels_m[0] else self.num_channels_2to2[0]
+
+    @property
+    def rank2_channels(self) -> int:
+        """Channels of the first block's input that come from pairs."""
+        return self.first_width - (self.num_channels_scalar if self.num_labels else 0)
+
+    def aggregator(self, config: str, *, factorize: bool = False, activate_agg: bool = False, activate_lin: bool = True):
+        """Options of one aggregation layer."""
+        return AggregatorOptions(
+            config, factorize, self.nobj_avg, self.activation, activate_agg, activate_lin,
+            diagonal=not self.irc_safe or self.irc_diagonal,
+        )  # fmt: skip
+
+
+def check_choice(name: str, value: str, choices) -> None:
+    """ValueError unless value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+class Net2to2(nn.Module):
+    """The blocks: messages on pairs, dropout, aggregation."""
+
+    def __init__(self, config: PelicanConfig):
+        super().__init__()
+        entries = [m[0] if m else c for m, c in zip(config.num_channels_m, config.num_channels_2to2)]
+        outputs = entries[1:] + [config.num_channels_m_out[0]]
+        options = config.aggregator(
+            config.config, factorize=config.factorize, activate_agg=config.activate_agg, activate_lin=config.activate_lin
+        )
+        self.message_layers = nn.ModuleList(
+            MessageNet([*m, c], config.activation, config.batchnorm, config.sync_batchnorm)
+            for m, c in zip(config.num_channels_m, config.num_channels_2to2)
+        )
+        self.eq_layers = nn.ModuleList(
+            Eq2to2(c, out, options) for c, out in zip(config.num_channels_2to2, outputs)
+        )
+        self.dropout = nn.Dropout(config.drop_rate)
+
+    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+        for message, aggregate in zip(self.message_layers, self.eq_layers):
+            x = aggregate(self.dropout(message(x, geometry.pairs)), geometry)
+        return x
+
+
+class PelicanBackbone(nn.Module):
+    """From four-momenta to pair features: input embedding and blocks.  Heads are its subclasses.
+
+    Attribute names are those of published checkpoints, so that their state loads as it is.
+    """
+
+    def __init__(self, config: PelicanConfig):
+        super().__init__()
+        self.config = config
+        self.linear = nn.Linear(num_rank2_inputs(config.stabilizer, config.method), config.rank2_channels)
+        self.input_encoder = InputEncoder(config.rank2_channels, config.irc_safe)
+        if config.num_labels:
+            self.eq1to2 = Eq1to2(config.num_labels, config.num_channels_scalar, config.aggregator(config.config_out))
+        self.net2to2 = Net2to2(config)
+        self._copy_dot_products_()
+
+    @torch.no_grad()
+    def _copy_dot_products_(self) -> None:
+        """Start with d_ij in every channel (spec section 2)."""
+        self.linear.bias.zero_()
+        weight = self.linear.weight.zero_()
+        if self.config.method == "input" and self.config.stabilizer in WITHOUT_DOT_PRODUCT:
+            weight.copy_(weight.new_tensor([1.0, -1.0, -1.0, -1.0]).expand_as(weight))
+        else:
+            weight[:, -1] = 1
+
+    def embed(self, batch: JetBatch) -> tuple[Tensor, EventGeometry, Tensor]:
+        """Pair features (P, first width), the events they belong to, and all momenta, spurions included (N, 4)."""
+        config = self.config
+        p, scalars, lengths = batch.fourmomenta, batch.scalars, batch.lengths
+        if (0 if scalars is None else scalars.shape[1]) != config.num_scalars:
+            got = 0 if scalars is None else scalars.shape[1]
+            raise ValueError(f"scalars: the network takes {config.num_scalars} per particle, the data has {got}")
+        if config.spurions:
+            p, scalars, lengths, _ = prepend_spurions(p, scalars, lengths, config.spurions)
+        pairs = PairIndex(lengths, p.device)
+        # in double precision: the invariant of two nearly parallel particles is a small difference of large numbers
+        inputs = rank2_inputs(p.double(), pairs, config.stabilizer, config.method)
+        geometry, inputs = self._geometry(p.double(), inputs, pairs)
+        x = self.input_encoder(self.linear(inputs.to(p.dtype)))
+        if config.num_labels:
+            x = torch.cat([x, self.eq1to2(scalars, geometry)], 1)
+        return x, geometry, p
+
+    def _geometry(self, p: Tensor, inputs: Tensor, pairs: PairIndex) -> tuple[EventGeometry, Tensor]:
+        dtype = self.linear.weight.dtype
+        if not self.config.irc_safe:
+            return EventGeometry(pairs, pairs.counts[:, None].to(dtype)), inputs
+        dots = minkowski(p[pairs.row], p[pairs.column])[:, None]
+        weights, scale = irc_weights(dots, pairs)
+        multiplicity = pairs.counts
+        if self.config.config.lower() + self.config.config_out.lower() != "ss" or any(map(str.isupper, self.config.config)):
+            multiplicity = soft_drop_multiplicity(dots, pairs)
+        geometry = EventGeometry(pairs, multiplicity[:, None].to(dtype), weights.to(dtype))
+        return geometry, irc_angles(inputs, scale, pairs)
+
+
+class PelicanClassifier(PelicanBackbone):
+    """Jets to class scores."""
+
+    def __init__(self, config: PelicanConfig):
+        super().__init__(config)
+        self.msg_2to0 = MessageNet(
+            list(config.num_channels_m_out), config.activation, config.batchnorm, config.sync_batchnorm
+        )
+        widths = [*config.num_channels_out, config.num_classes] if config.mlp_out else [config.num_classes]
+        options = config.aggregator(
+            config.config_out, activate_agg=config.activate_agg_out, activate_lin=config.activate_lin_out
+        )
+        self.agg_2to0 = Eq2to0(config.num_channels_m_out[-1], widths[0], options)
+        self.dropout, self.dropout_out = nn.Dropout(config.drop_rate), nn.Dropout(config.drop_rate_out)
+        if config.mlp_out:
+            self.mlp_out = MLP(widths, config.activation)
+
+    def forward(self, batch: JetBatch) -> Tensor:
+        """Scores (B, num_classes) before the softmax."""
+        x, geometry, _ = self.embed(batch)
+        x = self.net2to2(x, geometry)
+        x = self.dropout(self.msg_2to0(x, geometry.pairs))
+        x = self.dropout_out(self.agg_2to0(x, geometry))
+        return self.mlp_out(x) if self.config.mlp_out else x
