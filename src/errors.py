@@ -1,0 +1,5 @@
+"""Errors that are the user's to mend; scripts print them as one line and exit with status 1."""
+
+
+class InputError(Exception):
+    """Bad flags, files or data.  The message says what was expected, what came and what to do."""
