@@ -181,10 +181,9 @@ class PelicanBackbone(nn.Module):
         if config.spurions:
             p, scalars, lengths, _ = prepend_spurions(p, scalars, lengths, config.spurions)
         pairs = PairIndex(lengths, p.device)
-        # in double precision: the invariant of two nearly parallel particles is a small difference of large numbers
-        inputs = rank2_inputs(p.double(), pairs, config.stabilizer, config.method)
-        geometry, inputs = self._geometry(p.double(), inputs, pairs)
-        x = self.input_encoder(self.linear(inputs.to(p.dtype)))
+        inputs = rank2_inputs(p, pairs, config.stabilizer, config.method)
+        geometry, inputs = self._geometry(p, inputs, pairs)
+        x = self.input_encoder(self.linear(inputs))
         if config.num_labels:
             x = torch.cat([x, self.eq1to2(scalars, geometry)], 1)
         return x, geometry, p
@@ -196,7 +195,7 @@ class PelicanBackbone(nn.Module):
         dots = minkowski(p[pairs.row], p[pairs.column])[:, None]
         weights, scale = irc_weights(dots, pairs)
         multiplicity = pairs.counts
-        if self.config.config.lower() + self.config.config_out.lower() != "ss" or any(map(str.isupper, self.config.config)):
+        if set(self.config.config + self.config.config_out) != {"s"}:  # plain sums do not ask for n
             multiplicity = soft_drop_multiplicity(dots, pairs)
         geometry = EventGeometry(pairs, multiplicity[:, None].to(dtype), weights.to(dtype))
         return geometry, irc_angles(inputs, scale, pairs)
