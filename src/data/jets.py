@@ -218,3 +218,19 @@ def _labels(data: h5py.Dataset, path: Path) -> np.ndarray:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:160]
+
+
+def open_splits(
+    datadir: str | Path, selection: JetSelection, wanted: dict[str, int], seed: int, testfile: str = ""
+) -> dict[str, JetDataset]:
+    """Data sets of the splits named in `wanted` (split -> number of events, -1 for all) that have files.
+
+    testfile replaces the test files of the folder, which then need not exist if nothing else is wanted."""
+    datasets = {}
+    for split, number in wanted.items():
+        files = [Path(testfile)] if split == "test" and testfile else find_split_files(datadir, split)
+        if files:
+            dataset = JetDataset(files, selection)
+            dataset.restrict(choose_events(dataset.labels(), len(dataset), number, seed, split))
+            datasets[split] = dataset
+    return datasets

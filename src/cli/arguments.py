@@ -1,0 +1,151 @@
+"""Groups of flags that the scripts share.  Names are those of the published scripts."""
+
+import argparse
+import json
+
+from ..layers.activations import ACTIVATIONS
+from ..layers.lorentz import METHODS, STABILIZERS
+from ..layers.norms import NORMS
+from ..training.logs import LEVELS
+from ..training.optimizers import OPTIMIZERS
+from ..training.schedules import DECAYS
+
+OnOff = argparse.BooleanOptionalAction
+SPLIT_NAMES = ("train", "valid", "test")
+_NORM_LETTERS = {"b": "batch", "i": "instance", "l": "layer", "false": "none"}
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with defaults, wide enough to read."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=34, width=110)
+
+
+class AllIfNone(argparse.Action):
+    """A list of splits; the bare flag means all of them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, list(values) or list(SPLIT_NAMES))
+
+
+def width_list(text: str) -> list:
+    """A width, or a JSON list of widths (of lists for the message networks): 25 or [25,15] or [[25],[25]]."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, (int, list)) or isinstance(value, bool):
+        raise argparse.ArgumentTypeError(f"expected a number or a list such as [25,15] or [[25],[25]], got {text!r}")
+    return value
+
+
+def norm_name(text: str) -> str:
+    """A normalisation by name or by the letter of the published scripts."""
+    name = _NORM_LETTERS.get(str(text).lower(), str(text).lower())
+    if name not in NORMS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(NORMS)} (or b, i, l), got {text!r}")
+    return name
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
+    """What to do, under which name, where and on what."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--task", choices=("train", "eval"), default="train", help="what to do")
+    group.add_argument("--eval", dest="task", action="store_const", const="eval", default=argparse.SUPPRESS, help="same as --task eval: only evaluate a checkpoint on the test file")
+    group.add_argument("--prefix", default=prefix, help="name of the run, and of all its files")
+    group.add_argument("--yaml", nargs="+", default=[], metavar="FILE", help="presets: files that set defaults; the command line wins")
+    group.add_argument("--load", action=OnOff, default=False, help="continue the run of this prefix from its last checkpoint")
+    group.add_argument("--loadfile", default="", metavar="FILE", help="checkpoint to evaluate, to continue (with --load) or to fine-tune from")
+    group.add_argument("--save", action=OnOff, default=True, help="write checkpoints")
+    group.add_argument("--save-every", type=int, default=0, metavar="N", help="also save a checkpoint every N batches (0: every epoch only)")
+    group.add_argument("--predict", nargs="*", choices=SPLIT_NAMES, action=AllIfNone, default=["test"], help="splits whose predictions are saved at the end; alone: all three")
+    group.add_argument("--no-predict", dest="predict", action="store_const", const=[], default=argparse.SUPPRESS, help="save no predictions")
+    group.add_argument("--test", action="store_true", help="only report the symmetries of the network (permutation, batch, Lorentz)")
+    group.add_argument("--workdir", default="./", help="folder of the following three")
+    group.add_argument("--logdir", default="log/", help="folder of logs and metrics")
+    group.add_argument("--modeldir", default="model/", help="folder of checkpoints")
+    group.add_argument("--predictdir", default="predict/", help="folder of predictions")
+    group.add_argument("--seed", type=int, default=1, help="of weights, order and dropout; negative: a new one, said in the log")
+    group.add_argument("--reproducible", action=OnOff, default=False, help="deterministic algorithms on the GPU too (slower)")
+
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute; auto: CUDA if present, else CPU")
+    for name in ("cpu", "cuda", "mps"):
+        group.add_argument(f"--{name}", dest="device", action="store_const", const=name, default=argparse.SUPPRESS, help=f"same as --device {name}")
+    group.add_argument("--dtype", choices=("float", "double"), default="float", help="precision of weights and features")
+    for name in ("float", "double"):
+        group.add_argument(f"--{name}", dest="dtype", action="store_const", const=name, default=argparse.SUPPRESS, help=f"same as --dtype {name}")
+    group.add_argument("--amp", choices=("off", "bf16"), default="off", help="matrix products in bfloat16")
+    group.add_argument("--compile", action=OnOff, default=False, help="compile the network with torch.compile")
+    group.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+
+    group = parser.add_argument_group("reports")
+    group.add_argument("--log-level", choices=LEVELS, default="info", help="least level that is shown; debug: tracebacks too")
+    group.add_argument("--verbose", action=OnOff, default=False, help="a log line every --log-every batches")
+    group.add_argument("--log-every", type=int, default=10, metavar="N", help="batches between the lines of --verbose")
+    group.add_argument("--summarize", action=OnOff, default=False, help="write TensorBoard files to LOGDIR/PREFIX/")
+    group.add_argument("--summarize-csv", "--summarize-scv", choices=("test", "all", "none"), default="test", help="test: a row of test metrics for each run; all: also a row per epoch in LOGDIR/PREFIX.epochs.csv")
+    group.add_argument("--plot", action=OnOff, default=True, help="draw curves to LOGDIR/PREFIX.png at the end")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, best_by: tuple[str, ...]) -> None:
+    """Length, optimizer, learning rate, regularisation."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--num-epoch", type=int, default=35, metavar="N", help="epochs")
+    group.add_argument("--batch-size", type=int, default=64, metavar="N", help="events per batch")
+    group.add_argument("--optim", choices=tuple(OPTIMIZERS), default="adamw", type=str.lower, help="optimizer")
+    group.add_argument("--weight-decay", type=float, default=0.005, help="weight decay")
+    group.add_argument("--lr-init", type=float, default=0.0025, help="learning rate after the warm-up")
+    group.add_argument("--lr-final", type=float, default=1e-6, help="learning rate at the end")
+    group.add_argument("--lr-decay-type", choices=tuple(DECAYS), default="warm", help="decay between warm-up and cool-down")
+    group.add_argument("--warmup", type=float, default=4, metavar="EPOCHS", help="linear warm-up from 0")
+    group.add_argument("--cooldown", type=float, default=3, metavar="EPOCHS", help="exponential decay to --lr-final at the end")
+    group.add_argument("--clip", type=float, default=0.0, metavar="NORM", help="largest gradient norm (0: no clipping)")
+    group.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="evaluate exponentially averaged weights (0: off; try 0.999)")
+    group.add_argument("--best-by", choices=best_by, default="loss", help="validation metric that chooses the best epoch")
+
+
+def add_jet_data_arguments(parser: argparse.ArgumentParser, target: str) -> None:
+    """Where the jets are, and which part of them to take."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--datadir", default="./data/sample_data/run12", help="folder with train, valid (or val) and test HDF5 files")
+    group.add_argument("--testfile", default="", metavar="FILE", help="test file instead of those in --datadir")
+    group.add_argument("--target", default=target, metavar="KEY", help="key of the labels")
+    for split in SPLIT_NAMES:
+        group.add_argument(f"--num-{split}", type=int, default=-1, metavar="N", help=f"{split} events to use (-1: all); a seeded subset, balanced for two classes")
+    group.add_argument("--nobj", type=int, default=-1, metavar="N", help="most particles of a jet to use, in file order (-1: all)")
+    group.add_argument("--scale", type=float, default=1.0, help="factor on the momenta")
+    group.add_argument("--RAMdataset", action=OnOff, default=True, help="read all data into memory at the start")
+    group.add_argument("--num-workers", type=int, default=0, metavar="N", help="processes that prepare batches")
+
+
+def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
+    """The PELICAN network.  Every flag here is a field of PelicanConfig, except --masked."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--stabilizer", choices=STABILIZERS, default="so2", help="subgroup of the Lorentz group that stays a symmetry")
+    group.add_argument("--method", choices=METHODS, default="spurions", help="how the rest is broken: fixed vectors, or non-invariant inputs")
+    group.add_argument("--add-beams", action=OnOff, default=False, help="append the two beams (1,0,0,+-1) with labels of their own")
+    group.add_argument("--num-classes", type=int, default=2, metavar="N", help="classes")
+    group.add_argument("--nobj-avg", type=float, default=49, metavar="N", help="typical number of particles, nbar")
+    group.add_argument("--num-channels-scalar", type=int, default=10, metavar="N", help="channels made of scalars and spurion labels")
+    group.add_argument("--num-channels-m", nargs="+", type=width_list, default=[[25]] * 5, metavar="W", help="widths of the message network of each block")
+    group.add_argument("--num-channels-2to2", nargs="+", type=width_list, default=[15] * 5, metavar="W", help="width of each block's aggregation")
+    group.add_argument("--num-channels-m-out", nargs="+", type=width_list, default=[25, 15], metavar="W", help="widths of the last message network")
+    group.add_argument("--num-channels-out", nargs="+", type=width_list, default=[25], metavar="W", help="widths of the output MLP")
+    group.add_argument("--mlp-out", action=OnOff, default=True, help="an MLP after the last aggregation")
+    group.add_argument("--config", default="M", metavar="LETTERS", help="aggregations: s sum, m mean, x max, n min; capital: with a learnable power of n")
+    group.add_argument("--config-out", default="M", metavar="LETTERS", help="aggregations of the first and last layer")
+    group.add_argument("--factorize", action=OnOff, default=True, help="factorised mixing of maps and channels")
+    group.add_argument("--activation", choices=tuple(ACTIVATIONS), default="leakyrelu", type=str.lower, help="activation function")
+    group.add_argument("--activate-agg", action=OnOff, default=False, help="activation on the maps, before they are mixed")
+    group.add_argument("--activate-lin", action=OnOff, default=True, help="activation after mixing")
+    group.add_argument("--activate-agg-out", action=OnOff, default=True, help="the same in the output aggregation")
+    group.add_argument("--activate-lin-out", action=OnOff, default=False, help="the same in the output aggregation")
+    group.add_argument("--drop-rate", type=float, default=0.0, help="dropout of messages")
+    group.add_argument("--drop-rate-out", type=float, default=0.0, help="dropout before the output MLP")
+    group.add_argument("--batchnorm", type=norm_name, default="batch", metavar="{" + ",".join(NORMS) + "}", help="normalisation of messages")
+    group.add_argument("--sync-batchnorm", action=OnOff, default=False, help="batch statistics over all ranks")
+    group.add_argument("--masked", action=OnOff, default=True, help="accepted for old commands; events are packed, so there is no padding to mask")
+    group.add_argument("--irc-safe", action=OnOff, default=False, help="infrared- and collinear-safe network (without scalars and spurions)")
+    group.add_argument("--irc-diagonal", action=OnOff, default=False, help="keep diagonal maps in an IRC-safe network, as published; breaks collinear safety")

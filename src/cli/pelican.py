@@ -1,0 +1,69 @@
+"""From flags, or from a checkpoint's flags, to a PELICAN network."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from ..errors import InputError
+from ..models.pelican import PelicanConfig
+from .arguments import norm_name
+
+# settings of the data that a network was trained with; taken from the checkpoint unless given
+_DATA_SETTINGS = ("nobj", "scale", "target")
+_NAMES = tuple(f.name for f in fields(PelicanConfig) if f.name != "num_scalars")
+
+
+def _widths(value) -> list:
+    value = [value] if isinstance(value, int) else list(value)
+    return list(value[0]) if len(value) == 1 and isinstance(value[0], (list, tuple)) else value
+
+
+def pelican_config(args: argparse.Namespace) -> PelicanConfig:
+    """The network that the flags describe; InputError if they contradict each other."""
+    chosen = {name: getattr(args, name) for name in _NAMES}
+    for name in ("num_channels_2to2", "num_channels_m_out", "num_channels_out"):
+        chosen[name] = tuple(_widths(chosen[name]))
+    blocks = chosen["num_channels_m"]
+    if len(blocks) == 1 and isinstance(blocks[0], list) and all(isinstance(b, list) for b in blocks[0]) and blocks[0]:
+        blocks = blocks[0]  # one JSON list of lists
+    chosen["num_channels_m"] = tuple((b,) if isinstance(b, int) else tuple(b) for b in blocks)
+    try:
+        return PelicanConfig(**chosen)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"network flags: {error}") from error
+
+
+def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> None:
+    """Set the network's arguments to those that a checkpoint was trained with.
+
+    InputError if a flag that was given contradicts them, or if the checkpoint is of another kind."""
+    stored = checkpoint.get("args")
+    stored = dict(stored) if isinstance(stored, dict) else vars(stored) if isinstance(stored, argparse.Namespace) else None
+    if stored is None or not {"num_channels_m", "stabilizer"} <= stored.keys():
+        raise InputError(f"{path}: not a PELICAN checkpoint (it does not say how its network was built)")
+    ours = "git_commit" in checkpoint
+    if not ours:
+        # published networks keep their diagonal maps, and write their norm as a letter
+        stored = {**stored, "irc_diagonal": True, "batchnorm": norm_name(stored.get("batchnorm"))}
+        if not stored.get("dropout", True):
+            stored |= {"drop_rate": 0.0, "drop_rate_out": 0.0}
+    for name in _NAMES:
+        if name not in stored or name in ("drop_rate", "drop_rate_out", "sync_batchnorm"):
+            continue
+        mine = getattr(args, name)
+        if name in given and _plain(name, mine) != _plain(name, stored[name]):
+            raise InputError(
+                f"--{name.replace('_', '-')} {mine} contradicts {path}, which was trained with {stored[name]}; leave the flag out"
+            )
+        setattr(args, name, stored[name])
+    for name in _DATA_SETTINGS:
+        if name in stored and name not in given:
+            setattr(args, name, stored[name])
+
+
+def _plain(name: str, value):
+    """Widths in one spelling, so that they can be compared."""
+    if name == "num_channels_m":
+        value = value[0] if len(value) == 1 and isinstance(value[0], list) and value[0] and isinstance(value[0][0], list) else value
+        return [[b] if isinstance(b, int) else list(b) for b in value]
+    return _widths(value) if name.startswith("num_channels_") and name != "num_channels_scalar" else value

@@ -1,0 +1,312 @@
+"""One run of a script: where its files lie, its device, training, evaluation, outputs."""
+
+import argparse
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from ..data.loader import make_loader
+from ..data.sampler import EpochBatches
+from ..errors import InputError
+from ..files import append_row, whole_file
+from ..models.published import read_checkpoint
+from ..training.checkpoint import git_commit, load_checkpoint
+from ..training.logs import start_logging
+from ..training.optimizers import make_optimizer
+from ..training.schedules import WARM_FIRST_PERIOD, Schedule
+from ..training.trainer import Interrupted, NonFiniteError, Trainer, TrainerOptions
+
+log = logging.getLogger("puffin")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of a run, from its prefix and folders."""
+
+    prefix: str
+    logdir: Path
+    modeldir: Path
+    predictdir: Path
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "RunPaths":
+        """Paths that the flags ask for."""
+        if not args.prefix or "/" in args.prefix or args.prefix.startswith("."):
+            raise InputError(f"--prefix: expected a plain file name, got {args.prefix!r}")
+        work = Path(args.workdir)
+        return cls(args.prefix, work / args.logdir, work / args.modeldir, work / args.predictdir)
+
+    @property
+    def log(self) -> Path:
+        return self.logdir / f"{self.prefix}.log"
+
+    @property
+    def settings(self) -> Path:
+        return self.logdir / f"{self.prefix}.yaml"
+
+    @property
+    def epochs(self) -> Path:
+        return self.logdir / f"{self.prefix}.epochs.csv"
+
+    @property
+    def picture(self) -> Path:
+        return self.logdir / f"{self.prefix}.png"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.modeldir / f"{self.prefix}.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.modeldir / f"{self.prefix}_best.pt"
+
+    def table(self, kind: str) -> Path:
+        """CSV of all runs whose prefix starts alike; kind: Best or Final."""
+        return self.logdir / f"{self.prefix.split('-')[0]}.{kind}.metrics.csv"
+
+    def predictions(self, kind: str, split: str) -> Path:
+        """Stem of the prediction files."""
+        return self.predictdir / f"{self.prefix}.{kind}.{split}"
+
+    def of_earlier_run(self) -> list[Path]:
+        """Files that a new run of the same prefix replaces."""
+        fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best]
+        return [p for p in fixed if p.exists()] + sorted(self.predictdir.glob(f"{self.prefix}.best.*")) + sorted(
+            self.predictdir.glob(f"{self.prefix}.final.*")
+        )
+
+
+def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
+    """Call a script's main; failures become one readable line and a non-zero exit status."""
+    try:
+        main(argv)
+    except Interrupted as stop:
+        log.warning(str(stop)) if log.handlers else print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except Exception as error:  # the last place that can turn a failure into a line
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("traceback", exc_info=True)
+        ours = isinstance(error, (InputError, NonFiniteError))
+        text = " ".join(str(error).split()) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--log-level debug shows where)"
+        if log.handlers:
+            log.error(text)
+        else:
+            print(f"error: {text}", file=sys.stderr)
+        sys.exit(1)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device asked for; InputError naming --cpu if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        log.info(f"device: {name} ({'found' if name == 'cuda' else 'no CUDA device found'}; choose with --cpu, --cuda or --mps)")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[name]
+    if not there:
+        raise InputError(f"--{name}: no such device is available to PyTorch {torch.__version__}; use --cpu")
+    return torch.device(name)
+
+
+class Run:
+    """A run that has begun: log opened, seeds set, device chosen.
+
+    Bad settings are found before anything of an earlier run is touched: files are replaced only by `begin`."""
+
+    def __init__(self, args: argparse.Namespace):
+        start_logging(args.log_level)
+        self.args, self.paths = args, RunPaths.of(args)
+        if args.seed < 0:
+            args.seed = random.SystemRandom().randrange(2**31)
+        if args.num_workers < 0 or args.num_epoch < 0 or args.batch_size < 1:
+            raise InputError("--num-workers and --num-epoch: expected at least 0, --batch-size: at least 1")
+        for name in ("drop_rate", "drop_rate_out"):
+            if not 0 <= getattr(args, name, 0) < 1:
+                raise InputError(f"--{name.replace('_', '-')}: expected a number from 0 to below 1, got {getattr(args, name)}")
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        self.device = choose_device(args.device)
+        self.dtype = torch.float64 if args.dtype == "double" else torch.float32
+        if self.device.type == "mps" and self.dtype == torch.float64:
+            raise InputError("--double: not supported by --mps; use --float or --cpu")
+        torch.use_deterministic_algorithms(args.reproducible)
+        if args.reproducible:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.manual_seed(args.seed)
+        self.evaluating = args.task == "eval"
+
+    def begin(self) -> None:
+        """Open the log file; without --load, say which files of an earlier run go, and remove them."""
+        append = self.args.load or self.evaluating
+        earlier = [] if append else self.paths.of_earlier_run()
+        if earlier:
+            log.warning(f"replacing {len(earlier)} files of an earlier run '{self.paths.prefix}' (continue it with --load): {', '.join(map(str, earlier))}")
+            for path in earlier:
+                path.unlink(missing_ok=True)
+        start_logging(self.args.log_level, self.paths.log, append)
+        log.info(f"command: {' '.join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))}")
+        log.info(f"commit {git_commit() or 'unknown'}, PyTorch {torch.__version__}, {self.device}, {self.args.dtype}, {torch.get_num_threads()} threads, seed {self.args.seed}")
+        settings = yaml.safe_dump({k: v for k, v in sorted(vars(self.args).items()) if k not in ("yaml", "task", "load")}, sort_keys=True, default_flow_style=None, width=110)
+        if not self.evaluating:
+            with whole_file(self.paths.settings) as temporary:
+                temporary.write_text(settings)
+        log.debug("settings:\n" + settings)
+
+    def starting_point(self) -> tuple[dict, Path] | None:
+        """Content and name of the checkpoint that the flags name, or None for a new network."""
+        if self.args.loadfile:
+            path = Path(self.args.loadfile)
+        elif self.args.load or self.evaluating:
+            path = self.paths.best if self.evaluating and self.paths.best.exists() else self.paths.checkpoint
+            if self.args.load and not self.evaluating and not path.exists():
+                raise InputError(f"--load: {path} does not exist; start the run without --load, or check --prefix and --modeldir")
+        else:
+            return None
+        return read_checkpoint(path), path
+
+    def loader(self, dataset, split: str, seed: int = 0):
+        """Loader and order of a split; only `train` is shuffled."""
+        batches = EpochBatches(len(dataset), self.args.batch_size, split == "train", seed)
+        return make_loader(dataset, batches, self.args.num_workers, self.device.type == "cuda"), batches
+
+    def trainer(self, task, steps_per_epoch: int) -> Trainer:
+        """The trainer that the flags describe."""
+        args = self.args
+        try:
+            schedule = Schedule(
+                args.lr_decay_type, args.lr_init, args.lr_final, args.num_epoch * steps_per_epoch,
+                round(args.warmup * steps_per_epoch), round(args.cooldown * steps_per_epoch), WARM_FIRST_PERIOD * steps_per_epoch,
+            )  # fmt: skip
+            options = TrainerOptions(
+                args.num_epoch, args.clip, "" if args.amp == "off" else args.amp, args.ema, args.save_every,
+                args.log_every if args.verbose else 0, args.best_by, args.save,
+            )  # fmt: skip
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        optimizer = make_optimizer(args.optim, task.model.parameters(), args.lr_init, args.weight_decay)
+        settings = {k: v for k, v in vars(args).items()}
+        return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, settings)
+
+
+def load_weights(model: torch.nn.Module, checkpoint: dict, path: Path) -> None:
+    """Put a checkpoint's weights into a model; InputError if they belong to another one."""
+    state = checkpoint.get("model_state", checkpoint.get("state_dict"))
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds no weights (expected a key 'model_state'; has: {', '.join(map(str, checkpoint))})")
+    average = checkpoint.get("average_state")
+    if average is not None:  # evaluation uses averaged weights
+        state = {**state, **{k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")}}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise InputError(f"{path}: the weights are of another network: {first[:200]}") from error
+
+
+def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] | None, draw: Callable | None = None) -> None:
+    """Train (or only evaluate) a task on the splits, and write every output of the run.
+
+    draw(picture, history, outputs): makes the picture of a finished run from the epochs and the best test outputs."""
+    args, paths = run.args, run.paths
+    resuming = args.load and not run.evaluating
+    if start is not None and not resuming:
+        load_weights(task.model, *start)
+    train = datasets.get("train")
+    loader, batches = run.loader(train, "train", args.seed) if train is not None and not run.evaluating else (None, None)
+    trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)
+    if resuming:
+        trainer.load_state_dict(load_checkpoint(start[1]))
+        p = trainer.progress
+        log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
+    if args.compile:
+        task.model.compile(dynamic=True)
+    log.info(f"{type(task.model).__name__} with {sum(p.numel() for p in task.model.parameters()):,} parameters; events: " + ", ".join(f"{k} {len(v)}" for k, v in datasets.items()))
+
+    if run.evaluating:
+        for kind, path in _checkpoints_to_evaluate(run, start):
+            load_weights(task.model, read_checkpoint(path), path)
+            trainer.average = None
+            evaluate_and_save(run, trainer, task, datasets, kind, ["test"])
+        return
+    valid = run.loader(datasets["valid"], "valid")[0] if "valid" in datasets else None
+    writers = _EpochReports(run)
+    history = trainer.fit(loader, batches, valid, writers.epoch)
+    writers.close()
+    splits = [s for s in datasets if s in args.predict or s == "test"]
+    outputs = evaluate_and_save(run, trainer, task, datasets, "final", splits)
+    if args.save:
+        epoch = trainer.use_weights_of(paths.best)
+        log.info(f"best epoch: {epoch}")
+        outputs = evaluate_and_save(run, trainer, task, datasets, "best", splits)
+    if args.plot and draw is not None and history:
+        with whole_file(paths.picture) as temporary:
+            draw(temporary, history, outputs.get("test"))
+        log.info(f"picture: {paths.picture}")
+
+
+def _checkpoints_to_evaluate(run: Run, start: tuple[dict, Path]) -> list[tuple[str, Path]]:
+    if run.args.loadfile:
+        return [("best", start[1])]
+    named = [("best", run.paths.best), ("final", run.paths.checkpoint)]
+    return [(kind, path) for kind, path in named if path.exists()]
+
+
+def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: str, splits: Sequence[str]) -> dict:
+    """Evaluate the splits with the weights in place; write predictions, the CSV row of `test`, a line in the log.
+
+    Returns the outputs by split."""
+    args, paths, everything = run.args, run.paths, {}
+    for split in splits:
+        if split not in datasets:
+            continue
+        metrics, outputs = trainer.evaluate(run.loader(datasets[split], split)[0], f"{kind} {split}")
+        everything[split] = outputs
+        log.info(f"{kind} {split}: " + ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
+        if split in args.predict:
+            written = task.save_outputs(paths.predictions(kind, split), outputs)
+            log.info("predictions: " + ", ".join(map(str, written)))
+        if split == "test" and args.summarize_csv != "none":
+            table = paths.table(kind.capitalize())
+            moved = append_row(table, {"prefix": paths.prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics})
+            if moved:
+                log.warning(f"{table} had other columns; kept as {moved}")
+            log.info(f"metrics: {table}")
+    return everything
+
+
+class _EpochReports:
+    """Per-epoch numbers to a CSV and to TensorBoard, as asked for."""
+
+    def __init__(self, run: Run):
+        self.csv = run.paths.epochs if run.args.summarize_csv == "all" else None
+        self.board = None
+        if run.args.summarize:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self.board = SummaryWriter(run.paths.logdir / run.paths.prefix)
+
+    def epoch(self, history: list[dict]) -> None:
+        """Called after each epoch with all rows so far; the CSV is written anew, so that a resumed run repeats no row."""
+        row = history[-1]
+        if self.board is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self.board.add_scalar(name, value, row["epoch"])
+            self.board.flush()
+        if self.csv is not None:
+            with whole_file(self.csv) as temporary:
+                lines = [",".join(row)] + [",".join(str(v) for v in r.values()) for r in history]
+                temporary.write_text("\n".join(lines) + "\n")
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self.board is not None:
+            self.board.close()

@@ -1,0 +1,290 @@
+"""The one training loop, for every model.
+
+A `Task` says what a model's loss, metrics and outputs are; the trainer knows nothing else of it.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data.sampler import EpochBatches
+from .checkpoint import git_commit, load_checkpoint, restore_rng_state, rng_state, save_checkpoint
+from .schedules import Schedule
+
+log = logging.getLogger("puffin")
+
+
+class StepOutput(NamedTuple):
+    """What a task makes of a batch.  loss: a scalar, the mean over `weight` items; outputs: rows to gather, detached."""
+
+    loss: Tensor
+    weight: int  # items in the mean
+    outputs: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What differs between the scripts."""
+
+    model: nn.Module
+    metric_directions: dict[str, int]  # metrics that can choose the best epoch: +1 higher is better, -1 lower
+
+    def step(self, batch) -> StepOutput:
+        """Loss and outputs of one batch."""
+
+    def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
+        """A flat dict of numbers from the gathered outputs of a split."""
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How to train.
+
+    clip: largest gradient norm, 0 for none; amp: '' or 'bf16'; ema: decay of averaged weights, 0 for none;
+    save_every: batches between checkpoints within an epoch, 0 for none; log_every: batches between log lines, 0 for
+    none; best_by: metric that chooses the best epoch; save: write checkpoints at all.
+    """
+
+    num_epoch: int = 35
+    clip: float = 0.0
+    amp: str = ""
+    ema: float = 0.0
+    save_every: int = 0
+    log_every: int = 0
+    best_by: str = "loss"
+    save: bool = True
+
+
+@dataclass
+class Progress:
+    """Where training stands; all of it is in every checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0
+    loss_sum: float = 0.0  # over the items of this epoch so far
+    items: int = 0
+    seconds: float = 0.0  # of this epoch so far
+    best: dict = field(default_factory=dict)
+    history: list = field(default_factory=list)
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient became infinite or nan; no update was made."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came; the state was saved.  `signum` tells which."""
+
+    def __init__(self, signum: int, saved: Path | None):
+        self.signum = signum
+        where = f"state saved to {saved}; run the same command with --load to go on" if saved else "nothing saved (--no-save)"
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {where}")
+
+
+class Trainer:
+    """Trains `task.model` on `train` and watches `valid`.
+
+    lr of a step is schedule(step).  checkpoint, best: file names.  settings: plain dict kept in the checkpoints.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        options: TrainerOptions,
+        device: torch.device,
+        checkpoint: Path,
+        best: Path,
+        settings: dict,
+    ):
+        self.task, self.optimizer, self.schedule, self.options = task, optimizer, schedule, options
+        self.device, self.dtype = device, next(task.model.parameters()).dtype
+        self.checkpoint, self.best, self.settings = checkpoint, best, settings
+        self.progress = Progress()
+        self.commit = git_commit()
+        self._signal: int | None = None
+        self.average = None
+        if options.ema:
+            self.average = torch.optim.swa_utils.AveragedModel(
+                task.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema), use_buffers=False
+            )
+        if options.best_by not in task.metric_directions:
+            raise ValueError(
+                f"best_by: expected one of {', '.join(task.metric_directions)}, got {options.best_by!r}"
+            )
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """Everything that the future of this run depends on."""
+        return {
+            "model_state": self.task.model.state_dict(),
+            "average_state": None if self.average is None else self.average.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "rng": rng_state(),
+            "args": self.settings,
+            "git_commit": self.commit,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from a checkpoint's content."""
+        self.task.model.load_state_dict(state["model_state"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        if self.average is not None and state["average_state"] is not None:
+            self.average.load_state_dict(state["average_state"])
+        self.progress = Progress(**state["progress"])
+        restore_rng_state(state["rng"])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint (unless told not to save)."""
+        if self.options.save:
+            save_checkpoint(path, self.state_dict())
+
+    def use_weights_of(self, path: Path) -> int:
+        """Take the weights of a checkpoint for evaluation; returns its epoch."""
+        state = load_checkpoint(path)
+        self.task.model.load_state_dict(state["model_state"])
+        if self.average is not None and state["average_state"] is not None:
+            self.average.load_state_dict(state["average_state"])
+        return state["progress"]["epoch"]
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def fit(
+        self, train: Iterable, batches: EpochBatches, valid: Iterable | None, report: Callable[[list[dict]], None]
+    ) -> list[dict]:
+        """Train to the last epoch; returns one dict of numbers per epoch.  report(all so far) is called after each."""
+        p = self.progress
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while p.epoch < self.options.num_epoch:
+                batches.start(p.epoch, p.batch)
+                self._train_epoch(train, batches.batches_per_epoch)
+                self._close_epoch(valid)
+                report(p.history)
+                if self._signal is not None:
+                    self._stop()
+        finally:
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+        return p.history
+
+    def _train_epoch(self, train: Iterable, num_batches: int) -> None:
+        p = self.progress
+        self.task.model.train()
+        bar = tqdm(
+            total=num_batches, initial=p.batch, desc=f"epoch {p.epoch + 1}/{self.options.num_epoch}", unit="batch",
+            disable=None, leave=False, dynamic_ncols=True,
+        )  # fmt: skip
+        clock, done_before = time.perf_counter(), p.seconds
+        with bar:
+            for batch in train:
+                loss = self._train_step(batch)
+                bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self.optimizer.param_groups[0]['lr']:.2e}", refresh=False)
+                bar.update()
+                p.seconds = done_before + time.perf_counter() - clock
+                if self.options.log_every and p.batch % self.options.log_every == 0:
+                    lr = self.optimizer.param_groups[0]["lr"]
+                    log.info(f"epoch {p.epoch + 1} batch {p.batch}/{num_batches}: loss {loss:.5f}, lr {lr:.3e}")
+                unfinished = p.batch < num_batches
+                if self._signal is not None and unfinished:
+                    self._stop()
+                if self.options.save_every and p.batch % self.options.save_every == 0 and unfinished:
+                    self.save(self.checkpoint)
+
+    def _train_step(self, batch) -> float:
+        p = self.progress
+        lr = self.schedule(p.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self._autocast():
+            loss, weight, _ = self.task.step(batch.to(self.device, self.dtype))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.options.clip or math.inf)
+        value, size = torch.stack([loss.detach().double(), norm.double()]).tolist()
+        if not (math.isfinite(value) and math.isfinite(size)):
+            raise NonFiniteError(
+                f"step {p.step} (epoch {p.epoch + 1}, batch {p.batch}): loss {value}, gradient norm {size}; stopped before "
+                f"the update. The last checkpoint is intact; try a lower --lr-init, --clip, or look at the batch's events"
+            )
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.task.model)
+        p.step += 1
+        p.batch += 1
+        p.loss_sum += value * weight
+        p.items += weight
+        return value
+
+    def _close_epoch(self, valid: Iterable | None) -> None:
+        p, options = self.progress, self.options
+        row = {"epoch": p.epoch + 1, "step": p.step, "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= {"train_loss": p.loss_sum / max(p.items, 1), "train_per_second": p.items / max(p.seconds, 1e-9)}
+        better = True
+        if valid is not None:
+            metrics, _ = self.evaluate(valid, "valid")
+            row |= {f"valid_{k}": v for k, v in metrics.items()}
+            value = metrics[options.best_by] * self.task.metric_directions[options.best_by]
+            better = not p.best or value > p.best["value"] or math.isnan(p.best["value"])
+            if better:
+                p.best = {"epoch": p.epoch + 1, "value": value, **metrics}
+        p.history.append(row)
+        p.epoch, p.batch, p.loss_sum, p.items, p.seconds = p.epoch + 1, 0, 0.0, 0, 0.0
+        if better:
+            self.save(self.best)
+        self.save(self.checkpoint)
+        shown = ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in ("epoch", "step") and not math.isnan(v))
+        log.info(f"epoch {row['epoch']}/{options.num_epoch}: {shown}{'  *best*' if better and valid is not None else ''}")
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable, name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics and gathered outputs (on the CPU) over a split, with the averaged weights if there are any."""
+        model = self.task.model
+        original = model.state_dict() if self.average is not None else None
+        if original is not None:
+            original = {k: v.clone() for k, v in original.items()}
+            model.load_state_dict({**original, **self.average.module.state_dict(), **dict(model.named_buffers())})
+        was_training = model.training
+        model.eval()
+        loss_sum, items, gathered = 0.0, 0, {}
+        try:
+            for batch in tqdm(loader, desc=name, unit="batch", disable=None, leave=False, dynamic_ncols=True):
+                with self._autocast():
+                    loss, weight, outputs = self.task.step(batch.to(self.device, self.dtype))
+                loss_sum += loss.item() * weight
+                items += weight
+                for key, value in outputs.items():
+                    gathered.setdefault(key, []).append(value.cpu())
+        finally:
+            model.train(was_training)
+            if original is not None:
+                model.load_state_dict(original)
+        outputs = {key: torch.cat(values) for key, values in gathered.items()}
+        return self.task.metrics(outputs, loss_sum / max(items, 1)), outputs
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.amp == "bf16")
+
+    # -- interruption --------------------------------------------------------------------------------------------
+
+    def _on_signal(self, signum, frame) -> None:
+        if self._signal is not None:  # asked twice: do not wait for the step
+            raise KeyboardInterrupt
+        self._signal = signum
+        log.warning(f"{signal.Signals(signum).name}: saving after this step (again to stop at once)")
+
+    def _stop(self) -> None:
+        self.save(self.checkpoint)
+        raise Interrupted(self._signal, self.checkpoint if self.options.save else None)
