@@ -1,11 +1,12 @@
 """Pairs of particles, packed: the primitives under every PELICAN layer.
 
-A batch of events with n_1, ..., n_B particles (nodes) has N = sum n_b nodes and P = sum n_b^2 ordered
-pairs.  A rank-2 feature is one (P, C) tensor: event after event, each event's n x n matrix row by row.
-There is no padding, so there is no mask.
+A batch of events with n_1, ..., n_B particles (nodes) has N = sum n_b nodes and P = sum n_b^2 ordered pairs.  A rank-2
+feature is one (P, C) tensor in three blocks: the N diagonal pairs (i, i); the U = (P - N) / 2 pairs (i, j) with i < j,
+event after event, row by row; the same pairs transposed, (j, i), in the same order.  There is no padding, so there is
+no mask, and to transpose is to swap two blocks.
 
-Four primitives serve the network.  *reduce* and *expand* are each other's gradients, *transpose* is its own.
-Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/ARCHITECTURE.md).
+The primitives: *reduce* and *expand* are each other's gradients, *transpose* is its own, *mix* is all that a layer
+does to pairs.  Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/ARCHITECTURE.md).
 """
 
 from dataclasses import dataclass
@@ -30,11 +31,18 @@ class PairIndex:
 
     @cached_property
     def num_nodes(self) -> int:
+        """N."""
         return int(self.lengths.sum())
 
     @cached_property
     def num_pairs(self) -> int:
+        """P."""
         return int((self.lengths * self.lengths).sum())
+
+    @cached_property
+    def num_upper(self) -> int:
+        """U, pairs above the diagonal."""
+        return (self.num_pairs - self.num_nodes) // 2
 
     @cached_property
     def counts(self) -> Tensor:
@@ -47,11 +55,6 @@ class PairIndex:
         return F.pad(self.counts.cumsum(0), (1, 0))
 
     @cached_property
-    def pair_ptr(self) -> Tensor:
-        """First pair of each event (B + 1,)."""
-        return F.pad((self.counts * self.counts).cumsum(0), (1, 0))
-
-    @cached_property
     def event_of_node(self) -> Tensor:
         """(N,) event of each node."""
         return torch.repeat_interleave(self.counts, output_size=self.num_nodes)
@@ -59,45 +62,53 @@ class PairIndex:
     @cached_property
     def event_of_pair(self) -> Tensor:
         """(P,) event of each pair."""
-        return torch.repeat_interleave(self.counts * self.counts, output_size=self.num_pairs)
+        return self.event_of_node[self.row]
 
     @cached_property
-    def row_ptr(self) -> Tensor:
-        """First pair of each row (N + 1,)."""
-        return F.pad(self.counts[self.event_of_node].cumsum(0), (1, 0))
+    def _upper(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Nodes i and j of the pairs above the diagonal (U,), and where the run of each node i starts (N,)."""
+        nodes = torch.arange(self.num_nodes, device=self.device)
+        later = self.node_ptr[1:][self.event_of_node] - nodes - 1  # nodes of the same event after node i
+        start = later.cumsum(0) - later
+        row = torch.repeat_interleave(later, output_size=self.num_upper)
+        column = torch.arange(self.num_upper, device=self.device) - (start - nodes - 1)[row]
+        return row, column, start
 
     @cached_property
     def row(self) -> Tensor:
         """(P,) node i of each pair (i, j)."""
-        return torch.repeat_interleave(self.counts[self.event_of_node], output_size=self.num_pairs)
+        return torch.cat([torch.arange(self.num_nodes, device=self.device), self._upper[0], self._upper[1]])
 
     @cached_property
     def column(self) -> Tensor:
         """(P,) node j of each pair (i, j)."""
-        within_row = torch.arange(self.num_pairs, device=self.device) - self.row_ptr[self.row]
-        return within_row.add_(self.node_ptr[self.event_of_pair])
-
-    @cached_property
-    def transposed(self) -> Tensor:
-        """(P,) position of pair (j, i) for each pair (i, j)."""
-        return self.row_ptr[self.column] + self.row - self.node_ptr[self.event_of_pair]
-
-    @cached_property
-    def diagonal(self) -> Tensor:
-        """(N,) position of pair (i, i) for each node i."""
-        return self.row_ptr[:-1] + torch.arange(self.num_nodes, device=self.device) - self.node_ptr[self.event_of_node]
+        return torch.cat([torch.arange(self.num_nodes, device=self.device), self._upper[1], self._upper[0]])
 
     @cached_property
     def rows_then_columns(self) -> tuple[Tensor, Tensor]:
         """Bags that sum the rows, then the columns: positions (2P,) and first entry of each bag (2N + 1,)."""
-        positions = torch.cat([torch.arange(self.num_pairs, device=self.device), self.transposed])
-        return positions, torch.cat([self.row_ptr, self.row_ptr[1:] + self.num_pairs])
+        per_node = self.counts[self.event_of_node]
+        ptr = F.pad(per_node.cumsum(0), (1, 0))
+        i = torch.repeat_interleave(per_node, output_size=self.num_pairs)
+        j = torch.arange(self.num_pairs, device=self.device) - (ptr[:-1] - self.node_ptr[self.event_of_node])[i]
+        start = self._upper[2] - torch.arange(self.num_nodes, device=self.device) - 1
+        first, second = torch.minimum(i, j), torch.maximum(i, j)
+        above = start[first] + second + self.num_nodes
+        row = torch.where(i < j, above, above + self.num_upper)
+        column = torch.where(i < j, above + self.num_upper, above)
+        diagonal = i == j
+        positions = torch.cat([torch.where(diagonal, i, row), torch.where(diagonal, i, column)])
+        return positions, torch.cat([ptr, ptr[1:] + self.num_pairs])
 
     @cached_property
     def row_and_column(self) -> tuple[Tensor, Tensor]:
         """Bags that gather u_i and v_j for each pair from stacked [u; v]: (2P,) and (P + 1,)."""
         nodes = torch.stack([self.row, self.column + self.num_nodes], 1).flatten()
         return nodes, torch.arange(0, 2 * self.num_pairs + 1, 2, device=self.device)
+
+    def blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of the diagonal, the upper and the lower pairs of x (P, C)."""
+        return x.split((self.num_nodes, self.num_upper, self.num_upper))
 
 
 class Reduced(NamedTuple):
@@ -118,9 +129,11 @@ def _reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
     if pairs.num_pairs == 0:
         return Reduced(*(x.new_zeros(pairs.num_nodes, x.shape[1]) for _ in range(3)))
     if weights is not None:
-        weights = torch.cat([weights[pairs.column], weights[pairs.column]])
+        positions = pairs.rows_then_columns[0]
+        other = torch.cat([pairs.column[positions[: pairs.num_pairs]], pairs.row[positions[pairs.num_pairs :]]])
+        weights = weights[other]
     sums = _sum_bags(x, pairs.rows_then_columns, weights)
-    return Reduced(x.index_select(0, pairs.diagonal), sums[: pairs.num_nodes], sums[pairs.num_nodes :])
+    return Reduced(pairs.blocks(x)[0].clone(), sums[: pairs.num_nodes], sums[pairs.num_nodes :])
 
 
 def _expand(u: Tensor, v: Tensor, w: Tensor | None, pairs: PairIndex) -> Tensor:
@@ -128,7 +141,7 @@ def _expand(u: Tensor, v: Tensor, w: Tensor | None, pairs: PairIndex) -> Tensor:
         return u.new_zeros(0, u.shape[1])
     out = _sum_bags(torch.cat([u, v]), pairs.row_and_column)
     if w is not None:
-        out.index_add_(0, pairs.diagonal, w)
+        pairs.blocks(out)[0].add_(w)
     return out
 
 
@@ -146,7 +159,8 @@ class _PairReduce(torch.autograd.Function):
         # d rows_i / d x_ij = w_j and d columns_j / d x_ij = w_i
         w, p = ctx.weights[:, None], ctx.pairs
         grad = grad_rows[p.row] * w[p.column] + grad_columns[p.column] * w[p.row]
-        return grad.index_add_(0, p.diagonal, grad_diagonal), None, None
+        p.blocks(grad)[0].add_(grad_diagonal)
+        return grad, None, None
 
 
 class _PairExpand(torch.autograd.Function):
@@ -162,19 +176,11 @@ class _PairExpand(torch.autograd.Function):
         return rows, columns, diagonal if ctx.needs_input_grad[2] else None, None
 
 
-class _PairTranspose(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, pairs):
-        ctx.pairs = pairs
-        return x.index_select(0, pairs.transposed)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        return grad.index_select(0, ctx.pairs.transposed), None
-
-
 class _PairMix(torch.autograd.Function):
+    """x_ij W + x_ji W' as (x_ij + x_ji) (W + W') / 2 + (x_ij - x_ji) (W - W') / 2.
+
+    The transposed pair has the same two products with one sign changed: half the multiplications."""
+
     @staticmethod
     def forward(ctx, x, weight, weight_t, u, v, w, pairs):
         device_type = x.device.type
@@ -183,7 +189,13 @@ class _PairMix(torch.autograd.Function):
         with torch.autocast(device_type, enabled=False):
             x, weight, weight_t = x.to(dtype), weight.to(dtype), weight_t.to(dtype)
             out = _expand(u.to(dtype), v.to(dtype), None if w is None else w.to(dtype), pairs)
-            out.addmm_(x, weight).addmm_(x.index_select(0, pairs.transposed), weight_t)
+            diagonal, upper, lower = pairs.blocks(x)
+            out_diagonal, out_upper, out_lower = pairs.blocks(out)
+            out_diagonal.addmm_(diagonal, weight + weight_t)
+            even = (upper + lower) @ ((weight + weight_t) / 2)
+            odd = (upper - lower) @ ((weight - weight_t) / 2)
+            out_lower.add_(even).sub_(odd)
+            out_upper.add_(even.add_(odd))
         ctx.pairs = pairs
         ctx.save_for_backward(x, weight, weight_t)
         return out
@@ -193,14 +205,31 @@ class _PairMix(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, weight_t = ctx.saved_tensors
         pairs, needs = ctx.pairs, ctx.needs_input_grad
-        grad = grad.contiguous()
+        grad = grad.to(x.dtype).contiguous()
+        diagonal, upper, lower = pairs.blocks(x)
+        grad_diagonal, grad_upper, grad_lower = pairs.blocks(grad)
+        even, odd = grad_upper + grad_lower, grad_upper - grad_lower
+        grad_even = (upper + lower).t() @ even
+        grad_odd = (upper - lower).t() @ odd
+        grad_both = diagonal.t() @ grad_diagonal
         grad_x = None
         if needs[0]:
-            grad_x = (grad @ weight_t.t()).index_select(0, pairs.transposed).addmm_(grad, weight.t())
-        grad_weight = x.t() @ grad
-        grad_weight_t = x.index_select(0, pairs.transposed).t() @ grad
-        diagonal, rows, columns = _reduce(grad, pairs, None)
-        return grad_x, grad_weight, grad_weight_t, rows, columns, diagonal if needs[5] else None, None
+            grad_x = torch.empty_like(x)
+            x_diagonal, x_upper, x_lower = pairs.blocks(grad_x)
+            torch.mm(grad_diagonal, (weight + weight_t).t(), out=x_diagonal)
+            even, odd = even @ ((weight + weight_t) / 2).t(), odd @ ((weight - weight_t) / 2).t()
+            torch.add(even, odd, out=x_upper)
+            torch.sub(even, odd, out=x_lower)
+        of_nodes = _reduce(grad, pairs, None)
+        return (
+            grad_x,
+            (grad_even + grad_odd) / 2 + grad_both,
+            (grad_even - grad_odd) / 2 + grad_both,
+            of_nodes.rows,
+            of_nodes.columns,
+            of_nodes.diagonal if needs[5] else None,
+            None,
+        )
 
 
 def pair_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> Reduced:
@@ -223,7 +252,8 @@ def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
 def pair_transpose(x: Tensor, pairs: PairIndex) -> Tensor:
     """(P, C) with x_ji at pair (i, j)."""
     _check_rows("x", x, pairs.num_pairs, "pairs")
-    return _PairTranspose.apply(x, pairs)
+    diagonal, upper, lower = pairs.blocks(x)
+    return torch.cat([diagonal, lower, upper])
 
 
 def pair_mix(

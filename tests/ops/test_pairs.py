@@ -1,0 +1,119 @@
+"""Pair primitives against loops over events, and their gradients."""
+
+import pytest
+import torch
+
+from src.ops.pairs import PairIndex, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_transpose, segment_extremum
+from tests.conftest import DEVICES, TOLERANCE, relative
+
+LENGTHS = [[3, 1, 0, 5], [1], [0], [], [7, 7]]
+
+
+def index(lengths, device="cpu") -> PairIndex:
+    """Pairs of events with these many nodes."""
+    return PairIndex(torch.tensor(lengths, dtype=torch.long), torch.device(device))
+
+
+def matrices(x, pairs):
+    """The n x n matrices of a pair feature, by the pairs' own row and column."""
+    out, first = [], 0
+    for n in pairs.lengths.tolist():
+        matrix = x.new_full((n, n, x.shape[1]), float("nan"))
+        mine = (pairs.row >= first) & (pairs.row < first + n)
+        matrix[pairs.row[mine] - first, pairs.column[mine] - first] = x[mine]
+        assert not matrix.isnan().any()  # every pair is there
+        out.append(matrix)
+        first += n
+    return out
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_against_loops(lengths, dtype, device):
+    """A wrong position, order or weight in any primitive breaks it."""
+    pairs = index(lengths, device)
+    x = torch.randn(pairs.num_pairs, 4, dtype=dtype, device=device)
+    weights = torch.rand(pairs.num_nodes, dtype=dtype, device=device)
+    events = weights.split(lengths)
+    reduced, weighted = pair_reduce(x, pairs), pair_reduce(x, pairs, weights)
+    ms = matrices(x, pairs)
+    assert len(x) == sum(n * n for n in lengths)
+    if not ms or not len(x):
+        assert all(r.shape == (pairs.num_nodes, 4) for r in reduced)
+        return
+    tolerance = TOLERANCE[dtype]
+    assert relative(reduced.diagonal, torch.cat([m.diagonal().t() for m in ms])) == 0
+    assert relative(reduced.rows, torch.cat([m.sum(1) for m in ms])) < tolerance
+    assert relative(reduced.columns, torch.cat([m.sum(0) for m in ms])) < tolerance
+    assert relative(weighted.rows, torch.cat([torch.einsum("ijc,j->ic", m, w) for m, w in zip(ms, events)])) < tolerance
+    assert relative(weighted.columns, torch.cat([torch.einsum("ijc,i->jc", m, w) for m, w in zip(ms, events)])) < tolerance
+    for a, b in zip(matrices(pair_transpose(x, pairs), pairs), ms):
+        assert torch.equal(a, b.transpose(0, 1))
+    for largest in (True, False):
+        rows, columns = pair_extremum(x, pairs, largest)
+        full = [m for m in ms if len(m)]
+        for got, dim in ((rows, 1), (columns, 0)):
+            want = torch.cat([m.amax(dim) if largest else m.amin(dim) for m in full])
+            assert torch.equal(got, want)
+
+    u, v, w = torch.randn(3, pairs.num_nodes, 2, dtype=dtype, device=device)
+    for m, a, b, c in zip(matrices(pair_expand(u, v, w, pairs), pairs), u.split(lengths), v.split(lengths), w.split(lengths)):
+        assert m.numel() == 0 or relative(m, a[:, None] + b[None] + torch.diag_embed(c.t()).permute(1, 2, 0)) < tolerance
+    weight, weight_t = torch.randn(2, 4, 2, dtype=dtype, device=device)
+    want = x @ weight + pair_transpose(x, pairs) @ weight_t + pair_expand(u, v, w, pairs)
+    assert relative(pair_mix(x, weight, weight_t, (u, v, w), pairs), want) < tolerance
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients(weighted):
+    """Numerical derivatives of every primitive in float64."""
+    pairs = index([3, 1, 0, 2])
+    x = torch.randn(pairs.num_pairs, 3, dtype=torch.float64, requires_grad=True)
+    nodes = [torch.randn(pairs.num_nodes, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    weight = [torch.randn(3, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    node_weights = torch.rand(pairs.num_nodes, dtype=torch.float64) if weighted else None
+    check = torch.autograd.gradcheck
+    assert check(lambda a: tuple(pair_reduce(a, pairs, node_weights)), x)
+    assert check(lambda u, v, w: pair_expand(u, v, w, pairs), nodes)
+    assert check(lambda a: pair_transpose(a, pairs), x)
+    assert check(lambda a, b, c, u, v, w: pair_mix(a, b, c, (u, v, w), pairs), [x, *weight, *nodes])
+    assert check(lambda a, b, c, u, v: pair_mix(a, b, c, (u, v, None), pairs), [x, *weight, *nodes[:2]])
+
+
+def test_reduce_and_expand_are_each_others_gradients():
+    """<reduce(x), (w, u, v)> = <x, expand(u, v, w)> exactly, whatever the layout."""
+    pairs = index([4, 2])
+    x = torch.randn(pairs.num_pairs, 3, dtype=torch.float64)
+    u, v, w = torch.randn(3, pairs.num_nodes, 3, dtype=torch.float64)
+    r = pair_reduce(x, pairs)
+    left = (r.rows * u).sum() + (r.columns * v).sum() + (r.diagonal * w).sum()
+    assert abs(float(left - (x * pair_expand(u, v, w, pairs)).sum())) < 1e-12
+
+
+def test_tied_extrema_share_the_gradient():
+    """Two equal maxima get half each; taking the first would break the permutation symmetry of training."""
+    x = torch.tensor([[1.0], [1.0], [0.0]], requires_grad=True)
+    segment_extremum(x, torch.tensor([0, 0, 0]), 1, True).sum().backward()
+    assert x.grad.flatten().tolist() == [0.5, 0.5, 0.0]
+
+
+def test_autocast_gives_bfloat16_and_close_numbers():
+    """--amp bf16 must reach the pair products, forward and backward."""
+    pairs = index([4, 3])
+    x = torch.randn(pairs.num_pairs, 3, requires_grad=True)
+    weights = torch.randn(2, 3, 2)
+    nodes = tuple(torch.randn(3, pairs.num_nodes, 2))
+    exact = pair_mix(x, *weights, nodes, pairs)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = pair_mix(x, *weights, nodes, pairs)
+    assert out.dtype == torch.bfloat16
+    assert relative(out.float(), exact) < TOLERANCE[torch.bfloat16]
+    out.float().sum().backward()
+    assert x.grad.dtype == torch.float32
+
+
+def test_wrong_number_of_rows():
+    """A feature of another batch is refused by name."""
+    with pytest.raises(ValueError, match=r"x: expected \(13, C\)"):
+        pair_reduce(torch.zeros(12, 2), index([3, 2]))
