@@ -1,0 +1,367 @@
+"""data/make_jets.py and the sample jets. Tests that make jets need pythia8mc and fastjet and are skipped without them."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "data" / "make_jets.py"
+SAMPLE = ROOT / "data" / "sample_data" / "run12"
+sys.path.append(str(SCRIPT.parent))
+
+import jet_processes  # noqa: E402
+import make_jets  # noqa: E402
+from jet_processes import NO_TRUTH, Jet, Truth  # noqa: E402
+
+COUNTS = {"train": 4000, "valid": 1000, "test": 2000}
+FEW = ["--num-train", "6", "--num-valid", "3", "--num-test", "0"]
+WIDE = ["--pt-min", "100", "--pt-max", "2000", "--eta-max", "5"]  # nearly every event gives a jet
+
+
+def run(*arguments, **options):
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+
+
+def jet_of(n, truth=NO_TRUTH):
+    """A Jet of n constituents whose numbers say which they are."""
+    return Jet(np.arange(1, 4 * n + 1, dtype=np.float32).reshape(n, 4), np.arange(1, n + 1, dtype=np.int32), truth)
+
+
+# ---- seeds, rows, blocks
+
+def test_blocks_never_share_a_pythia_seed():
+    """Breaks if splits overlap (the split left out of the seed), or the seed leaves the range Pythia accepts."""
+    seeds = [make_jets.pythia_seed(12, "top", split, block) for split in make_jets.SPLITS for block in range(4000)]
+    assert len(set(seeds)) == len(seeds)
+    assert 1 <= min(seeds) and max(seeds) <= 900_000_000
+    assert make_jets.pythia_seed(12, "top", "train", 0) != make_jets.pythia_seed(12, "qcd", "train", 0)
+    assert make_jets.pythia_seed(12, "top", "train", 0) != make_jets.pythia_seed(13, "top", "train", 0)
+
+
+def test_pythia_seeds_stay_what_they_are():
+    """Breaks if the formula changes (or uses Python's salted hash): old commands would no longer give the old files."""
+    assert make_jets.pythia_seed(12, "top", "train", 0) == 173719943
+    assert make_jets.pythia_seed(12, "top", "test", 7) == 173719966
+
+
+@pytest.mark.parametrize("processes, number, fraction, expected", [
+    (["top", "qcd"], 101, 0.5, {"top": 51, "qcd": 50}),
+    (["top", "qcd"], 10, 0.0, {"top": 0, "qcd": 10}),
+    (["qcd", "top"], 10, 0.3, {"top": 3, "qcd": 7}),
+    (["top"], 10, 0.5, {"top": 10}),
+    (["qcd"], 10, 0.5, {"qcd": 10}),
+])
+def test_counts_of_processes(processes, number, fraction, expected):
+    """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by --signal-fraction."""
+    assert make_jets.counts_of(processes, number, fraction) == expected
+
+
+def test_rows_are_shuffled_by_the_seed():
+    """Breaks if the classes stand in order, the counts are not kept, or the order does not follow the seed."""
+    counts = {"top": 300, "qcd": 200}
+    rows = make_jets.shuffled_rows(counts, 12, "train")
+    assert {name: int((rows == name).sum()) for name in counts} == counts
+    assert 100 < (rows[:250] == "top").sum() < 200
+    assert np.array_equal(rows, make_jets.shuffled_rows(counts, 12, "train"))
+    assert not np.array_equal(rows, make_jets.shuffled_rows(counts, 12, "valid"))
+
+
+def test_rows_take_the_jets_of_their_process_in_order():
+    """Breaks if a jet is lost, doubled, given to a row of another process, or a block comes after the row that needs it."""
+    number = 3 * make_jets.CHUNK + 5
+    rows = make_jets.shuffled_rows({"top": number // 3, "qcd": number - number // 3}, 1, "train")
+    blocks = make_jets.blocks_of(rows)
+    assert sum(block[2] for block in blocks) == number and max(block[2] for block in blocks) == make_jets.BLOCK
+    made = ([(name, block * make_jets.BLOCK + i) for i in range(count)] for name, block, count in blocks)
+    chunks = list(make_jets.rows_in_order(rows, blocks, made, make_jets.tqdm(disable=True)))
+    assert [len(jets) for jets, _ in chunks] == [make_jets.CHUNK] * 3 + [5]
+    jets = [jet for jets, _ in chunks for jet in jets]
+    assert [name for name, _ in jets] == list(rows)
+    for process in ("top", "qcd"):
+        assert [i for name, i in jets if name == process] == list(range((rows == process).sum()))
+
+
+# ---- constituents, truth, packing
+
+def test_hardest_constituents():
+    """Breaks if constituents are sorted by energy instead of pT, cut before sorting, or parted from their PDG codes."""
+    momenta = np.array([[9.0, 1, 0, 8.9], [5, 3, 4, 0], [4, 0, 2, 3.4], [7, 0, 6, 3.6]])
+    kept, pdgid = jet_processes.hardest_constituents(momenta, np.array([1, 2, 3, 4]), 3)
+    assert pdgid.tolist() == [4, 2, 3] and pdgid.dtype == np.int32
+    assert np.array_equal(kept, momenta[[3, 1, 2]].astype(np.float32)) and kept.dtype == np.float32
+
+
+def test_hardest_constituents_keep_the_true_energy():
+    """Breaks if E is recomputed as |p|, which would make a pion massless before float32 does."""
+    energy = np.sqrt(1.0 + 0.13957**2)
+    kept, _ = jet_processes.hardest_constituents(np.array([[energy, 1.0, 0, 0]]), np.array([211]), 5)
+    assert kept[0, 0] == np.float32(energy)
+
+
+def test_delta_r_wraps_the_azimuth():
+    """Breaks if phi is not taken modulo 2 pi: both vectors lie 0.1 from phi = pi."""
+    p, q = ([2.0, np.cos(phi), np.sin(phi), 0.0] for phi in (np.pi - 0.1, -np.pi + 0.1))
+    assert jet_processes.delta_r(p, q) == pytest.approx(0.2)
+    assert jet_processes.delta_r([9, 1, 0, np.sinh(1.5)], [9, 1, 0, np.sinh(-0.5)]) == pytest.approx(2.0)
+
+
+def test_match_takes_the_nearest_top_within_the_radius():
+    """Breaks if the first top is taken instead of the nearest, or the radius is not respected."""
+    near, far = (Truth(np.array([9, np.cos(phi), np.sin(phi), 0]), None, None) for phi in (0.3, 0.7))
+    axis = np.array([9.0, 1, 0, 0])
+    assert jet_processes.match(axis, [far, near], 0.8) is near
+    assert jet_processes.match(axis, [far, near], 0.2) is None
+    assert jet_processes.match(axis, [], 0.8) is None
+
+
+def test_pack_pads_with_zeros():
+    """Breaks if padding is not zero, truths are swapped, labels do not follow the process, or a dtype changes."""
+    truth = Truth(np.full(4, 3.0), np.full(4, 2.0), np.full(4, 1.0))
+    rows = make_jets.pack([jet_of(2, truth), jet_of(3)], ["top", "qcd"], 5)
+    assert {key: (a.shape, a.dtype) for key, a in rows.items()} == {
+        "Nobj": ((2,), np.int32), "Pmu": ((2, 5, 4), np.float32), "pdgid": ((2, 5), np.int32), "truth_Pmu": ((2, 4), np.float32),
+        "truth_Pmu_W": ((2, 4), np.float32), "truth_Pmu_b": ((2, 4), np.float32), "is_signal": ((2,), np.int8)}
+    assert rows["Nobj"].tolist() == [2, 3] and rows["is_signal"].tolist() == [1, 0]
+    assert np.array_equal(rows["Pmu"][0, :2], jet_of(2).fourmomenta) and not rows["Pmu"][0, 2:].any()
+    assert rows["pdgid"].tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 0, 0]]
+    assert [rows[key][:, 0].tolist() for key in ("truth_Pmu", "truth_Pmu_W", "truth_Pmu_b")] == [[3, 0], [2, 0], [1, 0]]
+
+
+# ---- files
+
+def chunks_of(*sizes):
+    for size in sizes:
+        yield make_jets.pack([jet_of(2)] * size, ["qcd"] * size, 4)
+
+
+def test_write_file(tmp_path):
+    """Breaks if rows of a later chunk are misplaced, attributes are missing, or the bytes depend on the time of writing."""
+    first, second = tmp_path / "a.h5", tmp_path / "b.h5"
+    make_jets.write_file(first, chunks_of(3, 2), 5, {"seed": 12})
+    time.sleep(1.1)  # HDF5 would store seconds
+    make_jets.write_file(second, chunks_of(3, 2), 5, {"seed": 12})
+    assert first.read_bytes() == second.read_bytes()
+    with h5py.File(first) as file:
+        assert file["Nobj"][:].tolist() == [2] * 5 and file.attrs["seed"] == 12
+        assert file["Pmu"].chunks and file["Pmu"].compression == "gzip" and file["Pmu"].shuffle
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_file_is_not_there(tmp_path, failure):
+    """Breaks if the file is written in place: the old file must survive and nothing else may be left."""
+    def chunks():
+        yield from chunks_of(3)
+        raise failure
+    path = tmp_path / "train.h5"
+    path.write_text("old")
+    with pytest.raises(failure):
+        make_jets.write_file(path, chunks(), 5, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["train.h5"] and path.read_text() == "old"
+
+
+# ---- the command line
+
+def test_missing_generator_is_one_line(tmp_path):
+    """Breaks if the absence of pythia8mc shows as a traceback, exits 0, or does not name the remedy."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "pythia8mc.py").write_text("raise ImportError('No module named pythia8mc')")
+    result = run("--outdir", tmp_path / "out", env={**os.environ, "PYTHONPATH": str(blocked)})
+    assert result.returncode != 0 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1 and "pip install --no-build-isolation -e '.[generate]'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments, word", [
+    (["--num-train", "-1"], "--num-train"),
+    (["--num-train", "0", "--num-valid", "0", "--num-test", "0"], "--num-train"),
+    (["--num-train", "many"], "--num-train"),
+    (["--process", "higgs"], "higgs"),
+    (["--process", "top", "top"], "twice"),
+    (["--signal-fraction", "1.5"], "--signal-fraction"),
+    (["--pt-min", "700"], "--pt-min"),
+    (["--pt-max", "nan"], "--pt-max"),
+    (["--eta-max", "0"], "--eta-max"),
+    (["--radius", "-1"], "--radius"),
+    (["--nobj-max", "0"], "--nobj-max"),
+    (["--seed", "-3"], "--seed"),
+    (["-j", "0"], "--jobs"),
+])
+def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, word):
+    """Breaks if a bad value is accepted, exits 0, prints more than a line, or the line does not name the flag."""
+    with pytest.raises(SystemExit) as stop:
+        make_jets.main(["--outdir", str(tmp_path / "out"), *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and word in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_holds_what_shapes_the_file():
+    """Breaks if folders of the machine or -j get into the file, so that equal data would differ in bytes, or a flag is missing."""
+    args = make_jets.parse_args(["--outdir", "/somewhere", "-j", "7", "--no-mpi", "--seed", "12"])
+    command = make_jets.command_of(args)
+    assert "somewhere" not in command and "7" not in command
+    again = make_jets.parse_args([*command.split()[2:], "--outdir", "/somewhere", "-j", "7"])
+    assert vars(again) == vars(args)
+
+
+# ---- making a few jets
+
+@pytest.fixture
+def generator():
+    pytest.importorskip("pythia8mc")
+    pytest.importorskip("fastjet")
+
+
+def test_same_seed_same_bytes_for_every_j(generator, tmp_path):
+    """Breaks if the split of the work, the order of arrival, the folder or the clock shows in the files."""
+    for folder, jobs, seed in (("one", 1, 5), ("two", 2, 5), ("other", 1, 6)):
+        result = run("--outdir", tmp_path / folder, *FEW, *WIDE, "--seed", seed, "-j", jobs)
+        assert result.returncode == 0, result.stderr
+    for name in ("train.h5", "valid.h5"):
+        one, two, other = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two", "other"))
+        assert one == two and one != other
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["train.h5", "valid.h5"]
+
+
+def test_longer_list_continues_the_shorter(generator):
+    """Breaks if the number of jets asked for changes the jets: rows of a small test set would not lie in the large one."""
+    cuts = jet_processes.Cuts(100, 2000, 5, 0.8)
+    short, long = (jet_processes.generate("qcd", cuts, False, 200, 3, count) for count in (1, 3))
+    assert np.array_equal(short[0].fourmomenta, long[0].fourmomenta)
+    assert not np.array_equal(long[0].fourmomenta[0], long[1].fourmomenta[0])
+
+
+def test_tops_have_w_and_b(generator):
+    """Breaks if the wrong copies of top, W, b are taken, neutrinos enter, or the jet is not the top's."""
+    cuts = jet_processes.Cuts(400, 800, 2.5, 0.8)
+    for jet in jet_processes.generate("top", cuts, True, 200, 4, 4):
+        top, w, b = jet.truth
+        mass = [np.sqrt(v[0] ** 2 - v[1:] @ v[1:]) for v in jet.truth]
+        assert abs(mass[0] - 171) < 15 and abs(mass[1] - 80.4) < 15 and abs(mass[2] - 4.8) < 0.1
+        assert np.abs(w + b - top).max() < 0.2 * top[0]
+        axis = jet.fourmomenta.sum(0)
+        assert 400 < np.hypot(axis[1], axis[2]) < 800 and jet_processes.delta_r(axis, top) < 0.8
+        assert not np.isin(np.abs(jet.pdgid), (12, 14, 16)).any()
+
+
+def test_mpi_adds_particles(generator):
+    """Breaks if --no-mpi does not reach Pythia. Means over 12 jets with the same seed."""
+    cuts = jet_processes.Cuts(300, 800, 3, 1.2)
+    with_mpi, without = (np.mean([len(jet.pdgid) for jet in jet_processes.generate("qcd", cuts, mpi, 500, 8, 12)]) for mpi in (True, False))
+    assert with_mpi > without + 3
+
+
+def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
+    """Breaks if cuts that no jet passes run for ever, or leave a file."""
+    monkeypatch.setattr(jet_processes, "MAX_BARREN", 5)
+    with pytest.raises(SystemExit) as stop:
+        make_jets.main(["--outdir", str(tmp_path), *FEW, "--eta-max", "1e-6"])
+    assert "no jet passes the cuts in 5 events" in stop.value.code and "\n" not in stop.value.code
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
+    """Breaks if Ctrl-C or SIGTERM leaves a temporary file, a traceback, waits for the blocks under way, or exits 0."""
+    process = subprocess.Popen([sys.executable, str(SCRIPT), "--outdir", str(tmp_path / "out"), "-j", str(jobs)],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/.train.h5*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(number)
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode != 0 and "Traceback" not in error and "interrupted" in error
+    assert not list((tmp_path / "out").iterdir())
+
+
+# ---- the sample jets in the repository
+
+@pytest.fixture(scope="module", params=list(COUNTS))
+def sample(request):
+    """(split, attributes, {key: array}) of a sample file."""
+    with h5py.File(SAMPLE / f"{request.param}.h5") as file:
+        return request.param, dict(file.attrs), {key: file[key][:] for key in file}
+
+
+def test_sample_shapes(sample):
+    """Breaks if a file lacks jets or keys, or has other dtypes than the documentation says."""
+    split, _, arrays = sample
+    n = COUNTS[split]
+    assert {key: (a.shape, a.dtype) for key, a in arrays.items()} == {
+        "Nobj": ((n,), np.int32), "Pmu": ((n, 200, 4), np.float32), "pdgid": ((n, 200), np.int32), "truth_Pmu": ((n, 4), np.float32),
+        "truth_Pmu_W": ((n, 4), np.float32), "truth_Pmu_b": ((n, 4), np.float32), "is_signal": ((n,), np.int8)}
+
+
+def test_sample_padding(sample):
+    """Breaks if Nobj counts wrongly, padding is not zero, a constituent is empty, or pT does not descend."""
+    _, _, arrays = sample
+    inside = np.arange(200) < arrays["Nobj"][:, None]
+    momenta = arrays["Pmu"].astype(np.float64)
+    assert np.isfinite(momenta).all()
+    assert not momenta[~inside].any() and not arrays["pdgid"][~inside].any()
+    assert (momenta[inside][:, 0] > 0).all() and (arrays["pdgid"][inside] != 0).all()
+    pt = np.hypot(momenta[..., 1], momenta[..., 2])
+    assert (np.diff(pt, axis=1) <= 1e-5).all()
+    mass2 = momenta[..., 0] ** 2 - (momenta[..., 1:] ** 2).sum(-1)
+    assert (mass2 >= -1e-6 * momenta[..., 0] ** 2).all()
+
+
+def test_sample_jets_pass_the_cuts(sample):
+    """Breaks if cuts, label, or truncation are wrong. Jets cut at 200 constituents could lose pT; 0.1 GeV is for rounding."""
+    _, _, arrays = sample
+    jet = arrays["Pmu"].sum(1, dtype=np.float64)
+    pt = np.hypot(jet[:, 1], jet[:, 2])
+    assert pt.min() > 549.9 and pt.max() < 650.1
+    assert np.abs(np.arcsinh(jet[:, 3] / pt)).max() < 2.001
+    assert arrays["is_signal"].mean() == 0.5
+    assert 65 < arrays["Nobj"].mean() < 90
+    assert not np.isin(np.abs(arrays["pdgid"]), (12, 14, 16)).any()
+
+
+def test_sample_physics(sample):
+    """Breaks if signal is not tops (mass peak, truth in the jet) or QCD has a truth or a peak where the tops have one."""
+    _, _, arrays = sample
+    signal_jets = arrays["is_signal"] == 1
+    jet = arrays["Pmu"].sum(1, dtype=np.float64)
+    mass = np.sqrt(jet[:, 0] ** 2 - (jet[:, 1:] ** 2).sum(-1))
+    near_top = (mass > 150) & (mass < 200)
+    assert near_top[signal_jets].mean() > 0.5 and near_top[~signal_jets].mean() < 0.15
+    top, w, b = (arrays[key].astype(np.float64) for key in ("truth_Pmu", "truth_Pmu_W", "truth_Pmu_b"))
+    assert not top[~signal_jets].any() and not w[~signal_jets].any() and not b[~signal_jets].any()
+    top, w, b, axis = top[signal_jets], w[signal_jets], b[signal_jets], jet[signal_jets]
+    truth_mass = np.sqrt(top[:, 0] ** 2 - (top[:, 1:] ** 2).sum(-1))
+    assert 165 < np.median(truth_mass) < 176
+    assert np.median(np.abs(w + b - top).max(-1)) < 0.05 * 600
+    assert max(jet_processes.delta_r(p, q) for p, q in zip(axis, top)) < 0.801
+
+
+def test_sample_attributes(sample):
+    """Breaks if a file does not say where it comes from, or names a folder of the machine it was made on."""
+    split, attributes, _ = sample
+    assert {"generator", "version", "seed", "command", "processes", "units", "cuts", "split", "mpi"} <= set(attributes)
+    assert attributes["seed"] == 12 and attributes["split"] == split and "pythia8mc 8." in attributes["version"]
+    assert f"--num-{split} {COUNTS[split]}" in attributes["command"] and " /" not in attributes["command"]
+
+
+def test_sample_splits_share_no_jet():
+    """Breaks if two splits are made with the same Pythia seeds."""
+    hardest = []
+    for split in COUNTS:
+        with h5py.File(SAMPLE / f"{split}.h5") as file:
+            hardest.append(file["Pmu"][:, 0])
+    hardest = np.concatenate(hardest)
+    assert len(np.unique(hardest, axis=0)) == len(hardest)
+
+
+def test_sample_is_small():
+    """Breaks if the files grow beyond what a repository should carry."""
+    assert sum((SAMPLE / f"{split}.h5").stat().st_size for split in COUNTS) < 10e6
