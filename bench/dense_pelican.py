@@ -18,25 +18,15 @@ from torch import Tensor, nn
 ACTIVATIONS = {"leakyrelu": nn.LeakyReLU, "relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU,
                "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}  # fmt: skip
 
-SPURIONS = {  # E, px, py, pz
-    "so13": [],
-    "so3": [(1, 0, 0, 0)],
-    "so12": [(0, 0, 0, 1)],
-    "se2": [(1, 0, 0, -1)],
-    "so2": [(1, 0, 0, 0), (0, 0, 0, 1)],
-    "so2_0": [(1, 0, 0, 1), (1, 0, 0, -1)],
-    "R": [(0, 1, 0, 0), (0, 0, 1, 0)],
-    "1": [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)],
-    "1_0": [(1, 0, 0, 1), (1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, -1)],
-}
+E, X, Y, Z, AHEAD, BACK = (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 0, 1), (1, 0, 0, -1)
+SPURIONS = {"so13": [], "so3": [E], "so12": [Z], "se2": [BACK], "so2": [E, Z], "so2_0": [AHEAD, BACK], "R": [X, Y],
+            "1": [E, X, Y, Z], "1_0": [AHEAD, (1, 1, 0, 0), (1, 0, 1, 0), BACK]}  # fmt: skip
 SPURIONS |= {"11": SPURIONS["1"], "11_0": SPURIONS["1_0"]}
-
 # Method "input": the coefficients of r in E, px, py, pz (a plain sum, no metric).
-COMPONENTS = SPURIONS | {"1_0": [(1, 0, 0, 1), (1, -1, 0, 0), (1, 0, -1, 0), (1, 0, 0, -1)]}
+COMPONENTS = SPURIONS | {"1_0": [AHEAD, (1, -1, 0, 0), (1, 0, -1, 0), BACK]}
 NO_DOT_PRODUCT = ("1", "1_0")  # with method "input" these take the products r_i r_j only
 
 SCALARS = {"": 0, "jc": 12}  # scalars per particle that a data set brings
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -71,10 +61,9 @@ class Settings:
     rank1_dim_multiplier: int = 1  # published networks of other kinds use it; accepted so that their metadata loads
 
     def __post_init__(self):
-        if self.batchnorm not in ("b", None):
-            raise ValueError(f"batchnorm must be 'b' or None, not {self.batchnorm!r}")
-        if self.method not in ("spurions", "input"):
-            raise ValueError(f"method must be 'spurions' or 'input', not {self.method!r}")
+        for name, choices in {"batchnorm": ("b", None), "method": ("spurions", "input")}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
         if self.irc_safe and (set(self.config + self.config_out) != {"s"} or self.num_rank1):
             raise ValueError("irc_safe needs config and config_out 's', no spurions and no scalars here")
 
@@ -107,21 +96,14 @@ class Events:
                 x = x * (self.weight if rank == 1 else self.weight.unsqueeze(3 - dim))[..., None]
             return x.sum(dims) / (nbar if kind == "s" else n) ** len(dims)
         padding = (self.particles if rank == 1 else self.pairs) == 0
-        if kind == "x":
-            x = x.masked_fill(padding, -torch.inf).amax(dims) - n.log()
-        else:
-            x = x.masked_fill(padding, torch.inf).amin(dims) + n.log()
-        return x.masked_fill(x.isinf(), 0)  # a padded row has no valid entry
+        sign = 1 if kind == "x" else -1  # the minimum is a maximum of -x
+        x = (sign * x).masked_fill(padding, -torch.inf).amax(dims) - n.log()
+        return sign * x.masked_fill(x.isinf(), 0)  # a padded row has no valid entry
 
 
-def at_row(v: Tensor) -> Tensor:
-    """v (B, N, C) -> (B, N, 1, C): v_i at [i, j]."""
-    return v[:, :, None]
-
-
-def at_column(v: Tensor) -> Tensor:
-    """v (B, N, C) -> (B, 1, N, C): v_j at [i, j]."""
-    return v[:, None]
+def spread(v: Tensor) -> tuple[Tensor, Tensor]:
+    """v (B, N, C) -> v_i at [i, j] (B, N, 1, C), v_j at [i, j] (B, 1, N, C)"""
+    return v[:, :, None], v[:, None]
 
 
 def diagonal_of(x: Tensor) -> Tensor:
@@ -129,37 +111,35 @@ def diagonal_of(x: Tensor) -> Tensor:
     return x.diagonal(dim1=1, dim2=2).transpose(1, 2)
 
 
-def he_linear(c_in: int, c_out: int) -> nn.Linear:
-    """A linear layer with Kaiming-normal weights."""
-    layer = nn.Linear(c_in, c_out)
-    nn.init.kaiming_normal_(layer.weight, a=0.01)
-    return layer
+class Aggregator(nn.Module):
+    """What the equivariant layers share: bias, activations, and the exponents alpha of the capital letters, one tensor
+    per letter, keyed by the letter's position."""
 
+    def __init__(self, letters: str, settings: Settings, alphas: Tensor, bias: Tensor, activate: tuple[bool, bool]):
+        super().__init__()
+        self.letters, self.nbar = letters, settings.average_nobj
+        self.alphas = nn.ParameterDict({str(k): alphas.clone() for k, c in enumerate(letters) if c.isupper()})
+        self.bias = nn.Parameter(bias)
+        activation = ACTIVATIONS[settings.activation]()
+        self.activate_maps, self.activate_mix = (activation if on else nn.Identity() for on in activate)
 
-class Multipliers(nn.ParameterDict):
-    """The exponents alpha of the capital letters: one tensor per letter, keyed by the letter's position."""
-
-    def __init__(self, letters: str, shape: tuple[int, ...], nbar: float, uniform: bool):
-        start = torch.rand if uniform else torch.zeros
-        super().__init__({str(k): start(1, *shape) for k, letter in enumerate(letters) if letter.isupper()})
-        self.nbar = nbar
-
-    def apply_to(self, x: Tensor, k: int, events: Events, maps: slice = slice(None)) -> Tensor:
+    def multiply(self, x: Tensor, k: int, events: Events, maps: slice = slice(None)) -> Tensor:
         """x (B, ..., M, C) times (n / nbar)^alpha; unchanged where the k-th letter is small."""
-        if str(k) not in self:
+        if str(k) not in self.alphas:
             return x
-        alphas = self[str(k)].reshape(1, x.shape[-1], -1)[..., maps].transpose(1, 2)  # (1, M, C)
+        alphas = self.alphas[str(k)].reshape(1, x.shape[-1], -1)[..., maps].transpose(1, 2)  # (1, M, C)
         factor = (events.n / self.nbar).view(-1, 1, 1) ** alphas
         return x * factor.view(factor.shape[0], *[1] * (x.dim() - 3), *factor.shape[1:])
 
 
-class Eq2to2(nn.Module):
+class Eq2to2(Aggregator):
     """(B, N, N, C) -> (B, N, N, S) through all 15 permutation-equivariant maps, and 10 more for each further letter."""
 
     def __init__(self, c_in: int, c_out: int, settings: Settings):
-        super().__init__()
-        s, maps = settings, 5 + 10 * len(settings.config)
-        self.letters, self.nbar, self.factorize = s.config, s.average_nobj, s.factorize
+        s, maps, alphas = settings, 5 + 10 * len(settings.config), torch.rand(1, c_in, 10, 1, 1)
+        super().__init__(s.config, s, alphas, torch.zeros(c_out), (s.activate_agg, s.activate_lin))
+        self.diag_bias = nn.Parameter(torch.zeros(c_out))
+        self.factorize = s.factorize
         if s.factorize:
             self.coefs00 = nn.Parameter(torch.randn(c_in, maps) / maps**0.5)
             self.coefs01 = nn.Parameter(torch.randn(c_out, maps) / maps**0.5)
@@ -167,11 +147,6 @@ class Eq2to2(nn.Module):
             self.coefs11 = nn.Parameter(torch.randn(c_in, c_out) / c_in**0.5)
         else:
             self.coefs = nn.Parameter(torch.randn(c_in, c_out, maps) * (2 / (c_in * maps)) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(c_out))
-        self.diag_bias = nn.Parameter(torch.zeros(c_out))
-        self.alphas = Multipliers(s.config, (c_in, 10, 1, 1), s.average_nobj, uniform=True)
-        self.activate_maps = ACTIVATIONS[s.activation]() if s.activate_agg else nn.Identity()
-        self.activate_mix = ACTIVATIONS[s.activation]() if s.activate_lin else nn.Identity()
 
     def coefficients(self) -> Tensor:
         """(C, S, M)"""
@@ -182,17 +157,16 @@ class Eq2to2(nn.Module):
     def maps(self, x: Tensor, events: Events) -> Tensor:
         """x (B, N, N, C) -> (B, N, N, M, C)"""
         delta, diagonal = events.diagonal, diagonal_of(x)
-        maps = [x, x.transpose(1, 2), delta * x, at_column(diagonal), at_row(diagonal)]
+        maps = [x, x.transpose(1, 2), delta * x, *reversed(spread(diagonal))]
         for k, letter in enumerate(self.letters):
-            row, column = (events.reduce(x, (dim,), letter, self.nbar) for dim in (2, 1))
+            row, column, total = (events.reduce(x, dims, letter, self.nbar) for dims in ((2,), (1,), (1, 2)))
             trace = events.reduce(diagonal, (1,), letter, self.nbar)
-            total = events.reduce(x, (1, 2), letter, self.nbar)
             vectors = torch.stack([column] * 3 + [row] * 3, dim=2)
-            vectors = self.alphas.apply_to(vectors, k, events, slice(0, 6)).unbind(2)
+            vectors = self.multiply(vectors, k, events, slice(0, 6)).unbind(2)
             constants = torch.stack([trace, trace, total, total], dim=1)
-            constants = self.alphas.apply_to(constants, k, events, slice(6, 10))[:, :, None, None].unbind(1)
+            constants = self.multiply(constants, k, events, slice(6, 10))[:, :, None, None].unbind(1)
             for c in (vectors[:3], vectors[3:]):
-                maps += [delta * at_row(c[0]), at_column(c[1]), at_row(c[2])]
+                maps += [delta * spread(c[0])[0], spread(c[1])[1], spread(c[2])[0]]
             for c in (constants[:2], constants[2:]):
                 maps += [c[0], delta * c[1]]
         return torch.stack([m.expand_as(x) for m in maps], dim=3)
@@ -203,48 +177,37 @@ class Eq2to2(nn.Module):
         return self.activate_mix(x + (self.bias + events.diagonal * self.diag_bias)) * events.pairs
 
 
-class Eq1to2(nn.Module):
+class Eq1to2(Aggregator):
     """(B, N, C) -> (B, N, N, S): the 5 maps of each letter, mixed, then the activation."""
 
     def __init__(self, c_in: int, c_out: int, settings: Settings):
-        super().__init__()
-        self.letters, self.nbar = settings.config_out, settings.average_nobj
-        maps = 5 * len(self.letters)
+        maps, alphas = 5 * len(settings.config_out), torch.zeros(1, c_in, 5, 1, 1)
+        super().__init__(settings.config_out, settings, alphas, torch.zeros(c_out), (False, True))
         self.coefs = nn.Parameter(torch.randn(c_in, c_out, maps) * (2 / (c_in * maps)) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(c_out))
-        self.alphas = Multipliers(self.letters, (c_in, 5, 1, 1), self.nbar, uniform=False)
-        self.activate = ACTIVATIONS[settings.activation]()
 
     def forward(self, v: Tensor, events: Events) -> Tensor:
-        maps = []
+        (v_i, v_j), maps = spread(v), []
         for k, letter in enumerate(self.letters):
             total = events.reduce(v, (1,), letter, self.nbar)[:, None, None]
-            ops = [events.diagonal * at_row(v), at_column(v), at_row(v), events.diagonal * total, total]
-            ops = torch.stack(torch.broadcast_tensors(*ops), dim=3)
-            maps.append(self.alphas.apply_to(ops, k, events))
+            ops = torch.broadcast_tensors(events.diagonal * v_i, v_j, v_i, events.diagonal * total, total)
+            maps.append(self.multiply(torch.stack(ops, dim=3), k, events))
         x = torch.einsum("nijbd,dsb->nijs", torch.cat(maps, dim=3), self.coefs)
-        return self.activate(x + self.bias) * events.pairs
+        return self.activate_mix(x + self.bias) * events.pairs
 
 
-class Eq2to0(nn.Module):
+class Eq2to0(Aggregator):
     """(B, N, N, C) -> (B, S): total and trace of each letter, mixed."""
 
     def __init__(self, c_in: int, c_out: int, settings: Settings):
-        super().__init__()
-        self.letters, self.nbar = settings.config_out, settings.average_nobj
-        maps = 2 * len(self.letters)
+        s, maps, alphas = settings, 2 * len(settings.config_out), torch.rand(1, c_in, 2)
+        super().__init__(s.config_out, s, alphas, torch.zeros(1, c_out), (s.activate_agg_out, s.activate_lin_out))
         self.coefs = nn.Parameter(torch.randn(c_in, c_out, maps) * (4 / (c_in * maps)) ** 0.5)
-        self.bias = nn.Parameter(torch.zeros(1, c_out))
-        self.alphas = Multipliers(self.letters, (c_in, 2), self.nbar, uniform=True)
-        self.activate_maps = ACTIVATIONS[settings.activation]() if settings.activate_agg_out else nn.Identity()
-        self.activate_mix = ACTIVATIONS[settings.activation]() if settings.activate_lin_out else nn.Identity()
 
     def forward(self, x: Tensor, events: Events) -> Tensor:
         maps = []
         for k, letter in enumerate(self.letters):
-            total = events.reduce(x, (1, 2), letter, self.nbar)
-            trace = events.reduce(diagonal_of(x), (1,), letter, self.nbar)
-            maps.append(self.alphas.apply_to(torch.stack([total, trace], dim=1), k, events))
+            ops = events.reduce(x, (1, 2), letter, self.nbar), events.reduce(diagonal_of(x), (1,), letter, self.nbar)
+            maps.append(self.multiply(torch.stack(ops, dim=1), k, events))
         maps = self.activate_maps(torch.cat(maps, dim=1))
         return self.activate_mix(torch.einsum("nbd,dsb->ns", maps, self.coefs) + self.bias)
 
@@ -276,7 +239,9 @@ class MessageNet(nn.Module):
 
     def __init__(self, widths: list[int], settings: Settings, norm: bool = True):
         super().__init__()
-        self.linear = nn.ModuleList(he_linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        for linear in self.linear:
+            nn.init.kaiming_normal_(linear.weight, a=0.01)
         self.activation = ACTIVATIONS[settings.activation]()
         self.normlayer = MaskedBatchNorm(widths[-1], settings.masked) if norm and settings.batchnorm else None
 
@@ -284,8 +249,7 @@ class MessageNet(nn.Module):
         """x (B, N, N, C) with its events, masked at the end; or (B, C) without."""
         for linear in self.linear:
             x = self.activation(linear(x))
-        if self.normlayer is not None:
-            x = self.normlayer(x, events)
+        x = x if self.normlayer is None else self.normlayer(x, events)
         return x if events is None else x * events.pairs
 
 
@@ -308,7 +272,7 @@ class Net2to2(nn.Module):
 
 
 class InputEncoder(nn.Module):
-    """Tames the range of rank-2 features: per channel, a logarithm where alpha is 0, linear where it is 1."""
+    """Tames the range of x, per channel: a logarithm where alpha is 0, linear where it is 1."""
 
     def __init__(self, channels: int, irc_safe: bool):
         super().__init__()
@@ -377,11 +341,10 @@ class DensePelican(nn.Module):
     def embed(self, p: Tensor, dots: Tensor, rank1: Tensor | None, events: Events) -> Tensor:
         """The first rank-2 features (B, N, N, C)."""
         if self.settings.irc_safe:
-            jet = dots.sum(2)  # p_i . P, (B, N, 1)
-            dots = 2 * dots / (1e-12 + at_row(jet) * at_column(jet) / jet.sum(1).view(-1, 1, 1, 1))
-        r = p @ self.components.T
-        inputs = [at_row(r) * at_column(r)] + [dots] * self.dot_product
-        x = self.input_encoder(self.linear(torch.cat(inputs, dim=3)))
-        if self.eq1to2 is not None:
-            x = torch.cat([x, self.eq1to2(rank1, events)], dim=3)
-        return x * events.pairs
+            e_i, e_j = spread(dots.sum(2))
+            dots = 2 * dots / (1e-12 + e_i * e_j / e_i.sum(1, keepdim=True))
+        r_i, r_j = spread(p @ self.components.T)
+        inputs = [r_i * r_j] + [dots] * self.dot_product
+        x = [self.input_encoder(self.linear(torch.cat(inputs, dim=3)))]
+        x += [self.eq1to2(rank1, events)] if self.eq1to2 is not None else []
+        return torch.cat(x, dim=3) * events.pairs
