@@ -56,7 +56,7 @@ class Settings:
     drop_rate: float = 0.0
     drop_rate_out: float = 0.0
     irc_safe: bool = False
-    scale: float = 1.0
+    scale: float = 1.0  # the data set has multiplied momenta with it already; only a regressor needs to know
     dataset: str = ""
     rank1_dim_multiplier: int = 1  # published networks of other kinds use it; accepted so that their metadata loads
 
@@ -315,7 +315,7 @@ class DensePelican(nn.Module):
         """fourmomenta (B, N, 4) as E, px, py, pz, zero-padded; mask (B, N) bool, by default where E is not 0; scalars
         (B, N, K) where the data set has them. Returns logits (B, num_classes)."""
         mask = fourmomenta[..., 0] != 0 if mask is None else mask
-        p, mask, rank1 = self.with_spurions(fourmomenta * self.settings.scale, mask.to(fourmomenta.dtype), scalars)
+        p, mask, rank1 = self.with_spurions(fourmomenta, mask.to(fourmomenta.dtype), scalars)
         pairs = (mask[:, :, None] * mask[:, None])[..., None]
         dots = torch.einsum("bic,bjc->bij", p * self.metric, p)[..., None] * pairs
         weight = dots.sum((2, 3)) / dots.sum((1, 2, 3))[:, None] if self.settings.irc_safe else None
