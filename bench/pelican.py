@@ -1,0 +1,269 @@
+"""PELICAN side by side: training step, inference and memory of several implementations on the same real jets.
+
+    python3 bench/pelican.py                     # the 48k preset, batches of 64, two threads
+    python3 bench/pelican.py --preset 11k --batch-size 32 --repeat 9 --out pelican.txt
+
+All implementations get the widths of one preset, five blocks, stabilizer so2 with spurions, letter M, factorised
+coefficients, leaky ReLU, dropout off, float32, and the same padded batch.
+What a data loader would do (packing, masks) is done before the clock starts. A training step is forward,
+cross entropy, backward and AdamW's update; inference is a forward in eval mode without gradients.
+Times are medians. The implementations take turns (A B C A B C ...), after one untimed turn each, so that a slow
+moment of the machine hits them alike.
+Memory is what one training step adds at its peak: each implementation runs in a child process of its own, which first
+imports everything, builds network and batch and takes a step on two tiny jets (optimizer states and thread pools exist
+then); its ru_maxrss after one full step, less its ru_maxrss before. Children run before the timing, while the parent
+is small, because Linux lets a child inherit the parent's peak.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # not bench/, whose pelican.py would hide pelican-lite's package of that name
+
+import h5py  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from bench import pelican_lite_peer  # noqa: E402
+from bench.dense_pelican import SPURIONS, DensePelican  # noqa: E402
+
+
+class Widths(NamedTuple):
+    message: int
+    equivariant: int
+    scalar: int = 10
+    blocks: int = 5
+
+
+PRESETS = {
+    "208k": Widths(132, 78),
+    "48k": Widths(60, 35),
+    "24k": Widths(42, 25),
+    "11k": Widths(25, 15),
+    "6k": Widths(16, 10),
+    "3k": Widths(11, 7, scalar=7),
+}
+STABILIZER, NOBJ_AVG = "so2", 49
+REFERENCE = "dense"
+
+
+class Implementation(NamedTuple):
+    """network(*collate(padded jets (B, N, 4))) are logits (B, 2)."""
+
+    network: nn.Module
+    collate: Callable[[Tensor], tuple]
+
+
+class Batch(NamedTuple):
+    fourmomenta: Tensor  # (B, N, 4) float32, GeV, zero-padded
+    labels: Tensor  # (B,) int64
+
+
+class Row(NamedTuple):
+    """Seconds, bytes, number of parameters."""
+
+    train: float
+    infer: float
+    memory: float
+    parameters: int
+
+
+def build_dense(w: Widths) -> Implementation:
+    network = DensePelican(
+        num_channels_m=[[w.message]] * w.blocks,
+        num_channels_2to2=[w.equivariant] * w.blocks,
+        num_channels_m_out=[w.message, w.equivariant],
+        num_channels_out=[w.message],
+        num_channels_scalar=w.scalar,
+        stabilizer=STABILIZER,
+        average_nobj=NOBJ_AVG,
+    )
+    return Implementation(network, lambda jets: (jets, jets[..., 0] != 0))
+
+
+def build_pelican_lite(w: Widths) -> Implementation:
+    spurions = torch.tensor(SPURIONS[STABILIZER], dtype=torch.float32)
+    network = pelican_lite_peer.PelicanLite(w.message, w.equivariant, spurions, w.blocks)
+    return Implementation(network, network.collate)
+
+
+BUILDERS: dict[str, Callable[[Widths], Implementation]] = {
+    REFERENCE: build_dense,
+    "pelican-lite": build_pelican_lite,
+}
+NEEDS = {"pelican-lite": ("pelican", pelican_lite_peer.INSTALL)}  # importable module, how to get it
+
+
+def read_batches(path: Path, batch_size: int, num_jets: int, nobj: int) -> list[Batch]:
+    """Jets chosen with a fixed seed, their first `nobj` constituents, padded to the longest of each batch."""
+    if not path.is_file():
+        sys.exit(f"{path}: no such file; name jets with --file (keys Pmu and is_signal)")
+    with h5py.File(path) as file:
+        for key in ("Pmu", "is_signal"):
+            if key not in file:
+                sys.exit(f"{path}: key '{key}' not found (has: {', '.join(file)})")
+        total = len(file["Pmu"])
+        if not batch_size <= num_jets <= total:
+            sys.exit(f"--num-jets {num_jets}: expected {batch_size} (one batch) to {total} (all of {path})")
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:num_jets].sort().values.numpy()
+        fourmomenta = torch.from_numpy(file["Pmu"][chosen][:, :nobj]).float()
+        labels = torch.from_numpy(file["is_signal"][chosen]).long()
+    order = torch.randperm(num_jets, generator=torch.Generator().manual_seed(1))
+    batches = []
+    for pick in order.split(batch_size):
+        if len(pick) == batch_size:
+            longest = int((fourmomenta[pick][..., 0] != 0).sum(1).max())
+            batches.append(Batch(fourmomenta[pick][:, :longest], labels[pick]))
+    return batches
+
+
+def make_step(implementation: Implementation, batch: Batch, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """One training step on this batch, packing already done."""
+    inputs = implementation.collate(batch.fourmomenta)
+
+    def step():
+        implementation.network.train()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(implementation.network(*inputs), batch.labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def make_inference(implementation: Implementation, batch: Batch) -> Callable[[], None]:
+    inputs = implementation.collate(batch.fourmomenta)
+
+    @torch.no_grad()
+    def infer():
+        implementation.network.eval()
+        implementation.network(*inputs)
+
+    return infer
+
+
+def build(name: str, preset: str) -> tuple[Implementation, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    implementation = BUILDERS[name](PRESETS[preset])
+    return implementation, torch.optim.AdamW(implementation.network.parameters(), lr=1e-3)
+
+
+def peak_memory() -> int:
+    """Bytes: the most this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_of_step(name: str, preset: str, batch: Batch) -> int:
+    """Bytes that one training step adds at its peak. Meant for a fresh process."""
+    implementation, optimizer = build(name, preset)
+    step = make_step(implementation, batch, optimizer)
+    make_step(implementation, Batch(batch.fourmomenta[:2, :4], batch.labels[:2]), optimizer)()
+    before = peak_memory()
+    step()
+    return peak_memory() - before
+
+
+def memory_in_child(name: str, arguments: list[str]) -> int:
+    command = [sys.executable, __file__, *arguments, "--memory-of", name]
+    child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode:
+        sys.exit(f"measuring the memory of {name} failed (exit {child.returncode}):\n{child.stderr[-2000:]}")
+    return json.loads(child.stdout)
+
+
+def timed(action: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def measure_times(names: list[str], preset: str, batches: list[Batch], repeat: int) -> dict[str, Row]:
+    """Median seconds per implementation; `memory` is left 0."""
+    built = {name: build(name, preset) for name in names}
+    train, infer = ({name: [] for name in names} for _ in range(2))
+    for turn in range(-1, repeat):  # turn -1 warms up
+        batch = batches[turn % len(batches)]
+        for name, (implementation, optimizer) in built.items():
+            train[name].append(timed(make_step(implementation, batch, optimizer)))
+            infer[name].append(timed(make_inference(implementation, batch)))
+            print(f"turn {turn + 1}/{repeat} {name}: {train[name][-1]:.3f} s, {infer[name][-1]:.3f} s", file=sys.stderr)
+    count = {name: sum(p.numel() for p in built[name][0].network.parameters()) for name in names}
+    return {
+        name: Row(statistics.median(train[name][1:]), statistics.median(infer[name][1:]), 0, count[name])
+        for name in names
+    }
+
+
+def table(rows: dict[str, Row]) -> str:
+    """One line per implementation; x = how many times less than the reference."""
+    reference = rows[REFERENCE]
+    lines = [f"{'':16}{'parameters':>11}{'train step':>12}{'x':>7}{'inference':>12}{'x':>7}{'peak memory':>13}{'x':>7}"]
+    for name, row in rows.items():
+        times = [f"{a * 1e3:>9.1f} ms{b / a:>7.2f}" for a, b in zip(row[:2], reference[:2])]
+        memory = f"{row.memory / 2**20:>9.1f} MiB{reference.memory / max(row.memory, 1):>7.2f}"
+        lines.append(f"{name:16}{row.parameters:>11}{times[0]}{times[1]}{memory}")
+    return "\n".join(lines)
+
+
+def describe(args: argparse.Namespace, batches: list[Batch]) -> str:
+    sizes = torch.cat([(b.fourmomenta[..., 0] != 0).sum(1) for b in batches])
+    return (
+        f"preset {args.preset}, {len(batches)} batch(es) of {args.batch_size} jets with {sizes.float().mean():.1f} "
+        f"constituents on average, {sizes.max()} at most; {args.threads} threads, torch {torch.__version__}, median of "
+        f"{args.repeat}; x = {REFERENCE} / this"
+    )
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="48k", help="widths (default: %(default)s)")
+    parser.add_argument("--file", type=Path, default=ROOT / "data/sample_data/run12/train.h5", help="jets to run on")
+    parser.add_argument("--batch-size", type=int, default=64, help="jets per step (default: %(default)s)")
+    parser.add_argument("--num-jets", type=int, help="jets to read; turns take batch after batch (default: one)")
+    parser.add_argument("--nobj", type=int, default=85, help="constituents kept per jet (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=BUILDERS, help=f"besides {REFERENCE}, only these (default: all)")
+    parser.add_argument("--out", type=Path, help="write the table to this text file too")
+    parser.add_argument("--memory-of", choices=BUILDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    for name in ("batch_size", "nobj", "repeat", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return args
+
+
+def main(arguments: list[str]):
+    args = parse(arguments)
+    torch.set_num_threads(args.threads)
+    batches = read_batches(args.file, args.batch_size, args.num_jets or args.batch_size, args.nobj)
+    if args.memory_of:
+        print(memory_of_step(args.memory_of, args.preset, batches[0]))
+        return
+    names = [name for name in BUILDERS if args.only is None or name in (REFERENCE, *args.only)]
+    notes = []
+    for name in list(names):
+        module, install = NEEDS.get(name, (None, None))
+        if module and importlib.util.find_spec(module) is None:
+            notes.append(f"{name} left out: not installed. To compare with it: {install}")
+            names.remove(name)
+    memory = {name: memory_in_child(name, arguments) for name in names}
+    times = measure_times(names, args.preset, batches, args.repeat)
+    rows = {name: times[name]._replace(memory=memory[name]) for name in names}
+    report = "\n".join([describe(args, batches), "", table(rows), *notes])
+    print(report)
+    if args.out:
+        args.out.write_text(report + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
