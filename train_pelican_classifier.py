@@ -61,7 +61,6 @@ def main(argv=None) -> None:
             raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
-    run.begin()
     train_and_evaluate(run, task, datasets, start, draw_classification)
 
 

@@ -34,6 +34,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference over the largest entry of b."""
     if a.numel() == 0:
         return 0.0
+    a, b = a.detach(), b.detach()
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-300))
 
 

@@ -222,6 +222,7 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
     train = datasets.get("train")
     loader, batches = run.loader(train, "train", args.seed) if train is not None and not run.evaluating else (None, None)
     trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)
+    run.begin()  # from here on files are written; every setting has been checked
     if resuming:
         trainer.load_state_dict(load_checkpoint(start[1]))
         p = trainer.progress

@@ -78,7 +78,10 @@ class JetDataset(Dataset):
         self.events = torch.arange(int(self.first[-1]))  # file rows that are in use
         self._memory: tuple[Tensor, Tensor] | None = None
         if selection.in_memory:
-            self._memory = self._read_all()
+            try:
+                self._memory = self._read_all()
+            finally:
+                self.close()
 
     def __len__(self) -> int:
         return len(self.events)
@@ -103,6 +106,12 @@ class JetDataset(Dataset):
 
     def __getstate__(self):
         return {**self.__dict__, "_handles": {}}  # each worker opens its own
+
+    def close(self) -> None:
+        """Close the files; they are opened again when needed."""
+        for file in self._handles.values():
+            file.close()
+        self._handles.clear()
 
     def _from_memory(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         momenta, ptr = self._memory

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data.packing import JetBatch
 from ..layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to2, EventGeometry, check_letters
+from ..layers.dropout import PairDropout
 from ..layers.input_encoder import InputEncoder
 from ..layers.lorentz import (
     BEAMS,
@@ -137,7 +138,7 @@ class Net2to2(nn.Module):
         self.eq_layers = nn.ModuleList(
             Eq2to2(c, out, options) for c, out in zip(config.num_channels_2to2, outputs)
         )
-        self.dropout = nn.Dropout(config.drop_rate)
+        self.dropout = PairDropout(config.drop_rate)
 
     def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
         for message, aggregate in zip(self.message_layers, self.eq_layers):
@@ -214,7 +215,7 @@ class PelicanClassifier(PelicanBackbone):
             config.config_out, activate_agg=config.activate_agg_out, activate_lin=config.activate_lin_out
         )
         self.agg_2to0 = Eq2to0(config.num_channels_m_out[-1], widths[0], options)
-        self.dropout, self.dropout_out = nn.Dropout(config.drop_rate), nn.Dropout(config.drop_rate_out)
+        self.dropout, self.dropout_out = PairDropout(config.drop_rate), nn.Dropout(config.drop_rate_out)
         if config.mlp_out:
             self.mlp_out = MLP(widths, config.activation)
 

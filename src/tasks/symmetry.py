@@ -11,8 +11,8 @@ from ..errors import InputError
 from ..layers.lorentz import COMPONENTS
 from ..models.pelican import PelicanBackbone, PelicanConfig
 
-LIMIT = 1e-8  # relative change that rounding may cause
-CONTROL = 1e-6  # least change that a broken symmetry must show
+LIMIT = 1e-6  # relative change that rounding may cause; boosts of massless jets lose many digits
+CONTROL = 1e-5  # least change that a broken symmetry must show
 
 
 class Measured(NamedTuple):

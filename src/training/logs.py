@@ -15,7 +15,7 @@ class _BesideProgressBar(colorlog.StreamHandler):
 
     def emit(self, record):
         try:
-            tqdm.write(self.format(record), file=self.stream)
+            tqdm.write(self.format(record), file=sys.stderr)
         except Exception:  # logging must not end a run
             self.handleError(record)
 
@@ -30,7 +30,9 @@ def start_logging(level: str, logfile: Path | None = None, append: bool = False)
         handler.close()
     terminal = _BesideProgressBar(sys.stderr)
     terminal.setFormatter(
-        colorlog.ColoredFormatter("%(log_color)s%(asctime)s %(levelname)-7s%(reset)s %(message)s", "%H:%M:%S", stream=sys.stderr)
+        colorlog.ColoredFormatter(
+            "%(log_color)s%(asctime)s %(levelname)-7s%(reset)s %(message)s", "%H:%M:%S", no_color=not sys.stderr.isatty()
+        )
     )
     logger.addHandler(terminal)
     if logfile is not None:

@@ -1,0 +1,264 @@
+"""The classifier script, from its flags to its files."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import train_pelican_classifier as script
+from src.cli.run import run_script
+from src.models.published import read_checkpoint
+from tests.conftest import ROOT
+
+TINY = [
+    "--num-channels-m", "[[6],[6]]", "--num-channels-2to2", "[4,4]", "--num-channels-m-out", "[6,4]", "--num-channels-out", "6",
+    "--num-channels-scalar", "2", "--nobj", "12", "--batch-size", "20", "--drop-rate", "0.1", "--cpu", "--threads", "1",
+    "--warmup", "0.5", "--cooldown", "0.5", "--summarize-csv", "all",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, request):
+    """100 / 40 / 60 of the golden run's jets."""
+    folder = tmp_path_factory.mktemp("jets")
+    for split, n in (("train", 100), ("valid", 40), ("test", 60)):
+        with h5py.File(ROOT / "tests/golden/pelican_run" / f"{split}.h5") as source, h5py.File(folder / f"{split}.h5", "w") as file:
+            for key in ("Pmu", "is_signal"):
+                file[key] = source[key][:n]
+    return folder
+
+
+def command(data, work, *flags):
+    """Flags of a tiny run."""
+    return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *flags]
+
+
+def refused(argv, capsys) -> str:
+    """The last line of a script that must fail; its exit status must not be 0."""
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, argv)
+    assert stop.value.code not in (0, None)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    return lines[-1]
+
+
+def weights(path):
+    """Model state of a checkpoint."""
+    return read_checkpoint(path)["model_state"]
+
+
+def same(a, b) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_train_then_evaluate(data, tmp_path):
+    """Every promised output, with the promised content."""
+    script.main(command(data, tmp_path, "--predict", "--ema", "0.5", "--summarize"))
+    for name in (
+        "log/tiny.log", "log/tiny.yaml", "log/tiny.png", "log/tiny.epochs.csv", "model/tiny.pt", "model/tiny_best.pt",
+        *(f"predict/tiny.{k}.{s}{e}" for k in ("best", "final") for s in ("train", "valid", "test") for e in (".pt", "_ROC.csv")),
+    ):  # fmt: skip
+        assert (tmp_path / name).stat().st_size > 0, name
+    assert list((tmp_path / "log/tiny").glob("events*"))
+    with open(tmp_path / "log/tiny.Best.metrics.csv") as file:
+        first = next(csv.DictReader(file))
+    assert list(first)[:5] == ["prefix", "timestamp", "loss", "accuracy", "AUC"]
+    saved = torch.load(tmp_path / "predict/tiny.best.test.pt", weights_only=True)
+    assert saved["predict"].shape == (60, 2) and saved["index"].tolist() == list(range(60))
+    with open(tmp_path / "log/tiny.epochs.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert yaml.safe_load((tmp_path / "log/tiny.yaml").read_text())["drop_rate"] == 0.1
+
+    # evaluation needs no training file, no network flags and no training settings, and repeats the numbers
+    only_test = tmp_path / "only"
+    only_test.mkdir()
+    (only_test / "test.h5").symlink_to(data / "test.h5")
+    best = str(tmp_path / "model/tiny_best.pt")
+    script.main(["--eval", "--cpu", "--loadfile", best, "--datadir", str(only_test), "--workdir", str(tmp_path / "e"), "--prefix", "tiny-e"])
+    with open(tmp_path / "e/log/tiny.Best.metrics.csv") as file:
+        again = next(csv.DictReader(file))
+    assert float(again["loss"]) == pytest.approx(float(first["loss"]), rel=1e-5) and again["AUC"] == first["AUC"]
+
+    # the same prefix without --load replaces the run; the table keeps both rows
+    script.main(command(data, tmp_path, "--num-epoch", "1"))
+    assert not list((tmp_path / "predict").glob("*train*")) and len((tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()) == 3
+
+
+def test_published_run(run_folder, tmp_path):
+    """The published checkpoint gives the published metrics to 1e-5 and predictions to 1e-4."""
+    script.main(["--eval", "--cpu", "--loadfile", str(run_folder / "ref_best.pt"), "--testfile", str(run_folder / "test.h5"), "--nobj=85", "--workdir", str(tmp_path), "--prefix", "ref"])
+    ours, published = (torch.as_tensor(read_checkpoint(p)["predict"]) for p in (tmp_path / "predict/ref.best.test.pt", run_folder / "ref.best.test.pt"))
+    assert float((ours - published).abs().max()) < 1e-4
+    rows = []
+    for path in (tmp_path / "log/ref.Best.metrics.csv", run_folder / "ref.Best.metrics.csv"):
+        with open(path) as file:
+            rows.append(next(csv.DictReader(file)))
+    assert rows[0].keys() == rows[1].keys()
+    for name in list(rows[1])[2:]:
+        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), abs=1e-5 * max(1, abs(float(rows[1][name])))), name
+
+
+def test_fine_tuning_from_a_published_checkpoint(run_folder, data, tmp_path):
+    """Weights are taken over and then move; the network is the checkpoint's."""
+    script.main(["--loadfile", str(run_folder / "ref_best.pt"), "--datadir", str(data), "--num-epoch", "1", "--nobj", "10", "--cpu", "--workdir", str(tmp_path), "--num-train", "20", "--no-plot"])
+    before, after = weights(run_folder / "ref_best.pt"), weights(tmp_path / "model/classifier.pt")
+    assert before.keys() == after.keys() and not same(before, after)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
+    """kill -9 at a random moment, then --load: the final weights equal those of an uninterrupted run."""
+    def start(work, *flags):
+        argv = command(data, work, "--save-every", "1", "--num-epoch", "4", "--num-workers", workers, "--no-plot", *flags)
+        return subprocess.Popen([sys.executable, "train_pelican_classifier.py", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait(300) == 0, whole.stderr.read()
+    killed = start(tmp_path / "killed")
+    checkpoint, deadline = tmp_path / "killed/model/tiny.pt", time.monotonic() + 200
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.SystemRandom().uniform(0, 0.4))
+    killed.kill()
+    killed.wait()
+    assert checkpoint.exists()
+    again = start(tmp_path / "killed", "--load")
+    assert again.wait(300) == 0, again.stderr.read()
+    assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(checkpoint))
+    assert same(weights(tmp_path / "whole/model/tiny_best.pt"), weights(tmp_path / "killed/model/tiny_best.pt"))
+    assert len((tmp_path / "killed/log/tiny.Best.metrics.csv").read_text().splitlines()) == 2
+
+
+def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch):
+    """A signal after the third batch: the state is saved there, and the continued run equals an uninterrupted one."""
+    script.main(command(data, tmp_path / "whole", "--no-plot"))
+    from src.tasks.jets import JetClassification
+
+    step, calls = JetClassification.step, []
+
+    def step_and_signal(self, batch):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(JetClassification, "step", step_and_signal)
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, command(data, tmp_path / "cut", "--no-plot"))
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["batch"] == 3
+    script.main(command(data, tmp_path / "cut", "--no-plot", "--load"))
+    assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
+
+
+def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):
+    """The step is named, and the weights of the last checkpoint are finite."""
+    from src.tasks.jets import JetClassification
+
+    step, calls = JetClassification.step, []
+
+    def bad_step(self, batch):
+        calls.append(1)
+        out = step(self, batch)
+        return out._replace(loss=out.loss * float("nan")) if len(calls) == 4 else out
+
+    monkeypatch.setattr(JetClassification, "step", bad_step)
+    line = refused(command(data, tmp_path, "--save-every", "1"), capsys)
+    assert "step 3 (epoch 1, batch 3)" in line
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "model/tiny.pt").values())
+
+
+def test_published_example_command(data, tmp_path):
+    """The seed project's command runs as it stands (with fewer epochs and a folder of our own)."""
+    published = (
+        f"--datadir={data} --target=is_signal --nobj=85 --nobj-avg=40 --num-epoch=64 --num-train=60000 --num-valid=60000 "
+        "--batch-size=64 --prefix=classifier --optim=adamw --activation=leakyrelu --factorize --lr-decay-type=warm --lr-init=0.0025 "
+        "--lr-final=1e-6 --drop-rate=0.05 --drop-rate-out=0.05 --weight-decay=0.025"
+    )
+    script.main([*published.split(), "--cpu", "--workdir", str(tmp_path), "--num-epoch", "1", "--no-plot"])
+    assert (tmp_path / "model/classifier_best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--datadir", "nowhere"], "no such folder"),
+        (["--target", "jet_tag"], "key 'jet_tag' not found"),
+        (["--cuda"], "use --cpu"),
+        (["--yaml", "nowhere.yaml"], "no such preset"),
+        (["--config", "Z"], "letters"),
+        (["--nobj", "0"], "--nobj"),
+        (["--drop-rate", "1.5"], "--drop-rate"),
+        (["--lr-final", "1"], "lr_init >= lr_final"),
+        (["--prefix", "a/b"], "--prefix"),
+        (["--load"], "does not exist"),
+        (["--loadfile", "nowhere.pt"], "no such checkpoint"),
+        (["--eval"], "no such checkpoint"),
+        (["--num-classes", "1"], "--num-classes is 1"),
+        (["--irc-safe"], "IRC-safe"),
+    ],
+)
+def test_bad_flags_leave_the_earlier_run_alone(data, tmp_path, capsys, flags, message):
+    """One line, a non-zero status, and nothing of an earlier run of the same prefix touched."""
+    if flags == ["--cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    earlier = tmp_path / "log/tiny.log"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    assert message in refused(command(data, tmp_path, *flags), capsys)
+    assert earlier.read_text() == "precious" and os.listdir(tmp_path) == ["log"]
+
+
+def test_unknown_preset_key(data, tmp_path, capsys):
+    """A typing error in a preset is named."""
+    (tmp_path / "p.yaml").write_text("drop-rte: 0.1\n")
+    assert "unknown key 'drop-rte'" in refused(command(data, tmp_path, "--yaml", str(tmp_path / "p.yaml")), capsys)
+
+
+def test_command_line_wins_over_preset(tmp_path):
+    """A preset sets defaults only."""
+    from src.cli.presets import parse_arguments
+
+    (tmp_path / "p.yaml").write_text("drop_rate: 0.2\nnum-epoch: 7\nbatchnorm: b\n")
+    args, given = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "9"])
+    assert (args.num_epoch, args.drop_rate, args.batchnorm) == (9, 0.2, "batch")
+    assert {"drop_rate", "num_epoch"} <= given and "batch_size" not in given
+
+
+def test_checkpoint_of_another_network(data, tmp_path, run_folder, capsys):
+    """A contradicting flag, another model's weights, and a file without arguments are refused."""
+    reference = str(run_folder / "ref_best.pt")
+    test = ["--eval", "--cpu", "--testfile", str(data / "test.h5"), "--workdir", str(tmp_path), "--loadfile"]
+    assert "--stabilizer so13 contradicts" in refused([*test, reference, "--stabilizer", "so13"], capsys)
+    content = read_checkpoint(run_folder / "ref_best.pt")
+    torch.save({"args": vars(content["args"]), "model_state": {"w": torch.ones(1)}}, tmp_path / "other.pt")
+    assert "another network" in refused([*test, str(tmp_path / "other.pt")], capsys)
+    torch.save({"model_state": {}}, tmp_path / "none.pt")
+    assert "not a PELICAN checkpoint" in refused([*test, str(tmp_path / "none.pt")], capsys)
+
+
+def test_nan_and_truncated_files(data, tmp_path, capsys):
+    """Bad data stops the run before anything is written."""
+    with h5py.File(data / "train.h5") as file:
+        momenta, labels = file["Pmu"][:], file["is_signal"][:]
+    momenta[3, 0, 1] = np.nan
+    (tmp_path / "bad").mkdir()
+    with h5py.File(tmp_path / "bad/train.h5", "w") as file:
+        file["Pmu"], file["is_signal"] = momenta, labels
+    assert "event 3 is not finite" in refused(command(tmp_path / "bad", tmp_path / "w"), capsys)
+    whole = (data / "train.h5").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/train.h5").write_bytes(whole[: len(whole) // 2])
+    assert "train.h5" in refused(command(tmp_path / "cut", tmp_path / "w"), capsys)
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,144 @@
+"""Reading jets: the same events whatever the way, and every kind of bad file named."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from src.data.jets import JetDataset, JetSelection, choose_events, find_split_files, open_splits
+from src.data.loader import make_loader
+from src.data.sampler import EpochBatches
+from src.errors import InputError
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    """12 jets in two files, with zero-energy entries in the middle; returns (paths, momenta, labels)."""
+    rng = np.random.default_rng(0)
+    momenta = rng.normal(size=(12, 6, 4)).astype(np.float32)
+    momenta[:, :, 0] = 10
+    momenta[2, 1] = 0
+    for k in range(12):
+        momenta[k, 2 + k % 4 :] = 0
+    labels = np.arange(12) % 2
+    paths = [tmp_path / "train_1.h5", tmp_path / "train_2.h5"]
+    for path, part in zip(paths, (slice(0, 7), slice(7, 12))):
+        with h5py.File(path, "w") as file:
+            file["Pmu"], file["is_signal"] = momenta[part], labels[part]
+    return paths, momenta, labels
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("nobj", [-1, 3])
+def test_batches_hold_the_particles(two_files, in_memory, nobj):
+    """Any order, repeats included, over both files; dropped zero-energy entries and --nobj must act alike in both ways."""
+    paths, momenta, labels = two_files
+    dataset = JetDataset(paths, JetSelection(nobj=nobj, in_memory=in_memory, scale=2.0))
+    wanted = [11, 2, 7, 2, 0]
+    batch = dataset.__getitems__(wanted)
+    last = None if nobj < 0 else nobj
+    events = [momenta[k, :last][momenta[k, :last, 0] != 0] * 2 for k in wanted]
+    assert batch.lengths.tolist() == [len(e) for e in events]
+    np.testing.assert_array_equal(batch.fourmomenta.numpy(), np.concatenate(events))
+    assert batch.target.tolist() == labels[wanted].tolist() and batch.index.tolist() == wanted
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_does_not_depend_on_workers(two_files, workers):
+    """The second epoch from batch 1 on, with and without worker processes."""
+    dataset = JetDataset(two_files[0], JetSelection(in_memory=False))
+    batches = EpochBatches(12, 4, shuffle=True, seed=3)
+    loader = make_loader(dataset, batches, workers, False)
+    before = torch.get_rng_state()
+    batches.start(0)
+    first = [b.index.tolist() for b in loader]
+    batches.start(1, 1)
+    second = [b.index.tolist() for b in loader]
+    reference = EpochBatches(12, 4, shuffle=True, seed=3)
+    assert first == list(reference)
+    reference.start(1)
+    assert second == list(reference)[1:] and sorted(sum(first, [])) == list(range(12)) and first != list(reference)
+    assert torch.equal(before, torch.get_rng_state())  # loading must not disturb the random sequence of training
+
+
+def test_ranks_share_an_epoch():
+    """Two ranks with batches of 2 see what one process with batches of 4 sees."""
+    one = [sorted(b) for b in EpochBatches(12, 4, True, 5)]
+    two = [list(EpochBatches(12, 2, True, 5, rank, 2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*two)] == one
+
+
+def test_subsets(caplog):
+    """Balanced, seeded, sorted; too many takes all and says so."""
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    subset = choose_events(labels, 100, 20, 1, "train")
+    assert len(subset) == 20 and int(labels[subset].sum()) == 10 and subset.tolist() == sorted(subset.tolist())
+    assert torch.equal(subset, choose_events(labels, 100, 20, 1, "train"))
+    assert not torch.equal(subset, choose_events(labels, 100, 20, 2, "train"))
+    assert int(labels[choose_events(labels, 100, 60, 1, "train")].sum()) == 10  # not enough signal: background fills up
+    with caplog.at_level("WARNING", "puffin"):
+        import logging
+
+        logging.getLogger("puffin").propagate = True
+        assert len(choose_events(labels, 100, 1000, 1, "train")) == 100
+    assert "1000 events asked for, 100 there" in caplog.text
+
+
+def test_split_names(tmp_path):
+    """'constrained.h5' is no training file; 'val' and 'valid' are the same split."""
+    for name in ("train_1.h5", "top-train.hdf5", "constrained.h5", "val.h5", "x_valid_2.h5", "test.txt", "Test_A.h5"):
+        (tmp_path / name).touch()
+    names = {s: [p.name for p in find_split_files(tmp_path, s)] for s in ("train", "valid", "test")}
+    assert names == {"train": ["top-train.hdf5", "train_1.h5"], "valid": ["val.h5", "x_valid_2.h5"], "test": ["Test_A.h5"]}
+
+
+def test_one_hot_targets(tmp_path):
+    """One-hot rows become class numbers."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["Pmu"], file["tag"] = np.ones((3, 2, 4), np.float32), np.eye(3)
+    assert JetDataset([tmp_path / "a.h5"], JetSelection("tag")).targets.tolist() == [0, 1, 2]
+
+
+def _write(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            file[key] = value
+
+
+GOOD = np.ones((4, 3, 4), np.float32)
+NAN = GOOD.copy()
+NAN[2, 1, 3] = np.nan
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"Pmu": GOOD}, r"key 'is_signal' not found \(has: Pmu\)"),
+        ({"is_signal": np.zeros(4)}, "key 'Pmu' not found"),
+        ({"Pmu": GOOD[0], "is_signal": np.zeros(4)}, r"expected shape \(jets, particles, 4\)"),
+        ({"Pmu": GOOD, "is_signal": np.zeros(3)}, r"is_signal: expected \(4,\)"),
+        ({"Pmu": GOOD, "is_signal": np.full(4, 0.5)}, "expected class numbers"),
+        ({"Pmu": NAN, "is_signal": np.zeros(4)}, "event 2 is not finite"),
+        ({"Pmu": GOOD[:0], "is_signal": np.zeros(0)}, "at least one jet"),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_bad_files(tmp_path, arrays, message, in_memory):
+    """Each defect is named with its file."""
+    _write(tmp_path / "train.h5", **arrays)
+    with pytest.raises(InputError, match=message):
+        JetDataset([tmp_path / "train.h5"], JetSelection(in_memory=in_memory)).__getitems__([0, 2])
+
+
+def test_truncated_file(run_folder, tmp_path):
+    """A file cut short must not give some of its jets."""
+    (tmp_path / "train.h5").write_bytes((run_folder / "train.h5").read_bytes()[:200_000])
+    with pytest.raises(InputError, match="train.h5"):
+        JetDataset([tmp_path / "train.h5"], JetSelection())
+
+
+def test_missing_folder_and_files(tmp_path):
+    """A folder that is not there is an error; a split that is not there is simply absent."""
+    with pytest.raises(InputError, match="no such folder"):
+        open_splits(tmp_path / "nowhere", JetSelection(), {"train": -1}, 0)
+    assert open_splits(tmp_path, JetSelection(), {"train": -1}, 0) == {}

@@ -1,0 +1,79 @@
+"""MaskedBatchNorm against torch.nn.BatchNorm1d, with masks, and over two processes."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from src.layers.masked_batchnorm import MaskedBatchNorm
+from tests.conftest import relative
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_equals_torch(masked):
+    """Values, gradients and running statistics over the valid rows."""
+    x = torch.randn(20, 3, dtype=torch.float64) * 2 + 1
+    mask = torch.rand(20) > 0.4 if masked else None
+    ours, theirs = MaskedBatchNorm(3).double(), torch.nn.BatchNorm1d(3).double()
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    for _ in range(2):
+        out, want = ours(a, mask), theirs(b[mask] if masked else b)
+    got = out[mask] if masked else out
+    assert relative(got, want) < 1e-14 and (not masked or (out[~mask] == 0).all())
+    (got**3).sum().backward(), (want**3).sum().backward()
+    assert relative(a.grad, b.grad) < 1e-12
+    for name, value in theirs.named_buffers():
+        assert relative(dict(ours.named_buffers())[name].double(), value.double()) < 1e-14
+    ours.eval(), theirs.eval()
+    assert relative(ours(x), theirs(x)) < 1e-14
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows(rows):
+    """No row or one row has no variance; the output is the bias, and nothing becomes nan."""
+    norm = MaskedBatchNorm(2)
+    x = torch.randn(rows, 2, requires_grad=True)
+    out = norm(x)
+    out.sum().backward()
+    assert torch.equal(out, norm.bias.expand(rows, 2)) and torch.isfinite(norm.running_var).all()
+
+
+def test_wrong_width():
+    """The message names both widths."""
+    with pytest.raises(ValueError, match=r"expected \(rows, 3\), got \(5, 2\)"):
+        MaskedBatchNorm(3)(torch.zeros(5, 2))
+
+
+def _rank(rank, port, x, results):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    norm = MaskedBatchNorm(3, sync=True).double()
+    mine = (x[:5] if rank == 0 else x[5:]).clone().requires_grad_()
+    out = norm(mine)
+    (out**3).sum().backward()
+    results[rank] = (out.detach(), mine.grad, norm.running_mean, norm.running_var)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_synchronised_over_two_processes():
+    """Uneven shares (5 and 15 rows) must give exactly what one process with all rows gives, gradients included."""
+    x = torch.randn(20, 3, dtype=torch.float64) + 5
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_rank, (port, x, results), nprocs=2)
+        parts = [results[0], results[1]]
+    one, a = MaskedBatchNorm(3).double(), x.clone().requires_grad_()
+    out = one(a)
+    (out**3).sum().backward()
+    assert relative(torch.cat([p[0] for p in parts]), out.detach()) < 1e-13
+    assert relative(torch.cat([p[1] for p in parts]), a.grad) < 1e-12
+    for part in parts:
+        assert relative(part[2], one.running_mean) < 1e-13 and relative(part[3], one.running_var) < 1e-13

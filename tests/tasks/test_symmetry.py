@@ -1,0 +1,50 @@
+"""Lorentz symmetry of every stabilizer and method, with controls that must fail; IRC safety."""
+
+import pytest
+import torch
+
+from src.layers.lorentz import COMPONENTS, SPURIONS
+from src.models.pelican import PelicanClassifier
+from src.tasks.symmetry import lorentz_generators, measure_symmetries, split_generators
+from tests.models.test_pelican import small
+
+DIMENSION = {"so13": 6, "so3": 3, "so12": 3, "se2": 3, "so2": 1, "so2_0": 1, "R": 1, "1": 0, "11": 0, "1_0": 0, "11_0": 0}
+
+
+def test_generators_keep_the_metric():
+    """G^T eta + eta G = 0."""
+    eta = torch.diag(torch.tensor([1.0, -1, -1, -1], dtype=torch.float64))
+    for g in lorentz_generators():
+        assert torch.equal(g.t() @ eta + eta @ g, torch.zeros(4, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", ["spurions", "input"])
+@pytest.mark.parametrize("stabilizer", SPURIONS)
+def test_stabilizer(stabilizer, method):
+    """Boosts and rotations of the stabilizer change nothing; those outside it, and a stretch, must."""
+    model = PelicanClassifier(small(stabilizer=stabilizer, method=method)).double()
+    if method == "input" and COMPONENTS[stabilizer]:
+        torch.nn.init.normal_(model.linear.weight, std=0.3)  # it starts on the invariant alone
+    kept, broken = split_generators(model.config)
+    assert (len(kept), len(broken)) == (DIMENSION[stabilizer], 6 - DIMENSION[stabilizer])
+    results = measure_symmetries(model)
+    assert len(results) == 3 + bool(len(kept)) + bool(len(broken))
+    for r in results:
+        assert r.passed, r
+
+
+@pytest.mark.parametrize("config", ["s", "m", "S", "M", "sM"])
+def test_irc_safe(config):
+    """A particle without momentum, or a collinear splitting, must not move the output."""
+    results = {r.name: r for r in measure_symmetries(PelicanClassifier(small(stabilizer="so13", irc_safe=True, config=config, config_out=config)))}
+    assert results["a particle of no momentum added"].passed and results["massless particle split"].passed
+
+
+def test_irc_check_can_fail():
+    """With the diagonal maps of the published network a splitting does move the output: the test above sees it."""
+    torch.manual_seed(1)
+    config = small(stabilizer="so13", irc_safe=True, config="s", config_out="s", irc_diagonal=True)
+    failed = [r.name for r in measure_symmetries(PelicanClassifier(config)) if not r.passed]
+    assert failed == ["massless particle split"]
+    soft = measure_symmetries(PelicanClassifier(small(stabilizer="so13", config="m", config_out="m")))
+    assert all(r.passed for r in soft)
