@@ -36,6 +36,8 @@ from torch import Tensor, nn  # noqa: E402
 
 from bench import pelican_lite_peer  # noqa: E402
 from bench.dense_pelican import SPURIONS, DensePelican  # noqa: E402
+from src.data.packing import pack_padded  # noqa: E402
+from src.models.pelican import PelicanClassifier, PelicanConfig  # noqa: E402
 
 
 class Widths(NamedTuple):
@@ -91,6 +93,19 @@ def build_dense(w: Widths) -> Implementation:
     return Implementation(network, lambda jets: (jets, jets[..., 0] != 0))
 
 
+def build_puffin(w: Widths) -> Implementation:
+    config = PelicanConfig(
+        num_channels_m=((w.message,),) * w.blocks,
+        num_channels_2to2=(w.equivariant,) * w.blocks,
+        num_channels_m_out=(w.message, w.equivariant),
+        num_channels_out=(w.message,),
+        num_channels_scalar=w.scalar,
+        stabilizer=STABILIZER,
+        nobj_avg=NOBJ_AVG,
+    )
+    return Implementation(PelicanClassifier(config), lambda jets: (pack_padded(jets, jets[..., 0] != 0),))
+
+
 def build_pelican_lite(w: Widths) -> Implementation:
     spurions = torch.tensor(SPURIONS[STABILIZER], dtype=torch.float32)
     network = pelican_lite_peer.PelicanLite(w.message, w.equivariant, spurions, w.blocks)
@@ -100,6 +115,7 @@ def build_pelican_lite(w: Widths) -> Implementation:
 BUILDERS: dict[str, Callable[[Widths], Implementation]] = {
     REFERENCE: build_dense,
     "pelican-lite": build_pelican_lite,
+    "puffin": build_puffin,
 }
 NEEDS = {"pelican-lite": ("pelican", pelican_lite_peer.INSTALL)}  # importable module, how to get it
 

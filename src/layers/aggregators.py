@@ -141,6 +141,7 @@ class _Aggregator(nn.Module):
             for name, value in extrema.items()
         }
 
+    @torch.compiler.disable  # small products on nodes; sizes of events would have them compiled again and again
     def mix(self, base: dict[str, Tensor], geometry: EventGeometry, weights: Tensor) -> dict[str, Tensor | None]:
         """The small products: for each target u, v, w the sum of its maps times their coefficients, (N, out).
 

@@ -172,6 +172,7 @@ class PelicanBackbone(nn.Module):
         else:
             weight[:, -1] = 1
 
+    @torch.compiler.disable
     def embed(self, batch: JetBatch) -> tuple[Tensor, EventGeometry, Tensor]:
         """Pair features (P, first width), the events they belong to, and all momenta, spurions included (N, 4)."""
         config = self.config

@@ -232,6 +232,7 @@ class _PairMix(torch.autograd.Function):
         )
 
 
+@torch.compiler.disable
 def pair_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> Reduced:
     """Diagonal, row sums and column sums of a pair feature.
 
@@ -242,6 +243,7 @@ def pair_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> R
     return Reduced(*_PairReduce.apply(x, pairs, weights))
 
 
+@torch.compiler.disable
 def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
     """(P, C) with u_i + v_j + delta_ij w_i at pair (i, j); u, v, w are (N, C)."""
     for name, value in (("u", u), ("v", v), ("w", w)):
@@ -249,6 +251,7 @@ def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
     return _PairExpand.apply(u, v, w, pairs)
 
 
+@torch.compiler.disable
 def pair_transpose(x: Tensor, pairs: PairIndex) -> Tensor:
     """(P, C) with x_ji at pair (i, j)."""
     _check_rows("x", x, pairs.num_pairs, "pairs")
@@ -256,6 +259,7 @@ def pair_transpose(x: Tensor, pairs: PairIndex) -> Tensor:
     return torch.cat([diagonal, lower, upper])
 
 
+@torch.compiler.disable
 def pair_mix(
     x: Tensor, weight: Tensor, weight_t: Tensor, nodes: tuple[Tensor, Tensor, Tensor | None], pairs: PairIndex
 ) -> Tensor:
@@ -268,6 +272,7 @@ def pair_mix(
     return _PairMix.apply(x, weight, weight_t, *nodes, pairs)
 
 
+@torch.compiler.disable
 def pair_extremum(x: Tensor, pairs: PairIndex, largest: bool) -> tuple[Tensor, Tensor]:
     """Largest (or smallest) entry of every row and column: two (N, C).  Tied entries share the gradient."""
     _check_rows("x", x, pairs.num_pairs, "pairs")
