@@ -10,6 +10,8 @@
 
 #include <cmath>
 #include <limits>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 namespace puffin {
@@ -188,21 +190,42 @@ class KdTreeBuilder {
     }
   }
 
+  // One parallel region: threads take the largest open subtree, split it and hand one half back.
   void run(bool parallel) {
     if (tree_.size == 0) return;
-    std::vector<Task> tasks{{1, 0, tree_.buckets}};
-    const size_t wanted = parallel && tree_.size > 4096 ? 4 * torch::stable::get_num_threads() : 1;
-    while (!tasks.empty() && tasks.size() < wanted) {
-      std::vector<Task> below(2 * tasks.size());
-      std::vector<char> has_children(tasks.size());
-      for_each_task(int64_t(tasks.size()),
-                    [&](int64_t i) { has_children[i] = split(tasks[i], below[2 * i], below[2 * i + 1]); });
-      std::vector<Task> next;
-      for (size_t i = 0; i < tasks.size(); ++i)
-        if (has_children[i]) next.insert(next.end(), {below[2 * i], below[2 * i + 1]});
-      tasks.swap(next);
-    }
-    for_each_task(int64_t(tasks.size()), [&](int64_t i) { build(tasks[i]); });
+    const int64_t threads = parallel && tree_.size > 16384 ? torch::stable::get_num_threads() : 1;
+    const int64_t grain = tree_.size / tree_.capacity / (4 * threads);  // buckets that one thread finishes alone
+    std::vector<Task> open{{1, 0, tree_.buckets}};
+    std::mutex lock;
+    int64_t unfinished = 1;
+    const auto work = [&](int64_t) {
+      for (;;) {
+        Task task{};
+        {
+          std::lock_guard<std::mutex> hold(lock);
+          if (unfinished == 0) return;
+          if (!open.empty()) {
+            task = open.front();
+            open.erase(open.begin());
+          }
+        }
+        if (task.node == 0) {
+          std::this_thread::yield();
+          continue;
+        }
+        Task left, right;
+        const bool whole = task.last - task.first <= grain;
+        if (whole) build(task);
+        const bool divided = !whole && split(task, left, right);
+        std::lock_guard<std::mutex> hold(lock);
+        if (divided) open.insert(open.end(), {left, right});
+        unfinished += divided ? 1 : -1;
+      }
+    };
+    if (threads == 1)
+      build(open.front());
+    else
+      for_each_task(threads, work);
   }
 };
 
