@@ -65,6 +65,8 @@ struct FpsSampler {
         hi = node.hi[c] > hi ? node.hi[c] : hi;
       }
       buckets.farthest[b] = tops.farthest[b / group] = std::numeric_limits<T>::infinity();
+      buckets.index[b] = node.lowest;
+      tops.index[b / group] = std::min(tops.index[b / group], node.lowest);
       for (int32_t i = 0; i < t.bucket_size(b); ++i) {
         const int64_t at = int64_t(b) * t.capacity + i;
         distance[at] = std::numeric_limits<T>::infinity();
