@@ -88,15 +88,30 @@ def _blocks(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor)
             yield event, rows, squared_distances(queries[event, rows], points[event, :n])
 
 
+def _rank_in_row(row: Tensor, rows: int) -> Tensor:
+    """For ascending row numbers: 0, 1, 2, ... anew in every row."""
+    counts = torch.bincount(row, minlength=rows)
+    return torch.arange(row.numel(), device=row.device) - (counts.cumsum(0) - counts)[row]
+
+
 def knn_oracle(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor, k: int) -> tuple[Tensor, Tensor]:
     shape = (*queries.shape[:2], k)
     distance = queries.new_full(shape, torch.inf)
     index = torch.full(shape, -1, device=queries.device)
     for event, rows, d in _blocks(queries, points, lengths1, lengths2):
-        nearest, order = d.sort(dim=1, stable=True)
         width = min(k, d.shape[1])
-        distance[event, rows, :width] = nearest[:, :width]
-        index[event, rows, :width] = order[:, :width]
+        if width == 0:
+            continue
+        # all at most as far as the k-th, which are more than k where distances tie; then the first k by (row, d, index)
+        row, column = (d <= d.topk(width, largest=False).values[:, -1:]).nonzero(as_tuple=True)
+        candidates = d[row, column]
+        order = candidates.sort(stable=True).indices
+        order = order[row[order].sort(stable=True).indices]
+        rank = _rank_in_row(row, d.shape[0])
+        first = rank < width
+        to = row[first], rank[first]
+        distance[event, rows][to] = candidates[order][first]
+        index[event, rows][to] = column[order][first]
     return distance, index
 
 
@@ -118,8 +133,7 @@ def ball_query_oracle(
     for event, rows, d in _blocks(queries, points, lengths1, lengths2):
         inside = d < r2
         row, column = inside.nonzero(as_tuple=True)  # row by row, columns ascending
-        counts = inside.sum(1)
-        rank = torch.arange(row.numel(), device=row.device) - (counts.cumsum(0) - counts)[row]
+        rank = _rank_in_row(row, d.shape[0])
         first = rank < k
         index[event, rows][row[first], rank[first]] = column[first]
     return index
