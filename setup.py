@@ -5,7 +5,9 @@ PyTorch are. Only files whose sources, headers or flags changed are compiled aga
 
 PUFFIN_CUDA            1 compiles the CUDA library without a CUDA PyTorch too, 0 never does
 TORCH_CUDA_ARCH_LIST   e.g. "9.0" or "8.0;9.0+PTX"; default 8.0;9.0;10.0+PTX
-PUFFIN_SANITIZE        1 builds the CPU library under AddressSanitizer and UBSan
+PUFFIN_SANITIZE        1 builds the CPU library under AddressSanitizer and UBSan; the tests then run with
+                       LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
+                       ASAN_OPTIONS=detect_leaks=0 PUFFIN_REQUIRE_KERNELS=1 python -m pytest tests/ops -k equals_oracle
 CXX, NVCC, MAX_JOBS    the compilers and how many run at once
 """
 
@@ -43,9 +45,14 @@ def find_nvcc() -> str | None:
     return os.environ.get("NVCC") or shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
 
 
+def record_of(target: Path) -> Path:
+    """Where the command that made target is kept."""
+    return ROOT / "build" / "kernels" / f"{target.parent.name}-{target.name}.cmd"
+
+
 def stale(target: Path, command: list[str]) -> bool:
     """Whether target is missing, older than a file it was made from, or made by another command."""
-    record, depfile = target.with_suffix(".cmd"), target.with_suffix(".d")
+    record, depfile = record_of(target), target.with_suffix(".d")
     if not (target.exists() and record.exists() and record.read_text() == " ".join(command)):
         return True
     listed = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split() if depfile.exists() else []
@@ -65,7 +72,7 @@ def make(target: Path, command: list[str], action: str) -> None:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\nbuilding {target.name} failed")
     if done.stdout.strip():
         print(done.stdout)
-    target.with_suffix(".cmd").write_text(" ".join(command))
+    record_of(target).write_text(" ".join(command))
 
 
 class BuildKernels(Command):
@@ -112,7 +119,7 @@ class BuildKernels(Command):
         link = [cxx, "-shared", f"-L{home / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu"]
         if os.environ.get("PUFFIN_SANITIZE") == "1":
             checks = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-g"]
-            compile_, link = [*compile_, *checks], [*link, *checks]
+            compile_, link = [*compile_, *checks, "-O1"], [*link, *checks]
         return [ROOT / "csrc" / "puffin.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))], compile_, link
 
     @staticmethod

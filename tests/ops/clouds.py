@@ -30,8 +30,8 @@ def _lattice(extent, *shape):
 
 
 def _tracks(g):
-    steps = torch.randn(4, 700, 3, generator=g, dtype=torch.float64) * 0.4 + 0.5
-    return (steps.cumsum(1) + 100).round(), [700, 650, 3, 699]
+    steps = torch.randn(3, 400, 3, generator=g, dtype=torch.float64) * 0.4 + 0.5
+    return (steps.cumsum(1) + 100).round(), [400, 3, 399]
 
 
 def _collinear(g):

@@ -82,7 +82,7 @@ def test_lower_instruction_sets_agree(level):
     """Breaks when the code for machines without AVX-512 or AVX2 gives other indices."""
     require_kernels()
     files = [f"tests/ops/test_{op}.py" for op in ("fps", "neighbors", "cnms", "chamfer")]
-    run("-m", "pytest", "-q", "-x", *files, "-k", "equals_oracle and not large", PUFFIN_ISA=level)
+    run("-m", "pytest", "-q", "-x", *files, "-k", "equals_oracle and (tracks or lattice_ties or outliers or some_empty)", PUFFIN_ISA=level)
 
 
 def all_ops(points, lengths, targets):
