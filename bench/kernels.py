@@ -6,7 +6,6 @@ the best of interleaved repeats, so that a busy machine hits both sides. Ratios 
 
 import argparse
 import importlib
-import resource
 import subprocess
 import sys
 import time
@@ -143,29 +142,15 @@ def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, 
 
 
 def peak_memory(op: str, label: str) -> int:
-    """Growth of the peak resident memory, in MB, over one call in a fresh process."""
+    """Peak resident memory, in MB, of a fresh process that makes the cloud and its centres and runs one op on it."""
     code = (
-        f"import bench.kernels as b, torch; c = b.lartpc_cloud(b.SIZES[{label!r}]);"
-        f"f = b.rows_for({label!r}, c, dict.fromkeys(b.PEERS))[{op!r}]['puffin'];"
-        "before = b.peak(reset=True); f(); print(b.peak() - before)"
+        f"import bench.kernels as b; c = b.lartpc_cloud(b.SIZES[{label!r}]);"
+        f"b.rows_for({label!r}, c, dict.fromkeys(b.PEERS))[{op!r}]['puffin']();"
+        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).resolve().parents[1])
     return int(done.stdout.split()[-1])
-
-
-def peak(reset: bool = False) -> int:
-    """Peak resident memory of this process in MB; reset lowers it to the present use, where Linux allows."""
-    if reset:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) // 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 PEERS = ("fpsample", "torch_quickfps", "pykdtree.kdtree", "scipy.spatial")
@@ -189,7 +174,7 @@ def main() -> None:
             ratios = "  ".join(f"{name} {t * 1e3:.2f} ms x{t / ours:.2f}" for name, t in times.items())
             print(f"{label:>4} {op:<17} {ours * 1e3:9.2f} ms  {ratios}", flush=True)
             if args.memory and label == args.sizes[-1]:
-                print(f"     {op:<17} {peak_memory(op, label):>6} MB above the inputs", flush=True)
+                print(f"     {op:<17} {peak_memory(op, label):>6} MB peak of a process that runs it alone", flush=True)
 
 
 if __name__ == "__main__":

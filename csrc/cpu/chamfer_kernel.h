@@ -1,7 +1,7 @@
 // The nearest point of the other cloud over all D coordinates.
 #include "knn_kernel.h"
 
-// (size, dims) -> (dims, padded): padding repeats nothing, it is zero and never read as a result
+// (size, dims) -> (dims, padded): the padding is zero and never a result
 template <class T>
 static void transpose_cloud(const T* points, int64_t size, int64_t dims, int64_t padded, std::vector<T>& out) {
   out.assign(dims * padded, T(0));
@@ -16,6 +16,7 @@ void nearest_plain(const T* x, const T* y, int64_t nx, int64_t ny, int64_t dims,
   using S = Simd<T>;
   using V = typename S::V;
   using M = decltype(V{} < V{});
+  using Lane = std::remove_reference_t<decltype(M{}[0])>;
   const int64_t padded = (nx + S::lanes - 1) / S::lanes * S::lanes;
   transpose_cloud(x, nx, dims, padded, transposed);
   for (int64_t i = 0; i < nx; i += S::lanes) {
@@ -29,7 +30,7 @@ void nearest_plain(const T* x, const T* y, int64_t nx, int64_t ny, int64_t dims,
       }
       const M closer = sum < best;
       best = closer ? sum : best;
-      nearest = closer ? M{} + static_cast<typename std::remove_reference<decltype(nearest[0])>::type>(j) : nearest;
+      nearest = closer ? M{} + Lane(j) : nearest;
     }
     for (int64_t l = 0; l < std::min<int64_t>(S::lanes, nx - i); ++l) {
       distance[i + l] = best[l];

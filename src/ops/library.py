@@ -70,7 +70,7 @@ def define(schema: str, oracle: Callable, fake: Callable) -> None:
     name = schema.split("(", 1)[0]
     if loaded():
         try:
-            built = str(torch.ops.load_library and getattr(torch.ops.puffin, name).default._schema)
+            built = str(getattr(torch.ops.puffin, name).default._schema)
         except AttributeError:
             built = "no such op"
         if built != str(torch._C.parse_schema(f"puffin::{schema}")):
