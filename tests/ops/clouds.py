@@ -92,6 +92,11 @@ def valid(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size) < lengths[:, None]
 
 
+def single_threaded(function):
+    """function on one thread: an oracle's many small steps are slow on several threads of a busy machine."""
+    return lambda *args: with_threads((1,), lambda: function(*args))[0]
+
+
 def with_threads(counts: tuple[int, ...], function) -> list:
     """function() under each number of threads."""
     before = torch.get_num_threads()
