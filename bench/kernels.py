@@ -1,0 +1,181 @@
+"""Times the point ops against peers on LArTPC-like clouds, and prints ratios: `python bench/kernels.py`.
+
+Peers: fpsample, torch-quickfps, pykdtree, scipy (those that are installed) and brute force in PyTorch. Every row is
+the best of interleaved repeats, so that a busy machine hits both sides. Ratios above 1: we are faster.
+"""
+
+import argparse
+import importlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.ops.chamfer import chamfer_distance  # noqa: E402
+from src.ops.cnms import cnms  # noqa: E402
+from src.ops.fps import farthest_point_sampling  # noqa: E402
+from src.ops.neighbors import ball_count, ball_query, knn  # noqa: E402
+
+SIZES = {"3k": 3_000, "10k": 10_000, "50k": 50_000, "1M": 1_000_000}
+SAMPLES = {"3k": 512, "10k": 1024, "50k": 2048, "1M": 4096}
+RADIUS, OVERLAP = 5.0, 0.72  # voxels
+QUERY_RADIUS = 2 * RADIUS * OVERLAP
+
+
+def lartpc_cloud(size: int, seed: int = 0) -> np.ndarray:
+    """(size, 3) float32 distinct voxels of scattering tracks, showers and stray deposits, ordered by cluster.
+
+    The volume grows with the cloud beyond one detector module (768^3 voxels up to 50k points).
+    """
+    rng = np.random.default_rng(seed)
+    extent = 768 * max(1.0, (size / 50_000) ** (1 / 3))
+    voxels, seen = [], set()
+    while len(voxels) < size:
+        start, kind = rng.uniform(0, extent, 3), rng.choice(3, p=[0.5, 0.3, 0.2])
+        if kind == 0:  # a track: a slowly bending line, one or two voxels thick
+            steps = int(rng.integers(100, 900))
+            bends = np.cumsum(rng.normal(0, 0.03, (steps, 3)), 0) + rng.normal(size=3)
+            line = start + np.cumsum(bends / np.linalg.norm(bends, axis=1, keepdims=True), 0)
+            cloud = np.repeat(line, 2, 0) + rng.normal(0, 0.5, (2 * steps, 3))
+        elif kind == 1:  # a shower: depth from a gamma distribution, opening with depth, clumpy
+            axis = rng.normal(size=3)
+            depth = rng.gamma(3, 25, (int(rng.integers(20, 120)), 1))
+            seeds = start + depth * axis / np.linalg.norm(axis) + rng.normal(size=(len(depth), 3)) * depth * 0.08
+            cloud = np.repeat(seeds, 8, 0) + rng.normal(0, 1.5, (8 * len(seeds), 3))
+        else:  # stray low-energy deposits
+            cloud = rng.uniform(0, extent, (int(rng.integers(5, 40)), 3))
+        for voxel in map(tuple, np.floor(cloud).astype(int)):
+            if voxel not in seen and min(voxel) >= 0 and max(voxel) < extent:
+                seen.add(voxel)
+                voxels.append(voxel)
+    return np.array(voxels[:size], dtype=np.float32)
+
+
+def best_times(functions: dict[str, Callable], budget: float) -> dict[str, float]:
+    """Seconds of the fastest of interleaved repeats of each function."""
+    best = dict.fromkeys(functions, float("inf"))
+    begin, repeats = time.perf_counter(), 0
+    while repeats < 3 or (time.perf_counter() - begin < budget and repeats < 50):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            best[name] = min(best[name], time.perf_counter() - start)
+        repeats += 1
+        if repeats == 1 and time.perf_counter() - begin > budget:
+            break
+    return best
+
+
+def optional(name: str):
+    """The module, or None with a note."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        print(f"# {name} is not installed: no ratio against it")
+        return None
+
+
+def brute_ball_query(points: torch.Tensor, queries: torch.Tensor, r2: float, k: int) -> torch.Tensor:
+    """The first k indices within the radius from a table of pairs, 1024 queries at a time."""
+    rows = []
+    order = torch.arange(points.shape[0], dtype=torch.int32)
+    for block in queries.split(1024):
+        inside = torch.cdist(block, points).square_() < r2
+        rows.append(torch.where(inside, order, points.shape[0]).topk(min(k, points.shape[0]), largest=False).values)
+    return torch.cat(rows)
+
+
+def brute_cnms(points: torch.Tensor, r2: float) -> list[int]:
+    """Padded neighbour table by brute force, then greedy suppression: what C-NMS replaces."""
+    inside = [torch.cdist(block, points).square_() < r2 for block in points.split(1024)]
+    counts = torch.cat([block.sum(1) for block in inside])
+    table = brute_ball_query(points, points, r2, int(counts.max())).numpy()
+    alive = np.ones(len(points) + 1, dtype=bool)
+    kept = []
+    for i in counts.sort(descending=True, stable=True).indices.tolist():
+        if alive[i]:
+            kept.append(i)
+            alive[table[i]] = False
+    return sorted(kept)
+
+
+def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, Callable]]:
+    """op -> {"puffin": function, peer: function}."""
+    samples, large = SAMPLES[label], len(cloud) > 100_000
+    x = torch.from_numpy(cloud)
+    batch = x[None]
+    centres = cnms(batch, None, RADIUS, OVERLAP)
+    queries = batch[:, centres.index[0, : int(centres.lengths)]]
+    rows = {
+        "fps": {"puffin": lambda: farthest_point_sampling(batch, None, samples)},
+        "knn k=5": {"puffin": lambda: knn(batch, batch, None, None, 5)},
+        "ball count": {"puffin": lambda: ball_count(batch, batch, QUERY_RADIUS)},
+        "ball query K=256": {"puffin": lambda: ball_query(queries if large else batch, batch, RADIUS, 256)},
+        "cnms": {"puffin": lambda: cnms(batch, None, RADIUS, OVERLAP)},
+        "chamfer": {"puffin": lambda: chamfer_distance(batch, batch + 0.4)},
+    }
+    if peers["fpsample"]:
+        for height in (5, 7, 9):
+            rows["fps"][f"fpsample kdline h={height}"] = lambda h=height: peers["fpsample"].bucket_fps_kdline_sampling(
+                cloud, samples, h=h, start_idx=0)
+    if peers["torch_quickfps"]:
+        for height in (None, 7):
+            rows["fps"][f"quickfps h={height}"] = lambda h=height: peers["torch_quickfps"].sample_idx(
+                batch, samples, h=h, start_idx=0)
+    if peers["pykdtree.kdtree"]:
+        rows["knn k=5"]["pykdtree"] = lambda: peers["pykdtree.kdtree"].KDTree(cloud).query(cloud, k=5)
+    if peers["scipy.spatial"]:
+        tree = peers["scipy.spatial"].cKDTree
+        rows["knn k=5"]["cKDTree"] = lambda: tree(cloud).query(cloud, k=5, workers=-1)
+        counting = lambda: tree(cloud).query_ball_point(cloud, QUERY_RADIUS, return_length=True, workers=-1)  # noqa: E731
+        rows["ball count"]["cKDTree"] = rows["cnms"]["cKDTree counting alone"] = counting
+    if len(cloud) <= 10_000:
+        rows["ball query K=256"]["brute force"] = lambda: brute_ball_query(x, x, RADIUS**2, 256)
+        rows["cnms"]["brute force"] = lambda: brute_cnms(x, QUERY_RADIUS**2)
+    return rows
+
+
+def peak_memory(op: str, label: str) -> int:
+    """Peak resident memory, in MB, of a fresh process that makes the cloud and its centres and runs one op on it."""
+    code = (
+        f"import bench.kernels as b; c = b.lartpc_cloud(b.SIZES[{label!r}]);"
+        f"b.rows_for({label!r}, c, dict.fromkeys(b.PEERS))[{op!r}]['puffin']();"
+        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=Path(__file__).resolve().parents[1])
+    return int(done.stdout.split()[-1])
+
+
+PEERS = ("fpsample", "torch_quickfps", "pykdtree.kdtree", "scipy.spatial")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--ops", nargs="+", help="beginnings of names, e.g. fps knn; default all")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of repeats per row")
+    parser.add_argument("--memory", action="store_true", help="also the peak memory of each op at the largest size")
+    args = parser.parse_args()
+    peers = {name: optional(name) for name in PEERS}
+    print(f"# PyTorch {torch.__version__}, {torch.get_num_threads()} threads; ratio = peer / puffin")
+    for label in args.sizes:
+        for op, functions in rows_for(label, lartpc_cloud(SIZES[label]), peers).items():
+            if args.ops and not op.startswith(tuple(args.ops)):
+                continue
+            times = best_times(functions, args.budget)
+            ours = times.pop("puffin")
+            ratios = "  ".join(f"{name} {t * 1e3:.2f} ms x{t / ours:.2f}" for name, t in times.items())
+            print(f"{label:>4} {op:<17} {ours * 1e3:9.2f} ms  {ratios}", flush=True)
+            if args.memory and label == args.sizes[-1]:
+                print(f"     {op:<17} {peak_memory(op, label):>6} MB peak of a process that runs it alone", flush=True)
+
+
+if __name__ == "__main__":
+    main()

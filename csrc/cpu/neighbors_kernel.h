@@ -1,0 +1,2 @@
+#include "ball_kernel.h"
+#include "knn_kernel.h"

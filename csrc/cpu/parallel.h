@@ -1,0 +1,35 @@
+// Threads and event lengths of the CPU kernels.
+#pragma once
+
+#include "../common.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace puffin {
+
+// fn(i) for i in 0..count-1, handed out one by one in order: unequal tasks stay balanced. What fn(i) writes must
+// depend on i alone, so that no result depends on the number of threads.
+template <class F>
+void for_each_task(int64_t count, const F& fn) {
+  const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
+  if (threads <= 1) {
+    for (int64_t i = 0; i < count; ++i) fn(i);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) fn(i);
+  });
+}
+
+// The lengths of a contiguous int64 (B,) tensor, checked against the padded size.
+inline const int64_t* checked_lengths(const Tensor& lengths, int64_t size, const char* name) {
+  const int64_t* values = lengths.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < lengths.size(0); ++b)
+    STD_TORCH_CHECK(values[b] >= 0 && values[b] <= size, name, ": expected values in 0..", size, ", got ", values[b],
+                    " for event ", b);
+  return values;
+}
+
+}  // namespace puffin

@@ -1,0 +1,67 @@
+// Compiles PUFFIN_KERNEL once per instruction set, in namespaces puffin::baseline, puffin::avx2, puffin::avx512, and
+// chooses at run time: PUFFIN_CALL(function<T>, arguments). No header guard: one file, one PUFFIN_KERNEL.
+//
+// Everything else (standard library included) is compiled for the baseline, so that no inline function of it is
+// emitted with instructions that the machine may not have.
+#include "kdtree.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define PUFFIN_TARGETS 3
+#include <immintrin.h>
+#else
+#define PUFFIN_TARGETS 1
+#endif
+
+namespace puffin {
+namespace baseline {
+#define PUFFIN_WIDTH 16
+#include "simd.h"
+#include PUFFIN_KERNEL
+#undef PUFFIN_WIDTH
+}  // namespace baseline
+
+#if PUFFIN_TARGETS > 1
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
+namespace avx2 {
+#define PUFFIN_WIDTH 32
+#include "simd.h"
+#include PUFFIN_KERNEL
+#undef PUFFIN_WIDTH
+}  // namespace avx2
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt")
+namespace avx512 {
+#define PUFFIN_WIDTH 64
+#include "simd.h"
+#include PUFFIN_KERNEL
+#undef PUFFIN_WIDTH
+}  // namespace avx512
+#pragma GCC pop_options
+
+inline int instruction_set() {
+  static const int level = [] {
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) return 0;
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    const char* limit = std::getenv("PUFFIN_ISA");  // for tests: baseline, avx2
+    if (limit && std::string_view(limit) == "baseline") return 0;
+    return wide && !(limit && std::string_view(limit) == "avx2") ? 2 : 1;
+  }();
+  return level;
+}
+#define PUFFIN_CALL(function, ...)                                       \
+  (instruction_set() == 2   ? avx512::function(__VA_ARGS__)              \
+   : instruction_set() == 1 ? avx2::function(__VA_ARGS__)                \
+                            : baseline::function(__VA_ARGS__))
+#else
+#define PUFFIN_CALL(function, ...) baseline::function(__VA_ARGS__)
+#endif
+}  // namespace puffin

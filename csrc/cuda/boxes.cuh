@@ -1,0 +1,261 @@
+// Boxes over blocks of 32, 32^2 and 32^3 consecutive points of each event, and a walk of one warp through them.
+//
+// The points are in Morton order (or in their own order, where indices must be found ascending): blocks are compact
+// for real clouds, and for any cloud the answer is the same, only slower. Bounds are exact in floating point:
+// subtraction, product and sum round monotonically.
+#pragma once
+
+#include "device.cuh"
+
+namespace puffin::cuda {
+
+// lo x y z, hi x y z
+template <class T>
+struct Box {
+  T lo[3], hi[3];
+};
+
+// Device view. Slot = place of a point in the order of the blocks.
+template <class T>
+struct View {
+  int64_t batch, rows, slots;     // slots: rows rounded up to whole blocks
+  int64_t blocks[3];              // boxes per event and level
+  const T* coords;                // (B, 3, slots)
+  const int32_t* index;           // (B, slots) the point of a slot
+  const Box<T>* boxes[3];         // (B, blocks[level])
+  const int64_t* lengths;         // (B,)
+
+  __device__ int64_t size(int64_t event) const { return event_size(lengths, event, rows); }
+  __device__ const T* x(int64_t event) const { return coords + event * 3 * slots; }
+  __device__ const int32_t* indices(int64_t event) const { return index + event * slots; }
+  __device__ const Box<T>& box(int level, int64_t event, int64_t i) const {
+    return boxes[level][event * blocks[level] + i];
+  }
+};
+
+template <class T>
+__device__ inline T gap(const T* q, const Box<T>& box) {
+  T d[3];
+  for (int c = 0; c < 3; ++c) d[c] = larger(larger(box.lo[c] - q[c], q[c] - box.hi[c]), T(0));
+  return squared_distance(d[0], d[1], d[2]);
+}
+
+template <class T>
+__device__ inline T span(const T* q, const Box<T>& box) {
+  T d[3];
+  for (int c = 0; c < 3; ++c) d[c] = larger(box.hi[c] - q[c], q[c] - box.lo[c]);
+  return squared_distance(d[0], d[1], d[2]);
+}
+
+// One warp visits the blocks of 32 points that enter(level, i) admits. Lanes call enter for their own boxes of a
+// level; visit(block) is called by all lanes together and returns whether to go on. Returns false when stopped.
+template <class T, class Enter, class Visit>
+__device__ bool walk(const View<T>& view, int64_t event, int64_t size, const Enter& enter, const Visit& visit) {
+  const int lane = lane_id();
+  const int64_t n0 = (size + 31) / 32, n1 = (n0 + 31) / 32, n2 = (n1 + 31) / 32;
+  for (int64_t base2 = 0; base2 < n2; base2 += warp) {
+    const int64_t i2 = base2 + lane;
+    for (unsigned m2 = __ballot_sync(all_lanes, i2 < n2 && enter(2, i2)); m2; m2 &= m2 - 1) {
+      const int64_t i1 = (base2 + __ffs(m2) - 1) * warp + lane;
+      for (unsigned m1 = __ballot_sync(all_lanes, i1 < n1 && enter(1, i1)); m1; m1 &= m1 - 1) {
+        const int64_t first = (i1 - lane + __ffs(m1) - 1) * warp, i0 = first + lane;
+        for (unsigned m0 = __ballot_sync(all_lanes, i0 < n0 && enter(0, i0)); m0; m0 &= m0 - 1)
+          if (!visit(first + __ffs(m0) - 1)) return false;
+      }
+    }
+  }
+  return true;
+}
+
+template <class T>
+__global__ void find_bounds(const T* points, const int64_t* lengths, int64_t rows, int64_t stride, Box<T>* bounds) {
+  __shared__ Box<T> part[warp];
+  const int64_t event = blockIdx.x, n = event_size(lengths, event, rows);
+  Box<T> box;
+  for (int c = 0; c < 3; ++c) {
+    box.lo[c] = infinity<T>();
+    box.hi[c] = -infinity<T>();
+  }
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+    for (int c = 0; c < 3; ++c) {
+      const T v = points[(event * rows + i) * stride + c];
+      box.lo[c] = v < box.lo[c] ? v : box.lo[c];
+      box.hi[c] = v > box.hi[c] ? v : box.hi[c];
+    }
+  const auto reduce = [&] {
+    for (int offset = warp / 2; offset; offset /= 2)
+      for (int c = 0; c < 3; ++c) {
+        const T lo = __shfl_xor_sync(all_lanes, box.lo[c], offset), hi = __shfl_xor_sync(all_lanes, box.hi[c], offset);
+        box.lo[c] = lo < box.lo[c] ? lo : box.lo[c];
+        box.hi[c] = hi > box.hi[c] ? hi : box.hi[c];
+      }
+  };
+  reduce();
+  if (lane_id() == 0) part[threadIdx.x / warp] = box;
+  __syncthreads();
+  if (threadIdx.x >= warp) return;
+  box = part[min(int(threadIdx.x), int(blockDim.x) / warp - 1)];
+  reduce();
+  if (threadIdx.x == 0) bounds[event] = box;
+}
+
+__device__ inline int64_t spread_bits(uint64_t v) {  // bit i to bit 3 i, for 21 bits
+  v = (v | v << 32) & 0x1f00000000ffffull;
+  v = (v | v << 16) & 0x1f0000ff0000ffull;
+  v = (v | v << 8) & 0x100f00f00f00f00full;
+  v = (v | v << 4) & 0x10c30c30c30c30c3ull;
+  v = (v | v << 2) & 0x1249249249249249ull;
+  return int64_t(v);
+}
+
+// Morton codes; padding sorts last.
+template <class T>
+__global__ void make_keys(const T* points, const int64_t* lengths, int64_t batch, int64_t rows, int64_t stride,
+                          const Box<T>* bounds, int64_t* keys) {
+  for (int64_t i = thread_id(); i < batch * rows; i += thread_count()) {
+    const int64_t event = i / rows;
+    int64_t key = last_key;
+    if (i % rows < event_size(lengths, event, rows)) {
+      key = 0;
+      for (int c = 0; c < 3; ++c) {
+        const T lo = bounds[event].lo[c], extent = bounds[event].hi[c] - lo;
+        T t = (points[i * stride + c] - lo) / extent * T(2097152);
+        t = t >= T(0) ? t : T(0);  // also no extent, NaN
+        key |= spread_bits(t < T(2097151) ? uint64_t(t) : 2097151u) << c;
+      }
+    }
+    keys[i] = key;
+  }
+}
+
+// order (B, rows): the point of each slot, or null for their own order
+template <class T>
+__global__ void fill_slots(const T* points, const int64_t* lengths, const int64_t* order, int64_t batch, int64_t rows,
+                           int64_t slots, int64_t stride, T* coords, int32_t* index) {
+  for (int64_t i = thread_id(); i < batch * slots; i += thread_count()) {
+    const int64_t event = i / slots, slot = i % slots;
+    const bool used = slot < event_size(lengths, event, rows);
+    const int64_t point = !used ? -1 : order ? order[event * rows + slot] : slot;
+    index[i] = int32_t(point);
+    for (int c = 0; c < 3; ++c)
+      coords[(event * 3 + c) * slots + slot] = used ? points[(event * rows + point) * stride + c] : T(0);
+  }
+}
+
+// Boxes of one level from those below (or from the points, at level 0): a thread per box.
+template <class T>
+__global__ void fill_boxes(View<T> view, int level, Box<T>* out) {
+  const int64_t blocks = view.blocks[level];
+  for (int64_t i = thread_id(); i < view.batch * blocks; i += thread_count()) {
+    const int64_t event = i / blocks, block = i % blocks, n = view.size(event);
+    const int64_t below = level == 0 ? n : level == 1 ? (n + 31) / 32 : (n + 1023) / 1024;
+    Box<T> box;
+    for (int c = 0; c < 3; ++c) {
+      box.lo[c] = infinity<T>();
+      box.hi[c] = -infinity<T>();
+    }
+    for (int64_t j = block * 32; j < block * 32 + 32 && j < below; ++j)
+      for (int c = 0; c < 3; ++c) {
+        const T lo = level == 0 ? view.x(event)[c * view.slots + j] : view.box(level - 1, event, j).lo[c];
+        const T hi = level == 0 ? lo : view.box(level - 1, event, j).hi[c];
+        box.lo[c] = lo < box.lo[c] ? lo : box.lo[c];
+        box.hi[c] = hi > box.hi[c] ? hi : box.hi[c];
+      }
+    out[i] = box;
+  }
+}
+
+// Owns the memory of a view. Everything is enqueued on the stream; nothing waits.
+template <class T>
+struct Blocks {
+  Tensor coords, index, boxes[3];
+  View<T> view;
+
+  Blocks(const Tensor& points, const Tensor& lengths, bool sorted, cudaStream_t stream) {
+    const int64_t batch = points.size(0), rows = points.size(1), stride = points.size(2);
+    STD_TORCH_CHECK(rows < (int64_t(1) << 31) - 64, "expected fewer than 2^31 points per event");
+    view.batch = batch;
+    view.rows = rows;
+    view.blocks[0] = (rows + 31) / 32;
+    view.blocks[1] = (view.blocks[0] + 31) / 32;
+    view.blocks[2] = (view.blocks[1] + 31) / 32;
+    view.slots = view.blocks[0] * 32;
+    coords = new_tensor(points, {batch, 3, view.slots}, points.scalar_type());
+    index = new_tensor(points, {batch, view.slots}, ScalarType::Int);
+    for (int level = 0; level < 3; ++level)
+      boxes[level] = new_tensor(points, {batch, view.blocks[level], 6}, points.scalar_type());
+    view.coords = coords.template const_data_ptr<T>();
+    view.index = index.template const_data_ptr<int32_t>();
+    for (int level = 0; level < 3; ++level)
+      view.boxes[level] = reinterpret_cast<const Box<T>*>(boxes[level].template const_data_ptr<T>());
+    view.lengths = lengths.const_data_ptr<int64_t>();
+    if (batch == 0 || rows == 0) return;
+    const T* data = points.const_data_ptr<T>();
+    Tensor order;  // must live until fill_slots is enqueued; the caching allocator keeps stream order after that
+    const int64_t* order_data = nullptr;
+    if (sorted) {
+      Tensor bounds = new_tensor(points, {batch, 6}, points.scalar_type()), keys = new_index(points, {batch, rows});
+      Box<T>* bounds_data = reinterpret_cast<Box<T>*>(bounds.template mutable_data_ptr<T>());
+      find_bounds<T><<<unsigned(batch), 1024, 0, stream>>>(data, view.lengths, rows, stride, bounds_data);
+      check_launch();
+      make_keys<T><<<blocks_for(batch * rows), threads_per_block, 0, stream>>>(
+          data, view.lengths, batch, rows, stride, bounds_data, keys.mutable_data_ptr<int64_t>());
+      check_launch();
+      order = std::get<1>(sort_rows(keys));
+      order_data = order.const_data_ptr<int64_t>();
+    }
+    fill_slots<T><<<blocks_for(batch * view.slots), threads_per_block, 0, stream>>>(
+        data, view.lengths, order_data, batch, rows, view.slots, stride, coords.template mutable_data_ptr<T>(),
+        index.mutable_data_ptr<int32_t>());
+    check_launch();
+    for (int level = 0; level < 3; ++level) {
+      fill_boxes<T><<<blocks_for(batch * view.blocks[level]), threads_per_block, 0, stream>>>(
+          view, level, reinterpret_cast<Box<T>*>(boxes[level].template mutable_data_ptr<T>()));
+      check_launch();
+    }
+  }
+};
+
+// counts[event, i] = points of the view at squared distance < r2 of query i, one warp per query; 0 for padding
+template <class T>
+__global__ void count_inside(View<T> view, const T* queries, const int64_t* lengths, int64_t rows, int64_t stride,
+                             T r2, int64_t* counts) {
+  const int lane = lane_id();
+  for (int64_t i = thread_id() / warp; i < view.batch * rows; i += thread_count() / warp) {
+    const int64_t event = i / rows, n = view.size(event);
+    int64_t count = 0;
+    if (i % rows < event_size(lengths, event, rows)) {
+      const T q[3] = {queries[i * stride], queries[i * stride + 1], queries[i * stride + 2]};
+      const auto enter = [&](int level, int64_t block) {
+        const Box<T>& box = view.box(level, event, block);
+        if (!(gap(q, box) < r2)) return false;
+        if (!(span(q, box) < r2)) return true;
+        const int64_t width = int64_t(32) << (5 * level), left = n - block * width;
+        count += left < width ? left : width;  // wholly inside
+        return false;
+      };
+      walk(view, event, n, enter, [&](int64_t block) {
+        const int64_t slot = block * warp + lane;
+        const T* x = view.x(event) + slot;
+        if (slot < n)
+          count += squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2;
+        return true;
+      });
+    }
+    for (int offset = warp / 2; offset; offset /= 2) count += __shfl_xor_sync(all_lanes, count, offset);
+    if (lane == 0) counts[i] = count;
+  }
+}
+
+template <class T>
+void launch_count(const View<T>& view, const Tensor& queries, const Tensor& lengths, T r2, int64_t* counts,
+                  cudaStream_t stream) {
+  const int64_t total = queries.size(0) * queries.size(1);
+  if (total == 0) return;
+  count_inside<T><<<blocks_for(total * warp), threads_per_block, 0, stream>>>(
+      view, queries.const_data_ptr<T>(), lengths.const_data_ptr<int64_t>(), queries.size(1), queries.size(2), r2,
+      counts);
+  check_launch();
+}
+
+}  // namespace puffin::cuda

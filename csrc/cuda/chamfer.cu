@@ -1,0 +1,120 @@
+// Chamfer distance on CUDA; semantics in src/ops/chamfer.py. Every pair is compared, a thread per point: the clouds
+// of a loss are small and many. The gradient is gathered, not scattered, so that it is the same in every run.
+#include "device.cuh"
+
+namespace puffin::cuda {
+namespace {
+
+// x (B, rx, D), y (B, ry, D): nearest of y for every x
+template <class T>
+__global__ void find_nearest(const T* x, const T* y, const int64_t* lengths_x, const int64_t* lengths_y, int64_t batch,
+                             int64_t rx, int64_t ry, int64_t dims, T* distance, int64_t* index) {
+  for (int64_t i = thread_id(); i < batch * rx; i += thread_count()) {
+    const int64_t event = i / rx, ny = event_size(lengths_y, event, ry);
+    const T *own = x + i * dims, *others = y + event * ry * dims;
+    T best = infinity<T>();
+    int64_t nearest = 0;
+    const bool used = ny > 0 && i % rx < event_size(lengths_x, event, rx);
+    for (int64_t j = 0; used && j < ny; ++j) {
+      T sum = T(0);
+      for (int64_t c = 0; c < dims; ++c) {
+        const T d = own[c] - others[j * dims + c];
+        sum = c == 0 ? d * d : sum + d * d;
+      }
+      if (sum < best) {  // the first of equals
+        best = sum;
+        nearest = j;
+      }
+    }
+    distance[i] = used ? best : T(0);
+    index[i] = used ? nearest : -1;
+  }
+}
+
+// out_x = d/dx of sum(grad_x |x_i - y_index_x[i]|^2) + sum(grad_y |y_j - x_index_y[j]|^2)
+template <class T>
+__global__ void gather_gradient(const T* grad_x, const T* grad_y, const T* x, const T* y, const int64_t* index_x,
+                                const int64_t* index_y, int64_t batch, int64_t rx, int64_t ry, int64_t dims, T* out_x) {
+  for (int64_t i = thread_id(); i < batch * rx; i += thread_count()) {
+    const int64_t event = i / rx, row = i % rx, j = index_x[i];
+    const T *own = x + i * dims, *others = y + event * ry * dims;
+    T* out = out_x + i * dims;
+    const bool paired = j >= 0 && j < ry;
+    for (int64_t c = 0; c < dims; ++c) out[c] = paired ? T(2) * grad_x[i] * (own[c] - others[j * dims + c]) : T(0);
+    for (int64_t m = 0; m < ry; ++m)
+      if (index_y[event * ry + m] == row)
+        for (int64_t c = 0; c < dims; ++c)
+          out[c] -= T(2) * grad_y[event * ry + m] * (others[m * dims + c] - own[c]);
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor x_in, const Tensor y_in, const Tensor lengths_x_in,
+                                                   const Tensor lengths_y_in) {
+  check_points(x_in, "x");
+  check_points(y_in, "y");
+  check_alike(x_in, y_in, "y");
+  STD_TORCH_CHECK(x_in.size(2) == y_in.size(2), "y: expected as many coordinates as x");
+  check_per_event(lengths_x_in, x_in, "lengths_x");
+  check_per_event(lengths_y_in, y_in, "lengths_y");
+  const Scope scope(x_in);
+  const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
+  const Tensor lengths_x = torch::stable::contiguous(lengths_x_in), lengths_y = torch::stable::contiguous(lengths_y_in);
+  const int64_t batch = x.size(0), rx = x.size(1), ry = y.size(1), dims = x.size(2);
+  Tensor dx = new_tensor(x, {batch, rx}, x.scalar_type()), dy = new_tensor(x, {batch, ry}, x.scalar_type());
+  Tensor ix = new_index(x, {batch, rx}), iy = new_index(x, {batch, ry});
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const auto run = [&](const Tensor& a, const Tensor& b, const Tensor& la, const Tensor& lb, Tensor& d, Tensor& i) {
+      if (d.numel() == 0) return;
+      find_nearest<T><<<blocks_for(d.numel()), threads_per_block, 0, scope.stream>>>(
+          a.const_data_ptr<T>(), b.const_data_ptr<T>(), la.const_data_ptr<int64_t>(), lb.const_data_ptr<int64_t>(),
+          batch, a.size(1), b.size(1), dims, d.mutable_data_ptr<T>(), i.mutable_data_ptr<int64_t>());
+      check_launch();
+    };
+    run(x, y, lengths_x, lengths_y, dx, ix);
+    run(y, x, lengths_y, lengths_x, dy, iy);
+  });
+  return {dx, ix, dy, iy};
+}
+
+std::tuple<Tensor, Tensor> chamfer_backward(const Tensor grad_x_in, const Tensor grad_y_in, const Tensor x_in,
+                                            const Tensor y_in, const Tensor index_x_in, const Tensor index_y_in) {
+  check_points(x_in, "x");
+  check_points(y_in, "y");
+  check_alike(x_in, y_in, "y");
+  const Scope scope(x_in);
+  const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
+  const Tensor grad_x = torch::stable::contiguous(grad_x_in), grad_y = torch::stable::contiguous(grad_y_in);
+  const Tensor index_x = torch::stable::contiguous(index_x_in), index_y = torch::stable::contiguous(index_y_in);
+  const int64_t batch = x.size(0), rx = x.size(1), ry = y.size(1), dims = x.size(2);
+  STD_TORCH_CHECK(y.size(2) == dims, "y: expected as many coordinates as x");
+  for (const Tensor& t : {grad_x, index_x})
+    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == batch && t.size(1) == rx, "grad_x, index_x: expected (B, N)");
+  for (const Tensor& t : {grad_y, index_y})
+    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == batch && t.size(1) == ry, "grad_y, index_y: expected (B, M)");
+  Tensor out_x = torch::stable::empty_like(x), out_y = torch::stable::empty_like(y);
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const auto run = [&](const Tensor& ga, const Tensor& gb, const Tensor& a, const Tensor& b, const Tensor& ja,
+                         const Tensor& jb, Tensor& out) {
+      if (ga.numel() == 0) return;
+      gather_gradient<T><<<blocks_for(ga.numel()), threads_per_block, 0, scope.stream>>>(
+          ga.const_data_ptr<T>(), gb.const_data_ptr<T>(), a.const_data_ptr<T>(), b.const_data_ptr<T>(),
+          ja.const_data_ptr<int64_t>(), jb.const_data_ptr<int64_t>(), batch, a.size(1), b.size(1), dims,
+          out.mutable_data_ptr<T>());
+      check_launch();
+    };
+    run(grad_x, grad_y, x, y, index_x, index_y, out_x);
+    run(grad_y, grad_x, y, x, index_y, index_x, out_y);
+  });
+  return {out_x, out_y};
+}
+
+}  // namespace puffin::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) {
+  m.impl("chamfer", TORCH_BOX(&puffin::cuda::chamfer));
+  m.impl("chamfer_backward", TORCH_BOX(&puffin::cuda::chamfer_backward));
+}

@@ -1,0 +1,71 @@
+// What the CUDA kernels share: device guard and stream of a call, launches, warp helpers.
+#pragma once
+
+#include "../common.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+namespace puffin::cuda {
+
+constexpr int warp = 32;
+constexpr unsigned all_lanes = 0xffffffffu;
+constexpr int threads_per_block = 128;
+constexpr int64_t last_key = std::numeric_limits<int64_t>::max();
+
+// Makes the tensor's device current for a scope, and knows the current stream there.
+struct Scope {
+  torch::stable::accelerator::DeviceGuard guard;
+  cudaStream_t stream;
+  explicit Scope(const Tensor& on) : guard(on.get_device_index()) {
+    void* current = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &current));
+    stream = static_cast<cudaStream_t>(current);
+  }
+};
+
+inline void check_launch() { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
+
+// Blocks for `threads` threads in all; kernels loop with the stride of the grid.
+inline unsigned blocks_for(int64_t threads) {
+  return unsigned(std::min<int64_t>((threads + threads_per_block - 1) / threads_per_block, int64_t(1) << 20));
+}
+
+__device__ inline int64_t thread_id() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline int64_t thread_count() { return int64_t(gridDim.x) * blockDim.x; }
+__device__ inline int lane_id() { return threadIdx.x % warp; }
+
+// The length of an event; a value outside 0..rows is clamped, since checking it would wait for the device.
+__device__ inline int64_t event_size(const int64_t* lengths, int64_t event, int64_t rows) {
+  const int64_t n = lengths[event];
+  return n < 0 ? 0 : n > rows ? rows : n;
+}
+
+template <class T>
+__device__ inline T larger(T a, T b) { return a > b ? a : b; }
+
+// Left to right, and built with --fmad=false: the same numbers as on the CPU.
+template <class T>
+__device__ inline T squared_distance(T dx, T dy, T dz) { return dx * dx + dy * dy + dz * dz; }
+
+template <class T>
+__device__ inline T infinity() { return T(INFINITY); }
+
+inline std::tuple<Tensor, Tensor> sort_rows(const Tensor& keys) {
+  std::array<StableIValue, 4> stack{
+      torch::stable::detail::from(keys), torch::stable::detail::from(std::optional<bool>(true)),
+      torch::stable::detail::from(int64_t(1)), torch::stable::detail::from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+}  // namespace puffin::cuda

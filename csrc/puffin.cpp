@@ -1,0 +1,17 @@
+// Schemas of the Puffin kernels. csrc/cpu and csrc/cuda implement them; src/ops/<op>.py says what they mean,
+// states the same schema for its oracle, and refuses a library built from other schemas.
+//
+// Only PyTorch's stable C ABI is used (torch/csrc/stable): one build serves several PyTorch releases.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(puffin, m) {
+  m.def("farthest_point_sampling(Tensor points, Tensor lengths, Tensor k, Tensor start, int width) -> Tensor");
+  m.def("knn(Tensor queries, Tensor points, Tensor lengths1, Tensor lengths2, int k) -> (Tensor, Tensor)");
+  m.def("ball_count(Tensor queries, Tensor points, Tensor lengths1, Tensor lengths2, float radius) -> Tensor");
+  m.def("ball_query(Tensor queries, Tensor points, Tensor lengths1, Tensor lengths2, float radius, int k) -> Tensor");
+  m.def("cnms(Tensor points, Tensor lengths, float radius) -> (Tensor, Tensor)");
+  m.def("chamfer(Tensor x, Tensor y, Tensor lengths_x, Tensor lengths_y) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "chamfer_backward(Tensor grad_x, Tensor grad_y, Tensor x, Tensor y, Tensor index_x, Tensor index_y)"
+      " -> (Tensor, Tensor)");
+}
