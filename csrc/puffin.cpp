@@ -14,4 +14,14 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def(
       "chamfer_backward(Tensor grad_x, Tensor grad_y, Tensor x, Tensor y, Tensor index_x, Tensor index_y)"
       " -> (Tensor, Tensor)");
+  m.def("pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_upper)"
+      " -> Tensor");
+  m.def(
+      "pair_mix(Tensor x, Tensor even, Tensor odd, Tensor u, Tensor v, Tensor? w, Tensor node_ptr, Tensor upper_ptr,"
+      " float slope) -> Tensor");
+  m.def(
+      "pair_mix_backward(Tensor grad, Tensor y, Tensor x, Tensor even, Tensor odd, Tensor node_ptr, Tensor upper_ptr,"
+      " float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

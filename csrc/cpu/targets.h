@@ -26,7 +26,7 @@ namespace baseline {
 
 #if PUFFIN_TARGETS > 1
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
+#pragma GCC target("avx2,fma,bmi,bmi2,lzcnt,popcnt")
 namespace avx2 {
 #define PUFFIN_WIDTH 32
 #include "simd.h"
@@ -48,7 +48,8 @@ namespace avx512 {
 inline int instruction_set() {
   static const int level = [] {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2")) return 0;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("fma"))
+      return 0;
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
     const char* limit = std::getenv("PUFFIN_ISA");  // for tests: baseline, avx2

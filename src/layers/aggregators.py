@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..ops.pair_index import PairIndex
 from ..ops.pairs import (
-    PairIndex,
     pair_expand,
     pair_extremum,
     pair_mix,
@@ -245,10 +245,11 @@ class Eq2to2(_FromPairs):
         weights = self.coefficients()
         nodes = self.mix(self.begin(x, geometry), geometry, weights)
         w = nodes["w"] + self.diag_bias if self.options.diagonal else None
-        out = pair_mix(
-            self.activate_agg(x), weights[0], weights[1], (nodes["u"] + self.bias, nodes["v"], w), geometry.pairs
-        )
-        return self.activate_lin(out)
+        fused = isinstance(self.activate_lin, nn.LeakyReLU)
+        slope = self.activate_lin.negative_slope if fused else 1.0
+        nodes = (nodes["u"] + self.bias, nodes["v"], w)
+        out = pair_mix(self.activate_agg(x), weights[0], weights[1], nodes, geometry.pairs, slope)
+        return out if fused else self.activate_lin(out)
 
 
 class Eq2to1(_FromPairs):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..ops.pairs import PairIndex
+from ..ops.pair_index import PairIndex
 from .activations import make_activation
 from .masked_batchnorm import MaskedBatchNorm
 from .norms import make_norm

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops.pairs import PairIndex, segment_sum
+from ..ops.pair_index import PairIndex
+from ..ops.pairs import segment_sum
 from .masked_batchnorm import MaskedBatchNorm
 
 

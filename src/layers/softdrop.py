@@ -6,7 +6,7 @@ Source: Frye, Larkoski, Thaler, Zhou, arXiv 1704.06266 (iterated soft drop); inv
 import torch
 from torch import Tensor
 
-from ..ops.pairs import PairIndex
+from ..ops.pair_index import PairIndex
 
 Z_CUT, BETA, R0, EPS = 0.005, -1.0, 0.8, 1e-12
 

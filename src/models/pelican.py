@@ -26,7 +26,7 @@ from ..layers.lorentz import (
 )
 from ..layers.mlp import MLP, MessageNet
 from ..layers.softdrop import soft_drop_multiplicity
-from ..ops.pairs import PairIndex
+from ..ops.pair_index import PairIndex
 
 
 @dataclass(frozen=True)

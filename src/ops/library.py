@@ -62,10 +62,11 @@ def _announced(name: str, key: str, oracle: Callable) -> Callable:
     return run
 
 
-def define(schema: str, oracle: Callable, fake: Callable) -> None:
+def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, ...] = ("CPU", "CUDA")) -> None:
     """Defines `puffin::<op>`: schema, e.g. "knn(Tensor queries, ...) -> Tensor"; oracle and fake take its arguments.
 
-    The fake kernel allocates outputs of the right shape. A compiled library with another schema is refused.
+    The fake kernel allocates outputs of the right shape. compiled: the keys that the libraries have a kernel for.
+    A compiled library with another schema is refused.
     """
     name = schema.split("(", 1)[0]
     if loaded():
@@ -79,7 +80,7 @@ def define(schema: str, oracle: Callable, fake: Callable) -> None:
     else:
         _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in KEYS:
-        if not loaded(key):
+        if not loaded(key) or key not in compiled:
             _definitions.impl(name, _announced(name, key, oracle), key)
     torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
 

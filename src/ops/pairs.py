@@ -9,106 +9,27 @@ The primitives: *reduce* and *expand* are each other's gradients, *transpose* is
 does to pairs.  Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/ARCHITECTURE.md).
 """
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import library
+from .pair_index import PairIndex
 
-@dataclass(frozen=True)
-class PairIndex:
-    """Where the pairs of a batch lie.
-
-    lengths (B,) int64 on the CPU: nodes per event, zero allowed.  device: where the features live.
-    Index tensors are made on first use, without asking the device for a size.
-    """
-
-    lengths: Tensor
-    device: torch.device
-
-    @cached_property
-    def num_nodes(self) -> int:
-        """N."""
-        return int(self.lengths.sum())
-
-    @cached_property
-    def num_pairs(self) -> int:
-        """P."""
-        return int((self.lengths * self.lengths).sum())
-
-    @cached_property
-    def num_upper(self) -> int:
-        """U, pairs above the diagonal."""
-        return (self.num_pairs - self.num_nodes) // 2
-
-    @cached_property
-    def counts(self) -> Tensor:
-        """Nodes per event (B,) int64 on the device."""
-        return self.lengths.to(self.device, non_blocking=True)
-
-    @cached_property
-    def node_ptr(self) -> Tensor:
-        """First node of each event (B + 1,)."""
-        return F.pad(self.counts.cumsum(0), (1, 0))
-
-    @cached_property
-    def event_of_node(self) -> Tensor:
-        """(N,) event of each node."""
-        return torch.repeat_interleave(self.counts, output_size=self.num_nodes)
-
-    @cached_property
-    def event_of_pair(self) -> Tensor:
-        """(P,) event of each pair."""
-        return self.event_of_node[self.row]
-
-    @cached_property
-    def _upper(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes i and j of the pairs above the diagonal (U,), and where the run of each node i starts (N,)."""
-        nodes = torch.arange(self.num_nodes, device=self.device)
-        later = self.node_ptr[1:][self.event_of_node] - nodes - 1  # nodes of the same event after node i
-        start = later.cumsum(0) - later
-        row = torch.repeat_interleave(later, output_size=self.num_upper)
-        column = torch.arange(self.num_upper, device=self.device) - (start - nodes - 1)[row]
-        return row, column, start
-
-    @cached_property
-    def row(self) -> Tensor:
-        """(P,) node i of each pair (i, j)."""
-        return torch.cat([torch.arange(self.num_nodes, device=self.device), self._upper[0], self._upper[1]])
-
-    @cached_property
-    def column(self) -> Tensor:
-        """(P,) node j of each pair (i, j)."""
-        return torch.cat([torch.arange(self.num_nodes, device=self.device), self._upper[1], self._upper[0]])
-
-    @cached_property
-    def rows_then_columns(self) -> tuple[Tensor, Tensor]:
-        """Bags that sum the rows, then the columns: positions (2P,) and first entry of each bag (2N + 1,)."""
-        per_node = self.counts[self.event_of_node]
-        ptr = F.pad(per_node.cumsum(0), (1, 0))
-        i = torch.repeat_interleave(per_node, output_size=self.num_pairs)
-        j = torch.arange(self.num_pairs, device=self.device) - (ptr[:-1] - self.node_ptr[self.event_of_node])[i]
-        start = self._upper[2] - torch.arange(self.num_nodes, device=self.device) - 1
-        first, second = torch.minimum(i, j), torch.maximum(i, j)
-        above = start[first] + second + self.num_nodes
-        row = torch.where(i < j, above, above + self.num_upper)
-        column = torch.where(i < j, above + self.num_upper, above)
-        diagonal = i == j
-        positions = torch.cat([torch.where(diagonal, i, row), torch.where(diagonal, i, column)])
-        return positions, torch.cat([ptr, ptr[1:] + self.num_pairs])
-
-    @cached_property
-    def row_and_column(self) -> tuple[Tensor, Tensor]:
-        """Bags that gather u_i and v_j for each pair from stacked [u; v]: (2P,) and (P + 1,)."""
-        nodes = torch.stack([self.row, self.column + self.num_nodes], 1).flatten()
-        return nodes, torch.arange(0, 2 * self.num_pairs + 1, 2, device=self.device)
-
-    def blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of the diagonal, the upper and the lower pairs of x (P, C)."""
-        return x.split((self.num_nodes, self.num_upper, self.num_upper))
+REDUCE = "pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr) -> (Tensor, Tensor, Tensor)"
+EXPAND = (
+    "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_upper) -> Tensor"
+)
+MIX = (
+    "pair_mix(Tensor x, Tensor even, Tensor odd, Tensor u, Tensor v, Tensor? w, Tensor node_ptr, Tensor upper_ptr, "
+    "float slope) -> Tensor"
+)
+MIX_BACKWARD = (
+    "pair_mix_backward(Tensor grad, Tensor y, Tensor x, Tensor even, Tensor odd, Tensor node_ptr, Tensor upper_ptr, "
+    "float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 class Reduced(NamedTuple):
@@ -119,117 +40,132 @@ class Reduced(NamedTuple):
     columns: Tensor
 
 
+# -- plain PyTorch: the oracle, and the way of devices and types without compiled kernels ---------------------------
+
+
 def _sum_bags(table: Tensor, bags: tuple[Tensor, Tensor], weights: Tensor | None = None) -> Tensor:
     # embedding_bag reads each row once and keeps its sums in registers: the fastest gather-and-sum in plain PyTorch
     return F.embedding_bag(bags[0], table, bags[1], mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def _reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
-    x = x.contiguous()
+def _plain_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
     if pairs.num_pairs == 0:
         return Reduced(*(x.new_zeros(pairs.num_nodes, x.shape[1]) for _ in range(3)))
     if weights is not None:
         positions = pairs.rows_then_columns[0]
         other = torch.cat([pairs.column[positions[: pairs.num_pairs]], pairs.row[positions[pairs.num_pairs :]]])
         weights = weights[other]
-    sums = _sum_bags(x, pairs.rows_then_columns, weights)
-    return Reduced(pairs.blocks(x)[0].clone(), sums[: pairs.num_nodes], sums[pairs.num_nodes :])
+    sums = _sum_bags(x.contiguous(), pairs.rows_then_columns, weights)
+    return Reduced(pairs.blocks(x)[0].clone(), sums[: pairs.num_nodes].clone(), sums[pairs.num_nodes :].clone())
 
 
-def _expand(u: Tensor, v: Tensor, w: Tensor | None, pairs: PairIndex) -> Tensor:
+def _plain_expand(u: Tensor, v: Tensor, w: Tensor | None, weights: Tensor | None, pairs: PairIndex) -> Tensor:
     if pairs.num_pairs == 0:
         return u.new_zeros(0, u.shape[1])
-    out = _sum_bags(torch.cat([u, v]), pairs.row_and_column)
+    if weights is None:
+        out = _sum_bags(torch.cat([u, v]), pairs.row_and_column)
+    else:
+        out = u[pairs.row] * weights[pairs.column, None] + v[pairs.column] * weights[pairs.row, None]
     if w is not None:
         pairs.blocks(out)[0].add_(w)
     return out
+
+
+def _compiled(x: Tensor) -> bool:
+    return x.dtype in (torch.float32, torch.float64) and library.loaded(x.device.type.upper())
+
+
+def _reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
+    if _compiled(x):
+        return Reduced(*torch.ops.puffin.pair_reduce(x, weights, pairs.node_ptr, pairs.upper_ptr))
+    return _plain_reduce(x, pairs, weights)
+
+
+def _expand(u: Tensor, v: Tensor, w: Tensor | None, weights: Tensor | None, pairs: PairIndex) -> Tensor:
+    if _compiled(u):
+        return torch.ops.puffin.pair_expand(u, v, w, weights, pairs.node_ptr, pairs.upper_ptr, pairs.num_upper)
+    return _plain_expand(u, v, w, weights, pairs)
 
 
 class _PairReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, pairs, weights):
         ctx.pairs, ctx.weights = pairs, weights
-        return tuple(_reduce(x, pairs, weights))
+        return tuple(_plain_reduce(x, pairs, weights))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_diagonal, grad_rows, grad_columns):
-        if ctx.weights is None:
-            return _expand(grad_rows, grad_columns, grad_diagonal, ctx.pairs), None, None
-        # d rows_i / d x_ij = w_j and d columns_j / d x_ij = w_i
-        w, p = ctx.weights[:, None], ctx.pairs
-        grad = grad_rows[p.row] * w[p.column] + grad_columns[p.column] * w[p.row]
-        p.blocks(grad)[0].add_(grad_diagonal)
-        return grad, None, None
+        return _plain_expand(grad_rows, grad_columns, grad_diagonal, ctx.weights, ctx.pairs), None, None
 
 
 class _PairExpand(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, v, w, pairs):
         ctx.pairs = pairs
-        return _expand(u, v, w, pairs)
+        return _plain_expand(u, v, w, None, pairs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        diagonal, rows, columns = _reduce(grad, ctx.pairs, None)
+        diagonal, rows, columns = _plain_reduce(grad, ctx.pairs, None)
         return rows, columns, diagonal if ctx.needs_input_grad[2] else None, None
 
 
+def _plain_mix(x: Tensor, even: Tensor, odd: Tensor, out: Tensor, pairs: PairIndex) -> Tensor:
+    """Add (x_ij + x_ji) E + (x_ij - x_ji) O to out, in place."""
+    diagonal, upper, lower = pairs.blocks(x)
+    out_diagonal, out_upper, out_lower = pairs.blocks(out)
+    out_diagonal.addmm_(diagonal, even, alpha=2)
+    sums, differences = (upper + lower) @ even, (upper - lower) @ odd
+    out_lower.add_(sums).sub_(differences)
+    out_upper.add_(sums.add_(differences))
+    return out
+
+
+def _plain_mix_backward(grad: Tensor, x: Tensor, even: Tensor, odd: Tensor, pairs: PairIndex, needs_x: bool = True):
+    """Gradients of x (or None), E and O."""
+    diagonal, upper, lower = pairs.blocks(x)
+    grad_diagonal, grad_upper, grad_lower = pairs.blocks(grad)
+    sums, differences = grad_upper + grad_lower, grad_upper - grad_lower
+    grad_even = torch.addmm((upper + lower).t() @ sums, diagonal.t(), grad_diagonal, alpha=2)
+    grad_odd = (upper - lower).t() @ differences
+    if not needs_x:
+        return None, grad_even, grad_odd
+    grad_x = torch.empty_like(x)
+    x_diagonal, x_upper, x_lower = pairs.blocks(grad_x)
+    torch.mm(grad_diagonal, 2 * even.t(), out=x_diagonal)
+    sums, differences = sums @ even.t(), differences @ odd.t()
+    torch.add(sums, differences, out=x_upper)
+    torch.sub(sums, differences, out=x_lower)
+    return grad_x, grad_even, grad_odd
+
+
 class _PairMix(torch.autograd.Function):
-    """x_ij W + x_ji W' as (x_ij + x_ji) (W + W') / 2 + (x_ij - x_ji) (W - W') / 2.
-
-    The transposed pair has the same two products with one sign changed: half the multiplications."""
-
     @staticmethod
-    def forward(ctx, x, weight, weight_t, u, v, w, pairs):
+    def forward(ctx, x, even, odd, u, v, w, pairs):
         device_type = x.device.type
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
         # autocast is handled here, as in-place products are not cast for us
         with torch.autocast(device_type, enabled=False):
-            x, weight, weight_t = x.to(dtype), weight.to(dtype), weight_t.to(dtype)
-            out = _expand(u.to(dtype), v.to(dtype), None if w is None else w.to(dtype), pairs)
-            diagonal, upper, lower = pairs.blocks(x)
-            out_diagonal, out_upper, out_lower = pairs.blocks(out)
-            out_diagonal.addmm_(diagonal, weight + weight_t)
-            even = (upper + lower) @ ((weight + weight_t) / 2)
-            odd = (upper - lower) @ ((weight - weight_t) / 2)
-            out_lower.add_(even).sub_(odd)
-            out_upper.add_(even.add_(odd))
+            x, even, odd = x.to(dtype), even.to(dtype), odd.to(dtype)
+            out = _expand(u.to(dtype), v.to(dtype), None if w is None else w.to(dtype), None, pairs)
+            _plain_mix(x, even, odd, out, pairs)
         ctx.pairs = pairs
-        ctx.save_for_backward(x, weight, weight_t)
+        ctx.save_for_backward(x, even, odd)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, weight, weight_t = ctx.saved_tensors
-        pairs, needs = ctx.pairs, ctx.needs_input_grad
+        x, even, odd = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous()
-        diagonal, upper, lower = pairs.blocks(x)
-        grad_diagonal, grad_upper, grad_lower = pairs.blocks(grad)
-        even, odd = grad_upper + grad_lower, grad_upper - grad_lower
-        grad_even = (upper + lower).t() @ even
-        grad_odd = (upper - lower).t() @ odd
-        grad_both = diagonal.t() @ grad_diagonal
-        grad_x = None
-        if needs[0]:
-            grad_x = torch.empty_like(x)
-            x_diagonal, x_upper, x_lower = pairs.blocks(grad_x)
-            torch.mm(grad_diagonal, (weight + weight_t).t(), out=x_diagonal)
-            even, odd = even @ ((weight + weight_t) / 2).t(), odd @ ((weight - weight_t) / 2).t()
-            torch.add(even, odd, out=x_upper)
-            torch.sub(even, odd, out=x_lower)
-        of_nodes = _reduce(grad, pairs, None)
-        return (
-            grad_x,
-            (grad_even + grad_odd) / 2 + grad_both,
-            (grad_even - grad_odd) / 2 + grad_both,
-            of_nodes.rows,
-            of_nodes.columns,
-            of_nodes.diagonal if needs[5] else None,
-            None,
-        )
+        gradients = _plain_mix_backward(grad, x, even, odd, ctx.pairs, ctx.needs_input_grad[0])
+        diagonal, rows, columns = _reduce(grad, ctx.pairs, None)
+        return *gradients, rows, columns, diagonal if ctx.needs_input_grad[5] else None, None
+
+
+# -- the public face -----------------------------------------------------------------------------------------------
 
 
 @torch.compiler.disable
@@ -240,6 +176,8 @@ def pair_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> R
     (no gradient flows into the weights).  Returns three (N, C).
     """
     _check_rows("x", x, pairs.num_pairs, "pairs")
+    if _compiled(x):
+        return _reduce(x, pairs, weights)
     return Reduced(*_PairReduce.apply(x, pairs, weights))
 
 
@@ -248,6 +186,8 @@ def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
     """(P, C) with u_i + v_j + delta_ij w_i at pair (i, j); u, v, w are (N, C)."""
     for name, value in (("u", u), ("v", v), ("w", w)):
         _check_rows(name, value, pairs.num_nodes, "nodes")
+    if _compiled(u):
+        return _expand(u, v, w, None, pairs)
     return _PairExpand.apply(u, v, w, pairs)
 
 
@@ -261,15 +201,25 @@ def pair_transpose(x: Tensor, pairs: PairIndex) -> Tensor:
 
 @torch.compiler.disable
 def pair_mix(
-    x: Tensor, weight: Tensor, weight_t: Tensor, nodes: tuple[Tensor, Tensor, Tensor | None], pairs: PairIndex
+    x: Tensor,
+    weight: Tensor,
+    weight_t: Tensor,
+    nodes: tuple[Tensor, Tensor, Tensor | None],
+    pairs: PairIndex,
+    slope: float = 1.0,
 ) -> Tensor:
-    """The n x n part of Eq2to2 at once: x_ij W + x_ji W_t + u_i + v_j + delta_ij w_i.
+    """The n x n part of Eq2to2 at once: x_ij W + x_ji W' + u_i + v_j + delta_ij w_i, then a leaky ReLU (slope 1: none).
 
     x (P, C); weight, weight_t (C, S); nodes = (u, v, w), each (N, S), w may be None.  Returns (P, S).
-    Fused so that the result is written once and the gradient of x is summed in place.  Follows autocast.
+    Computed as (x_ij + x_ji) (W + W') / 2 + (x_ij - x_ji) (W - W') / 2: the transposed pair has the same two products
+    with one sign changed, half the multiplications.  Follows autocast.
     """
     _check_rows("x", x, pairs.num_pairs, "pairs")
-    return _PairMix.apply(x, weight, weight_t, *nodes, pairs)
+    even, odd = (weight + weight_t) / 2, (weight - weight_t) / 2
+    if x.device.type == "cpu" and _compiled(x) and not torch.is_autocast_enabled("cpu"):
+        return torch.ops.puffin.pair_mix(x, even, odd, *nodes, pairs.node_ptr, pairs.upper_ptr, slope)
+    out = _PairMix.apply(x, even, odd, *nodes, pairs)
+    return out if slope == 1 else F.leaky_relu(out, slope)
 
 
 @torch.compiler.disable
@@ -297,3 +247,89 @@ def segment_extremum(x: Tensor, segment: Tensor, num_segments: int, largest: boo
 def _check_rows(name: str, x: Tensor, rows: int, of: str) -> None:
     if x.dim() != 2 or x.shape[0] != rows:
         raise ValueError(f"{name}: expected ({rows}, C), one row for each of the {rows} {of}, got {tuple(x.shape)}")
+
+
+# -- operators for torch.compile, and their derivatives --------------------------------------------------------------
+
+
+def _index(node_ptr: Tensor) -> PairIndex:
+    return PairIndex(node_ptr.diff().cpu(), node_ptr.device)
+
+
+def _reduce_oracle(x, weights, node_ptr, upper_ptr):
+    return tuple(_plain_reduce(x, _index(node_ptr), weights))
+
+
+def _expand_oracle(u, v, w, weights, node_ptr, upper_ptr, num_upper):
+    return _plain_expand(u, v, w, weights, _index(node_ptr))
+
+
+def _mix_oracle(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
+    pairs = _index(node_ptr)
+    return F.leaky_relu(_plain_mix(x, even, odd, _plain_expand(u, v, w, None, pairs), pairs), slope)
+
+
+def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, slope):
+    pairs = _index(node_ptr)
+    grad = torch.where(y > 0, grad, grad * slope)
+    diagonal, rows, columns = _plain_reduce(grad, pairs, None)
+    return *_plain_mix_backward(grad, x, even, odd, pairs), rows, columns, diagonal
+
+
+
+def _reduce_setup(ctx, inputs, output):
+    x, weights, node_ptr, upper_ptr = inputs
+    ctx.num_upper = (x.shape[0] - output[0].shape[0]) // 2
+    ctx.save_for_backward(weights, node_ptr, upper_ptr)
+
+
+def _reduce_backward(ctx, grad_diagonal, grad_rows, grad_columns):
+    weights, node_ptr, upper_ptr = ctx.saved_tensors
+    grad = torch.ops.puffin.pair_expand(grad_rows, grad_columns, grad_diagonal, weights, node_ptr, upper_ptr, ctx.num_upper)
+    return grad, None, None, None
+
+
+def _expand_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[3:6])
+
+
+def _expand_backward(ctx, grad):
+    diagonal, rows, columns = torch.ops.puffin.pair_reduce(grad, *ctx.saved_tensors)
+    return rows, columns, diagonal if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _mix_setup(ctx, inputs, output):
+    x, even, odd, _, _, _, node_ptr, upper_ptr, ctx.slope = inputs
+    ctx.save_for_backward(output, x, even, odd, node_ptr, upper_ptr)
+
+
+def _mix_derivative(ctx, grad):
+    x, even, odd, rows, columns, diagonal = torch.ops.puffin.pair_mix_backward(grad, *ctx.saved_tensors, ctx.slope)
+    return x, even, odd, rows, columns, diagonal if ctx.needs_input_grad[5] else None, None, None, None
+
+
+def _reduce_fake(x, weights, node_ptr, upper_ptr):
+    nodes = torch.library.get_ctx().new_dynamic_size()
+    return tuple(x.new_empty(nodes, x.shape[1]) for _ in range(3))
+
+
+def _expand_fake(u, v, w, weights, node_ptr, upper_ptr, num_upper):
+    return u.new_empty(u.shape[0] + 2 * num_upper, u.shape[1])
+
+
+def _mix_fake(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
+    return x.new_empty(x.shape[0], even.shape[1])
+
+
+def _mix_backward_fake(grad, y, x, even, odd, node_ptr, upper_ptr, slope):
+    nodes = torch.library.get_ctx().new_dynamic_size()
+    return (torch.empty_like(x), torch.empty_like(even), torch.empty_like(odd), *(grad.new_empty(nodes, grad.shape[1]) for _ in range(3)))
+
+
+library.define(REDUCE, _reduce_oracle, _reduce_fake)
+library.define(EXPAND, _expand_oracle, _expand_fake)
+library.define(MIX, _mix_oracle, _mix_fake, compiled=("CPU",))
+library.define(MIX_BACKWARD, _mix_backward_oracle, _mix_backward_fake, compiled=("CPU",))
+torch.library.register_autograd("puffin::pair_reduce", _reduce_backward, setup_context=_reduce_setup)
+torch.library.register_autograd("puffin::pair_expand", _expand_backward, setup_context=_expand_setup)
+torch.library.register_autograd("puffin::pair_mix", _mix_derivative, setup_context=_mix_setup)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from src.ops.pairs import PairIndex, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_transpose, segment_extremum
+from src.ops.pair_index import PairIndex
+from src.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_transpose, segment_extremum
 from tests.conftest import DEVICES, TOLERANCE, relative
 
 LENGTHS = [[3, 1, 0, 5], [1], [0], [], [7, 7]]

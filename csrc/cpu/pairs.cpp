@@ -1,0 +1,254 @@
+// Packed pairs on the CPU; semantics in src/ops/pairs.py. A task is a group of whole events, chosen by their sizes
+// alone, so that no sum depends on the number of threads.
+#define PUFFIN_KERNEL "pairs_kernel.h"
+#include "targets.h"
+
+#include "parallel.h"
+
+#include <optional>
+#include <vector>
+
+namespace puffin {
+namespace {
+
+// Where the events of a batch lie in packed features.
+struct Events {
+  const int64_t *node, *upper;  // (B + 1): first node, first pair i < j
+  int64_t count, nodes, uppers;
+  std::vector<int64_t> groups;  // first event of each group, and the end
+
+  Events(const Tensor& node_ptr, const Tensor& upper_ptr) {
+    for (const Tensor& t : {node_ptr, upper_ptr})
+      STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == node_ptr.size(0) && t.size(0) > 0 && t.is_contiguous() &&
+                          t.scalar_type() == ScalarType::Long && t.is_cpu(),
+                      "node_ptr, upper_ptr: expected contiguous (B + 1,) int64 on the CPU");
+    node = node_ptr.const_data_ptr<int64_t>();
+    upper = upper_ptr.const_data_ptr<int64_t>();
+    count = node_ptr.size(0) - 1;
+    STD_TORCH_CHECK(node[0] == 0 && upper[0] == 0, "node_ptr, upper_ptr: expected to start at 0");
+    groups.push_back(0);
+    for (int64_t b = 0; b < count; ++b) {
+      const int64_t n = node[b + 1] - node[b];
+      STD_TORCH_CHECK(n >= 0 && upper[b + 1] - upper[b] == n * (n - 1) / 2, "upper_ptr: does not fit node_ptr");
+      if (upper[b + 1] - upper[groups.back()] + node[b + 1] - node[groups.back()] >= 1024 || b + 1 == count)
+        groups.push_back(b + 1);
+    }
+    nodes = node[count];
+    uppers = upper[count];
+  }
+
+  int64_t pairs() const { return nodes + 2 * uppers; }
+  int64_t size(int64_t b) const { return node[b + 1] - node[b]; }
+  int64_t num_groups() const { return int64_t(groups.size()) - 1; }
+
+  // fn(event) for every event, groups over the threads
+  template <class F>
+  void for_each(const F& fn) const {
+    for_each_task(num_groups(), [&](int64_t g) {
+      for (int64_t b = groups[g]; b < groups[g + 1]; ++b) fn(b);
+    });
+  }
+};
+
+// The three blocks of one event in a packed feature.
+template <class P>
+struct Blocks {
+  P *diagonal, *upper, *lower;
+  Blocks(P* x, const Events& events, int64_t b, int64_t channels)
+      : diagonal(x + events.node[b] * channels),
+        upper(x + (events.nodes + events.upper[b]) * channels),
+        lower(x + (events.nodes + events.uppers + events.upper[b]) * channels) {}
+};
+
+void check_rows(const Tensor& x, int64_t rows, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows, name, ": expected ", rows, " rows");
+  const auto type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+}
+
+void check_like(const Tensor& x, int64_t rows, const Tensor& like, const char* name) {
+  check_rows(x, rows, name);
+  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
+}
+
+std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
+  return x ? std::optional<Tensor>(torch::stable::contiguous(*x)) : std::nullopt;
+}
+
+template <class T>
+const T* data_or_null(const std::optional<Tensor>& x) { return x ? x->const_data_ptr<T>() : nullptr; }
+
+std::optional<Tensor> checked_weights(const std::optional<Tensor>& weights, const Events& events, const Tensor& like) {
+  if (weights)
+    STD_TORCH_CHECK(weights->dim() == 1 && weights->size(0) == events.nodes &&
+                        weights->scalar_type() == like.scalar_type() && weights->is_cpu(),
+                    "weights: expected one number of the features' dtype for each node");
+  return contiguous(weights);
+}
+
+// (rows, columns) -> (rows, padded columns), or its transpose padded
+template <class T>
+std::vector<T> pad(const Tensor& matrix, bool transpose) {
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  const int64_t r = transpose ? columns : rows, c = transpose ? rows : columns, ld = baseline::padded<T>(c);
+  std::vector<T> out(r * ld, T(0));
+  const T* m = matrix.const_data_ptr<T>();
+  for (int64_t i = 0; i < r; ++i)
+    for (int64_t j = 0; j < c; ++j) out[i * ld + j] = transpose ? m[j * columns + i] : m[i * columns + j];
+  return out;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::optional<Tensor> weights_in,
+                                               const Tensor node_ptr, const Tensor upper_ptr) {
+  const Events events(node_ptr, upper_ptr);
+  check_rows(x_in, events.pairs(), "x");
+  const Tensor x = torch::stable::contiguous(x_in);
+  const std::optional<Tensor> weights = checked_weights(weights_in, events, x);
+  const int64_t channels = x.size(1);
+  Tensor diagonal = new_tensor(x, {events.nodes, channels}, x.scalar_type());
+  Tensor rows = torch::stable::empty_like(diagonal), columns = torch::stable::empty_like(diagonal);
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const T *px = x.const_data_ptr<T>(), *pw = data_or_null<T>(weights);
+    T *pd = diagonal.mutable_data_ptr<T>(), *pr = rows.mutable_data_ptr<T>(), *pc = columns.mutable_data_ptr<T>();
+    events.for_each([&](int64_t b) {
+      const Blocks<const T> at(px, events, b, channels);
+      const int64_t first = events.node[b];
+      PUFFIN_CALL(reduce_event<T>, at.diagonal, at.upper, at.lower, pw ? pw + first : nullptr, events.size(b), channels,
+                  pd + first * channels, pr + first * channels, pc + first * channels);
+    });
+  });
+  return {diagonal, rows, columns};
+}
+
+Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Tensor> d_in,
+                   const std::optional<Tensor> weights_in, const Tensor node_ptr, const Tensor upper_ptr,
+                   int64_t num_upper) {
+  const Events events(node_ptr, upper_ptr);
+  STD_TORCH_CHECK(num_upper == events.uppers, "num_upper: does not fit upper_ptr");
+  check_rows(u_in, events.nodes, "u");
+  check_like(v_in, events.nodes, u_in, "v");
+  if (d_in) check_like(*d_in, events.nodes, u_in, "w");
+  STD_TORCH_CHECK(v_in.size(1) == u_in.size(1) && (!d_in || d_in->size(1) == u_in.size(1)), "u, v, w: expected alike");
+  const Tensor u = torch::stable::contiguous(u_in), v = torch::stable::contiguous(v_in);
+  const std::optional<Tensor> d = contiguous(d_in), weights = checked_weights(weights_in, events, u);
+  const int64_t channels = u.size(1);
+  Tensor out = new_tensor(u, {events.pairs(), channels}, u.scalar_type());
+  for_float_type(u, [&](auto type) {
+    using T = decltype(type);
+    const T *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>();
+    const T *pd = data_or_null<T>(d), *pw = data_or_null<T>(weights);
+    T* po = out.mutable_data_ptr<T>();
+    events.for_each([&](int64_t b) {
+      const Blocks<T> at(po, events, b, channels);
+      const int64_t first = events.node[b];
+      PUFFIN_CALL(expand_event<T>, pu + first * channels, pv + first * channels, pd ? pd + first * channels : nullptr,
+                  pw ? pw + first : nullptr, events.size(b), channels, at.diagonal, at.upper, at.lower);
+    });
+  });
+  return out;
+}
+
+Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, const Tensor u_in, const Tensor v_in,
+                const std::optional<Tensor> d_in, const Tensor node_ptr, const Tensor upper_ptr, double slope) {
+  const Events events(node_ptr, upper_ptr);
+  check_rows(x_in, events.pairs(), "x");
+  STD_TORCH_CHECK(slope >= 0 && slope <= 1, "slope: expected 0..1, got ", slope);
+  const int64_t in = x_in.size(1), out = even_in.size(1);
+  check_like(even_in, in, x_in, "even");
+  check_like(odd_in, in, x_in, "odd");
+  check_like(u_in, events.nodes, x_in, "u");
+  check_like(v_in, events.nodes, x_in, "v");
+  if (d_in) check_like(*d_in, events.nodes, x_in, "w");
+  STD_TORCH_CHECK(odd_in.size(1) == out && u_in.size(1) == out && v_in.size(1) == out &&
+                      (!d_in || d_in->size(1) == out),
+                  "even, odd, u, v, w: expected as many columns");
+  const Tensor x = torch::stable::contiguous(x_in), even = torch::stable::contiguous(even_in);
+  const Tensor odd = torch::stable::contiguous(odd_in), u = torch::stable::contiguous(u_in);
+  const Tensor v = torch::stable::contiguous(v_in);
+  const std::optional<Tensor> d = contiguous(d_in);
+  Tensor result = new_tensor(x, {events.pairs(), out}, x.scalar_type());
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const std::vector<T> a = pad<T>(even, false), b = pad<T>(odd, false);
+    const T *px = x.const_data_ptr<T>(), *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>();
+    const T* pd = data_or_null<T>(d);
+    T* po = result.mutable_data_ptr<T>();
+    for_each_task(events.num_groups(), [&](int64_t g) {
+      std::vector<T> scratch(2 * baseline::mix_tile * (in + baseline::padded<T>(out)));
+      for (int64_t e = events.groups[g]; e < events.groups[g + 1]; ++e) {
+        const Blocks<const T> from(px, events, e, in);
+        const Blocks<T> to(po, events, e, out);
+        const int64_t first = events.node[e] * out, n = events.size(e);
+        PUFFIN_CALL(mix_event<T>, in, out, a.data(), b.data(), T(slope), n, from.diagonal, from.upper, from.lower,
+                    pu + first, pv + first, pd ? pd + first : nullptr, to.diagonal, to.upper, to.lower, scratch.data());
+      }
+    });
+  });
+  return result;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
+    const Tensor grad_in, const Tensor y_in, const Tensor x_in, const Tensor even_in, const Tensor odd_in,
+    const Tensor node_ptr, const Tensor upper_ptr, double slope) {
+  const Events events(node_ptr, upper_ptr);
+  check_rows(x_in, events.pairs(), "x");
+  check_like(grad_in, events.pairs(), x_in, "grad");
+  check_like(y_in, events.pairs(), x_in, "y");
+  const int64_t in = x_in.size(1), out = grad_in.size(1);
+  check_like(even_in, in, x_in, "even");
+  check_like(odd_in, in, x_in, "odd");
+  STD_TORCH_CHECK(even_in.size(1) == out && odd_in.size(1) == out && y_in.size(1) == out,
+                  "grad, y, even, odd: expected as many columns");
+  const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
+  const Tensor grad = torch::stable::contiguous(grad_in);
+  const Tensor even = torch::stable::contiguous(even_in), odd = torch::stable::contiguous(odd_in);
+  Tensor grad_x = torch::stable::empty_like(x);
+  Tensor grad_even = torch::stable::empty_like(even), grad_odd = torch::stable::empty_like(odd);
+  Tensor rows = new_tensor(x, {events.nodes, out}, x.scalar_type());
+  Tensor columns = torch::stable::empty_like(rows), diagonal = torch::stable::empty_like(rows);
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const std::vector<T> at = pad<T>(even, true), bt = pad<T>(odd, true);
+    const int64_t ldo = baseline::padded<T>(out), ldi = baseline::padded<T>(in);
+    std::vector<T> parts(events.num_groups() * 2 * in * ldo, T(0));  // per group, added up in order below
+    const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
+    T *gx = grad_x.mutable_data_ptr<T>(), *pr = rows.mutable_data_ptr<T>(), *pc = columns.mutable_data_ptr<T>();
+    T* pd = diagonal.mutable_data_ptr<T>();
+    for_each_task(events.num_groups(), [&](int64_t g) {
+      std::vector<T> scratch(2 * baseline::mix_tile * (in + ldo + ldi));
+      T* part = parts.data() + g * 2 * in * ldo;
+      for (int64_t e = events.groups[g]; e < events.groups[g + 1]; ++e) {
+        const Blocks<const T> dy(pg, events, e, out), result(py, events, e, out), from(px, events, e, in);
+        const Blocks<T> dx(gx, events, e, in);
+        const int64_t first = events.node[e] * out, n = events.size(e);
+        PUFFIN_CALL(mix_event_backward<T>, in, out, at.data(), bt.data(), T(slope), n, dy.diagonal, dy.upper, dy.lower,
+                    result.diagonal, result.upper, result.lower, from.diagonal, from.upper, from.lower, dx.diagonal,
+                    dx.upper, dx.lower, pr + first, pc + first, pd + first, part, part + in * ldo, scratch.data());
+      }
+    });
+    T *oe = grad_even.mutable_data_ptr<T>(), *oo = grad_odd.mutable_data_ptr<T>();
+    for (int64_t i = 0; i < in; ++i)
+      for (int64_t s = 0; s < out; ++s) {
+        T a = T(0), b = T(0);
+        for (int64_t g = 0; g < events.num_groups(); ++g) {
+          a += parts[(g * 2 * in + i) * ldo + s];
+          b += parts[(g * 2 * in + in + i) * ldo + s];
+        }
+        oe[i * out + s] = a;
+        oo[i * out + s] = b;
+      }
+  });
+  return {grad_x, grad_even, grad_odd, rows, columns, diagonal};
+}
+
+}  // namespace puffin
+
+STABLE_TORCH_LIBRARY_IMPL(puffin, CPU, m) {
+  m.impl("pair_reduce", TORCH_BOX(&puffin::pair_reduce));
+  m.impl("pair_expand", TORCH_BOX(&puffin::pair_expand));
+  m.impl("pair_mix", TORCH_BOX(&puffin::pair_mix));
+  m.impl("pair_mix_backward", TORCH_BOX(&puffin::pair_mix_backward));
+}
