@@ -6,9 +6,12 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart test install generate bench clean
+KERNELS = src/ops/_lib/puffin_cpu.so
+
+.PHONY: quickstart test install kernels check-cuda check-sanitizers generate bench clean
 
 quickstart: $(READY)
+	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
 	$(BIN)/python train_pelican_classifier.py --yaml config/quickstart.yaml --datadir $(RUN12) --prefix quickstart
 	@echo
 	@echo "Metrics of the best epoch on the test jets (log/quickstart.Best.metrics.csv):"
@@ -19,8 +22,28 @@ quickstart: $(READY)
 	@echo "predictions  predict/quickstart.best.test.pt   predict/quickstart.best.test_ROC.csv"
 	@echo "weights      model/quickstart_best.pt"
 
-test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+test: kernels check-cuda
+	PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# the kernel library, for CUDA too where nvcc and a CUDA PyTorch are
+kernels: $(READY) $(KERNELS)
+
+$(KERNELS): setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
+	$(BIN)/python setup.py build_kernels
+	touch $@
+
+# nvcc needs no GPU to compile: the CUDA sources cannot rot unseen
+check-cuda: $(READY)
+	@if command -v nvcc > /dev/null || test -x /usr/local/cuda/bin/nvcc; then \
+	  PUFFIN_CUDA=1 $(BIN)/python setup.py build_kernels; else echo "no nvcc here: CUDA sources not compiled"; fi
+
+# the tests of the kernels under AddressSanitizer and UBSan; the usual library is built again afterwards
+check-sanitizers: $(READY)
+	PUFFIN_SANITIZE=1 PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest tests/ops \
+	  -k "equals_oracle or golden or padded or threads or tree or per_event or equals_separate or refuse"; \
+	  status=$$?; PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels; exit $$status
 
 install: $(READY)
 

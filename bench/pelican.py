@@ -38,6 +38,7 @@ from bench import pelican_lite_peer  # noqa: E402
 from bench.dense_pelican import SPURIONS, DensePelican  # noqa: E402
 from src.data.packing import pack_padded  # noqa: E402
 from src.models.pelican import PelicanClassifier, PelicanConfig  # noqa: E402
+from src.training.memory import keep_freed_memory  # noqa: E402
 
 
 class Widths(NamedTuple):
@@ -261,6 +262,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]):
     args = parse(arguments)
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the scripts do; all implementations gain
     batches = read_batches(args.file, args.batch_size, args.num_jets or args.batch_size, args.nobj)
     if args.memory_of:
         print(memory_of_step(args.memory_of, args.preset, batches[0]))

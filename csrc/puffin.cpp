@@ -14,7 +14,9 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def(
       "chamfer_backward(Tensor grad_x, Tensor grad_y, Tensor x, Tensor y, Tensor index_x, Tensor index_y)"
       " -> (Tensor, Tensor)");
-  m.def("pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_nodes)"
+      " -> (Tensor, Tensor, Tensor)");
   m.def(
       "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_upper)"
       " -> Tensor");
@@ -23,5 +25,9 @@ STABLE_TORCH_LIBRARY(puffin, m) {
       " float slope) -> Tensor");
   m.def(
       "pair_mix_backward(Tensor grad, Tensor y, Tensor x, Tensor even, Tensor odd, Tensor node_ptr, Tensor upper_ptr,"
-      " float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      " int num_nodes, float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("message(Tensor x, Tensor weight, Tensor bias, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "message_backward(Tensor grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor inverse, Tensor gain,"
+      " float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -3,6 +3,7 @@
 #define PUFFIN_KERNEL "pairs_kernel.h"
 #include "targets.h"
 
+#include "matrix.h"
 #include "parallel.h"
 
 #include <optional>
@@ -86,23 +87,12 @@ std::optional<Tensor> checked_weights(const std::optional<Tensor>& weights, cons
   return contiguous(weights);
 }
 
-// (rows, columns) -> (rows, padded columns), or its transpose padded
-template <class T>
-std::vector<T> pad(const Tensor& matrix, bool transpose) {
-  const int64_t rows = matrix.size(0), columns = matrix.size(1);
-  const int64_t r = transpose ? columns : rows, c = transpose ? rows : columns, ld = baseline::padded<T>(c);
-  std::vector<T> out(r * ld, T(0));
-  const T* m = matrix.const_data_ptr<T>();
-  for (int64_t i = 0; i < r; ++i)
-    for (int64_t j = 0; j < c; ++j) out[i * ld + j] = transpose ? m[j * columns + i] : m[i * columns + j];
-  return out;
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::optional<Tensor> weights_in,
-                                               const Tensor node_ptr, const Tensor upper_ptr) {
+                                               const Tensor node_ptr, const Tensor upper_ptr, int64_t num_nodes) {
   const Events events(node_ptr, upper_ptr);
+  STD_TORCH_CHECK(num_nodes == events.nodes, "num_nodes: does not fit node_ptr");
   check_rows(x_in, events.pairs(), "x");
   const Tensor x = torch::stable::contiguous(x_in);
   const std::optional<Tensor> weights = checked_weights(weights_in, events, x);
@@ -172,7 +162,7 @@ Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, co
   Tensor result = new_tensor(x, {events.pairs(), out}, x.scalar_type());
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    const std::vector<T> a = pad<T>(even, false), b = pad<T>(odd, false);
+    const std::vector<T> a = pad_matrix<T>(even, false), b = pad_matrix<T>(odd, false);
     const T *px = x.const_data_ptr<T>(), *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>();
     const T* pd = data_or_null<T>(d);
     T* po = result.mutable_data_ptr<T>();
@@ -192,8 +182,9 @@ Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, co
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
     const Tensor grad_in, const Tensor y_in, const Tensor x_in, const Tensor even_in, const Tensor odd_in,
-    const Tensor node_ptr, const Tensor upper_ptr, double slope) {
+    const Tensor node_ptr, const Tensor upper_ptr, int64_t num_nodes, double slope) {
   const Events events(node_ptr, upper_ptr);
+  STD_TORCH_CHECK(num_nodes == events.nodes, "num_nodes: does not fit node_ptr");
   check_rows(x_in, events.pairs(), "x");
   check_like(grad_in, events.pairs(), x_in, "grad");
   check_like(y_in, events.pairs(), x_in, "y");
@@ -211,7 +202,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
   Tensor columns = torch::stable::empty_like(rows), diagonal = torch::stable::empty_like(rows);
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    const std::vector<T> at = pad<T>(even, true), bt = pad<T>(odd, true);
+    const std::vector<T> at = pad_matrix<T>(even, true), bt = pad_matrix<T>(odd, true);
     const int64_t ldo = baseline::padded<T>(out), ldi = baseline::padded<T>(in);
     std::vector<T> parts(events.num_groups() * 2 * in * ldo, T(0));  // per group, added up in order below
     const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();

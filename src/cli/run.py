@@ -20,6 +20,7 @@ from ..files import append_row, whole_file
 from ..models.published import read_checkpoint
 from ..training.checkpoint import git_commit, load_checkpoint
 from ..training.logs import start_logging
+from ..training.memory import keep_freed_memory
 from ..training.optimizers import make_optimizer
 from ..training.schedules import WARM_FIRST_PERIOD, Schedule
 from ..training.trainer import Interrupted, NonFiniteError, Trainer, TrainerOptions
@@ -135,6 +136,8 @@ class Run:
             torch.set_num_threads(args.threads)
         self.device = choose_device(args.device)
         self.dtype = torch.float64 if args.dtype == "double" else torch.float32
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.device.type == "mps" and self.dtype == torch.float64:
             raise InputError("--double: not supported by --mps; use --float or --cpu")
         torch.use_deterministic_algorithms(args.reproducible)

@@ -20,16 +20,12 @@ class _SignedPower(torch.autograd.Function):
     def backward(ctx, grad):
         x, a = ctx.saved_tensors
         base = x.abs().add_(ctx.offset)
-        log = base.log()
-        power = (log * a).exp_()
         sign = x.sign()
-        d_a = (power * log).sub_((power - 1).div_(a)).div_(a)
-        if ctx.signed:
-            d_a.mul_(sign)
-            d_x = power.div_(base)
-        else:
-            d_x = power.div_(base).mul_(sign)
-        return grad * d_x, (grad * d_a).sum(0), None, None
+        outer = grad * sign if ctx.signed else grad
+        log = base.log()
+        power = (log * a).exp_().mul_(outer)  # times the outer gradient from here on
+        d_a = (log.mul_(power).sum(0) - (power.sum(0) - outer.sum(0)) / a) / a
+        return power.div_(base).mul_(sign), d_a, None, None
 
 
 class InputEncoder(nn.Module):

@@ -66,8 +66,11 @@ def num_rank2_inputs(stabilizer: str, method: str) -> int:
 
 
 def rank2_inputs(p: Tensor, pairs: PairIndex, stabilizer: str, method: str) -> Tensor:
-    """(P, K) pair features of momenta p (N, 4): r_i r_j for each non-invariant component, then p_i . p_j."""
-    left, right = p[pairs.row], p[pairs.column]
+    """Pair features of momenta p (N, 4): r_i r_j for each non-invariant component, then p_i . p_j.
+
+    They are symmetric: only the diagonal and upper pairs are returned, (N + U, K); see `PairIndex.mirror`."""
+    half = pairs.num_nodes + pairs.num_upper
+    left, right = p[pairs.row[:half]], p[pairs.column[:half]]
     dots = minkowski(left, right)[:, None]
     if method == "spurions" or not COMPONENTS[stabilizer]:
         return dots
@@ -116,14 +119,15 @@ def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurion
 def irc_weights(dots: Tensor, pairs: PairIndex) -> tuple[Tensor, Tensor]:
     """Weights w_i = sum_j d_ij / sum_ij d_ij (N,), and e_i = sum_j d_ij over the root of the total (N,).
 
-    dots (P, 1).  The second makes e_ij = e_i e_j the infrared-safe scale of pair (i, j).
+    dots (N + U, 1) as from `rank2_inputs`.  The second makes e_ij = e_i e_j the infrared-safe scale of pair (i, j).
     """
-    sums = dots.new_zeros(pairs.num_nodes, 1).index_add_(0, pairs.row, dots)
+    sums = dots.new_zeros(pairs.num_nodes, 1).index_add_(0, pairs.row, pairs.mirror(dots))
     total = segment_sum(sums, pairs.event_of_node, len(pairs.lengths))[pairs.event_of_node]
     total = torch.where(total == 0, 1, total)  # a lone massless particle has no scale
     return (sums / total)[:, 0], (sums / total.abs().sqrt())[:, 0]
 
 
 def irc_angles(inputs: Tensor, scale: Tensor, pairs: PairIndex) -> Tensor:
-    """2 x_ij / (1e-12 + e_ij) for the pair inputs (P, K): angles, which do not see how energy is shared."""
-    return 2 * inputs / (1e-12 + scale[pairs.row] * scale[pairs.column])[:, None]
+    """2 x_ij / (1e-12 + e_ij) for the pair inputs (N + U, K): angles, which do not see how energy is shared."""
+    half = len(inputs)
+    return 2 * inputs / (1e-12 + scale[pairs.row[:half]] * scale[pairs.column[:half]])[:, None]

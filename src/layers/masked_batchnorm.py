@@ -49,18 +49,34 @@ class MaskedBatchNorm(nn.Module):
             return out
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        self.num_batches_tracked += 1
-        if self.sync and dist.is_initialized() and dist.get_world_size() > 1:
+        if self._synchronises():
             return self._synchronised(x)
         if len(x) < 2:  # PyTorch refuses a single row; its normalised value is 0 and its variance unknown
             return self._alone(x)
+        self.num_batches_tracked += 1
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
         )
 
+    def takes_own_statistics(self, rows: int) -> bool:
+        """Whether a training batch of `rows` rows is normalised by its own statistics alone."""
+        return rows > 1 and not self._synchronises()
+
+    @torch.no_grad()
+    def track_(self, mean: Tensor, variance: Tensor, rows: float) -> None:
+        """Take the mean and the biased variance (C,) of a batch of `rows` rows into the running statistics."""
+        self.num_batches_tracked += 1
+        if rows > 0:
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        if rows > 1:
+            unbiased = variance * (rows / (rows - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+    def _synchronises(self) -> bool:
+        return self.sync and dist.is_initialized() and dist.get_world_size() > 1
+
     def _alone(self, x: Tensor) -> Tensor:
-        if len(x) == 1:
-            self.running_mean.lerp_(x.detach()[0].to(self.running_mean.dtype), self.momentum)
+        self.track_(x.detach().sum(0), torch.zeros_like(self.running_var), len(x))
         return (x - x.detach()) * self.weight + self.bias
 
     def _synchronised(self, x: Tensor) -> Tensor:
@@ -70,10 +86,7 @@ class MaskedBatchNorm(nn.Module):
         count = total[-1].detach()
         mean = total[:-1] / count.clamp_min(1)
         var = _AllReduceSum.apply((wide - mean).square().sum(0)) / count.clamp_min(1)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            if count > 1:
-                self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        self.track_(mean.detach(), var.detach(), float(count))
         return ((wide - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from ..ops import messages
 from ..ops.pair_index import PairIndex
 from .activations import make_activation
 from .masked_batchnorm import MaskedBatchNorm
@@ -40,7 +41,30 @@ class MessageNet(MLP):
 
     def forward(self, x: Tensor, pairs: PairIndex) -> Tensor:
         """x (P, widths[0]) -> (P, widths[-1])."""
+        if self._fusible(x):
+            for linear in self.linear[:-1]:
+                x = self.activation(linear(x))
+            return self._fused(x)
         x = super().forward(x)
         if self.normlayer is None:
             return x
         return self.normlayer(x) if isinstance(self.normlayer, MaskedBatchNorm) else self.normlayer(x, pairs)
+
+    def _fusible(self, x: Tensor) -> bool:
+        """Whether the last linear layer, its activation and the statistics of the norm are one kernel."""
+        return (
+            self.training
+            and len(self.linear) > 0
+            and isinstance(self.activation, nn.LeakyReLU)
+            and isinstance(self.normlayer, MaskedBatchNorm)
+            and self.normlayer.takes_own_statistics(len(x))
+            and messages.compiled(x)
+        )
+
+    def _fused(self, x: Tensor) -> Tensor:
+        linear, norm = self.linear[-1], self.normlayer
+        out = messages.message_norm(
+            x, linear.weight, linear.bias, norm.weight, norm.bias, self.activation.negative_slope, norm.eps
+        )
+        norm.track_(out.mean, out.variance, len(x))
+        return out.values

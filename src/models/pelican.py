@@ -19,7 +19,6 @@ from ..layers.lorentz import (
     WITHOUT_DOT_PRODUCT,
     irc_angles,
     irc_weights,
-    minkowski,
     num_rank2_inputs,
     prepend_spurions,
     rank2_inputs,
@@ -185,7 +184,7 @@ class PelicanBackbone(nn.Module):
         pairs = PairIndex(lengths, p.device)
         inputs = rank2_inputs(p, pairs, config.stabilizer, config.method)
         geometry, inputs = self._geometry(p, inputs, pairs)
-        x = self.input_encoder(self.linear(inputs))
+        x = pairs.mirror(self.input_encoder(self.linear(inputs)))
         if config.num_labels:
             x = torch.cat([x, self.eq1to2(scalars, geometry)], 1)
         return x, geometry, p
@@ -194,11 +193,11 @@ class PelicanBackbone(nn.Module):
         dtype = self.linear.weight.dtype
         if not self.config.irc_safe:
             return EventGeometry(pairs, pairs.counts[:, None].to(dtype)), inputs
-        dots = minkowski(p[pairs.row], p[pairs.column])[:, None]
+        dots = rank2_inputs(p, pairs, "so13", "input")
         weights, scale = irc_weights(dots, pairs)
         multiplicity = pairs.counts
         if set(self.config.config + self.config.config_out) != {"s"}:  # plain sums do not ask for n
-            multiplicity = soft_drop_multiplicity(dots, pairs)
+            multiplicity = soft_drop_multiplicity(pairs.mirror(dots), pairs)
         geometry = EventGeometry(pairs, multiplicity[:, None].to(dtype), weights.to(dtype))
         return geometry, irc_angles(inputs, scale, pairs)
 

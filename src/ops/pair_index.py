@@ -104,3 +104,7 @@ class PairIndex:
     def blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views of the diagonal, the upper and the lower pairs of x (P, C)."""
         return x.split((self.num_nodes, self.num_upper, self.num_upper))
+
+    def mirror(self, x: Tensor) -> Tensor:
+        """(P, C) of a symmetric feature from its diagonal and upper pairs (N + U, C)."""
+        return torch.cat([x, x[self.num_nodes :]])

@@ -18,7 +18,9 @@ from torch import Tensor
 from . import library
 from .pair_index import PairIndex
 
-REDUCE = "pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr) -> (Tensor, Tensor, Tensor)"
+REDUCE = (
+    "pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_nodes) -> (Tensor, Tensor, Tensor)"
+)
 EXPAND = (
     "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_upper) -> Tensor"
 )
@@ -28,7 +30,7 @@ MIX = (
 )
 MIX_BACKWARD = (
     "pair_mix_backward(Tensor grad, Tensor y, Tensor x, Tensor even, Tensor odd, Tensor node_ptr, Tensor upper_ptr, "
-    "float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "int num_nodes, float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -77,7 +79,7 @@ def _compiled(x: Tensor) -> bool:
 
 def _reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
     if _compiled(x):
-        return Reduced(*torch.ops.puffin.pair_reduce(x, weights, pairs.node_ptr, pairs.upper_ptr))
+        return Reduced(*torch.ops.puffin.pair_reduce(x, weights, pairs.node_ptr, pairs.upper_ptr, pairs.num_nodes))
     return _plain_reduce(x, pairs, weights)
 
 
@@ -256,7 +258,7 @@ def _index(node_ptr: Tensor) -> PairIndex:
     return PairIndex(node_ptr.diff().cpu(), node_ptr.device)
 
 
-def _reduce_oracle(x, weights, node_ptr, upper_ptr):
+def _reduce_oracle(x, weights, node_ptr, upper_ptr, num_nodes):
     return tuple(_plain_reduce(x, _index(node_ptr), weights))
 
 
@@ -269,7 +271,7 @@ def _mix_oracle(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
     return F.leaky_relu(_plain_mix(x, even, odd, _plain_expand(u, v, w, None, pairs), pairs), slope)
 
 
-def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, slope):
+def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, slope):
     pairs = _index(node_ptr)
     grad = torch.where(y > 0, grad, grad * slope)
     diagonal, rows, columns = _plain_reduce(grad, pairs, None)
@@ -278,39 +280,42 @@ def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, slope):
 
 
 def _reduce_setup(ctx, inputs, output):
-    x, weights, node_ptr, upper_ptr = inputs
-    ctx.num_upper = (x.shape[0] - output[0].shape[0]) // 2
+    x, weights, node_ptr, upper_ptr, num_nodes = inputs
+    ctx.num_upper = (x.shape[0] - num_nodes) // 2
     ctx.save_for_backward(weights, node_ptr, upper_ptr)
 
 
 def _reduce_backward(ctx, grad_diagonal, grad_rows, grad_columns):
     weights, node_ptr, upper_ptr = ctx.saved_tensors
     grad = torch.ops.puffin.pair_expand(grad_rows, grad_columns, grad_diagonal, weights, node_ptr, upper_ptr, ctx.num_upper)
-    return grad, None, None, None
+    return grad, None, None, None, None
 
 
 def _expand_setup(ctx, inputs, output):
+    ctx.num_nodes = inputs[0].shape[0]
     ctx.save_for_backward(*inputs[3:6])
 
 
 def _expand_backward(ctx, grad):
-    diagonal, rows, columns = torch.ops.puffin.pair_reduce(grad, *ctx.saved_tensors)
+    diagonal, rows, columns = torch.ops.puffin.pair_reduce(grad, *ctx.saved_tensors, ctx.num_nodes)
     return rows, columns, diagonal if ctx.needs_input_grad[2] else None, None, None, None, None
 
 
 def _mix_setup(ctx, inputs, output):
-    x, even, odd, _, _, _, node_ptr, upper_ptr, ctx.slope = inputs
+    x, even, odd, u, _, _, node_ptr, upper_ptr, ctx.slope = inputs
+    ctx.num_nodes = u.shape[0]
     ctx.save_for_backward(output, x, even, odd, node_ptr, upper_ptr)
 
 
 def _mix_derivative(ctx, grad):
-    x, even, odd, rows, columns, diagonal = torch.ops.puffin.pair_mix_backward(grad, *ctx.saved_tensors, ctx.slope)
+    x, even, odd, rows, columns, diagonal = torch.ops.puffin.pair_mix_backward(
+        grad, *ctx.saved_tensors, ctx.num_nodes, ctx.slope
+    )
     return x, even, odd, rows, columns, diagonal if ctx.needs_input_grad[5] else None, None, None, None
 
 
-def _reduce_fake(x, weights, node_ptr, upper_ptr):
-    nodes = torch.library.get_ctx().new_dynamic_size()
-    return tuple(x.new_empty(nodes, x.shape[1]) for _ in range(3))
+def _reduce_fake(x, weights, node_ptr, upper_ptr, num_nodes):
+    return tuple(x.new_empty(num_nodes, x.shape[1]) for _ in range(3))
 
 
 def _expand_fake(u, v, w, weights, node_ptr, upper_ptr, num_upper):
@@ -321,9 +326,9 @@ def _mix_fake(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
     return x.new_empty(x.shape[0], even.shape[1])
 
 
-def _mix_backward_fake(grad, y, x, even, odd, node_ptr, upper_ptr, slope):
-    nodes = torch.library.get_ctx().new_dynamic_size()
-    return (torch.empty_like(x), torch.empty_like(even), torch.empty_like(odd), *(grad.new_empty(nodes, grad.shape[1]) for _ in range(3)))
+def _mix_backward_fake(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, slope):
+    nodes = (grad.new_empty(num_nodes, grad.shape[1]) for _ in range(3))
+    return torch.empty_like(x), torch.empty_like(even), torch.empty_like(odd), *nodes
 
 
 library.define(REDUCE, _reduce_oracle, _reduce_fake)

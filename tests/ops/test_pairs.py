@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from src.ops import library
 from src.ops.pair_index import PairIndex
 from src.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_transpose, segment_extremum
 from tests.conftest import DEVICES, TOLERANCE, relative
@@ -118,3 +119,109 @@ def test_wrong_number_of_rows():
     """A feature of another batch is refused by name."""
     with pytest.raises(ValueError, match=r"x: expected \(13, C\)"):
         pair_reduce(torch.zeros(12, 2), index([3, 2]))
+
+
+# -- compiled kernels against the oracles ----------------------------------------------------------------------------
+
+
+def arguments(lengths, dtype=torch.float64, channels=(5, 7), device="cpu"):
+    """Inputs of the operators for events with these many nodes, by operator."""
+    pairs = index(lengths, device)
+    c, s = channels
+    make = lambda *shape: torch.randn(*shape, dtype=dtype, device=device, requires_grad=True)  # noqa: E731
+    x, even, odd = make(pairs.num_pairs, c), make(c, s), make(c, s)
+    u, v, w = (make(pairs.num_nodes, s) for _ in range(3))
+    weights = torch.rand(pairs.num_nodes, dtype=dtype, device=device)
+    where = (pairs.node_ptr, pairs.upper_ptr)
+    return {
+        "pair_reduce": (x, weights, *where, pairs.num_nodes),
+        "pair_expand": (u, v, w, weights, *where, pairs.num_upper),
+        "pair_mix": (x, even, odd, u, v, w, *where, 0.01),
+    }
+
+
+def outputs_and_gradients(op, args):
+    """Outputs, and the gradients of a fixed function of them."""
+    out = op(*args)
+    out = out if isinstance(out, tuple) else (out,)
+    leaves = [a for a in args if isinstance(a, torch.Tensor) and a.requires_grad]
+    loss = sum((o * torch.linspace(-1, 2, o.numel(), dtype=o.dtype, device=o.device).view_as(o)).sum() for o in out)
+    return [*out, *torch.autograd.grad(loss, leaves)]
+
+
+def plain(name, args):
+    """The same, pair by pair from their definition, through PyTorch's own derivatives."""
+    node_ptr = next(a for a in args if isinstance(a, torch.Tensor) and a.dtype == torch.int64)
+    pairs = index(node_ptr.diff().cpu().tolist(), node_ptr.device)
+    i, j, n = pairs.row, pairs.column, pairs.num_nodes
+    on_diagonal = (i == j)[:, None]
+
+    def reduce(x, weights, *_):
+        rows, columns = (
+            x.new_zeros(n, x.shape[1]).index_add(0, a, x * weights[b, None]) for a, b in ((i, j), (j, i))
+        )
+        return x[:n], rows, columns
+
+    def expand(u, v, w, weights, *_):
+        return u[i] * weights[j, None] + v[j] * weights[i, None] + on_diagonal * w[i]
+
+    def mix(x, even, odd, u, v, w, _, __, slope):
+        swapped = pair_transpose(x, pairs)
+        out = (x + swapped) @ even + (x - swapped) @ odd + u[i] + v[j] + on_diagonal * w[i]
+        return torch.nn.functional.leaky_relu(out, slope)
+
+    return outputs_and_gradients({"pair_reduce": reduce, "pair_expand": expand, "pair_mix": mix}[name], args)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [(5, 7), (16, 64), (35, 60), (1, 1)])
+@pytest.mark.parametrize("name", ["pair_reduce", "pair_expand", "pair_mix"])
+def test_kernel_equals_oracle(name, channels, dtype, device):
+    """Tiles that are not full, padded columns, empty and single-node events, and events larger than a group."""
+    for lengths in ([3, 1, 0, 5, 40, 2], [70], [0], [], [1, 1]):
+        args = arguments(lengths, dtype, channels, device)[name]
+        got = outputs_and_gradients(getattr(torch.ops.puffin, name), args)
+        for a, b in zip(got, plain(name, args), strict=True):
+            assert a.shape == b.shape and relative(a, b) < TOLERANCE[dtype]
+
+
+def test_operators_are_well_formed():
+    """opcheck: schema, fake kernels, autograd registration."""
+    for name, args in arguments([3, 1, 4]).items():
+        torch.library.opcheck(getattr(torch.ops.puffin, name).default, args)
+
+
+def test_compile_without_graph_breaks():
+    """A function of the operators compiles whole and gives the same numbers."""
+    args = arguments([3, 4])
+
+    def function(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
+        y = torch.ops.puffin.pair_mix(x, even, odd, u, v, w, node_ptr, upper_ptr, slope)
+        return torch.ops.puffin.pair_reduce(y * 2, None, node_ptr, upper_ptr, u.shape[0])[1]
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert relative(compiled(*args["pair_mix"]), function(*args["pair_mix"])) < 1e-14
+
+
+@pytest.mark.parametrize("name", ["pair_reduce", "pair_expand", "pair_mix"])
+def test_result_does_not_depend_on_threads(name):
+    """Bit for bit with 1 and 3 threads: a sum in the order of arrival would differ."""
+    before, results = torch.get_num_threads(), []
+    args = arguments([30, 45, 1, 60, 20] * 3, torch.float32)[name]
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(outputs_and_gradients(getattr(torch.ops.puffin, name), args))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(not library.loaded(), reason="the oracle trusts its caller; kernels not built")
+def test_kernels_refuse_what_does_not_fit():
+    """Wrong shapes must raise, not read beyond the end."""
+    args = list(arguments([3, 2])["pair_mix"])
+    for position, bad in ((0, args[0][:-1]), (1, args[1][:-1]), (3, args[3][:-1]), (3, args[3].float()), (7, args[7] + 1), (8, 2.0)):
+        with pytest.raises(RuntimeError):
+            torch.ops.puffin.pair_mix(*args[:position], bad, *args[position + 1 :])

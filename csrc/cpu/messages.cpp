@@ -1,0 +1,147 @@
+// Linear, leaky ReLU, batch statistics on the CPU; semantics in src/ops/messages.py. Tasks are blocks of rows of a fixed
+// size, their sums are added up in order: no result depends on the number of threads.
+#define PUFFIN_KERNEL "messages_kernel.h"
+#include "targets.h"
+
+#include "matrix.h"
+#include "parallel.h"
+
+#include <vector>
+
+namespace puffin {
+namespace {
+
+constexpr int64_t block_rows = 48 * 64;
+
+int64_t num_blocks(int64_t rows) { return (rows + block_rows - 1) / block_rows; }
+
+void check_matrix(const Tensor& x, const Tensor& like, int64_t rows, int64_t columns, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, name, ": expected (", rows, ", ", columns,
+                  ")");
+  const auto type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+  STD_TORCH_CHECK(type == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
+}
+
+void check_vector(const Tensor& x, const Tensor& like, int64_t size, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == size && x.scalar_type() == like.scalar_type() && x.is_cpu(), name,
+                  ": expected (", size, ",) with dtype and device of the rest");
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> message(const Tensor x_in, const Tensor weight_in, const Tensor bias_in,
+                                           double slope) {
+  const int64_t rows = x_in.size(0), out = weight_in.size(0), in = weight_in.size(1);
+  check_matrix(x_in, x_in, rows, in, "x");
+  check_matrix(weight_in, x_in, out, in, "weight");
+  check_vector(bias_in, x_in, out, "bias");
+  STD_TORCH_CHECK(slope >= 0 && slope <= 1, "slope: expected 0..1, got ", slope);
+  const Tensor x = torch::stable::contiguous(x_in), weight = torch::stable::contiguous(weight_in);
+  const Tensor bias = torch::stable::contiguous(bias_in);
+  Tensor y = new_tensor(x, {rows, out}, x.scalar_type());
+  Tensor mean = torch::stable::empty_like(bias), variance = torch::stable::empty_like(bias);
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const std::vector<T> matrix = pad_matrix<T>(weight, true);
+    const T *px = x.const_data_ptr<T>(), *pb = bias.const_data_ptr<T>();
+    T* py = y.mutable_data_ptr<T>();
+    const int64_t blocks = num_blocks(rows), ld = baseline::padded<T>(out);
+    std::vector<double> moments(blocks * 2 * out, 0.0);
+    for_each_task(blocks, [&](int64_t b) {
+      std::vector<T> scratch((baseline::message_tile + 2) * ld);
+      double* own = moments.data() + b * 2 * out;
+      const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
+      PUFFIN_CALL(message_rows<T>, px + first * in, matrix.data(), pb, T(slope), count, in, out, py + first * out, own,
+                  own + out, scratch.data());
+    });
+    std::vector<double> total(2 * out, 0.0);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t first = b * block_rows;
+      baseline::merge_moments(total.data(), total.data() + out, double(first), &moments[b * 2 * out],
+                              &moments[b * 2 * out + out], double(std::min(block_rows, rows - first)), out);
+    }
+    T *pm = mean.mutable_data_ptr<T>(), *pv = variance.mutable_data_ptr<T>();
+    for (int64_t s = 0; s < out; ++s) {
+      pm[s] = T(total[s]);
+      pv[s] = rows ? T(total[out + s] / double(rows)) : T(0);
+    }
+  });
+  return {y, mean, variance};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(const Tensor grad_in, const Tensor y_in,
+                                                                    const Tensor x_in, const Tensor weight_in,
+                                                                    const Tensor mean_in, const Tensor inverse_in,
+                                                                    const Tensor gain_in, double slope) {
+  const int64_t rows = x_in.size(0), out = weight_in.size(0), in = weight_in.size(1);
+  check_matrix(x_in, x_in, rows, in, "x");
+  check_matrix(weight_in, x_in, out, in, "weight");
+  check_matrix(grad_in, x_in, rows, out, "grad");
+  check_matrix(y_in, x_in, rows, out, "y");
+  check_vector(mean_in, x_in, out, "mean");
+  check_vector(inverse_in, x_in, out, "inverse");
+  check_vector(gain_in, x_in, out, "gain");
+  const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
+  const Tensor grad = torch::stable::contiguous(grad_in), weight = torch::stable::contiguous(weight_in);
+  const Tensor mean = torch::stable::contiguous(mean_in), inverse = torch::stable::contiguous(inverse_in);
+  const Tensor gain = torch::stable::contiguous(gain_in);
+  Tensor grad_x = torch::stable::empty_like(x), grad_weight = torch::stable::empty_like(weight);
+  Tensor grad_bias = torch::stable::empty_like(mean), grad_gain = torch::stable::empty_like(mean);
+  Tensor grad_shift = torch::stable::empty_like(mean);
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
+    const T *pm = mean.const_data_ptr<T>(), *pi = inverse.const_data_ptr<T>(), *pn = gain.const_data_ptr<T>();
+    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out), ldi = baseline::padded<T>(in);
+    std::vector<double> sums(blocks * 2 * out, 0.0);
+    for_each_task(blocks, [&](int64_t b) {
+      std::vector<T> scratch(2 * out);
+      const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
+      double* own = sums.data() + b * 2 * out;
+      PUFFIN_CALL(normalised_sums<T>, pg + first * out, py + first * out, pm, pi, count, out, own, own + out,
+                  scratch.data());
+    });
+    for (int64_t b = 1; b < blocks; ++b)
+      for (int64_t s = 0; s < 2 * out; ++s) sums[s] += sums[b * 2 * out + s];
+    std::vector<T> normal(5 * out);
+    T *shift = grad_shift.mutable_data_ptr<T>(), *scale = grad_gain.mutable_data_ptr<T>();
+    for (int64_t s = 0; s < out; ++s) {
+      const double a = blocks ? sums[s] : 0.0, c = blocks ? sums[out + s] : 0.0;
+      shift[s] = T(a);
+      scale[s] = T(c);
+      normal[s] = pm[s];
+      normal[out + s] = pi[s];
+      normal[2 * out + s] = pn[s] * pi[s];
+      normal[3 * out + s] = rows ? T(a / double(rows)) : T(0);
+      normal[4 * out + s] = rows ? T(c / double(rows)) : T(0);
+    }
+    const std::vector<T> matrix = pad_matrix<T>(weight, false);
+    const int64_t part = in * ldo + ldo;  // gradients of weight and bias
+    std::vector<T> parts(blocks * part, T(0));
+    T* gx = grad_x.mutable_data_ptr<T>();
+    for_each_task(blocks, [&](int64_t b) {
+      std::vector<T> scratch(baseline::message_tile * (ldo + ldi));
+      const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
+      T* own = parts.data() + b * part;
+      PUFFIN_CALL(message_rows_backward<T>, pg + first * out, py + first * out, px + first * in, matrix.data(),
+                  normal.data(), T(slope), count, in, out, gx + first * in, own, own + in * ldo, scratch.data());
+    });
+    T *gw = grad_weight.mutable_data_ptr<T>(), *gb = grad_bias.mutable_data_ptr<T>();
+    for (int64_t s = 0; s < out; ++s) {
+      for (int64_t i = 0; i <= in; ++i) {  // the last row is the bias
+        double sum = 0.0;
+        for (int64_t b = 0; b < blocks; ++b) sum += parts[b * part + i * ldo + s];
+        (i < in ? gw[s * in + i] : gb[s]) = T(sum);
+      }
+    }
+  });
+  return {grad_x, grad_weight, grad_bias, grad_gain, grad_shift};
+}
+
+}  // namespace puffin
+
+STABLE_TORCH_LIBRARY_IMPL(puffin, CPU, m) {
+  m.impl("message", TORCH_BOX(&puffin::message));
+  m.impl("message_backward", TORCH_BOX(&puffin::message_backward));
+}
