@@ -9,6 +9,7 @@ Source: arXiv 2211.00454, sec. 3; Maron et al., arXiv 1812.09902.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,47 +148,58 @@ class _Aggregator(nn.Module):
 
         base: unaggregated quantities by name.  weights (maps, in, out).  A target without maps is None; targets of
         which every map belongs to events are (B, out)."""
-        node_terms, event_terms, constant = {}, {}, 0
-        rest = self.activate_agg(weights.new_zeros(1))  # what activation makes of the zeros beside a diagonal
+        parts = weights.unbind()  # one operation; indexing would cost a tensor of zeros for each map in the gradient
+        terms: dict[tuple[str, bool], list[_Term]] = {}
         index = self.first_table_map
         for k, letter in enumerate(self.options.config):
             values = base | self.quantities(letter, base, geometry)
-            ratio = None
+            scales = None
             if str(k) in self.alphas:
                 alpha = self.alphas[str(k)].reshape(1, self.in_channels, -1)
-                ratio = (geometry.multiplicity / self.options.nobj_avg)[:, :, None] ** alpha
+                scales = ((geometry.multiplicity / self.options.nobj_avg)[:, :, None] ** alpha).unbind(2)
             maps = self.plain + self.summed if k == 0 else self.summed
-            first_scaled = len(maps) - (0 if ratio is None else ratio.shape[2])
+            unscaled = len(maps) - (0 if scales is None else len(scales))
             for m, (target, name) in enumerate(maps):
-                weight, index = weights[index], index + 1
-                if target == "w" and not self.options.diagonal:
-                    continue
-                value, of_nodes = values[name], name in NODE_QUANTITIES
-                if ratio is not None and m >= first_scaled:
-                    scale = ratio[:, :, m - first_scaled]
-                    value = value * (geometry.to_nodes(scale) if of_nodes else scale)
-                value = self.activate_agg(value)
-                if target == "w" and self.options.activate_agg:
-                    value = value - rest
-                    constant = constant + rest * weight.sum(0)
-                (node_terms if of_nodes else event_terms).setdefault(target, []).append((value, weight))
-        return {
-            target: self._product(node_terms.get(target), event_terms.get(target), geometry, constant * (target == "u"))
-            for target in "uvw"
-        }
+                if target != "w" or self.options.diagonal:
+                    scale = scales[m - unscaled] if scales is not None and m >= unscaled else None
+                    term = _Term(values[name], parts[index], scale)
+                    terms.setdefault((target, name in NODE_QUANTITIES), []).append(term)
+                index += 1
+        if not self.options.activate_agg:
+            return {t: self._product(terms.get((t, True)), terms.get((t, False)), geometry) for t in "uvw"}
+        # beside a diagonal there are zeros: what activation makes of them goes to every pair, the rest to the diagonal
+        rest = self.activate_agg(weights.new_zeros(1))
+        out = {t: self._product(terms.get((t, True)), terms.get((t, False)), geometry, rest * (t == "w")) for t in "uvw"}
+        beside = [term.weight.sum(0) for t in (True, False) for term in terms.get(("w", t), [])]
+        return out | {"u": out["u"] + rest * sum(beside)} if beside else out
 
-    @staticmethod
-    def _product(node_terms, event_terms, geometry: EventGeometry, constant) -> Tensor | None:
-        parts = [
-            torch.cat([value for value, _ in terms], 1) @ torch.cat([weight for _, weight in terms])
-            for terms in (node_terms, event_terms)
-            if terms
-        ]
-        if not parts:
-            return None
-        if len(parts) == 2:
-            return parts[0] + geometry.to_nodes(parts[1] + constant)
-        return parts[0] + constant
+    def _product(self, of_nodes, of_events, geometry: EventGeometry, subtract: Tensor | None = None) -> Tensor | None:
+        """Sum of terms: (N, out) if any belongs to nodes, else (B, out)."""
+        products = []
+        for terms, to_rows in ((of_nodes, geometry.to_nodes), (of_events, lambda x: x)):
+            if not terms:
+                continue
+            values = torch.cat([term.value for term in terms], 1)
+            if any(term.scale is not None for term in terms):
+                one = geometry.multiplicity.new_ones(1, 1).expand(len(geometry.multiplicity), self.in_channels)
+                values = values * to_rows(torch.cat([one if term.scale is None else term.scale for term in terms], 1))
+            values = self.activate_agg(values)
+            if subtract is not None:
+                values = values - subtract
+            products.append(values @ torch.cat([term.weight for term in terms]))
+        if len(products) == 2:
+            return products[0] + geometry.to_nodes(products[1])
+        return products[0] if products else None
+
+
+class _Term(NamedTuple):
+    """A map that depends on one index or none: its value times its coefficients (in, out).
+
+    value (N, in) or (B, in); scale (B, in): (n / nbar)^alpha, or None."""
+
+    value: Tensor
+    weight: Tensor
+    scale: Tensor | None
 
 
 # quantities with one row for each node; the others have one for each event
