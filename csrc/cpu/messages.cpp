@@ -46,14 +46,13 @@ std::tuple<Tensor, Tensor, Tensor> message(const Tensor x_in, const Tensor weigh
     const std::vector<T> matrix = pad_matrix<T>(weight, true);
     const T *px = x.const_data_ptr<T>(), *pb = bias.const_data_ptr<T>();
     T* py = y.mutable_data_ptr<T>();
-    const int64_t blocks = num_blocks(rows), ld = baseline::padded<T>(out);
+    const int64_t blocks = num_blocks(rows);
     std::vector<double> moments(blocks * 2 * out, 0.0);
     for_each_task(blocks, [&](int64_t b) {
-      std::vector<T> scratch((baseline::message_tile + 2) * ld);
       double* own = moments.data() + b * 2 * out;
       const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
       PUFFIN_CALL(message_rows<T>, px + first * in, matrix.data(), pb, T(slope), count, in, out, py + first * out, own,
-                  own + out, scratch.data());
+                  own + out);
     });
     std::vector<double> total(2 * out, 0.0);
     for (int64_t b = 0; b < blocks; ++b) {
@@ -93,14 +92,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(const Tensor
     using T = decltype(type);
     const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
     const T *pm = mean.const_data_ptr<T>(), *pi = inverse.const_data_ptr<T>(), *pn = gain.const_data_ptr<T>();
-    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out), ldi = baseline::padded<T>(in);
+    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out);
     std::vector<double> sums(blocks * 2 * out, 0.0);
     for_each_task(blocks, [&](int64_t b) {
-      std::vector<T> scratch(2 * out);
       const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
       double* own = sums.data() + b * 2 * out;
-      PUFFIN_CALL(normalised_sums<T>, pg + first * out, py + first * out, pm, pi, count, out, own, own + out,
-                  scratch.data());
+      PUFFIN_CALL(normalised_sums<T>, pg + first * out, py + first * out, pm, pi, count, out, own,
+                  own + out);
     });
     for (int64_t b = 1; b < blocks; ++b)
       for (int64_t s = 0; s < 2 * out; ++s) sums[s] += sums[b * 2 * out + s];
@@ -117,23 +115,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(const Tensor
       normal[4 * out + s] = rows ? T(c / double(rows)) : T(0);
     }
     const std::vector<T> matrix = pad_matrix<T>(weight, false);
-    const int64_t part = in * ldo + ldo;  // gradients of weight and bias
-    std::vector<T> parts(blocks * part, T(0));
+    std::vector<T> parts(blocks * in * ldo, T(0));
+    std::vector<double> biases(blocks * out, 0.0);
     T* gx = grad_x.mutable_data_ptr<T>();
     for_each_task(blocks, [&](int64_t b) {
-      std::vector<T> scratch(baseline::message_tile * (ldo + ldi));
       const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
-      T* own = parts.data() + b * part;
       PUFFIN_CALL(message_rows_backward<T>, pg + first * out, py + first * out, px + first * in, matrix.data(),
-                  normal.data(), T(slope), count, in, out, gx + first * in, own, own + in * ldo, scratch.data());
+                  normal.data(), T(slope), count, in, out, gx + first * in, parts.data() + b * in * ldo, &biases[b * out]);
     });
     T *gw = grad_weight.mutable_data_ptr<T>(), *gb = grad_bias.mutable_data_ptr<T>();
     for (int64_t s = 0; s < out; ++s) {
-      for (int64_t i = 0; i <= in; ++i) {  // the last row is the bias
+      for (int64_t i = 0; i < in; ++i) {
         double sum = 0.0;
-        for (int64_t b = 0; b < blocks; ++b) sum += parts[b * part + i * ldo + s];
-        (i < in ? gw[s * in + i] : gb[s]) = T(sum);
+        for (int64_t b = 0; b < blocks; ++b) sum += parts[(b * in + i) * ldo + s];
+        gw[s * in + i] = T(sum);
       }
+      double sum = 0.0;
+      for (int64_t b = 0; b < blocks; ++b) sum += biases[b * out + s];
+      gb[s] = T(sum);
     }
   });
   return {grad_x, grad_weight, grad_bias, grad_gain, grad_shift};

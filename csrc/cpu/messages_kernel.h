@@ -12,105 +12,128 @@ static inline void activate_row(const T* __restrict product, const T* __restrict
   }
 }
 
+// The same `columns` numbers for every row of a tile, so that a tile is one long loop whatever its width.
 template <class T>
-static inline void add_values(const T* __restrict x, int64_t count, T* __restrict sum) {
-  for (int64_t s = 0; s < count; ++s) sum[s] += x[s];
+static inline void repeat_rows(const T* row, int64_t columns, T* out) {
+  for (int64_t r = 0; r < message_tile; ++r) std::copy(row, row + columns, out + r * columns);
+}
+
+// Sums over the rows of a tile: (message_tile, columns) -> columns
+template <class T>
+static inline void fold_rows(const T* tile, int64_t columns, double* sums) {
+  std::fill(sums, sums + columns, 0.0);
+  for (int64_t r = 0; r < message_tile; ++r)
+    for (int64_t s = 0; s < columns; ++s) sums[s] += double(tile[r * columns + s]);
 }
 
 template <class T>
-static inline void add_deviations(const T* __restrict x, const T* __restrict mean, int64_t count, T* __restrict sum) {
+static inline void add_moments(const T* __restrict y, const T* __restrict origin, int64_t count, T* __restrict sums,
+                               T* __restrict squares) {
   for (int64_t s = 0; s < count; ++s) {
-    const T d = x[s] - mean[s];
-    sum[s] += d * d;
+    const T d = y[s] - origin[s];
+    sums[s] += d;
+    squares[s] += d * d;
   }
 }
 
 // Means and sums of squared deviations of `before` rows, joined by those of `rows` more (Chan's formula).
-template <class T>
-static inline void merge_moments(double* mean, double* deviations, double before, const T* more_mean,
-                                 const T* more_deviations, double rows, int64_t columns) {
+static inline void merge_moments(double* mean, double* deviations, double before, const double* more_mean,
+                                 const double* more_deviations, double rows, int64_t columns) {
   const double share = rows / (before + rows);
   for (int64_t s = 0; s < columns; ++s) {
-    const double delta = double(more_mean[s]) - mean[s];
+    const double delta = more_mean[s] - mean[s];
     mean[s] += delta * share;
-    deviations[s] += double(more_deviations[s]) + delta * delta * before * share;
+    deviations[s] += more_deviations[s] + delta * delta * before * share;
   }
 }
 
-// y = leaky(x weight + bias) for `rows` rows, and the mean and squared deviations of each column, which start at zero.
-// weight (in, padded out)
+// y = leaky(x weight + bias) for `rows` rows, and the mean and squared deviations of each column.
+// weight (in, padded out). Deviations are taken from the mean of the first tile, so that few digits cancel.
 template <class T>
 void message_rows(const T* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in, int64_t out, T* y,
-                  double* mean_of_rows, double* deviations, T* scratch) {
+                  double* mean, double* deviations) {
   const int64_t ld = padded<T>(out);
-  T *product = scratch, *mean = product + message_tile * ld, *squares = mean + ld;
+  std::vector<T> buffer(message_tile * (ld + 3 * out) + out, T(0));
+  T *product = buffer.data(), *origin = product + message_tile * ld, *sums = origin + message_tile * out;
+  T *squares = sums + message_tile * out, *first_mean = squares + message_tile * out;
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
     tile_product<T>(x + first * in, in, 1, n, in, weight, ld, ld, product, ld, false);
     T* to = y + first * out;
     for (int64_t r = 0; r < n; ++r) activate_row(product + r * ld, bias, slope, out, to + r * out);
-    std::fill(mean, mean + 2 * ld, T(0));
-    for (int64_t r = 0; r < n; ++r) add_values(to + r * out, out, mean);
-    for (int64_t s = 0; s < out; ++s) mean[s] /= T(n);
-    for (int64_t r = 0; r < n; ++r) add_deviations(to + r * out, mean, out, squares);
-    merge_moments(mean_of_rows, deviations, double(first), mean, squares, double(n), out);
+    if (first == 0) {
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t s = 0; s < out; ++s) first_mean[s] += to[r * out + s] / T(n);
+      repeat_rows(first_mean, out, origin);
+    }
+    add_moments(to, origin, n * out, sums, squares);
+  }
+  fold_rows(sums, out, mean);
+  fold_rows(squares, out, deviations);
+  for (int64_t s = 0; s < out; ++s) {
+    const double shift = mean[s] / double(rows);
+    deviations[s] -= shift * mean[s];
+    mean[s] = double(first_mean[s]) + shift;
   }
 }
 
-// Sums over rows of the gradient of the normalised values, and of its product with them: sums, products (out).
 template <class T>
 static inline void add_normalised(const T* __restrict g, const T* __restrict y, const T* __restrict mean,
-                                  const T* __restrict inverse, int64_t columns, T* __restrict sums,
+                                  const T* __restrict inverse, int64_t count, T* __restrict sums,
                                   T* __restrict products) {
-  for (int64_t s = 0; s < columns; ++s) {
+  for (int64_t s = 0; s < count; ++s) {
     sums[s] += g[s];
     products[s] += g[s] * ((y[s] - mean[s]) * inverse[s]);
   }
 }
 
+// Sums over rows of the gradient of the normalised values, and of its product with them: sums, products (columns).
 template <class T>
 void normalised_sums(const T* g, const T* y, const T* mean, const T* inverse, int64_t rows, int64_t columns,
-                     double* sums, double* products, T* scratch) {
-  for (int64_t first = 0; first < rows; first += message_tile) {
-    std::fill(scratch, scratch + 2 * columns, T(0));
-    for (int64_t r = first; r < std::min(rows, first + message_tile); ++r)
-      add_normalised(g + r * columns, y + r * columns, mean, inverse, columns, scratch, scratch + columns);
-    for (int64_t s = 0; s < columns; ++s) {
-      sums[s] += scratch[s];
-      products[s] += scratch[columns + s];
-    }
-  }
+                     double* sums, double* products) {
+  const int64_t tile = message_tile * columns;
+  std::vector<T> buffer(4 * tile, T(0));
+  T* part = buffer.data();
+  repeat_rows(mean, columns, part + 2 * tile);
+  repeat_rows(inverse, columns, part + 3 * tile);
+  for (int64_t first = 0; first < rows; first += message_tile)
+    add_normalised(g + first * columns, y + first * columns, part + 2 * tile, part + 3 * tile,
+                   std::min(message_tile, rows - first) * columns, part, part + tile);
+  fold_rows(part, columns, sums);
+  fold_rows(part + tile, columns, products);
 }
 
 // Gradient before the activation, from that of the normalised values: gain (g - a - normalised b) leaky'(y).
 template <class T>
-static inline void differentiate_row(const T* __restrict g, const T* __restrict y, const T* __restrict mean,
-                                     const T* __restrict inverse, const T* __restrict gain, const T* __restrict a,
-                                     const T* __restrict b, T slope, int64_t columns, T* __restrict out) {
-  for (int64_t s = 0; s < columns; ++s) {
+static inline void differentiate(const T* __restrict g, const T* __restrict y, const T* __restrict mean,
+                                 const T* __restrict inverse, const T* __restrict gain, const T* __restrict a,
+                                 const T* __restrict b, T slope, int64_t count, T* __restrict out, T* __restrict sums) {
+  for (int64_t s = 0; s < count; ++s) {
     const T value = gain[s] * (g[s] - a[s] - (y[s] - mean[s]) * inverse[s] * b[s]), scaled = value * slope;
-    out[s] = y[s] > T(0) ? value : scaled;
+    const T before = y[s] > T(0) ? value : scaled;
+    out[s] = before;
+    sums[s] += before;
   }
 }
 
-// grad_x (rows, in); grad_weight (in, padded out) and grad_bias (padded out) are added to. weight_t (out, padded in).
-// normal: mean, inverse deviation, gain, a, b of differentiate_row, each `out` long.
+// grad_x (rows, in); grad_weight (in, padded out), whose padding is not meant to be read, and grad_bias (out).
+// weight_t (out, padded in). normal: mean, inverse deviation, gain, a, b of `differentiate`, each `out` long.
 template <class T>
 void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t, const T* normal, T slope,
-                           int64_t rows, int64_t in, int64_t out, T* grad_x, T* grad_weight, T* grad_bias, T* scratch) {
-  const int64_t ldo = padded<T>(out), ldi = padded<T>(in);
-  T *before = scratch, *product = before + message_tile * ldo;
-  std::fill(before, before + message_tile * ldo, T(0));  // the padding of a row stays zero
+                           int64_t rows, int64_t in, int64_t out, T* grad_x, T* grad_weight, double* grad_bias) {
+  const int64_t ldo = padded<T>(out), ldi = padded<T>(in), tile = message_tile * out;
+  std::vector<T> buffer(7 * tile + ldo + message_tile * ldi, T(0));
+  T *repeated = buffer.data(), *sums = repeated + 5 * tile;
+  T *before = sums + tile;  // whole vectors are read from its rows, beyond the last one too: ldo zeros follow
+  T* product = before + tile + ldo;
+  for (int64_t k = 0; k < 5; ++k) repeat_rows(normal + k * out, out, repeated + k * tile);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
-    for (int64_t r = 0; r < n; ++r) {
-      const int64_t at = (first + r) * out;
-      differentiate_row(g + at, y + at, normal, normal + out, normal + 2 * out, normal + 3 * out, normal + 4 * out,
-                        slope, out, before + r * ldo);
-      add_values(before + r * ldo, out, grad_bias);
-    }
-    tile_product<T>(x + first * in, 1, in, in, n, before, ldo, ldo, grad_weight, ldo, true);
-    tile_product<T>(before, ldo, 1, n, out, weight_t, ldi, ldi, product, ldi, false);
+    differentiate(g + first * out, y + first * out, repeated, repeated + tile, repeated + 2 * tile, repeated + 3 * tile,
+                  repeated + 4 * tile, slope, n * out, before, sums);
+    tile_product<T>(x + first * in, 1, in, in, n, before, out, ldo, grad_weight, ldo, true);
+    tile_product<T>(before, out, 1, n, out, weight_t, ldi, ldi, product, ldi, false);
     for (int64_t r = 0; r < n; ++r) std::copy(product + r * ldi, product + r * ldi + in, grad_x + (first + r) * in);
   }
+  fold_rows(sums, out, grad_bias);
 }
