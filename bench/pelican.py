@@ -4,7 +4,8 @@
     python3 bench/pelican.py --preset 11k --batch-size 32 --repeat 9 --out pelican.txt
 
 All implementations get the widths of one preset, five blocks, stabilizer so2 with spurions, letter M, factorised
-coefficients, leaky ReLU, dropout off, float32, and the same padded batch.
+coefficients, leaky ReLU, dropout off, float32, and the same padded batch. `puffin, plain` is `puffin` without its
+compiled kernels. All run with glibc keeping freed memory, as Puffin's scripts do (--default-malloc: none does).
 What a data loader would do (packing, masks) is done before the clock starts. A training step is forward,
 cross entropy, backward and AdamW's update; inference is a forward in eval mode without gradients.
 Times are medians. The implementations take turns (A B C A B C ...), after one untimed turn each, so that a slow
@@ -16,6 +17,7 @@ is small, because Linux lets a child inherit the parent's peak.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import resource
@@ -38,6 +40,7 @@ from bench import pelican_lite_peer  # noqa: E402
 from bench.dense_pelican import SPURIONS, DensePelican  # noqa: E402
 from src.data.packing import pack_padded  # noqa: E402
 from src.models.pelican import PelicanClassifier, PelicanConfig  # noqa: E402
+from src.ops import library  # noqa: E402
 from src.training.memory import keep_freed_memory  # noqa: E402
 
 
@@ -65,6 +68,7 @@ class Implementation(NamedTuple):
 
     network: nn.Module
     collate: Callable[[Tensor], tuple]
+    surroundings: Callable = contextlib.nullcontext  # a step runs inside
 
 
 class Batch(NamedTuple):
@@ -107,6 +111,10 @@ def build_puffin(w: Widths) -> Implementation:
     return Implementation(PelicanClassifier(config), lambda jets: (pack_padded(jets, jets[..., 0] != 0),))
 
 
+def build_puffin_plain(w: Widths) -> Implementation:
+    return build_puffin(w)._replace(surroundings=library.without_kernels)
+
+
 def build_pelican_lite(w: Widths) -> Implementation:
     spurions = torch.tensor(SPURIONS[STABILIZER], dtype=torch.float32)
     network = pelican_lite_peer.PelicanLite(w.message, w.equivariant, spurions, w.blocks)
@@ -116,6 +124,7 @@ def build_pelican_lite(w: Widths) -> Implementation:
 BUILDERS: dict[str, Callable[[Widths], Implementation]] = {
     REFERENCE: build_dense,
     "pelican-lite": build_pelican_lite,
+    "puffin, plain": build_puffin_plain,
     "puffin": build_puffin,
 }
 NEEDS = {"pelican-lite": ("pelican", pelican_lite_peer.INSTALL)}  # importable module, how to get it
@@ -151,7 +160,8 @@ def make_step(implementation: Implementation, batch: Batch, optimizer: torch.opt
     def step():
         implementation.network.train()
         optimizer.zero_grad()
-        nn.functional.cross_entropy(implementation.network(*inputs), batch.labels).backward()
+        with implementation.surroundings():
+            nn.functional.cross_entropy(implementation.network(*inputs), batch.labels).backward()
         optimizer.step()
 
     return step
@@ -163,7 +173,8 @@ def make_inference(implementation: Implementation, batch: Batch) -> Callable[[],
     @torch.no_grad()
     def infer():
         implementation.network.eval()
-        implementation.network(*inputs)
+        with implementation.surroundings():
+            implementation.network(*inputs)
 
     return infer
 
@@ -249,6 +260,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nobj", type=int, default=85, help="constituents kept per jet (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--default-malloc", action="store_true", help="leave the C library's memory as it is")
     parser.add_argument("--only", nargs="+", choices=BUILDERS, help=f"besides {REFERENCE}, only these (default: all)")
     parser.add_argument("--out", type=Path, help="write the table to this text file too")
     parser.add_argument("--memory-of", choices=BUILDERS, help=argparse.SUPPRESS)
@@ -262,7 +274,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]):
     args = parse(arguments)
     torch.set_num_threads(args.threads)
-    keep_freed_memory()  # as the scripts do; all implementations gain
+    if not args.default_malloc:
+        keep_freed_memory()
     batches = read_batches(args.file, args.batch_size, args.num_jets or args.batch_size, args.nobj)
     if args.memory_of:
         print(memory_of_step(args.memory_of, args.preset, batches[0]))

@@ -62,6 +62,11 @@ class MaskedBatchNorm(nn.Module):
         """Whether a training batch of `rows` rows is normalised by its own statistics alone."""
         return rows > 1 and not self._synchronises()
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Eval mode as scale x + shift: two (C,)."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
+
     @torch.no_grad()
     def track_(self, mean: Tensor, variance: Tensor, rows: float) -> None:
         """Take the mean and the biased variance (C,) of a batch of `rows` rows into the running statistics."""

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from ..ops import messages
@@ -53,18 +54,17 @@ class MessageNet(MLP):
     def _fusible(self, x: Tensor) -> bool:
         """Whether the last linear layer, its activation and the statistics of the norm are one kernel."""
         return (
-            self.training
-            and len(self.linear) > 0
+            len(self.linear) > 0
             and isinstance(self.activation, nn.LeakyReLU)
             and isinstance(self.normlayer, MaskedBatchNorm)
-            and self.normlayer.takes_own_statistics(len(x))
+            and (self.normlayer.takes_own_statistics(len(x)) if self.training else not torch.is_grad_enabled())
             and messages.compiled(x)
         )
 
     def _fused(self, x: Tensor) -> Tensor:
-        linear, norm = self.linear[-1], self.normlayer
-        out = messages.message_norm(
-            x, linear.weight, linear.bias, norm.weight, norm.bias, self.activation.negative_slope, norm.eps
-        )
+        linear, norm, slope = self.linear[-1], self.normlayer, self.activation.negative_slope
+        if not self.training:
+            return messages.message_affine(x, linear.weight, linear.bias, *norm.affine(), slope)
+        out = messages.message_norm(x, linear.weight, linear.bias, norm.weight, norm.bias, slope, norm.eps)
         norm.track_(out.mean, out.variance, len(x))
         return out.values

@@ -7,6 +7,7 @@ built (`make kernels`); for every device without a compiled kernel, `define` reg
 PUFFIN_KERNELS=0 in the environment disables the compiled libraries.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -47,6 +48,17 @@ def _load(name: str) -> str:
 def loaded(key: str = "CPU") -> bool:
     """Whether compiled kernels serve the dispatch key "CPU" or "CUDA"."""
     return _state.get(KEYS[key] or "") == "loaded"
+
+
+@contextlib.contextmanager
+def without_kernels():
+    """For comparisons: the faces that have a plain PyTorch version of their own (pairs, messages) use it in this block."""
+    before = dict(_state)
+    _state.update(dict.fromkeys(_state, "hidden by without_kernels"))
+    try:
+        yield
+    finally:
+        _state.update(before)
 
 
 def _announced(name: str, key: str, oracle: Callable) -> Callable:

@@ -69,6 +69,12 @@ def message_norm(
     return Normalised(*_MessageNorm.apply(x, weight, bias, gain, shift, slope, eps))
 
 
+@torch.compiler.disable
+def message_affine(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
+    """scale leaky(x W^T + b) + shift, (M, S): a message in eval mode.  Not differentiable."""
+    return torch.addcmul(shift, torch.ops.puffin.message(x, weight, bias, slope)[0], scale)
+
+
 def _oracle(x, weight, bias, slope):
     y = F.leaky_relu(F.linear(x, weight, bias), slope)
     if len(x) == 0:
