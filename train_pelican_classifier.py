@@ -42,6 +42,8 @@ def main(argv=None) -> None:
     start = run.starting_point()
     if start is not None:
         take_network_from(args, given, *start)
+        if args.load and not run.evaluating:
+            run.resume_settings(given, *start)
     config = pelican_config(args)
     model = PelicanClassifier(config).to(run.device, run.dtype)
     task = JetClassification(model)

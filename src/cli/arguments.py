@@ -145,7 +145,7 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--drop-rate", type=float, default=0.0, help="dropout of messages")
     group.add_argument("--drop-rate-out", type=float, default=0.0, help="dropout before the output MLP")
     group.add_argument("--batchnorm", type=norm_name, default="batch", metavar="{" + ",".join(NORMS) + "}", help="normalisation of messages")
-    group.add_argument("--sync-batchnorm", action=OnOff, default=False, help="batch statistics over all ranks")
+    group.add_argument("--sync-batchnorm", action=OnOff, default=False, help="batch statistics over all processes, where torch.distributed is set up")
     group.add_argument("--masked", action=OnOff, default=True, help="accepted for old commands; events are packed, so there is no padding to mask")
     group.add_argument("--irc-safe", action=OnOff, default=False, help="infrared- and collinear-safe network (without scalars and spurions)")
     group.add_argument("--irc-diagonal", action=OnOff, default=False, help="keep diagonal maps in an IRC-safe network, as published; breaks collinear safety")

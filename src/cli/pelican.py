@@ -45,8 +45,6 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
     if not ours:
         # published networks keep their diagonal maps, and write their norm as a letter
         stored = {**stored, "irc_diagonal": True, "batchnorm": norm_name(stored.get("batchnorm"))}
-        if not stored.get("dropout", True):
-            stored |= {"drop_rate": 0.0, "drop_rate_out": 0.0}
     for name in _NAMES:
         if name not in stored or name in ("drop_rate", "drop_rate_out", "sync_batchnorm"):
             continue
@@ -57,7 +55,7 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
             )
         setattr(args, name, stored[name])
     for name in _DATA_SETTINGS:
-        if name in stored and name not in given:
+        if stored.get(name) is not None and name not in given:
             setattr(args, name, stored[name])
 
 

@@ -35,7 +35,8 @@ def read_preset(path: str | Path, parser: argparse.ArgumentParser) -> dict:
         raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:160]})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected 'name: value' lines, got {type(content).__name__}")
-    actions = {action.dest: action for action in parser._actions if action.option_strings and action.dest not in ("help", "yaml")}
+    # several flags may share a name (--device, --cpu): the first one has its type and choices
+    actions = {a.dest: a for a in reversed(parser._actions) if a.option_strings and a.dest not in ("help", "yaml")}
     settings = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
@@ -53,7 +54,13 @@ def _checked(action: argparse.Action, value, where: str):
     if isinstance(value, (list, dict)):
         if action.nargs not in ("+", "*") or isinstance(value, dict):
             raise InputError(f"{where}: expected a single value, got {value!r}")
-        return value
+        return [_converted(action, item, where) for item in value]
+    converted = _converted(action, value, where)
+    return [converted] if action.nargs in ("+", "*") else converted
+
+
+def _converted(action: argparse.Action, value, where: str):
+    """One value as the flag would take it."""
     text = "none" if value is None else str(value)
     try:
         converted = action.type(text) if action.type is not None else text
@@ -61,4 +68,4 @@ def _checked(action: argparse.Action, value, where: str):
         raise InputError(f"{where}: {error}") from error
     if action.choices is not None and converted not in action.choices:
         raise InputError(f"{where}: expected one of {', '.join(map(str, action.choices))}, got {value!r}")
-    return [converted] if action.nargs in ("+", "*") else converted
+    return converted

@@ -18,6 +18,7 @@ from ..data.sampler import EpochBatches
 from ..errors import InputError
 from ..files import append_row, whole_file
 from ..models.published import read_checkpoint
+from ..ops import library
 from ..training.checkpoint import git_commit, load_checkpoint
 from ..training.logs import start_logging
 from ..training.memory import keep_freed_memory
@@ -117,6 +118,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+_LEAST = {"num_workers": 0, "num_epoch": 1, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
+          "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
+_FRACTIONS = ("drop_rate", "drop_rate_out", "ema")
+# what a continued run does not take from its checkpoint
+_OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
+                  "threads", "datadir", "testfile", "num_workers", "RAMdataset", "log_level", "test")  # fmt: skip
+
+
+def check_ranges(args: argparse.Namespace) -> None:
+    """InputError for numbers that make no sense."""
+    for name, least in _LEAST.items():
+        if getattr(args, name, least) < least:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
+    for name in _FRACTIONS:
+        if not 0 <= getattr(args, name, 0) < 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected a number from 0 to below 1, got {getattr(args, name)}")
+    for name in ("num_train", "num_valid", "num_test"):
+        if getattr(args, name, -1) == 0 or getattr(args, name, -1) < -1:
+            raise InputError(f"--{name.replace('_', '-')}: expected a positive number, or -1 for all, got {getattr(args, name)}")
+
+
 class Run:
     """A run that has begun: log opened, seeds set, device chosen.
 
@@ -127,11 +149,7 @@ class Run:
         self.args, self.paths = args, RunPaths.of(args)
         if args.seed < 0:
             args.seed = random.SystemRandom().randrange(2**31)
-        if args.num_workers < 0 or args.num_epoch < 0 or args.batch_size < 1:
-            raise InputError("--num-workers and --num-epoch: expected at least 0, --batch-size: at least 1")
-        for name in ("drop_rate", "drop_rate_out"):
-            if not 0 <= getattr(args, name, 0) < 1:
-                raise InputError(f"--{name.replace('_', '-')}: expected a number from 0 to below 1, got {getattr(args, name)}")
+        check_ranges(args)
         if args.threads:
             torch.set_num_threads(args.threads)
         self.device = choose_device(args.device)
@@ -150,6 +168,8 @@ class Run:
         """Open the log file; without --load, say which files of an earlier run go, and remove them."""
         append = self.args.load or self.evaluating
         earlier = [] if append else self.paths.of_earlier_run()
+        if self.args.loadfile and any(path.samefile(self.args.loadfile) for path in earlier):
+            raise InputError(f"--loadfile {self.args.loadfile} belongs to the run '{self.paths.prefix}' that would be replaced; choose another --prefix")
         if earlier:
             log.warning(f"replacing {len(earlier)} files of an earlier run '{self.paths.prefix}' (continue it with --load): {', '.join(map(str, earlier))}")
             for path in earlier:
@@ -161,6 +181,7 @@ class Run:
         if not self.evaluating:
             with whole_file(self.paths.settings) as temporary:
                 temporary.write_text(settings)
+        log.info("kernels: " + ", ".join(f"{name} {state}" for name, state in library.states().items()))
         log.debug("settings:\n" + settings)
 
     def starting_point(self) -> tuple[dict, Path] | None:
@@ -174,6 +195,18 @@ class Run:
         else:
             return None
         return read_checkpoint(path), path
+
+    def resume_settings(self, given: set[str], checkpoint: dict, path: Path) -> None:
+        """Take from the checkpoint every setting that was not given; InputError if one that was would break the continuation."""
+        stored = checkpoint.get("args")
+        if not isinstance(stored, dict):
+            raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
+        for name in ("seed", "batch_size", "num_train", "optim"):
+            if name in given and name in stored and getattr(self.args, name) != stored[name]:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self.args, name)}: the run was started with {stored[name]}, and cannot be continued with another")
+        for name, value in stored.items():
+            if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
+                setattr(self.args, name, value)
 
     def loader(self, dataset, split: str, seed: int = 0):
         """Loader and order of a split; only `train` is shuffled."""
@@ -225,9 +258,12 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
     train = datasets.get("train")
     loader, batches = run.loader(train, "train", args.seed) if train is not None and not run.evaluating else (None, None)
     trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)
-    run.begin()  # from here on files are written; every setting has been checked
     if resuming:
         trainer.load_state_dict(load_checkpoint(start[1]))
+        if start[1] != paths.checkpoint:
+            trainer.progress.best = {}  # the best of another run is not a file of this one
+    run.begin()  # from here on files are written; every setting has been checked
+    if resuming:
         p = trainer.progress
         log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
     if args.compile:
@@ -246,7 +282,7 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
     writers.close()
     splits = [s for s in datasets if s in args.predict or s == "test"]
     outputs = evaluate_and_save(run, trainer, task, datasets, "final", splits)
-    if args.save:
+    if args.save and paths.best.exists():
         epoch = trainer.use_weights_of(paths.best)
         log.info(f"best epoch: {epoch}")
         outputs = evaluate_and_save(run, trainer, task, datasets, "best", splits)

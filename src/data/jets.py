@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .packing import JetBatch
 
 log = logging.getLogger("puffin")
@@ -156,7 +156,7 @@ class JetDataset(Dataset):
         try:
             block = self._handles[f][MOMENTA][rows, :last]
         except (OSError, RuntimeError) as error:
-            raise InputError(f"{self.files[f]}: cannot read {MOMENTA} ({_first_line(error)}); the file may be damaged") from error
+            raise InputError(f"{self.files[f]}: cannot read {MOMENTA} ({first_line(error)}); the file may be damaged") from error
         if not isinstance(rows, slice):
             block = block[back]
         if not np.isfinite(block).all():
@@ -189,7 +189,7 @@ def _open(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
+        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
 
 
 def _check(file: h5py.File, path: Path, target: str | None) -> int:
@@ -216,17 +216,13 @@ def _labels(data: h5py.Dataset, path: Path) -> np.ndarray:
     try:
         labels = data[()]
     except OSError as error:
-        raise InputError(f"{path}: cannot read {data.name[1:]} ({_first_line(error)}); the file may be damaged") from error
+        raise InputError(f"{path}: cannot read {data.name[1:]} ({first_line(error)}); the file may be damaged") from error
     if labels.ndim == 2:
         labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
     whole = labels.astype(np.int64)
     if not np.array_equal(whole, labels) or (whole < 0).any():
         raise InputError(f"{path}: {data.name[1:]}: expected class numbers 0, 1, 2, ..., got other values; choose a key with --target")
     return whole
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:160]
 
 
 def open_splits(

@@ -1,5 +1,7 @@
 """Batches in the background."""
 
+import signal
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,7 +21,14 @@ def make_loader(dataset: Dataset, batches: EpochBatches, num_workers: int, pin_m
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # a terminal or a batch system signals all processes; the parent needs its workers until it has saved
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, signal.SIG_IGN)
 
 
 def _as_it_is(batch):

@@ -20,7 +20,8 @@ class _EventNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor, pairs: PairIndex) -> Tensor:
-        """x (P, C) -> (P, C)."""
+        """x (P, C) -> (P, C), in float32 at least."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         event = pairs.event_of_pair
         rows = (pairs.counts * pairs.counts).clamp_min(1)[:, None].to(x.dtype)
 

@@ -42,7 +42,7 @@ class PelicanConfig:
     num_channels_m_out: tuple[int, ...] = (25, 15)
     num_channels_out: tuple[int, ...] = (25,)
     num_classes: int = 2
-    stabilizer: str = "so2_0"
+    stabilizer: str = "so2"
     method: str = "spurions"
     add_beams: bool = False
     config: str = "M"
@@ -192,7 +192,7 @@ class PelicanBackbone(nn.Module):
     def _geometry(self, p: Tensor, inputs: Tensor, pairs: PairIndex) -> tuple[EventGeometry, Tensor]:
         dtype = self.linear.weight.dtype
         if not self.config.irc_safe:
-            return EventGeometry(pairs, pairs.counts[:, None].to(dtype)), inputs
+            return EventGeometry(pairs, pairs.counts.clamp_min(1)[:, None].to(dtype)), inputs
         dots = rank2_inputs(p, pairs, "so13", "input")
         weights, scale = irc_weights(dots, pairs)
         multiplicity = pairs.counts
@@ -221,7 +221,9 @@ class PelicanClassifier(PelicanBackbone):
 
     def forward(self, batch: JetBatch) -> Tensor:
         """Scores (B, num_classes) before the softmax."""
-        x, geometry, _ = self.embed(batch)
+        # invariants span many orders of magnitude: they are embedded in full precision, whatever autocast says
+        with torch.autocast(batch.fourmomenta.device.type, enabled=False):
+            x, geometry, _ = self.embed(batch)
         x = self.net2to2(x, geometry)
         x = self.dropout(self.msg_2to0(x, geometry.pairs))
         x = self.dropout_out(self.agg_2to0(x, geometry))

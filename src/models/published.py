@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 
 def _defaultdict(factory=None, items=()):
@@ -89,7 +89,7 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module)
     except Exception as error:  # a damaged file fails in many ways, all of them the user's to hear of
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}: {str(error).splitlines()[0][:200]})")
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}: {first_line(error)})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a checkpoint (a dict), got {type(content).__name__}")
     return content

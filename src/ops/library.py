@@ -8,6 +8,7 @@ PUFFIN_KERNELS=0 in the environment disables the compiled libraries.
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -18,12 +19,18 @@ import torch
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "_lib"
+SCHEMAS = Path(__file__).parents[2] / "csrc" / "puffin.cpp"
 # dispatch keys that the oracles serve; a compiled kernel takes the place of the first two
 KEYS = {"CPU": "puffin_cpu", "CUDA": "puffin_cuda", "MPS": None, "XPU": None}
 
 _definitions = torch.library.Library("puffin", "FRAGMENT")
 _state: dict[str, str] = {}  # library -> "loaded" or why it is not
 _said: set[str] = set()
+
+
+def schema_tag(source: Path) -> str:
+    """What setup.py writes beside the library to say from which schemas it was built."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _load(name: str) -> str:
@@ -38,6 +45,9 @@ def _load(name: str) -> str:
             return "this PyTorch is built without CUDA"
         if _state["puffin_cpu"] != "loaded":
             return "puffin_cpu, which holds the schemas, is not loaded"
+    tag = FOLDER / "schemas"
+    if name == "puffin_cpu" and SCHEMAS.exists() and (not tag.exists() or tag.read_text() != schema_tag(SCHEMAS)):
+        return "out of date (csrc/puffin.cpp has changed): run `make kernels`"
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
@@ -95,6 +105,11 @@ def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, .
         if not loaded(key) or key not in compiled:
             _definitions.impl(name, _announced(name, key, oracle), key)
     torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
+
+
+def states() -> dict[str, str]:
+    """Library -> "loaded", or why it is not."""
+    return dict(_state)
 
 
 def describe() -> str:

@@ -56,7 +56,7 @@ def _plain_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduce
     if weights is not None:
         positions = pairs.rows_then_columns[0]
         other = torch.cat([pairs.column[positions[: pairs.num_pairs]], pairs.row[positions[pairs.num_pairs :]]])
-        weights = weights[other]
+        weights = weights[other].to(x.dtype)
     sums = _sum_bags(x.contiguous(), pairs.rows_then_columns, weights)
     return Reduced(pairs.blocks(x)[0].clone(), sums[: pairs.num_nodes].clone(), sums[pairs.num_nodes :].clone())
 

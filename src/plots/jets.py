@@ -15,7 +15,7 @@ def draw_classification(path: Path, history: list[dict], outputs: dict | None) -
 
     roc = None
     if outputs is not None and outputs["predict"].shape[1] == 2:
-        roc = binary_roc(outputs["predict"].numpy(), outputs["targets"].numpy())
+        roc = binary_roc(outputs["predict"].double().numpy(), outputs["targets"].numpy())
     figure = Figure(figsize=(11 if roc else 5.5, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if roc else 1, squeeze=False)[0]
     draw_losses(axes[0], history)

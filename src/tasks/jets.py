@@ -33,21 +33,21 @@ class JetClassification:
         """Mean cross entropy of the batch; outputs: predict (B, K), targets (B,), index (B,)."""
         logits = self.model(batch)
         loss = F.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target)
-        outputs = {"predict": logits.detach().double(), "targets": batch.target, "index": batch.index}
+        outputs = {"predict": logits.detach(), "targets": batch.target, "index": batch.index}
         return StepOutput(loss, len(batch), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """The CSV columns of spec section 7."""
-        return classification_metrics(outputs["predict"].numpy(), outputs["targets"].numpy(), loss)
+        return classification_metrics(outputs["predict"].double().numpy(), outputs["targets"].numpy(), loss)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt (predict, targets, index) and, for two classes, <stem>_ROC.csv; returns the files."""
         written = [stem.with_name(stem.name + ".pt")]
         with whole_file(written[0]) as temporary:
-            torch.save(outputs, temporary)
+            torch.save({**outputs, "predict": outputs["predict"].double()}, temporary)
         roc = None
         if self.num_classes == 2:
-            roc = binary_roc(outputs["predict"].numpy(), outputs["targets"].numpy())
+            roc = binary_roc(outputs["predict"].double().numpy(), outputs["targets"].numpy())
         if roc is not None:
             written.append(stem.with_name(stem.name + "_ROC.csv"))
             with whole_file(written[1]) as temporary:

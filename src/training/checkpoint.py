@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import whole_file
 
 FORMAT = 1
@@ -25,7 +25,7 @@ def load_checkpoint(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways
-        raise InputError(f"{path}: not a readable checkpoint of ours ({type(error).__name__}: {_first_line(error)})") from error
+        raise InputError(f"{path}: not a readable checkpoint of ours ({type(error).__name__}: {first_line(error)})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, got {found}")
@@ -59,7 +59,3 @@ def git_commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]

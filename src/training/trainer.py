@@ -213,7 +213,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.options.clip or math.inf)
-        value, size = torch.stack([loss.detach().double(), norm.double()]).tolist()
+        value, size = loss.item(), norm.item()
         if not (math.isfinite(value) and math.isfinite(size)):
             raise NonFiniteError(
                 f"step {p.step} (epoch {p.epoch + 1}, batch {p.batch}): loss {value}, gradient norm {size}; stopped before "

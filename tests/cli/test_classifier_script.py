@@ -162,6 +162,59 @@ def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch):
     assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
 
 
+def test_continued_run_keeps_its_settings(data, tmp_path):
+    """--load with nothing repeated, and a seed that was drawn: the settings come from the checkpoint, to the last bit."""
+    half = ["--num-epoch", "2", "--no-plot", "--seed", "7"]
+    script.main(command(data, tmp_path / "whole", *half))
+    script.main(command(data, tmp_path / "cut", *half))
+    state = read_checkpoint(tmp_path / "cut/model/tiny_best.pt")
+    assert state["args"]["seed"] == 7 and state["args"]["drop_rate"] == 0.1
+    (tmp_path / "cut/model/tiny.pt").write_bytes((tmp_path / "cut/model/tiny_best.pt").read_bytes())
+    script.main(["--cpu", "--threads", "1", "--load", "--prefix", "tiny", "--workdir", str(tmp_path / "cut"), "--datadir", str(data), "--seed", "7"])
+    assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
+
+
+def test_continuing_refuses_another_order(data, tmp_path, capsys):
+    """Another batch size would silently change which events are left of the epoch."""
+    script.main(command(data, tmp_path, "--no-plot"))
+    assert "cannot be continued" in refused(command(data, tmp_path, "--load", "--batch-size", "30"), capsys)
+
+
+def test_settings_of_a_run_are_a_preset(data, tmp_path):
+    """log/PREFIX.yaml is promised to be usable with --yaml."""
+    from src.cli.presets import parse_arguments
+
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
+    args, _ = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert args.num_channels_2to2 == [[4, 4]] and args.predict == ["test"] and args.device == "cpu"
+
+
+def test_preset_values_are_checked(tmp_path):
+    """Values of a preset are checked like flags, lists too."""
+    from src.cli.presets import parse_arguments
+    from src.errors import InputError
+
+    for line in ("dtype: half", "device: gpu", "predict: [tset]", "num-epoch: many", "factorize: 3"):
+        (tmp_path / "p.yaml").write_text(line + "\n")
+        with pytest.raises(InputError, match=line.split(":")[0]):
+            parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml")])
+
+
+def test_fine_tuning_never_deletes_its_source(data, tmp_path, capsys):
+    """The checkpoint to start from belongs to the run that would be replaced: refused, and still there."""
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
+    best = tmp_path / "model/tiny_best.pt"
+    assert "choose another --prefix" in refused(command(data, tmp_path, "--loadfile", str(best)), capsys)
+    assert best.exists()
+
+
+def test_continuing_from_another_run(data, tmp_path):
+    """--load --loadfile A --prefix B ends with a best checkpoint of B, although A's best was better or its last."""
+    script.main(command(data, tmp_path, "--no-plot"))
+    script.main(command(data, tmp_path, "--no-plot", "--load", "--loadfile", str(tmp_path / "model/tiny.pt"), "--prefix", "other", "--num-epoch", "3"))
+    assert (tmp_path / "model/other_best.pt").exists()
+
+
 def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):
     """The step is named, and the weights of the last checkpoint are finite."""
     from src.tasks.jets import JetClassification
@@ -207,6 +260,10 @@ def test_published_example_command(data, tmp_path):
         (["--eval"], "no such checkpoint"),
         (["--num-classes", "1"], "--num-classes is 1"),
         (["--irc-safe"], "IRC-safe"),
+        (["--num-epoch", "0"], "--num-epoch: expected at least 1"),
+        (["--clip", "-1"], "--clip: expected at least 0"),
+        (["--num-train", "0"], "--num-train: expected a positive number"),
+        (["--ema", "1"], "--ema"),
     ],
 )
 def test_bad_flags_leave_the_earlier_run_alone(data, tmp_path, capsys, flags, message):

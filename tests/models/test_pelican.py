@@ -110,6 +110,22 @@ def test_empty_jet_with_spurions_is_finite():
     assert torch.isfinite(model(jets([0, 3]))).all()
 
 
+@pytest.mark.parametrize("letter", "sSmMxXnN")
+def test_empty_jet_without_spurions_is_finite(letter):
+    """No spurions, no particles: n = 0 must not be divided by, nor its logarithm taken."""
+    model = PelicanClassifier(small(stabilizer="so13", config=letter, config_out=letter)).double().eval()
+    assert torch.isfinite(model(jets([0, 3]))).all()
+
+
+def test_bfloat16_is_close():
+    """Autocast must leave the embedding of the invariants alone: there its eight bits would be all noise."""
+    model = PelicanClassifier(small()).eval()
+    batch = jets([6, 9, 4]).to(torch.device("cpu"), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = model(batch)
+    assert relative(coarse.float(), model(batch).detach()) < 0.1
+
+
 def test_dropout_only_in_training():
     """drop_rate must act in train mode and never in eval mode."""
     model = PelicanClassifier(small(drop_rate=0.5)).double()
