@@ -18,15 +18,19 @@ def _widths(value) -> list:
     return list(value[0]) if len(value) == 1 and isinstance(value[0], (list, tuple)) else value
 
 
+def _blocks(value) -> list[list[int]]:
+    """Message widths of each block, from numbers, lists, or one JSON list of lists."""
+    if len(value) == 1 and isinstance(value[0], list) and value[0] and all(isinstance(b, list) for b in value[0]):
+        value = value[0]
+    return [[b] if isinstance(b, int) else list(b) for b in value]
+
+
 def pelican_config(args: argparse.Namespace) -> PelicanConfig:
     """The network that the flags describe; InputError if they contradict each other."""
     chosen = {name: getattr(args, name) for name in _NAMES}
     for name in ("num_channels_2to2", "num_channels_m_out", "num_channels_out"):
         chosen[name] = tuple(_widths(chosen[name]))
-    blocks = chosen["num_channels_m"]
-    if len(blocks) == 1 and isinstance(blocks[0], list) and all(isinstance(b, list) for b in blocks[0]) and blocks[0]:
-        blocks = blocks[0]  # one JSON list of lists
-    chosen["num_channels_m"] = tuple((b,) if isinstance(b, int) else tuple(b) for b in blocks)
+    chosen["num_channels_m"] = tuple(map(tuple, _blocks(chosen["num_channels_m"])))
     try:
         return PelicanConfig(**chosen)
     except (ValueError, TypeError) as error:
@@ -62,6 +66,5 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
 def _plain(name: str, value):
     """Widths in one spelling, so that they can be compared."""
     if name == "num_channels_m":
-        value = value[0] if len(value) == 1 and isinstance(value[0], list) and value[0] and isinstance(value[0][0], list) else value
-        return [[b] if isinstance(b, int) else list(b) for b in value]
+        return _blocks(value)
     return _widths(value) if name.startswith("num_channels_") and name != "num_channels_scalar" else value

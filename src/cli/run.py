@@ -228,8 +228,7 @@ class Run:
         except ValueError as error:
             raise InputError(str(error)) from error
         optimizer = make_optimizer(args.optim, task.model.parameters(), args.lr_init, args.weight_decay)
-        settings = {k: v for k, v in vars(args).items()}
-        return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, settings)
+        return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
 
 
 def load_weights(model: torch.nn.Module, checkpoint: dict, path: Path) -> None:

@@ -40,7 +40,7 @@ COMPONENTS = {
     "so2_0": BEAMS,
     "R": (X, Y),
     "11": (T, X, Y, Z),
-    "11_0": ((1.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
+    "11_0": _LIGHT_LIKE,
     "1": (T, X, Y, Z),
     "1_0": ((1.0, 0.0, 0.0, 1.0), (1.0, -1.0, 0.0, 0.0), (1.0, 0.0, -1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
 }
@@ -85,7 +85,6 @@ class WithSpurions(NamedTuple):
     fourmomenta: Tensor  # (N', 4)
     scalars: Tensor | None  # (N', S + 1 + K)
     lengths: Tensor  # (B,) int64, CPU
-    is_particle: Tensor  # (N',) bool
 
 
 def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurions: tuple) -> WithSpurions:
@@ -111,9 +110,7 @@ def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurion
     for k, spurion in enumerate(spurions):
         momenta[first + k] = p.new_tensor(spurion)
         labels[first + k, width + 1 + k] = 1
-    is_particle = torch.zeros(total, dtype=torch.bool, device=p.device)
-    is_particle[position] = True
-    return WithSpurions(momenta, labels, lengths + num_spurions, is_particle)
+    return WithSpurions(momenta, labels, lengths + num_spurions)
 
 
 def irc_weights(dots: Tensor, pairs: PairIndex) -> tuple[Tensor, Tensor]:

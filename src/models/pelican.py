@@ -172,22 +172,22 @@ class PelicanBackbone(nn.Module):
             weight[:, -1] = 1
 
     @torch.compiler.disable
-    def embed(self, batch: JetBatch) -> tuple[Tensor, EventGeometry, Tensor]:
-        """Pair features (P, first width), the events they belong to, and all momenta, spurions included (N, 4)."""
+    def embed(self, batch: JetBatch) -> tuple[Tensor, EventGeometry]:
+        """Pair features (P, first width), and the events they belong to, spurions included."""
         config = self.config
         p, scalars, lengths = batch.fourmomenta, batch.scalars, batch.lengths
         if (0 if scalars is None else scalars.shape[1]) != config.num_scalars:
             got = 0 if scalars is None else scalars.shape[1]
             raise ValueError(f"scalars: the network takes {config.num_scalars} per particle, the data has {got}")
         if config.spurions:
-            p, scalars, lengths, _ = prepend_spurions(p, scalars, lengths, config.spurions)
+            p, scalars, lengths = prepend_spurions(p, scalars, lengths, config.spurions)
         pairs = PairIndex(lengths, p.device)
         inputs = rank2_inputs(p, pairs, config.stabilizer, config.method)
         geometry, inputs = self._geometry(p, inputs, pairs)
         x = pairs.mirror(self.input_encoder(self.linear(inputs)))
         if config.num_labels:
             x = torch.cat([x, self.eq1to2(scalars, geometry)], 1)
-        return x, geometry, p
+        return x, geometry
 
     def _geometry(self, p: Tensor, inputs: Tensor, pairs: PairIndex) -> tuple[EventGeometry, Tensor]:
         dtype = self.linear.weight.dtype
@@ -223,7 +223,7 @@ class PelicanClassifier(PelicanBackbone):
         """Scores (B, num_classes) before the softmax."""
         # invariants span many orders of magnitude: they are embedded in full precision, whatever autocast says
         with torch.autocast(batch.fourmomenta.device.type, enabled=False):
-            x, geometry, _ = self.embed(batch)
+            x, geometry = self.embed(batch)
         x = self.net2to2(x, geometry)
         x = self.dropout(self.msg_2to0(x, geometry.pairs))
         x = self.dropout_out(self.agg_2to0(x, geometry))

@@ -83,10 +83,10 @@ def _reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
     return _plain_reduce(x, pairs, weights)
 
 
-def _expand(u: Tensor, v: Tensor, w: Tensor | None, weights: Tensor | None, pairs: PairIndex) -> Tensor:
+def _expand(u: Tensor, v: Tensor, w: Tensor | None, pairs: PairIndex) -> Tensor:
     if _compiled(u):
-        return torch.ops.puffin.pair_expand(u, v, w, weights, pairs.node_ptr, pairs.upper_ptr, pairs.num_upper)
-    return _plain_expand(u, v, w, weights, pairs)
+        return torch.ops.puffin.pair_expand(u, v, w, None, pairs.node_ptr, pairs.upper_ptr, pairs.num_upper)
+    return _plain_expand(u, v, w, None, pairs)
 
 
 class _PairReduce(torch.autograd.Function):
@@ -151,7 +151,7 @@ class _PairMix(torch.autograd.Function):
         # autocast is handled here, as in-place products are not cast for us
         with torch.autocast(device_type, enabled=False):
             x, even, odd = x.to(dtype), even.to(dtype), odd.to(dtype)
-            out = _expand(u.to(dtype), v.to(dtype), None if w is None else w.to(dtype), None, pairs)
+            out = _expand(u.to(dtype), v.to(dtype), None if w is None else w.to(dtype), pairs)
             _plain_mix(x, even, odd, out, pairs)
         ctx.pairs = pairs
         ctx.save_for_backward(x, even, odd)
@@ -189,7 +189,7 @@ def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
     for name, value in (("u", u), ("v", v), ("w", w)):
         _check_rows(name, value, pairs.num_nodes, "nodes")
     if _compiled(u):
-        return _expand(u, v, w, None, pairs)
+        return _expand(u, v, w, pairs)
     return _PairExpand.apply(u, v, w, pairs)
 
 
