@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
+#include <optional>
 #include <tuple>
 
 namespace puffin {
@@ -42,6 +43,15 @@ inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> size
 
 inline Tensor new_index(const Tensor& like, std::initializer_list<int64_t> sizes) {
   return new_tensor(like, sizes, ScalarType::Long);
+}
+
+inline std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
+  return x ? std::optional<Tensor>(torch::stable::contiguous(*x)) : std::nullopt;
+}
+
+template <class T>
+const T* data_or_null(const std::optional<Tensor>& x) {
+  return x ? x->const_data_ptr<T>() : nullptr;
 }
 
 // Calls fn(float{}) or fn(double{}).

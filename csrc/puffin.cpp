@@ -18,8 +18,8 @@ STABLE_TORCH_LIBRARY(puffin, m) {
       "pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_nodes)"
       " -> (Tensor, Tensor, Tensor)");
   m.def(
-      "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_upper)"
-      " -> Tensor");
+      "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor? base, Tensor node_ptr,"
+      " Tensor upper_ptr, int num_upper) -> Tensor");
   m.def(
       "pair_mix(Tensor x, Tensor even, Tensor odd, Tensor u, Tensor v, Tensor? w, Tensor node_ptr, Tensor upper_ptr,"
       " float slope) -> Tensor");
@@ -28,6 +28,10 @@ STABLE_TORCH_LIBRARY(puffin, m) {
       " int num_nodes, float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("message(Tensor x, Tensor weight, Tensor bias, float slope) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "message_backward(Tensor grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor inverse, Tensor gain,"
-      " float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "message_backward(Tensor grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor offset, Tensor factor,"
+      " float slope) -> (Tensor, Tensor, Tensor)");
+  m.def("segment_sum(Tensor x, Tensor ptr) -> Tensor");
+  m.def("segment_expand(Tensor x, Tensor ptr, int rows) -> Tensor");
+  m.def("segment_extremum(Tensor x, Tensor ptr, bool largest) -> Tensor");
+  m.def("segment_extremum_backward(Tensor grad, Tensor extremum, Tensor x, Tensor ptr) -> Tensor");
 }

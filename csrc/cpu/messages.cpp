@@ -69,51 +69,30 @@ std::tuple<Tensor, Tensor, Tensor> message(const Tensor x_in, const Tensor weigh
   return {y, mean, variance};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(const Tensor grad_in, const Tensor y_in,
-                                                                    const Tensor x_in, const Tensor weight_in,
-                                                                    const Tensor mean_in, const Tensor inverse_in,
-                                                                    const Tensor gain_in, double slope) {
+std::tuple<Tensor, Tensor, Tensor> message_backward(const Tensor grad_in, const Tensor y_in, const Tensor x_in,
+                                                    const Tensor weight_in, const Tensor mean, const Tensor offset,
+                                                    const Tensor factor, double slope) {
   const int64_t rows = x_in.size(0), out = weight_in.size(0), in = weight_in.size(1);
   check_matrix(x_in, x_in, rows, in, "x");
   check_matrix(weight_in, x_in, out, in, "weight");
   check_matrix(grad_in, x_in, rows, out, "grad");
   check_matrix(y_in, x_in, rows, out, "y");
-  check_vector(mean_in, x_in, out, "mean");
-  check_vector(inverse_in, x_in, out, "inverse");
-  check_vector(gain_in, x_in, out, "gain");
+  check_vector(mean, x_in, out, "mean");
+  check_vector(offset, x_in, out, "offset");
+  check_vector(factor, x_in, out, "factor");
   const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
   const Tensor grad = torch::stable::contiguous(grad_in), weight = torch::stable::contiguous(weight_in);
-  const Tensor mean = torch::stable::contiguous(mean_in), inverse = torch::stable::contiguous(inverse_in);
-  const Tensor gain = torch::stable::contiguous(gain_in);
   Tensor grad_x = torch::stable::empty_like(x), grad_weight = torch::stable::empty_like(weight);
-  Tensor grad_bias = torch::stable::empty_like(mean), grad_gain = torch::stable::empty_like(mean);
-  Tensor grad_shift = torch::stable::empty_like(mean);
+  Tensor grad_bias = new_tensor(x, {out}, x.scalar_type());
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
     const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
-    const T *pm = mean.const_data_ptr<T>(), *pi = inverse.const_data_ptr<T>(), *pn = gain.const_data_ptr<T>();
-    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out);
-    std::vector<double> sums(blocks * 2 * out, 0.0);
-    for_each_task(blocks, [&](int64_t b) {
-      const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
-      double* own = sums.data() + b * 2 * out;
-      PUFFIN_CALL(normalised_sums<T>, pg + first * out, py + first * out, pm, pi, count, out, own,
-                  own + out);
-    });
-    for (int64_t b = 1; b < blocks; ++b)
-      for (int64_t s = 0; s < 2 * out; ++s) sums[s] += sums[b * 2 * out + s];
-    std::vector<T> normal(5 * out);
-    T *shift = grad_shift.mutable_data_ptr<T>(), *scale = grad_gain.mutable_data_ptr<T>();
-    for (int64_t s = 0; s < out; ++s) {
-      const double a = blocks ? sums[s] : 0.0, c = blocks ? sums[out + s] : 0.0;
-      shift[s] = T(a);
-      scale[s] = T(c);
-      normal[s] = pm[s];
-      normal[out + s] = pi[s];
-      normal[2 * out + s] = pn[s] * pi[s];
-      normal[3 * out + s] = rows ? T(a / double(rows)) : T(0);
-      normal[4 * out + s] = rows ? T(c / double(rows)) : T(0);
+    std::vector<T> moments;
+    for (const Tensor& t : {mean, offset, factor}) {
+      const Tensor values = torch::stable::contiguous(t);
+      moments.insert(moments.end(), values.const_data_ptr<T>(), values.const_data_ptr<T>() + out);
     }
+    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out);
     const std::vector<T> matrix = pad_matrix<T>(weight, false);
     std::vector<T> parts(blocks * in * ldo, T(0));
     std::vector<double> biases(blocks * out, 0.0);
@@ -121,7 +100,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(const Tensor
     for_each_task(blocks, [&](int64_t b) {
       const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
       PUFFIN_CALL(message_rows_backward<T>, pg + first * out, py + first * out, px + first * in, matrix.data(),
-                  normal.data(), T(slope), count, in, out, gx + first * in, parts.data() + b * in * ldo, &biases[b * out]);
+                  moments.data(), T(slope), count, in, out, gx + first * in, parts.data() + b * in * ldo,
+                  &biases[b * out]);
     });
     T *gw = grad_weight.mutable_data_ptr<T>(), *gb = grad_bias.mutable_data_ptr<T>();
     for (int64_t s = 0; s < out; ++s) {
@@ -135,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> message_backward(const Tensor
       gb[s] = T(sum);
     }
   });
-  return {grad_x, grad_weight, grad_bias, grad_gain, grad_shift};
+  return {grad_x, grad_weight, grad_bias};
 }
 
 }  // namespace puffin

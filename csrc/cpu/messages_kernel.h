@@ -77,39 +77,13 @@ void message_rows(const T* x, const T* weight, const T* bias, T slope, int64_t r
   }
 }
 
-template <class T>
-static inline void add_normalised(const T* __restrict g, const T* __restrict y, const T* __restrict mean,
-                                  const T* __restrict inverse, int64_t count, T* __restrict sums,
-                                  T* __restrict products) {
-  for (int64_t s = 0; s < count; ++s) {
-    sums[s] += g[s];
-    products[s] += g[s] * ((y[s] - mean[s]) * inverse[s]);
-  }
-}
-
-// Sums over rows of the gradient of the normalised values, and of its product with them: sums, products (columns).
-template <class T>
-void normalised_sums(const T* g, const T* y, const T* mean, const T* inverse, int64_t rows, int64_t columns,
-                     double* sums, double* products) {
-  const int64_t tile = message_tile * columns;
-  std::vector<T> buffer(4 * tile, T(0));
-  T* part = buffer.data();
-  repeat_rows(mean, columns, part + 2 * tile);
-  repeat_rows(inverse, columns, part + 3 * tile);
-  for (int64_t first = 0; first < rows; first += message_tile)
-    add_normalised(g + first * columns, y + first * columns, part + 2 * tile, part + 3 * tile,
-                   std::min(message_tile, rows - first) * columns, part, part + tile);
-  fold_rows(part, columns, sums);
-  fold_rows(part + tile, columns, products);
-}
-
-// Gradient before the activation, from that of the normalised values: gain (g - a - normalised b) leaky'(y).
+// Gradient before the activation: (g + offset + (y - mean) factor) leaky'(y).
 template <class T>
 static inline void differentiate(const T* __restrict g, const T* __restrict y, const T* __restrict mean,
-                                 const T* __restrict inverse, const T* __restrict gain, const T* __restrict a,
-                                 const T* __restrict b, T slope, int64_t count, T* __restrict out, T* __restrict sums) {
+                                 const T* __restrict offset, const T* __restrict factor, T slope, int64_t count,
+                                 T* __restrict out, T* __restrict sums) {
   for (int64_t s = 0; s < count; ++s) {
-    const T value = gain[s] * (g[s] - a[s] - (y[s] - mean[s]) * inverse[s] * b[s]), scaled = value * slope;
+    const T value = g[s] + (offset[s] + (y[s] - mean[s]) * factor[s]), scaled = value * slope;
     const T before = y[s] > T(0) ? value : scaled;
     out[s] = before;
     sums[s] += before;
@@ -117,20 +91,20 @@ static inline void differentiate(const T* __restrict g, const T* __restrict y, c
 }
 
 // grad_x (rows, in); grad_weight (in, padded out), whose padding is not meant to be read, and grad_bias (out).
-// weight_t (out, padded in). normal: mean, inverse deviation, gain, a, b of `differentiate`, each `out` long.
+// weight_t (out, padded in). moments: mean, offset, factor of `differentiate`, each `out` long.
 template <class T>
-void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t, const T* normal, T slope,
+void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t, const T* moments, T slope,
                            int64_t rows, int64_t in, int64_t out, T* grad_x, T* grad_weight, double* grad_bias) {
   const int64_t ldo = padded<T>(out), ldi = padded<T>(in), tile = message_tile * out;
-  std::vector<T> buffer(7 * tile + ldo + message_tile * ldi, T(0));
-  T *repeated = buffer.data(), *sums = repeated + 5 * tile;
+  std::vector<T> buffer(5 * tile + ldo + message_tile * ldi, T(0));
+  T *repeated = buffer.data(), *sums = repeated + 3 * tile;
   T *before = sums + tile;  // whole vectors are read from its rows, beyond the last one too: ldo zeros follow
   T* product = before + tile + ldo;
-  for (int64_t k = 0; k < 5; ++k) repeat_rows(normal + k * out, out, repeated + k * tile);
+  for (int64_t k = 0; k < 3; ++k) repeat_rows(moments + k * out, out, repeated + k * tile);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
-    differentiate(g + first * out, y + first * out, repeated, repeated + tile, repeated + 2 * tile, repeated + 3 * tile,
-                  repeated + 4 * tile, slope, n * out, before, sums);
+    differentiate(g + first * out, y + first * out, repeated, repeated + tile, repeated + 2 * tile, slope, n * out,
+                  before, sums);
     tile_product<T>(x + first * in, 1, in, in, n, before, out, ldo, grad_weight, ldo, true);
     tile_product<T>(before, out, 1, n, out, weight_t, ldi, ldi, product, ldi, false);
     for (int64_t r = 0; r < n; ++r) std::copy(product + r * ldi, product + r * ldi + in, grad_x + (first + r) * in);

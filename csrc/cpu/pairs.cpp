@@ -6,7 +6,6 @@
 #include "matrix.h"
 #include "parallel.h"
 
-#include <optional>
 #include <vector>
 
 namespace puffin {
@@ -54,7 +53,8 @@ struct Events {
 // The three blocks of one event in a packed feature.
 template <class P>
 struct Blocks {
-  P *diagonal, *upper, *lower;
+  P *diagonal = nullptr, *upper = nullptr, *lower = nullptr;
+  Blocks() = default;
   Blocks(P* x, const Events& events, int64_t b, int64_t channels)
       : diagonal(x + events.node[b] * channels),
         upper(x + (events.nodes + events.upper[b]) * channels),
@@ -71,13 +71,6 @@ void check_like(const Tensor& x, int64_t rows, const Tensor& like, const char* n
   check_rows(x, rows, name);
   STD_TORCH_CHECK(x.scalar_type() == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
 }
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
-  return x ? std::optional<Tensor>(torch::stable::contiguous(*x)) : std::nullopt;
-}
-
-template <class T>
-const T* data_or_null(const std::optional<Tensor>& x) { return x ? x->const_data_ptr<T>() : nullptr; }
 
 std::optional<Tensor> checked_weights(const std::optional<Tensor>& weights, const Events& events, const Tensor& like) {
   if (weights)
@@ -114,28 +107,33 @@ std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::opt
 }
 
 Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Tensor> d_in,
-                   const std::optional<Tensor> weights_in, const Tensor node_ptr, const Tensor upper_ptr,
-                   int64_t num_upper) {
+                   const std::optional<Tensor> weights_in, const std::optional<Tensor> base_in, const Tensor node_ptr,
+                   const Tensor upper_ptr, int64_t num_upper) {
   const Events events(node_ptr, upper_ptr);
   STD_TORCH_CHECK(num_upper == events.uppers, "num_upper: does not fit upper_ptr");
   check_rows(u_in, events.nodes, "u");
   check_like(v_in, events.nodes, u_in, "v");
   if (d_in) check_like(*d_in, events.nodes, u_in, "w");
-  STD_TORCH_CHECK(v_in.size(1) == u_in.size(1) && (!d_in || d_in->size(1) == u_in.size(1)), "u, v, w: expected alike");
+  if (base_in) check_like(*base_in, events.pairs(), u_in, "base");
+  for (const std::optional<Tensor>& t : {std::optional<Tensor>(v_in), d_in, base_in})
+    STD_TORCH_CHECK(!t || t->size(1) == u_in.size(1), "u, v, w, base: expected as many columns");
   const Tensor u = torch::stable::contiguous(u_in), v = torch::stable::contiguous(v_in);
   const std::optional<Tensor> d = contiguous(d_in), weights = checked_weights(weights_in, events, u);
+  const std::optional<Tensor> base = contiguous(base_in);
   const int64_t channels = u.size(1);
   Tensor out = new_tensor(u, {events.pairs(), channels}, u.scalar_type());
   for_float_type(u, [&](auto type) {
     using T = decltype(type);
     const T *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>();
-    const T *pd = data_or_null<T>(d), *pw = data_or_null<T>(weights);
+    const T *pd = data_or_null<T>(d), *pw = data_or_null<T>(weights), *pb = data_or_null<T>(base);
     T* po = out.mutable_data_ptr<T>();
     events.for_each([&](int64_t b) {
       const Blocks<T> at(po, events, b, channels);
+      const Blocks<const T> on = pb ? Blocks<const T>(pb, events, b, channels) : Blocks<const T>();
       const int64_t first = events.node[b];
       PUFFIN_CALL(expand_event<T>, pu + first * channels, pv + first * channels, pd ? pd + first * channels : nullptr,
-                  pw ? pw + first : nullptr, events.size(b), channels, at.diagonal, at.upper, at.lower);
+                  pw ? pw + first : nullptr, events.size(b), channels, on.diagonal, on.upper, on.lower, at.diagonal,
+                  at.upper, at.lower);
     });
   });
   return out;

@@ -29,22 +29,26 @@ void reduce_event(const T* diagonal, const T* upper, const T* lower, const T* we
     }
 }
 
-// u_i w_j + v_j w_i + delta_ij d_i for one event; d (n, C) and weights (n) or null
+// base_ij + u_i w_j + v_j w_i + delta_ij d_i for one event; d (n, C), weights (n) and base or null
 template <class T>
-void expand_event(const T* u, const T* v, const T* d, const T* weights, int64_t n, int64_t channels, T* diagonal,
-                  T* upper, T* lower) {
-  const auto combine = [channels](T* __restrict out, const T* a, T wa, const T* b, T wb) {
-    for (int64_t c = 0; c < channels; ++c) out[c] = a[c] * wa + b[c] * wb;
+void expand_event(const T* u, const T* v, const T* d, const T* weights, int64_t n, int64_t channels,
+                  const T* base_diagonal, const T* base_upper, const T* base_lower, T* diagonal, T* upper, T* lower) {
+  const auto combine = [channels](T* __restrict out, const T* base, const T* a, T wa, const T* b, T wb) {
+    if (base)
+      for (int64_t c = 0; c < channels; ++c) out[c] = base[c] + a[c] * wa + b[c] * wb;
+    else
+      for (int64_t c = 0; c < channels; ++c) out[c] = a[c] * wa + b[c] * wb;
   };
+  const int64_t step = base_upper ? channels : 0;
   for (int64_t i = 0; i < n; ++i) {
     const T wi = weights ? weights[i] : T(1);
     const T *ui = u + i * channels, *vi = v + i * channels;
-    combine(diagonal + i * channels, ui, wi, vi, wi);
+    combine(diagonal + i * channels, base_diagonal ? base_diagonal + i * channels : nullptr, ui, wi, vi, wi);
     if (d) add_row(diagonal + i * channels, d + i * channels, T(1), channels);
-    for (int64_t j = i + 1; j < n; ++j, upper += channels, lower += channels) {
+    for (int64_t j = i + 1; j < n; ++j, upper += channels, lower += channels, base_upper += step, base_lower += step) {
       const T wj = weights ? weights[j] : T(1);
-      combine(upper, ui, wj, v + j * channels, wi);
-      combine(lower, u + j * channels, wi, vi, wj);
+      combine(upper, base_upper, ui, wj, v + j * channels, wi);
+      combine(lower, base_lower, u + j * channels, wi, vi, wj);
     }
   }
 }

@@ -57,22 +57,22 @@ __global__ void reduce_nodes(const T* x, const T* weights, const int64_t* node_p
 }
 
 template <class T>
-__global__ void expand_nodes(const T* u, const T* v, const T* d, const T* weights, const int64_t* node_ptr,
-                             const int64_t* upper_ptr, int64_t events, int64_t nodes, int64_t uppers, int64_t channels,
-                             T* out) {
-  const int64_t warps = thread_count() / warp;
+__global__ void expand_nodes(const T* u, const T* v, const T* d, const T* weights, const T* base,
+                             const int64_t* node_ptr, const int64_t* upper_ptr, int64_t events, int64_t nodes,
+                             int64_t uppers, int64_t channels, T* out) {
+  const int64_t warps = thread_count() / warp, above = nodes * channels, below = above + uppers * channels;
   for (int64_t node = thread_id() / warp; node < nodes; node += warps) {
     const Place at = place_of(node, node_ptr, upper_ptr, events);
     const T wi = weights ? weights[node] : T(1);
-    T *upper = out + nodes * channels, *lower = upper + uppers * channels;
+    const auto write = [&](int64_t p, T value) { out[p] = base ? base[p] + value : value; };
     for (int64_t c = lane_id(); c < channels; c += warp) {
       const T ui = u[node * channels + c], vi = v[node * channels + c];
-      out[node * channels + c] = ui * wi + vi * wi + (d ? d[node * channels + c] : T(0));
+      write(node * channels + c, ui * wi + vi * wi + (d ? d[node * channels + c] : T(0)));
       for (int64_t j = at.local + 1; j < at.size; ++j) {
         const int64_t other = at.first_node + j, p = at.upper(at.local, j) * channels + c;
         const T wj = weights ? weights[other] : T(1);
-        upper[p] = ui * wj + v[other * channels + c] * wi;
-        lower[p] = u[other * channels + c] * wi + vi * wj;
+        write(above + p, ui * wj + v[other * channels + c] * wi);
+        write(below + p, u[other * channels + c] * wi + vi * wj);
       }
     }
   }
@@ -97,13 +97,6 @@ void check_weights(const std::optional<Tensor>& weights, const Tensor& like, int
                         weights->scalar_type() == like.scalar_type(),
                     "weights: expected one number of the features' dtype for each node");
 }
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
-  return x ? std::optional<Tensor>(torch::stable::contiguous(*x)) : std::nullopt;
-}
-
-template <class T>
-const T* data_or_null(const std::optional<Tensor>& x) { return x ? x->const_data_ptr<T>() : nullptr; }
 
 }  // namespace
 
@@ -134,24 +127,25 @@ std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::opt
 }
 
 Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Tensor> d_in,
-                   const std::optional<Tensor> weights_in, const Tensor node_ptr, const Tensor upper_ptr,
-                   int64_t uppers) {
+                   const std::optional<Tensor> weights_in, const std::optional<Tensor> base_in, const Tensor node_ptr,
+                   const Tensor upper_ptr, int64_t uppers) {
   STD_TORCH_CHECK(u_in.dim() == 2 && uppers >= 0, "u: expected (N, C)");
   const int64_t nodes = u_in.size(0), channels = u_in.size(1);
   check_like(v_in, u_in, nodes, channels, "v");
   if (d_in) check_like(*d_in, u_in, nodes, channels, "w");
+  if (base_in) check_like(*base_in, u_in, nodes + 2 * uppers, channels, "base");
   check_ptr(node_ptr, upper_ptr, u_in);
   check_weights(weights_in, u_in, nodes);
   const Scope scope(u_in);
   const Tensor u = torch::stable::contiguous(u_in), v = torch::stable::contiguous(v_in);
-  const std::optional<Tensor> d = contiguous(d_in), weights = contiguous(weights_in);
+  const std::optional<Tensor> d = contiguous(d_in), weights = contiguous(weights_in), base = contiguous(base_in);
   Tensor out = new_tensor(u, {nodes + 2 * uppers, channels}, u.scalar_type());
   if (out.numel() == 0) return out;
   for_float_type(u, [&](auto type) {
     using T = decltype(type);
     expand_nodes<T><<<blocks_for(nodes * warp), threads_per_block, 0, scope.stream>>>(
         u.const_data_ptr<T>(), v.const_data_ptr<T>(), data_or_null<T>(d), data_or_null<T>(weights),
-        node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(), node_ptr.size(0) - 1, nodes, uppers,
+        data_or_null<T>(base), node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(), node_ptr.size(0) - 1, nodes, uppers,
         channels, out.mutable_data_ptr<T>());
     check_launch();
   });

@@ -9,21 +9,17 @@ Source: arXiv 2211.00454, sec. 3; Maron et al., arXiv 1812.09902.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.pair_index import PairIndex
-from ..ops.pairs import (
-    pair_expand,
-    pair_extremum,
-    pair_mix,
-    pair_reduce,
-    segment_extremum,
-    segment_sum,
-)
+from ..ops.pairs import pair_expand, pair_extremum, pair_mix, pair_sums
+from ..ops.segments import segment_expand, segment_extremum, segment_sum
 from .activations import make_activation
+from .normalised import Normalised, as_tensor
 
 LETTERS = "smxnSMXN"
 
@@ -42,15 +38,22 @@ class EventGeometry:
     def sum_nodes(self, x: Tensor) -> Tensor:
         """(N, C) -> (B, C), weighted."""
         x = x if self.weights is None else x * self.weights[:, None]
-        return segment_sum(x, self.pairs.event_of_node, len(self.pairs.lengths))
+        return segment_sum(x, self.pairs.node_ptr)
 
     def extremum_of_nodes(self, x: Tensor, largest: bool) -> Tensor:
         """(N, C) -> (B, C)."""
-        return segment_extremum(x, self.pairs.event_of_node, len(self.pairs.lengths), largest)
+        return segment_extremum(x, self.pairs.node_ptr, largest)
 
     def to_nodes(self, x: Tensor) -> Tensor:
         """(B, C) -> (N, C)."""
-        return x.index_select(0, self.pairs.event_of_node)
+        return segment_expand(x, self.pairs.node_ptr, self.pairs.num_nodes)
+
+    @cached_property
+    def row_weight(self) -> Tensor:
+        """(N, 1): what the weights of each row's pairs add up to."""
+        if self.weights is None:
+            return self.to_nodes(self.pairs.counts[:, None].to(self.multiplicity.dtype))
+        return self.to_nodes(segment_sum(self.weights[:, None], self.pairs.node_ptr))
 
 
 @dataclass(frozen=True)
@@ -206,12 +209,29 @@ class _Term(NamedTuple):
 NODE_QUANTITIES = frozenset(("diagonal", "rows", "columns", "value"))
 
 
+class _Pairs(NamedTuple):
+    """values (P, in), to be multiplied by scale (in, 1) and shifted by shift (in,) unless these are None."""
+
+    values: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+
+
 class _FromPairs(_Aggregator):
     """Aggregators whose input is a pair feature."""
 
-    def begin(self, x: Tensor, geometry: EventGeometry) -> dict[str, Tensor]:
-        self_sums = pair_reduce(x, geometry.pairs, geometry.weights)
-        return {"pairs": x, "diagonal": self_sums.diagonal, "row sums": self_sums.rows, "column sums": self_sums.columns}
+    def begin(self, x: Tensor | Normalised, geometry: EventGeometry) -> tuple[_Pairs, dict[str, Tensor]]:
+        """The pairs as the layer reads them, and their quantities by name."""
+        linear = not self.options.activate_agg and set(self.options.config.lower()) <= set("sm")
+        if isinstance(x, Normalised) and linear:
+            values, sums = pair_sums(x.values, geometry.pairs, geometry.weights)
+            diagonal = torch.addcmul(x.shift, sums.diagonal, x.scale)
+            rows, columns = (s * x.scale + geometry.row_weight * x.shift for s in (sums.rows, sums.columns))
+            pairs = _Pairs(values, x.scale[:, None], x.shift)
+        else:
+            values, (diagonal, rows, columns) = pair_sums(as_tensor(x), geometry.pairs, geometry.weights)
+            pairs = _Pairs(values, None, None)
+        return pairs, {"pairs": values, "diagonal": diagonal, "row sums": rows, "column sums": columns}
 
     def quantities(self, letter, base, geometry):
         if letter.lower() in "sm":
@@ -253,14 +273,19 @@ class Eq2to2(_FromPairs):
         if options.diagonal:
             self.diag_bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+    def forward(self, x: Tensor | Normalised, geometry: EventGeometry) -> Tensor:
         weights = self.coefficients()
-        nodes = self.mix(self.begin(x, geometry), geometry, weights)
+        pairs, base = self.begin(x, geometry)
+        nodes = self.mix(base, geometry, weights)
+        direct, transposed, bias = weights[0], weights[1], self.bias
+        if pairs.scale is not None:
+            bias = bias + pairs.shift @ (direct + transposed)
+            direct, transposed = pairs.scale * direct, pairs.scale * transposed
         w = nodes["w"] + self.diag_bias if self.options.diagonal else None
         fused = isinstance(self.activate_lin, nn.LeakyReLU)
         slope = self.activate_lin.negative_slope if fused else 1.0
-        nodes = (nodes["u"] + self.bias, nodes["v"], w)
-        out = pair_mix(self.activate_agg(x), weights[0], weights[1], nodes, geometry.pairs, slope)
+        nodes = (nodes["u"] + bias, nodes["v"], w)
+        out = pair_mix(self.activate_agg(pairs.values), direct, transposed, nodes, geometry.pairs, slope)
         return out if fused else self.activate_lin(out)
 
 
@@ -271,8 +296,8 @@ class Eq2to1(_FromPairs):
     summed = (("u", "rows"), ("u", "columns"), ("u", "trace"), ("u", "total"))
     alpha_tail = (1,)
 
-    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
-        nodes = self.mix(self.begin(x, geometry), geometry, self.coefficients())
+    def forward(self, x: Tensor | Normalised, geometry: EventGeometry) -> Tensor:
+        nodes = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
         return self.activate_lin(nodes["u"] + self.bias)
 
 
@@ -288,8 +313,8 @@ class Eq2to0(_FromPairs):
         super().__init__(in_channels, out_channels, options)
         self.bias = nn.Parameter(torch.zeros(1, out_channels))  # the published shape
 
-    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
-        events = self.mix(self.begin(x, geometry), geometry, self.coefficients())
+    def forward(self, x: Tensor | Normalised, geometry: EventGeometry) -> Tensor:
+        events = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
         return self.activate_lin(events["u"] + self.bias)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.pair_index import PairIndex
-from ..ops.pairs import segment_sum
+from ..ops.segments import segment_expand, segment_sum
 
 T, X, Y, Z = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
 BEAMS = ((1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, -1.0))
@@ -119,7 +119,7 @@ def irc_weights(dots: Tensor, pairs: PairIndex) -> tuple[Tensor, Tensor]:
     dots (N + U, 1) as from `rank2_inputs`.  The second makes e_ij = e_i e_j the infrared-safe scale of pair (i, j).
     """
     sums = dots.new_zeros(pairs.num_nodes, 1).index_add_(0, pairs.row, pairs.mirror(dots))
-    total = segment_sum(sums, pairs.event_of_node, len(pairs.lengths))[pairs.event_of_node]
+    total = segment_expand(segment_sum(sums, pairs.node_ptr), pairs.node_ptr, pairs.num_nodes)
     total = torch.where(total == 0, 1, total)  # a lone massless particle has no scale
     return (sums / total)[:, 0], (sums / total.abs().sqrt())[:, 0]
 

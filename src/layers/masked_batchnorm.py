@@ -49,18 +49,31 @@ class MaskedBatchNorm(nn.Module):
             return out
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        if self._synchronises():
-            return self._synchronised(x)
-        if len(x) < 2:  # PyTorch refuses a single row; its normalised value is 0 and its variance unknown
-            return self._alone(x)
-        self.num_batches_tracked += 1
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
-        )
+        if not self._synchronises() and len(x) > 1:  # PyTorch refuses a single row
+            self.num_batches_tracked += 1
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+            )
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = wide.sum(0) / max(len(x), 1)
+        variance = (wide - mean).square().sum(0) / max(len(x), 1)
+        scale, shift = self.normaliser(mean, variance, len(x))
+        return torch.addcmul(shift, wide, scale).to(x.dtype)
 
-    def takes_own_statistics(self, rows: int) -> bool:
-        """Whether a training batch of `rows` rows is normalised by its own statistics alone."""
-        return rows > 1 and not self._synchronises()
+    def normaliser(self, mean: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Training mode as scale x + shift: two (C,), from the mean and the biased variance of this rank's rows.
+
+        Takes them into the running statistics."""
+        count = float(rows)
+        if self._synchronises():
+            total = _AllReduceSum.apply(torch.cat([mean * rows, mean.new_tensor([count])]))
+            count = float(total[-1])
+            common = total[:-1] / max(count, 1)
+            squares = variance + (mean - common).square()
+            mean, variance = common, _AllReduceSum.apply(squares * rows) / max(count, 1)
+        self.track_(mean.detach(), variance.detach(), count)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return scale, self.bias - mean * scale
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Eval mode as scale x + shift: two (C,)."""
@@ -79,20 +92,6 @@ class MaskedBatchNorm(nn.Module):
 
     def _synchronises(self) -> bool:
         return self.sync and dist.is_initialized() and dist.get_world_size() > 1
-
-    def _alone(self, x: Tensor) -> Tensor:
-        self.track_(x.detach().sum(0), torch.zeros_like(self.running_var), len(x))
-        return (x - x.detach()) * self.weight + self.bias
-
-    def _synchronised(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rows = wide.new_tensor([float(len(x))])
-        total = _AllReduceSum.apply(torch.cat([wide.sum(0), rows]))
-        count = total[-1].detach()
-        mean = total[:-1] / count.clamp_min(1)
-        var = _AllReduceSum.apply((wide - mean).square().sum(0)) / count.clamp_min(1)
-        self.track_(mean.detach(), var.detach(), float(count))
-        return ((wide - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}, sync={self.sync}"

@@ -5,10 +5,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..ops import messages
+from ..ops.messages import activated, message
 from ..ops.pair_index import PairIndex
 from .activations import make_activation
 from .masked_batchnorm import MaskedBatchNorm
+from .normalised import Normalised
 from .norms import make_norm
 
 
@@ -40,31 +41,26 @@ class MessageNet(MLP):
         super().__init__(widths, activation)
         self.normlayer = make_norm(norm, widths[-1], sync)
 
-    def forward(self, x: Tensor, pairs: PairIndex) -> Tensor:
+    def forward(self, x: Tensor, pairs: PairIndex) -> Tensor | Normalised:
         """x (P, widths[0]) -> (P, widths[-1])."""
-        if self._fusible(x):
-            for linear in self.linear[:-1]:
-                x = self.activation(linear(x))
-            return self._fused(x)
-        x = super().forward(x)
-        if self.normlayer is None:
-            return x
-        return self.normlayer(x) if isinstance(self.normlayer, MaskedBatchNorm) else self.normlayer(x, pairs)
+        if not self._separable(x):
+            x = super().forward(x)
+            if self.normlayer is None:
+                return x
+            return self.normlayer(x) if isinstance(self.normlayer, MaskedBatchNorm) else self.normlayer(x, pairs)
+        for linear in self.linear[:-1]:
+            x = self.activation(linear(x))
+        linear, norm, slope = self.linear[-1], self.normlayer, self.activation.negative_slope
+        if self.training or torch.is_grad_enabled():
+            y, mean, variance = message(x, linear.weight, linear.bias, slope)
+            return Normalised(y, *(norm.normaliser(mean, variance, len(y)) if self.training else norm.affine()))
+        return Normalised(activated(x, linear.weight, linear.bias, slope), *norm.affine())
 
-    def _fusible(self, x: Tensor) -> bool:
-        """Whether the last linear layer, its activation and the statistics of the norm are one kernel."""
+    def _separable(self, x: Tensor) -> bool:
+        """Whether the last layer is a message and its batch norm a scale and a shift."""
         return (
             len(self.linear) > 0
             and isinstance(self.activation, nn.LeakyReLU)
             and isinstance(self.normlayer, MaskedBatchNorm)
-            and (self.normlayer.takes_own_statistics(len(x)) if self.training else not torch.is_grad_enabled())
-            and messages.compiled(x)
+            and not torch.is_autocast_enabled(x.device.type)
         )
-
-    def _fused(self, x: Tensor) -> Tensor:
-        linear, norm, slope = self.linear[-1], self.normlayer, self.activation.negative_slope
-        if not self.training:
-            return messages.message_affine(x, linear.weight, linear.bias, *norm.affine(), slope)
-        out = messages.message_norm(x, linear.weight, linear.bias, norm.weight, norm.bias, slope, norm.eps)
-        norm.track_(out.mean, out.variance, len(x))
-        return out.values

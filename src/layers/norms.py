@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.pair_index import PairIndex
-from ..ops.pairs import segment_sum
+from ..ops.pairs import pair_reduce
+from ..ops.segments import segment_sum
 from .masked_batchnorm import MaskedBatchNorm
 
 
@@ -26,7 +27,7 @@ class _EventNorm(nn.Module):
         rows = (pairs.counts * pairs.counts).clamp_min(1)[:, None].to(x.dtype)
 
         def mean_over_event(values: Tensor) -> Tensor:
-            mean = segment_sum(values, event, len(pairs.lengths)) / rows
+            mean = segment_sum(pair_reduce(values, pairs).rows, pairs.node_ptr) / rows
             return mean.mean(1, keepdim=True) if self.over_channels else mean
 
         centred = x - mean_over_event(x)[event]

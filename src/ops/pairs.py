@@ -22,7 +22,8 @@ REDUCE = (
     "pair_reduce(Tensor x, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_nodes) -> (Tensor, Tensor, Tensor)"
 )
 EXPAND = (
-    "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor node_ptr, Tensor upper_ptr, int num_upper) -> Tensor"
+    "pair_expand(Tensor u, Tensor v, Tensor? w, Tensor? weights, Tensor? base, Tensor node_ptr, Tensor upper_ptr, "
+    "int num_upper) -> Tensor"
 )
 MIX = (
     "pair_mix(Tensor x, Tensor even, Tensor odd, Tensor u, Tensor v, Tensor? w, Tensor node_ptr, Tensor upper_ptr, "
@@ -83,22 +84,33 @@ def _reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None) -> Reduced:
     return _plain_reduce(x, pairs, weights)
 
 
-def _expand(u: Tensor, v: Tensor, w: Tensor | None, pairs: PairIndex) -> Tensor:
+def _expand(
+    u: Tensor, v: Tensor, w: Tensor | None, pairs: PairIndex, weights: Tensor | None = None, base: Tensor | None = None
+) -> Tensor:
     if _compiled(u):
-        return torch.ops.puffin.pair_expand(u, v, w, None, pairs.node_ptr, pairs.upper_ptr, pairs.num_upper)
-    return _plain_expand(u, v, w, None, pairs)
+        where = (pairs.node_ptr, pairs.upper_ptr, pairs.num_upper)
+        return torch.ops.puffin.pair_expand(u, v, w, weights, base, *where)
+    out = _plain_expand(u, v, w, weights, pairs)
+    return out if base is None else out.add_(base)
 
 
-class _PairReduce(torch.autograd.Function):
+class _PairSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, pairs, weights):
         ctx.pairs, ctx.weights = pairs, weights
-        return tuple(_plain_reduce(x, pairs, weights))
+        ctx.set_materialize_grads(False)
+        return x.view_as(x), *_reduce(x, pairs, weights)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_diagonal, grad_rows, grad_columns):
-        return _plain_expand(grad_rows, grad_columns, grad_diagonal, ctx.weights, ctx.pairs), None, None
+    def backward(ctx, grad, grad_diagonal, grad_rows, grad_columns):
+        given = [g for g in (grad_diagonal, grad_rows, grad_columns) if g is not None]
+        if not given:
+            return grad, None, None
+        diagonal, rows, columns = (
+            torch.zeros_like(given[0]) if g is None else g for g in (grad_diagonal, grad_rows, grad_columns)
+        )
+        return _expand(rows, columns, diagonal, ctx.pairs, ctx.weights, grad), None, None
 
 
 class _PairExpand(torch.autograd.Function):
@@ -145,7 +157,7 @@ def _plain_mix_backward(grad: Tensor, x: Tensor, even: Tensor, odd: Tensor, pair
 
 class _PairMix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, even, odd, u, v, w, pairs):
+    def forward(ctx, x, even, odd, u, v, w, pairs, slope):
         device_type = x.device.type
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
         # autocast is handled here, as in-place products are not cast for us
@@ -153,18 +165,22 @@ class _PairMix(torch.autograd.Function):
             x, even, odd = x.to(dtype), even.to(dtype), odd.to(dtype)
             out = _expand(u.to(dtype), v.to(dtype), None if w is None else w.to(dtype), pairs)
             _plain_mix(x, even, odd, out, pairs)
-        ctx.pairs = pairs
-        ctx.save_for_backward(x, even, odd)
+        if slope != 1:
+            F.leaky_relu_(out, slope)
+        ctx.pairs, ctx.slope = pairs, slope
+        ctx.save_for_backward(out if slope != 1 else None, x, even, odd)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, even, odd = ctx.saved_tensors
+        out, x, even, odd = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous()
+        if out is not None:
+            grad = torch.ops.aten.leaky_relu_backward(grad, out, ctx.slope, True)
         gradients = _plain_mix_backward(grad, x, even, odd, ctx.pairs, ctx.needs_input_grad[0])
         diagonal, rows, columns = _reduce(grad, ctx.pairs, None)
-        return *gradients, rows, columns, diagonal if ctx.needs_input_grad[5] else None, None
+        return *gradients, rows, columns, diagonal if ctx.needs_input_grad[5] else None, None, None
 
 
 # -- the public face -----------------------------------------------------------------------------------------------
@@ -177,10 +193,17 @@ def pair_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> R
     x (P, C); weights (N,) or None: rows_i = sum_j w_j x_ij, columns_j = sum_i w_i x_ij, with w = 1 where None
     (no gradient flows into the weights).  Returns three (N, C).
     """
+    return pair_sums(x, pairs, weights)[1]
+
+
+@torch.compiler.disable
+def pair_sums(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> tuple[Tensor, Reduced]:
+    """x itself, and `pair_reduce` of it.
+
+    Who needs both and goes on with this x has the gradients of the sums added to that of x in one pass."""
     _check_rows("x", x, pairs.num_pairs, "pairs")
-    if _compiled(x):
-        return _reduce(x, pairs, weights)
-    return Reduced(*_PairReduce.apply(x, pairs, weights))
+    x, *sums = _PairSums.apply(x, pairs, weights)
+    return x, Reduced(*sums)
 
 
 @torch.compiler.disable
@@ -220,29 +243,18 @@ def pair_mix(
     even, odd = (weight + weight_t) / 2, (weight - weight_t) / 2
     if x.device.type == "cpu" and _compiled(x) and not torch.is_autocast_enabled("cpu"):
         return torch.ops.puffin.pair_mix(x, even, odd, *nodes, pairs.node_ptr, pairs.upper_ptr, slope)
-    out = _PairMix.apply(x, even, odd, *nodes, pairs)
-    return out if slope == 1 else F.leaky_relu(out, slope)
+    return _PairMix.apply(x, even, odd, *nodes, pairs, slope)
 
 
 @torch.compiler.disable
 def pair_extremum(x: Tensor, pairs: PairIndex, largest: bool) -> tuple[Tensor, Tensor]:
     """Largest (or smallest) entry of every row and column: two (N, C).  Tied entries share the gradient."""
     _check_rows("x", x, pairs.num_pairs, "pairs")
-    return tuple(segment_extremum(x, index, pairs.num_nodes, largest) for index in (pairs.row, pairs.column))
-
-
-def segment_sum(x: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """(num_segments, C): sums of the rows of x (M, C) that share a segment (M,)."""
-    return x.new_zeros(num_segments, x.shape[1]).index_add(0, segment, x)
-
-
-def segment_extremum(x: Tensor, segment: Tensor, num_segments: int, largest: bool) -> Tensor:
-    """(num_segments, C): extremum over the rows of x (M, C) of each segment; 0 for an empty one.
-
-    Tied entries share the gradient equally."""
-    index = segment[:, None].expand_as(x)
-    return x.new_zeros(num_segments, x.shape[1]).scatter_reduce(
-        0, index, x, "amax" if largest else "amin", include_self=False
+    out = x.new_zeros(pairs.num_nodes, x.shape[1])
+    kind = "amax" if largest else "amin"
+    return tuple(
+        out.scatter_reduce(0, index[:, None].expand_as(x), x, kind, include_self=False)
+        for index in (pairs.row, pairs.column)
     )
 
 
@@ -262,8 +274,9 @@ def _reduce_oracle(x, weights, node_ptr, upper_ptr, num_nodes):
     return tuple(_plain_reduce(x, _index(node_ptr), weights))
 
 
-def _expand_oracle(u, v, w, weights, node_ptr, upper_ptr, num_upper):
-    return _plain_expand(u, v, w, weights, _index(node_ptr))
+def _expand_oracle(u, v, w, weights, base, node_ptr, upper_ptr, num_upper):
+    out = _plain_expand(u, v, w, weights, _index(node_ptr))
+    return out if base is None else out.add_(base)
 
 
 def _mix_oracle(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
@@ -278,7 +291,6 @@ def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, 
     return *_plain_mix_backward(grad, x, even, odd, pairs), rows, columns, diagonal
 
 
-
 def _reduce_setup(ctx, inputs, output):
     x, weights, node_ptr, upper_ptr, num_nodes = inputs
     ctx.num_upper = (x.shape[0] - num_nodes) // 2
@@ -287,18 +299,19 @@ def _reduce_setup(ctx, inputs, output):
 
 def _reduce_backward(ctx, grad_diagonal, grad_rows, grad_columns):
     weights, node_ptr, upper_ptr = ctx.saved_tensors
-    grad = torch.ops.puffin.pair_expand(grad_rows, grad_columns, grad_diagonal, weights, node_ptr, upper_ptr, ctx.num_upper)
-    return grad, None, None, None, None
+    where = (node_ptr, upper_ptr, ctx.num_upper)
+    return torch.ops.puffin.pair_expand(grad_rows, grad_columns, grad_diagonal, weights, None, *where), *[None] * 4
 
 
 def _expand_setup(ctx, inputs, output):
     ctx.num_nodes = inputs[0].shape[0]
-    ctx.save_for_backward(*inputs[3:6])
+    ctx.save_for_backward(inputs[3], *inputs[5:7])
 
 
 def _expand_backward(ctx, grad):
     diagonal, rows, columns = torch.ops.puffin.pair_reduce(grad, *ctx.saved_tensors, ctx.num_nodes)
-    return rows, columns, diagonal if ctx.needs_input_grad[2] else None, None, None, None, None
+    diagonal, base = diagonal if ctx.needs_input_grad[2] else None, grad if ctx.needs_input_grad[4] else None
+    return rows, columns, diagonal, None, base, None, None, None
 
 
 def _mix_setup(ctx, inputs, output):
@@ -318,7 +331,7 @@ def _reduce_fake(x, weights, node_ptr, upper_ptr, num_nodes):
     return tuple(x.new_empty(num_nodes, x.shape[1]) for _ in range(3))
 
 
-def _expand_fake(u, v, w, weights, node_ptr, upper_ptr, num_upper):
+def _expand_fake(u, v, w, weights, base, node_ptr, upper_ptr, num_upper):
     return u.new_empty(u.shape[0] + 2 * num_upper, u.shape[1])
 
 

@@ -1,4 +1,6 @@
-"""The fused message against separate layers."""
+"""The message against separate layers."""
+
+import contextlib
 
 import pytest
 import torch
@@ -9,43 +11,57 @@ from tests.conftest import TOLERANCE, relative
 
 
 def parameters(rows, inputs, outputs, dtype):
-    """x, weight, bias, gain, shift; the values have a mean far from zero, where careless variances lose their digits."""
+    """x, weight, bias; the values have a mean far from zero, where careless variances lose their digits."""
     make = lambda *shape: torch.randn(*shape, dtype=dtype)  # noqa: E731
-    all_ = [make(rows, inputs), make(outputs, inputs), make(outputs) + 30, make(outputs), make(outputs)]
-    return [p.requires_grad_() for p in all_]
+    return [p.requires_grad_() for p in (make(rows, inputs), make(outputs, inputs), make(outputs) + 30)]
 
 
+def separate(x, weight, bias, slope):
+    """The same by PyTorch's own layers."""
+    y = F.leaky_relu(F.linear(x, weight, bias), slope)
+    return y, y.mean(0), y.var(0, correction=0)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows, inputs, outputs", [(7000, 60, 35), (50, 3, 17), (3, 1, 1), (5, 16, 64)])
-def test_message_norm_equals_separate_layers(rows, inputs, outputs, dtype):
-    """Values, statistics and all gradients; several blocks of rows, tiles that are not full."""
+def test_message_equals_separate_layers(rows, inputs, outputs, dtype, kernels):
+    """Values, statistics and all gradients through each of them; several blocks of rows, tiles that are not full."""
     args = parameters(rows, inputs, outputs, dtype)
-    out = messages.message_norm(*args, 0.01, 1e-5)
-    y = F.leaky_relu(F.linear(*args[:3]), 0.01)
-    want = F.batch_norm(y, None, None, *args[3:], True, 0.1, 1e-5)
+    directions = [torch.randn(rows, outputs, dtype=dtype), *torch.randn(2, outputs, dtype=dtype) * rows**0.5]
+    with contextlib.nullcontext() if kernels else library.without_kernels():
+        got = messages.message(*args, 0.01)
+        got_grads = torch.autograd.grad(sum((v * d).sum() for v, d in zip(got, directions)), args)
+    want = separate(*args, 0.01)
+    want_grads = torch.autograd.grad(sum((v * d).sum() for v, d in zip(want, directions)), args)
     tolerance = TOLERANCE[dtype] * 30  # the mean is about 30 deviations
-    assert relative(out.values, want) < tolerance
-    assert relative(out.mean, y.mean(0)) < tolerance and relative(out.variance, y.var(0, correction=0)) < tolerance
-    direction = torch.randn_like(want)
-    got, expected = (torch.autograd.grad((v * direction).sum(), args) for v in (out.values, want))
-    largest = max(float(g.abs().max()) for g in expected)  # that of the bias may vanish
-    for a, b in zip(got, expected, strict=True):
-        assert float((a - b).abs().max()) < tolerance * 30 * largest
+    for a, b in zip([*got, *got_grads], [*want, *want_grads], strict=True):
+        assert relative(a, b) < tolerance
+    assert torch.equal(messages.activated(*args, 0.01), messages.message(*args, 0.01).values)
+
+
+def test_no_rows():
+    """An event selection may leave nothing: zero statistics, zero gradients."""
+    args = parameters(0, 3, 2, torch.float64)
+    out = messages.message(*args, 0.1)
+    assert out.values.shape == (0, 2) and not out.mean.any() and not out.variance.any()
+    assert not torch.autograd.grad(out.mean.sum() + out.variance.sum(), args[1])[0].any()
 
 
 def test_gradcheck():
     """Numerical derivatives in float64."""
     args = parameters(9, 3, 2, torch.float64)
-    assert torch.autograd.gradcheck(lambda *a: messages.message_norm(*a, 0.1, 1e-3).values, args)
+    assert torch.autograd.gradcheck(lambda *a: tuple(messages.message(*a, 0.1)), args)
 
 
 def test_operators_are_well_formed():
     """opcheck of both operators."""
-    x, weight, bias, gain, _ = (p.detach() for p in parameters(60, 5, 4, torch.float64))
+    x, weight, bias = (p.detach() for p in parameters(60, 5, 4, torch.float64))
     torch.library.opcheck(torch.ops.puffin.message.default, (x, weight, bias, 0.1))
     y, mean, variance = torch.ops.puffin.message(x, weight, bias, 0.1)
-    grad, inverse = torch.randn_like(y), torch.rsqrt(variance + 1e-5)
-    torch.library.opcheck(torch.ops.puffin.message_backward.default, (grad, y, x, weight, mean, inverse, gain, 0.1))
+    grad = torch.randn_like(y)
+    args = (grad, y, x, weight, mean, torch.randn_like(mean), torch.randn_like(mean), 0.1)
+    torch.library.opcheck(torch.ops.puffin.message_backward.default, args)
 
 
 @pytest.mark.skipif(not library.loaded(), reason="PyTorch's own products do depend on threads; kernels not built")
@@ -56,8 +72,8 @@ def test_result_does_not_depend_on_threads():
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            out = messages.message_norm(*args, 0.01, 1e-5)
-            results.append([*out, *torch.autograd.grad(out.values.square().sum(), args)])
+            out = messages.message(*args, 0.01)
+            results.append([*out, *torch.autograd.grad(out.values.square().sum() + out.variance.sum(), args)])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results))
@@ -66,7 +82,7 @@ def test_result_does_not_depend_on_threads():
 @pytest.mark.skipif(not library.loaded(), reason="the oracle trusts its caller; kernels not built")
 def test_kernels_refuse_what_does_not_fit():
     """Wrong shapes must raise, not read beyond the end."""
-    x, weight, bias, *_ = parameters(6, 3, 2, torch.float64)
+    x, weight, bias = parameters(6, 3, 2, torch.float64)
     for args in ((x[:, :2], weight, bias), (x, weight, bias[:1]), (x, weight.float(), bias)):
         with pytest.raises(RuntimeError):
             torch.ops.puffin.message(*args, 0.1)

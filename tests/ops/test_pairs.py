@@ -1,11 +1,13 @@
 """Pair primitives against loops over events, and their gradients."""
 
+import contextlib
+
 import pytest
 import torch
 
 from src.ops import library
 from src.ops.pair_index import PairIndex
-from src.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_transpose, segment_extremum
+from src.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums, pair_transpose
 from tests.conftest import DEVICES, TOLERANCE, relative
 
 LENGTHS = [[3, 1, 0, 5], [1], [0], [], [7, 7]]
@@ -93,11 +95,30 @@ def test_reduce_and_expand_are_each_others_gradients():
     assert abs(float(left - (x * pair_expand(u, v, w, pairs)).sum())) < 1e-12
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_sums_and_pairs_used_together(kernels):
+    """The feature and its sums in one gradient, each alone, and weighted: what one pass adds up must be their sum."""
+    pairs = index([4, 0, 2])
+    x = torch.randn(pairs.num_pairs, 3, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(pairs.num_nodes, dtype=torch.float64)
+
+    def function(x, use_pairs, use_rows, w):
+        y, sums = pair_sums(x, pairs, w)
+        return use_pairs * y.square().sum() + (use_rows * sums.rows.exp().sum() if use_rows else 0)
+
+    with contextlib.nullcontext() if kernels else library.without_kernels():
+        for w in (None, weights):
+            assert torch.autograd.gradcheck(lambda a: function(a, 1.0, 2.0, w), x)
+            assert torch.autograd.gradcheck(lambda a: function(a, 1.0, 0.0, w), x)
+            assert torch.autograd.gradcheck(lambda a: pair_sums(a, pairs, w)[1].diagonal, x)
+
+
 def test_tied_extrema_share_the_gradient():
     """Two equal maxima get half each; taking the first would break the permutation symmetry of training."""
-    x = torch.tensor([[1.0], [1.0], [0.0]], requires_grad=True)
-    segment_extremum(x, torch.tensor([0, 0, 0]), 1, True).sum().backward()
-    assert x.grad.flatten().tolist() == [0.5, 0.5, 0.0]
+    pairs = index([2])  # pairs (0, 0), (1, 1), (0, 1), (1, 0)
+    x = torch.tensor([[1.0], [0.0], [1.0], [2.0]], requires_grad=True)
+    pair_extremum(x, pairs, True)[0].sum().backward()
+    assert x.grad.flatten().tolist() == [0.5, 0.0, 0.5, 1.0]
 
 
 def test_autocast_gives_bfloat16_and_close_numbers():
@@ -135,7 +156,7 @@ def arguments(lengths, dtype=torch.float64, channels=(5, 7), device="cpu"):
     where = (pairs.node_ptr, pairs.upper_ptr)
     return {
         "pair_reduce": (x, weights, *where, pairs.num_nodes),
-        "pair_expand": (u, v, w, weights, *where, pairs.num_upper),
+        "pair_expand": (u, v, w, weights, make(pairs.num_pairs, s), *where, pairs.num_upper),
         "pair_mix": (x, even, odd, u, v, w, *where, 0.01),
     }
 
@@ -162,8 +183,8 @@ def plain(name, args):
         )
         return x[:n], rows, columns
 
-    def expand(u, v, w, weights, *_):
-        return u[i] * weights[j, None] + v[j] * weights[i, None] + on_diagonal * w[i]
+    def expand(u, v, w, weights, base, *_):
+        return base + u[i] * weights[j, None] + v[j] * weights[i, None] + on_diagonal * w[i]
 
     def mix(x, even, odd, u, v, w, _, __, slope):
         swapped = pair_transpose(x, pairs)

@@ -1,0 +1,123 @@
+// Reductions of runs of rows on the CPU; semantics in src/ops/segments.py. A task is a group of whole segments, chosen
+// by their sizes alone, so that no sum depends on the number of threads.
+#define PUFFIN_KERNEL "segments_kernel.h"
+#include "targets.h"
+
+#include "../common.h"
+#include "parallel.h"
+
+#include <vector>
+
+namespace puffin {
+namespace {
+
+// fn(segment, first row, number of rows) for every segment, groups of at least 1024 rows over the threads
+template <class F>
+void for_each_segment(const Tensor& ptr, int64_t rows, const F& fn) {
+  STD_TORCH_CHECK(ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.is_cpu() &&
+                      ptr.scalar_type() == ScalarType::Long,
+                  "ptr: expected contiguous (S + 1,) int64 on the CPU");
+  const int64_t* first = ptr.const_data_ptr<int64_t>();
+  const int64_t count = ptr.size(0) - 1;
+  STD_TORCH_CHECK(first[0] == 0 && first[count] == rows, "ptr: expected to run from 0 to ", rows);
+  std::vector<int64_t> groups{0};
+  for (int64_t s = 0; s < count; ++s) {
+    STD_TORCH_CHECK(first[s] <= first[s + 1], "ptr: expected ascending values");
+    if (s + 1 == count || first[s + 1] - first[groups.back()] + (s - groups.back()) >= 1024) groups.push_back(s + 1);
+  }
+  for_each_task(int64_t(groups.size()) - 1, [&](int64_t g) {
+    for (int64_t s = groups[g]; s < groups[g + 1]; ++s) fn(s, first[s], first[s + 1] - first[s]);
+  });
+}
+
+void check_rows(const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_cpu(), name, ": expected (rows, C) on the CPU");
+  const auto type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+}
+
+void check_segments(const Tensor& x, const Tensor& ptr, const Tensor& like, const char* name) {
+  check_rows(x, name);
+  STD_TORCH_CHECK(x.size(0) == ptr.size(0) - 1 && x.size(1) == like.size(1) && x.scalar_type() == like.scalar_type(),
+                  name, ": expected a row for each segment, like the rest");
+}
+
+}  // namespace
+
+Tensor segment_sum(const Tensor x_in, const Tensor ptr) {
+  check_rows(x_in, "x");
+  const Tensor x = torch::stable::contiguous(x_in);
+  const int64_t channels = x.size(1);
+  Tensor out = new_tensor(x, {ptr.size(0) - 1, channels}, x.scalar_type());
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const T* from = x.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_each_segment(ptr, x.size(0), [&](int64_t s, int64_t first, int64_t n) {
+      PUFFIN_CALL(sum_rows<T>, from + first * channels, n, channels, to + s * channels);
+    });
+  });
+  return out;
+}
+
+Tensor segment_expand(const Tensor x_in, const Tensor ptr, int64_t rows) {
+  check_segments(x_in, ptr, x_in, "x");
+  const Tensor x = torch::stable::contiguous(x_in);
+  const int64_t channels = x.size(1);
+  Tensor out = new_tensor(x, {rows, channels}, x.scalar_type());
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const T* from = x.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_each_segment(ptr, rows, [&](int64_t s, int64_t first, int64_t n) {
+      for (int64_t r = first; r < first + n; ++r)
+        std::copy(from + s * channels, from + (s + 1) * channels, to + r * channels);
+    });
+  });
+  return out;
+}
+
+Tensor segment_extremum(const Tensor x_in, const Tensor ptr, bool largest) {
+  check_rows(x_in, "x");
+  const Tensor x = torch::stable::contiguous(x_in);
+  const int64_t channels = x.size(1);
+  Tensor out = new_tensor(x, {ptr.size(0) - 1, channels}, x.scalar_type());
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const T* from = x.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_each_segment(ptr, x.size(0), [&](int64_t s, int64_t first, int64_t n) {
+      PUFFIN_CALL(extremum_rows<T>, from + first * channels, n, channels, largest, to + s * channels);
+    });
+  });
+  return out;
+}
+
+Tensor segment_extremum_backward(const Tensor grad_in, const Tensor extremum_in, const Tensor x_in, const Tensor ptr) {
+  check_rows(x_in, "x");
+  check_segments(grad_in, ptr, x_in, "grad");
+  check_segments(extremum_in, ptr, x_in, "extremum");
+  const Tensor x = torch::stable::contiguous(x_in), grad = torch::stable::contiguous(grad_in);
+  const Tensor extremum = torch::stable::contiguous(extremum_in);
+  const int64_t channels = x.size(1);
+  Tensor out = torch::stable::empty_like(x);
+  for_float_type(x, [&](auto type) {
+    using T = decltype(type);
+    const T *from = x.const_data_ptr<T>(), *pg = grad.const_data_ptr<T>(), *pe = extremum.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    for_each_segment(ptr, x.size(0), [&](int64_t s, int64_t first, int64_t n) {
+      PUFFIN_CALL(share_gradient<T>, pg + s * channels, pe + s * channels, from + first * channels, n, channels,
+                  to + first * channels);
+    });
+  });
+  return out;
+}
+
+}  // namespace puffin
+
+STABLE_TORCH_LIBRARY_IMPL(puffin, CPU, m) {
+  m.impl("segment_sum", TORCH_BOX(&puffin::segment_sum));
+  m.impl("segment_expand", TORCH_BOX(&puffin::segment_expand));
+  m.impl("segment_extremum", TORCH_BOX(&puffin::segment_extremum));
+  m.impl("segment_extremum_backward", TORCH_BOX(&puffin::segment_extremum_backward));
+}

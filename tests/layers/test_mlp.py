@@ -1,0 +1,64 @@
+"""Messages whose batch norm is left to the next layer, against layers one after another."""
+
+import copy
+
+import pytest
+import torch
+
+from src.layers.aggregators import AggregatorOptions, Eq2to0, Eq2to1, Eq2to2, EventGeometry
+from src.layers.mlp import MLP, MessageNet
+from src.layers.normalised import Normalised, as_tensor
+from src.ops.pair_index import PairIndex
+from tests.conftest import relative
+
+PAIRS = PairIndex(torch.tensor([4, 0, 7]), torch.device("cpu"))
+
+
+def message_and_layers():
+    """A message network, and what it means: an MLP and a batch norm with the same weights."""
+    message = MessageNet([5, 4, 3], "leakyrelu", "batch").double()
+    with torch.no_grad():
+        message.normlayer.weight.uniform_(0.5, 2), message.normlayer.bias.uniform_(-1, 1)
+    separate = copy.deepcopy(message)
+    return message, separate, lambda x: separate.normlayer(MLP.forward(separate, x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_message_equals_layers(training):
+    """Values, gradients and running statistics, in training mode and, with statistics that have moved, in eval mode."""
+    message, separate, layers = message_and_layers()
+    x = torch.randn(PAIRS.num_pairs, 5, dtype=torch.float64)
+    if not training:
+        message(x, PAIRS), layers(x)
+        message.eval(), separate.eval()
+        with torch.no_grad():
+            assert relative(as_tensor(message(x, PAIRS)), layers(x)) < 1e-12
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    got, want = message(a, PAIRS), layers(b)
+    assert isinstance(got, Normalised) and relative(got.tensor(), want) < 1e-12
+    (got.tensor() ** 3).sum().backward(), (want**3).sum().backward()
+    assert relative(a.grad, b.grad) < 1e-10
+    for (name, mine), theirs in zip(message.named_parameters(), separate.parameters()):
+        assert relative(mine.grad, theirs.grad) < 1e-10, name
+    for mine, theirs in zip(message.buffers(), separate.buffers()):
+        assert relative(mine.double(), theirs.double()) < 1e-12
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("config", ["s", "M", "sM", "sx", "N"])
+@pytest.mark.parametrize("layer", [Eq2to2, Eq2to1, Eq2to0])
+def test_layers_take_the_normalisation_in(layer, config, weighted):
+    """Scale and shift folded into weights, or multiplied out for maxima: the same as from the features themselves."""
+    if weighted and set(config.lower()) & set("xn"):
+        pytest.skip("maxima have no IRC weights")
+    aggregate = layer(3, 2, AggregatorOptions(config, activate_lin=False)).double()
+    counts = PAIRS.counts[:, None].double().clamp_min(1)
+    weights = torch.rand(PAIRS.num_nodes, dtype=torch.float64) if weighted else None
+    geometry = EventGeometry(PAIRS, counts, weights)
+    parts = [torch.randn(PAIRS.num_pairs, 3), torch.randn(3), torch.randn(3)]
+    parts = [p.double().requires_grad_() for p in parts]
+    got, want = (aggregate(x, geometry) for x in (Normalised(*parts), Normalised(*parts).tensor()))
+    assert relative(got, want) < 1e-12
+    direction = torch.randn_like(want)
+    grads = [torch.autograd.grad((v * direction).sum(), parts) for v in (got, want)]
+    assert all(relative(a, b) < 1e-11 for a, b in zip(*grads, strict=True))
