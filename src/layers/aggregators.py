@@ -220,9 +220,11 @@ class _Pairs(NamedTuple):
 class _FromPairs(_Aggregator):
     """Aggregators whose input is a pair feature."""
 
+    activates_pairs = False  # whether activate_agg acts on the pairs themselves, not on sums alone
+
     def begin(self, x: Tensor | Normalised, geometry: EventGeometry) -> tuple[_Pairs, dict[str, Tensor]]:
         """The pairs as the layer reads them, and their quantities by name."""
-        linear = not self.options.activate_agg and set(self.options.config.lower()) <= set("sm")
+        linear = set(self.options.config.lower()) <= set("sm") and not (self.activates_pairs and self.options.activate_agg)
         if isinstance(x, Normalised) and linear:
             values, sums = pair_sums(x.values, geometry.pairs, geometry.weights)
             diagonal = torch.addcmul(x.shift, sums.diagonal, x.scale)
@@ -258,6 +260,7 @@ class Eq2to2(_FromPairs):
     """Pairs to pairs: x (P, in) -> (P, out)."""
 
     first_table_map = 2  # T_ij and T_ji
+    activates_pairs = True
     plain = (("w", "diagonal"), ("v", "diagonal"), ("u", "diagonal"))
     summed = (
         ("w", "columns"), ("v", "columns"), ("u", "columns"),
