@@ -45,6 +45,28 @@ COMPONENTS = {
     "1_0": ((1.0, 0.0, 0.0, 1.0), (1.0, -1.0, 0.0, 0.0), (1.0, 0.0, -1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
 }
 WITHOUT_DOT_PRODUCT = ("1", "1_0")
+
+
+def _projection(*kept: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(i == j and i in kept) for j in range(4)) for i in range(4))
+
+
+_UNITS = tuple(_projection(k) for k in range(4))
+_AXIAL = (_projection(0), _projection(1, 2), _projection(3))
+# stabilizer -> matrices (4, 4) that commute with it and add up to 1: what a regressor of --method input weights apart
+PROJECTIONS = {
+    "so13": (_projection(0, 1, 2, 3),),
+    "so3": (_projection(0), _projection(1, 2, 3)),
+    "so12": (_projection(0, 1, 2), _projection(3)),
+    "se2": (
+        ((0.0, 0.0, 0.0, 1.0), (0.0,) * 4, (0.0,) * 4, (0.0, 0.0, 0.0, 1.0)),
+        ((1.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0, 0.0)),
+    ),
+    "so2": _AXIAL,
+    "so2_0": _AXIAL,
+    "R": (_projection(0, 3), _projection(1), _projection(2)),
+    **dict.fromkeys(("1", "11", "1_0", "11_0"), _UNITS),
+}
 STABILIZERS = tuple(SPURIONS)
 METHODS = ("spurions", "input")
 

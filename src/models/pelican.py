@@ -4,17 +4,19 @@ Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..data.packing import JetBatch
-from ..layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to2, EventGeometry, check_letters
+from ..layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to1, Eq2to2, EventGeometry, check_letters
 from ..layers.dropout import PairDropout
 from ..layers.input_encoder import InputEncoder
 from ..layers.lorentz import (
     BEAMS,
     METHODS,
+    PROJECTIONS,
     SPURIONS,
     WITHOUT_DOT_PRODUCT,
     irc_angles,
@@ -26,13 +28,15 @@ from ..layers.lorentz import (
 from ..layers.mlp import MLP, MessageNet
 from ..layers.softdrop import soft_drop_multiplicity
 from ..ops.pair_index import PairIndex
+from ..ops.segments import segment_sum
 
 
 @dataclass(frozen=True)
 class PelicanConfig:
     """Everything that shapes a PELICAN network; names are those of the command line.
 
-    num_scalars: per-particle features of the data set.  irc_diagonal: keep the diagonal maps in an IRC-safe network;
+    num_scalars: per-particle features of the data set.  num_targets, scale: of a regressor, how many four-momenta it
+    predicts, and the factor that its input momenta carry.  irc_diagonal: keep the diagonal maps in an IRC-safe network;
     published checkpoints have them, but with them the network is not collinear-safe (docs/ARCHITECTURE.md).
     """
 
@@ -42,6 +46,8 @@ class PelicanConfig:
     num_channels_m_out: tuple[int, ...] = (25, 15)
     num_channels_out: tuple[int, ...] = (25,)
     num_classes: int = 2
+    num_targets: int = 1
+    scale: float = 1.0
     stabilizer: str = "so2"
     method: str = "spurions"
     add_beams: bool = False
@@ -114,6 +120,14 @@ class PelicanConfig:
         )  # fmt: skip
 
 
+class Embedded(NamedTuple):
+    """Pair features (P, first width), the events they belong to, and the momenta (N', 4), spurions included."""
+
+    pairs: Tensor
+    geometry: EventGeometry
+    fourmomenta: Tensor
+
+
 def check_choice(name: str, value: str, choices) -> None:
     """ValueError unless value is one of the choices."""
     if value not in choices:
@@ -172,8 +186,8 @@ class PelicanBackbone(nn.Module):
             weight[:, -1] = 1
 
     @torch.compiler.disable
-    def embed(self, batch: JetBatch) -> tuple[Tensor, EventGeometry]:
-        """Pair features (P, first width), and the events they belong to, spurions included."""
+    def embed(self, batch: JetBatch) -> Embedded:
+        """The input of the first block."""
         config = self.config
         p, scalars, lengths = batch.fourmomenta, batch.scalars, batch.lengths
         if (0 if scalars is None else scalars.shape[1]) != config.num_scalars:
@@ -187,7 +201,7 @@ class PelicanBackbone(nn.Module):
         x = pairs.mirror(self.input_encoder(self.linear(inputs)))
         if config.num_labels:
             x = torch.cat([x, self.eq1to2(scalars, geometry)], 1)
-        return x, geometry
+        return Embedded(x, geometry, p)
 
     def _geometry(self, p: Tensor, inputs: Tensor, pairs: PairIndex) -> tuple[EventGeometry, Tensor]:
         dtype = self.linear.weight.dtype
@@ -200,6 +214,14 @@ class PelicanBackbone(nn.Module):
             multiplicity = soft_drop_multiplicity(pairs.mirror(dots), pairs)
         geometry = EventGeometry(pairs, multiplicity[:, None].to(dtype), weights.to(dtype))
         return geometry, irc_angles(inputs, scale, pairs)
+
+
+    def through_blocks(self, batch: JetBatch) -> Embedded:
+        """The output of the last block (P, first of num_channels_m_out)."""
+        # invariants span many orders of magnitude: they are embedded in full precision, whatever autocast says
+        with torch.autocast(batch.fourmomenta.device.type, enabled=False):
+            embedded = self.embed(batch)
+        return embedded._replace(pairs=self.net2to2(embedded.pairs, embedded.geometry))
 
 
 class PelicanClassifier(PelicanBackbone):
@@ -221,10 +243,50 @@ class PelicanClassifier(PelicanBackbone):
 
     def forward(self, batch: JetBatch) -> Tensor:
         """Scores (B, num_classes) before the softmax."""
-        # invariants span many orders of magnitude: they are embedded in full precision, whatever autocast says
-        with torch.autocast(batch.fourmomenta.device.type, enabled=False):
-            x, geometry = self.embed(batch)
-        x = self.net2to2(x, geometry)
+        x, geometry, _ = self.through_blocks(batch)
         x = self.dropout(self.msg_2to0(x, geometry.pairs))
         x = self.dropout_out(self.agg_2to0(x, geometry))
         return self.mlp_out(x) if self.config.mlp_out else x
+
+
+class Regression(NamedTuple):
+    """fourmomenta (B, T, 4) [GeV]; weights (N', T, K) of the particles, spurions first in each jet, and how many (B,)."""
+
+    fourmomenta: Tensor
+    weights: Tensor
+    lengths: Tensor
+
+
+class PelicanRegressor(PelicanBackbone):
+    """Jets to T four-momenta: sums of the particles' momenta with invariant weights.
+
+    With --method spurions one weight for each particle and spurion; with --method input K of them, one for each part
+    of the momentum that the stabilizer does not mix (`PROJECTIONS`).  Source: arXiv 2307.16506, sec. 5."""
+
+    def __init__(self, config: PelicanConfig):
+        super().__init__(config)
+        parts = PROJECTIONS["so13" if config.method == "spurions" else config.stabilizer]
+        self.register_buffer("projections", torch.tensor(parts), persistent=False)
+        self.msg_2to1 = MessageNet(
+            list(config.num_channels_m_out), config.activation, config.batchnorm, config.sync_batchnorm
+        )
+        outputs = len(parts) * config.num_targets
+        widths = [*config.num_channels_out, outputs] if config.mlp_out else [outputs]
+        options = config.aggregator(
+            config.config_out, factorize=config.factorize, activate_agg=config.activate_agg_out, activate_lin=config.activate_lin_out
+        )
+        self.agg_2to1 = Eq2to1(config.num_channels_m_out[-1], widths[0], options)
+        self.dropout, self.dropout_out = PairDropout(config.drop_rate), nn.Dropout(config.drop_rate_out)
+        if config.mlp_out:
+            self.mlp_out_1 = MLP(widths, config.activation)
+
+    def forward(self, batch: JetBatch) -> Regression:
+        x, geometry, p = self.through_blocks(batch)
+        x = self.dropout(self.msg_2to1(x, geometry.pairs))
+        x = self.dropout_out(self.agg_2to1(x, geometry))
+        x = self.mlp_out_1(x) if self.config.mlp_out else x
+        weights = x.to(p.dtype).view(len(p), self.config.num_targets, len(self.projections))
+        parts = torch.einsum("kab,nb->nka", self.projections.to(p.dtype), p)
+        terms = torch.einsum("ntk,nka->nta", weights, parts).flatten(1)
+        momenta = segment_sum(terms, geometry.pairs.node_ptr).view(-1, self.config.num_targets, 4) / self.config.scale
+        return Regression(momenta, weights, geometry.pairs.lengths)

@@ -1,0 +1,49 @@
+"""Resolution of predicted four-momenta (spec section 7).  Source: arXiv 2307.16506, sec. 5."""
+
+import torch
+from torch import Tensor
+
+from ..losses import MOMENTUM_LOSSES, angle, delta_r, mass, transverse_momentum
+
+RESOLUTIONS = ("dPsi", "dR", "dpT", "dm")
+
+
+def columns(num_targets: int) -> tuple[str, ...]:
+    """CSV columns: the loss, then for each target its resolutions and mean losses; numbered if there are several."""
+    names = (*RESOLUTIONS, *(f"loss_{name}" for name in MOMENTUM_LOSSES))
+    return ("loss", *(name + _suffix(t, num_targets) for t in range(num_targets) for name in names))
+
+
+def _suffix(target: int, num_targets: int) -> str:
+    return "" if num_targets == 1 else f"_{target}"
+
+
+def half_width(values: Tensor) -> float:
+    """Half of the 16% to 84% range."""
+    low, high = torch.quantile(values, torch.tensor([0.16, 0.84], dtype=values.dtype))
+    return float(high - low) / 2
+
+
+def relative_error(predicted: Tensor, true: Tensor) -> Tensor:
+    """(predicted - true) / true."""
+    return (predicted - true) / true
+
+
+def regression_metrics(predicted: Tensor, true: Tensor, loss: float) -> dict[str, float]:
+    """Metrics by CSV column; predicted and true are (N, T, 4).
+
+    dPsi [rad], dR: 68% quantiles of the angle and the eta-phi distance; dpT, dm: half of the 16-84% range of the
+    relative error."""
+    predicted, true = predicted.double(), true.double()
+    metrics = {"loss": loss}
+    for t in range(true.shape[1]):
+        p, q = predicted[:, t], true[:, t]
+        values = {
+            "dPsi": float(torch.quantile(angle(p, q), 0.68)),
+            "dR": float(torch.quantile(delta_r(p, q), 0.68)),
+            "dpT": half_width(relative_error(transverse_momentum(p), transverse_momentum(q))),
+            "dm": half_width(relative_error(mass(p).abs(), mass(q).abs())),
+        }
+        values |= {f"loss_{name}": float(term(p, q).mean()) for name, term in MOMENTUM_LOSSES.items()}
+        metrics |= {name + _suffix(t, true.shape[1]): value for name, value in values.items()}
+    return metrics
