@@ -76,8 +76,9 @@ def test_particles_by_falling_pt_with_their_features():
 
 def test_equal_pt_keeps_the_order_of_the_source():
     """Breaks if the sort is not stable: a file that is in order would come out in another."""
-    momenta = np.tile(np.array([5.0, 3, 4, 0]), (1, 50, 1))
-    assert jet_rows(momenta, 50, "x", n=np.arange(50)[None])["n"][0].tolist() == list(range(50))
+    px = np.random.default_rng(0).integers(1, 4, 500)
+    momenta = np.stack([px, px, 0 * px, 0 * px], -1)[None].astype(float)
+    assert jet_rows(momenta, 500, "x", n=np.arange(500)[None])["n"][0].tolist() == sorted(range(500), key=lambda k: -px[k])
 
 
 @pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
