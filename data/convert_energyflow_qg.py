@@ -3,9 +3,9 @@ r"""Convert EnergyFlow's quark and gluon jets (arXiv:1810.05165, Zenodo 3164691)
 
     python data/convert_energyflow_qg.py QG_jets*.npz --out data/qg/qg.h5 --split 0.8 0.1 0.1    # qg_train.h5, ...
 
-Source, .npz: X (n, M, 4): pT [GeV], rapidity, azimuth, PDG code of each particle, pT = 0 padding; y (n,): 1 quark, 0 gluon.
-Written: Nobj, Pmu, pdgid (N, M) int32 (0 = padding), is_signal (N,) int8: 1 quark, 0 gluon. The four-momenta have the
-particles' masses, or none with --massless. With --split every jet goes to train, valid or test by the seed.
+Source, .npz: X (n, M, 4): pT [GeV], rapidity, azimuth, PDG code of each particle, pT = 0 padding; y (n,): 1 quark,
+0 gluon. Written: Nobj, Pmu, pdgid (N, M) int32 (0 = padding), is_signal (N,) int8: 1 quark, 0 gluon. The four-momenta
+have the particles' masses, or none with --massless. With --split every jet goes to train, valid or test by the seed.
 """
 
 import sys
@@ -46,10 +46,12 @@ def fourmomenta(particles: np.ndarray, massless: bool, source: str, first: int) 
     place = np.searchsorted(CODES, code).clip(0, len(CODES) - 1)
     unknown = real & (CODES[place] != code)
     if unknown.any():
-        raise InputError(f"{source}: jet {first + int(unknown.any(1).argmax())}: PDG code {code[unknown][0]:g} is none of {CODES.tolist()}")
+        jet = first + int(unknown.any(1).argmax())
+        raise InputError(f"{source}: jet {jet}: PDG code {code[unknown][0]:g} is none of {CODES.tolist()}")
     mass = 0.0 if massless else MASS_OF_CODE[place]
     transverse = np.hypot(pt, mass)
-    momenta = np.stack([transverse * np.cosh(rapidity), pt * np.cos(phi), pt * np.sin(phi), transverse * np.sinh(rapidity)], -1)
+    energy, pz = transverse * np.cosh(rapidity), transverse * np.sinh(rapidity)
+    momenta = np.stack([energy, pt * np.cos(phi), pt * np.sin(phi), pz], -1)
     return np.where(real[..., None], momenta, 0), np.where(real, code, 0).astype(np.int32)
 
 
@@ -75,7 +77,8 @@ def convert(paths: list[Path], outputs: list[Path], split: np.ndarray, width: in
                     quark = labels.read(number)
                     if not np.isin(quark, (0, 1)).all():
                         raise InputError(f"{path}: jets from {first}: expected y of 0 and 1, got {np.unique(quark)}")
-                    rows = jet_rows(momenta, width, str(path), first, pdgid=pdgid) | {"is_signal": quark.astype(np.int8)}
+                    rows = jet_rows(momenta, width, str(path), first, pdgid=pdgid)
+                    rows["is_signal"] = quark.astype(np.int8)
                     mine = split[done : done + number]
                     for k, file in files.items():
                         file.append({key: values[mine == k] for key, values in rows.items()})
@@ -89,11 +92,13 @@ def main(argv=None) -> None:
     parser = converter_parser(__doc__, "QG_jets*.npz; all become one data set", "all, as wide as the widest input")
     parser.add_argument("--massless", action="store_true", help="E = |p| instead of the masses of the PDG codes")
     parser.add_argument("--split", nargs=3, type=float, metavar=("TRAIN", "VALID", "TEST"),
-                        help="write OUT_train.h5, OUT_valid.h5, OUT_test.h5 with these shares of the jets, of sum 1")  # fmt: skip
+                        help="write OUT_train.h5, OUT_valid.h5, OUT_test.h5 with these shares of the jets")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of --split (default: 0)")
     args = parser.parse_args(argv)
-    if args.seed < 0 or args.split and not (min(args.split) >= 0 and abs(sum(args.split) - 1) < 1e-6):
-        raise InputError(f"expected --split of three shares with sum 1 and --seed of at least 0, got {args.split} and {args.seed}")
+    if args.split and not (min(args.split) >= 0 and abs(sum(args.split) - 1) < 1e-6):
+        raise InputError(f"--split: expected three shares with sum 1, got {args.split}")
+    if args.seed < 0:
+        raise InputError(f"--seed: expected at least 0, got {args.seed}")
     outputs = [split_path(args.out, split) for split in SPLITS] if args.split else [args.out]
     check_outputs(args, outputs)
     number, width = 0, 0

@@ -66,7 +66,8 @@ def open_source(path: Path) -> Source:
     classes = columns(file, path, "jets", "jetFeatureNames", CLASSES)
     particles, jets = file["jetConstituentList"], file["jets"]
     if particles.ndim != 3 or jets.ndim != 2 or len(particles) != len(jets):
-        raise InputError(f"{path}: expected jetConstituentList (n, P, features) and jets (n, features), got {particles.shape} and {jets.shape}")
+        shapes = f"{particles.shape} and {jets.shape}"
+        raise InputError(f"{path}: expected jetConstituentList (n, P, features) and jets (n, features), got {shapes}")
     return Source(path, particles, momentum, jets, classes)
 
 
@@ -76,7 +77,8 @@ def source_rows(source: Source, first: int, nobj: int) -> dict[str, np.ndarray]:
         momenta = source.particles[first : first + BLOCK][..., source.momentum]
         flags = source.jets[first : first + BLOCK][:, source.classes]
     except OSError as error:
-        raise InputError(f"{source.path}: cannot read jets from {first} ({first_line(error)}); get the file again") from error
+        what = f"{source.path}: cannot read jets from {first} ({first_line(error)})"
+        raise InputError(f"{what}; get the file again") from error
     tag = one_hot_numbers(flags, CLASSES, str(source.path), first)
     return jet_rows(momenta, nobj, str(source.path), first) | {"signal_type": flags.astype(np.uint8), "jet_tag": tag}
 
@@ -89,7 +91,8 @@ def main(argv=None) -> None:
     nobj = args.nobj or max(source.particles.shape[1] for source in sources)
     attributes = {"source": "HLS4ML LHC jets, Zenodo 3602260, arXiv:1908.05318", "classes": ["g", "q", "W", "Z", "top"],
                   "units": "GeV; four-momenta are (E, px, py, pz)"}  # fmt: skip
-    with progress(sum(len(source.jets) for source in sources), args.out.name) as bar, jet_file(args.out, attributes) as file:
+    total = sum(len(source.jets) for source in sources)
+    with progress(total, args.out.name) as bar, jet_file(args.out, attributes) as file:
         for source in sources:
             for first in range(0, len(source.jets), BLOCK):
                 file.append(source_rows(source, first, nobj))

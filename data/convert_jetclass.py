@@ -4,11 +4,11 @@ r"""Convert JetClass (arXiv:2202.03772, Zenodo 6619768) to Puffin's jet files; n
     pip install --no-build-isolation -e '.[convert]'
     python data/convert_jetclass.py JetClass/val_5M/*.root --out data/jetclass/valid.h5
 
-Source: ROOT files whose `tree` has, for each jet, lists of its particles (part_px, ..., by falling pT; GeV, mm) and flags
-label_*, of which one is 1. Several inputs become one file.
-Written: Nobj, Pmu; signal_type (N, 10) uint8, one-hot in the order of LABELS, and jet_tag (N,) int32, its number; and for
-the particles, (N, M) float32: charge, isChargedHadron, isElectron, isMuon, isNeutralHadron, isPhoton, d0val, d0err, dzval,
-dzerr [mm]. ROOT files hold one class for thousands of jets on end: training shuffles them, and so may a smaller selection.
+Source: ROOT files whose `tree` has, for each jet, lists of its particles (part_px, ..., by falling pT; GeV, mm) and
+flags label_*, of which one is 1. Several inputs, of one class each as published, become one file.
+Written: Nobj, Pmu; signal_type (N, 10) uint8, one-hot in the order of LABELS, and jet_tag (N,) int32, its number; and
+for the particles, (N, M) float32: charge, isChargedHadron, isElectron, isMuon, isNeutralHadron, isPhoton, and d0val,
+d0err, dzval, dzerr in mm.
 """
 
 import sys
@@ -33,10 +33,11 @@ from src.errors import InputError, first_line  # noqa: E402
 
 TREE = "tree"
 NOBJ = 128
-LABELS = ("label_QCD", "label_Hbb", "label_Hcc", "label_Hgg", "label_H4q", "label_Hqql", "label_Zqq", "label_Wqq", "label_Tbqq",
-          "label_Tbl")  # fmt: skip
+LABELS = ("label_QCD", "label_Hbb", "label_Hcc", "label_Hgg", "label_H4q", "label_Hqql", "label_Zqq", "label_Wqq",
+          "label_Tbqq", "label_Tbl")  # fmt: skip
 MOMENTUM = ("part_energy", "part_px", "part_py", "part_pz")
-FEATURES = ("charge", "isChargedHadron", "isElectron", "isMuon", "isNeutralHadron", "isPhoton", "d0val", "d0err", "dzval", "dzerr")
+FEATURES = ("charge", "isChargedHadron", "isElectron", "isMuon", "isNeutralHadron", "isPhoton", "d0val", "d0err", "dzval",
+            "dzerr")  # fmt: skip
 BRANCHES = (*MOMENTUM, *(f"part_{name}" for name in FEATURES), *LABELS)
 
 
@@ -46,7 +47,8 @@ def import_reader():
         import awkward
         import uproot
     except ImportError as error:
-        raise InputError(f"ROOT files are read with uproot and awkward ({error}): pip install --no-build-isolation -e '.[convert]'") from error
+        remedy = "pip install --no-build-isolation -e '.[convert]'"
+        raise InputError(f"ROOT files are read with uproot and awkward ({error}): {remedy}") from error
     return uproot, awkward
 
 
@@ -95,7 +97,8 @@ def main(argv=None) -> None:
     for path in args.inputs:
         with open_tree(path) as tree:
             total += tree.num_entries
-    attributes = {"source": "JetClass, Zenodo 6619768, arXiv:2202.03772", "classes": [name.removeprefix("label_") for name in LABELS],
+    attributes = {"source": "JetClass, Zenodo 6619768, arXiv:2202.03772",
+                  "classes": [name.removeprefix("label_") for name in LABELS],
                   "units": "GeV, mm; four-momenta are (E, px, py, pz)"}  # fmt: skip
     with progress(total, args.out.name) as bar, jet_file(args.out, attributes) as file:
         for path in args.inputs:

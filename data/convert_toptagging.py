@@ -2,13 +2,13 @@
 r"""Convert the top tagging reference set (arXiv:1902.09914, Zenodo 2603256) to Puffin's jet files.
 
     python data/convert_toptagging.py train.h5 --out data/toptagging/train.h5
-    python data/convert_toptagging.py toptagging_full.npz --out data/toptagging/top.h5    # top_train.h5, top_valid.h5, ...
+    python data/convert_toptagging.py toptagging_full.npz --out data/toptagging/top.h5    # top_train.h5, ...
 
 Two sources are known:
 - a pandas table /table/table: 804 floats of a jet (E, PX, PY, PZ of 200 particles, then of the true top; GeV) and the
   integers ttv, is_signal_new, or the last alone. Its attributes, which name the columns, are pickled; they are not read,
   and the columns are checked by their values instead. Several tables become one file.
-- .npz: kinematics_{train,valid or val,test} (N, M, 4) and labels_*, (N,) or one-hot (N, 2); a file for each split there is.
+- .npz: kinematics_{train,valid or val,test} (N, M, 4) and labels_*, (N,) or one-hot (N, 2); a file for each split.
 
 Written: Nobj, Pmu, is_signal (N,) int8, and from tables truth_Pmu (N, 4) float32, ttv (N,) int8.
 """
@@ -37,10 +37,11 @@ from src.data.jet_writer import (  # noqa: E402
 from src.data.npz import NpzArray, npz_keys  # noqa: E402
 from src.errors import InputError, first_line  # noqa: E402
 
-ATTRIBUTES = {"source": "top tagging reference set, Zenodo 2603256, arXiv:1902.09914", "units": "GeV; four-momenta are (E, px, py, pz)"}
+ATTRIBUTES = {"source": "top tagging reference set, Zenodo 2603256, arXiv:1902.09914",
+              "units": "GeV; four-momenta are (E, px, py, pz)"}  # fmt: skip
 PARTICLES = 200
-LIGHTLIKE = 1e-3  # E^2 - p^2 may fall below 0 by this part of E^2: rounding; far less than a wrong order of columns gives
-SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+LIGHTLIKE = 1e-3  # E^2 - p^2 may fall below 0 by this part of E^2: rounding; a wrong order of columns gives far more
+SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}  # name in an .npz: name of ours
 
 
 def open_table(path: Path) -> h5py.Dataset:
@@ -53,9 +54,11 @@ def open_table(path: Path) -> h5py.Dataset:
     shapes = {name: fields[name][0] for name in ("values_block_0", "values_block_1") if fields and name in fields}
     floats, integers = shapes.get("values_block_0"), shapes.get("values_block_1")
     if floats is None or integers is None:
-        raise InputError(f"{path}: expected the pandas table /table/table with values_block_0 and _1, got {list(fields or file)}")
+        found = list(fields or file)
+        raise InputError(f"{path}: expected the pandas table /table/table with values_block_0 and _1, got {found}")
     width = 4 * (PARTICLES + 1)
-    if floats.shape != (width,) or floats.base.kind != "f" or integers.shape not in ((1,), (2,)) or integers.base.kind not in "iu":
+    kinds = floats.base.kind, integers.base.kind
+    if floats.shape != (width,) or integers.shape not in ((1,), (2,)) or kinds != ("f", "i"):
         raise InputError(f"{path}: expected {width} floats and 1 or 2 integers for each jet, got {floats} and {integers}")
     return table
 
@@ -65,10 +68,10 @@ def table_rows(block: np.ndarray, nobj: int, source: str, first: int) -> dict[st
     momenta = block["values_block_0"].reshape(len(block), PARTICLES + 1, 4)
     squares = np.square(momenta[:, :PARTICLES], dtype=np.float64)
     if (squares[..., 1:].sum(-1) > (1 + LIGHTLIKE) * squares[..., 0]).any():
-        raise InputError(f"{source}: jets from {first}: particles with |p| > E; expected the columns E, PX, PY, PZ in this order")
+        raise InputError(f"{source}: jets from {first}: particles with |p| > E; expected columns E, PX, PY, PZ")
     labels = block["values_block_1"]
     if not np.isin(labels[:, -1], (0, 1)).all() or not np.isin(labels, (0, 1, 2)).all():
-        raise InputError(f"{source}: jets from {first}: expected ttv in 0, 1, 2 and then is_signal_new in 0, 1, got {np.unique(labels)}")
+        raise InputError(f"{source}: jets from {first}: expected ttv in 0, 1, 2, then is_signal_new in 0, 1")
     rows = jet_rows(momenta[:, :PARTICLES], nobj, source, first)
     rows |= {"is_signal": labels[:, -1].astype(np.int8), "truth_Pmu": momenta[:, PARTICLES].astype(np.float32)}
     return rows if labels.shape[1] == 1 else rows | {"ttv": labels[:, 0].astype(np.int8)}
@@ -98,12 +101,12 @@ def signal_of(labels: np.ndarray, column: int, source: str, first: int) -> np.nd
     """is_signal (n,) int8 of labels (n,), (n, 1), or one-hot (n, 2) whose `column` is the signal."""
     if labels.ndim == 2 and labels.shape[1] == 2:
         if (labels.sum(1) != 1).any():
-            raise InputError(f"{source}: jets from {first}: expected one-hot labels, got other values")
+            raise InputError(f"{source}: jets from {first}: expected one-hot labels of 0 and 1, got other values")
         labels = labels[:, column]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.isin(labels, (0, 1)).all():
-        raise InputError(f"{source}: jets from {first}: expected labels (N,) of 0 and 1 or one-hot (N, 2), got {labels.shape}")
+        raise InputError(f"{source}: jets from {first}: expected labels (N,) or one-hot (N, 2), of 0 and 1")
     return labels.astype(np.int8)
 
 
@@ -112,7 +115,8 @@ def convert_npz(path: Path, outputs: dict[str, Path], nobj: int, column: int) ->
     for name, out in outputs.items():
         source = f"{path}: kinematics_{name}"
         with ExitStack() as stack:
-            momenta, labels = (stack.enter_context(NpzArray(path, f"{kind}_{name}")) for kind in ("kinematics", "labels"))
+            momenta = stack.enter_context(NpzArray(path, f"kinematics_{name}"))
+            labels = stack.enter_context(NpzArray(path, f"labels_{name}"))
             if len(momenta.shape) != 3 or momenta.shape[2] != 4 or labels.shape[0] != momenta.shape[0]:
                 raise InputError(f"{source}: expected (N, M, 4) and N labels, got {momenta.shape} and {labels.shape}")
             bar = stack.enter_context(progress(momenta.shape[0], out.name))
@@ -120,14 +124,16 @@ def convert_npz(path: Path, outputs: dict[str, Path], nobj: int, column: int) ->
             for first in range(0, momenta.shape[0], BLOCK):
                 number = min(BLOCK, momenta.shape[0] - first)
                 signal = signal_of(labels.read(number), column, source, first)
-                file.append(jet_rows(momenta.read(number), nobj or momenta.shape[1], source, first) | {"is_signal": signal})
+                rows = jet_rows(momenta.read(number), nobj or momenta.shape[1], source, first)
+                file.append(rows | {"is_signal": signal})
                 bar.update(number)
         report(out, file)
 
 
 def main(argv=None) -> None:
     parser = converter_parser(__doc__, "table(s) .h5, or one .npz", "all: 200 of a table, M of an .npz")
-    parser.add_argument("--signal-column", type=int, choices=(0, 1), default=1, help="of one-hot labels of an .npz (default: 1)")
+    parser.add_argument("--signal-column", type=int, choices=(0, 1), default=1,
+                        help="of one-hot labels of an .npz (default: 1)")  # fmt: skip
     args = parser.parse_args(argv)
     if args.inputs[0].suffix != ".npz":
         check_outputs(args, [args.out])
@@ -137,9 +143,9 @@ def main(argv=None) -> None:
         raise InputError("expected one .npz file, or tables only; convert them one by one")
     check_outputs(args, [])
     keys = npz_keys(args.inputs[0])
-    outputs = {name: split_path(args.out, split) for split, names in SPLITS.items() for name in names if f"kinematics_{name}" in keys}
+    outputs = {name: split_path(args.out, split) for name, split in SPLITS.items() if f"kinematics_{name}" in keys}
     if not outputs:
-        raise InputError(f"{args.inputs[0]}: expected kinematics_train, _valid or _test, got {', '.join(keys) or 'no array'}")
+        raise InputError(f"{args.inputs[0]}: expected kinematics_train, _valid or _test, got {', '.join(keys) or 'none'}")
     check_outputs(args, list(outputs.values()))
     convert_npz(args.inputs[0], outputs, args.nobj, args.signal_column)
 

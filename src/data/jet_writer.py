@@ -37,8 +37,9 @@ class JetWriter:
         for key, values in rows.items():
             if key not in self._file:
                 self._file.create_dataset(
-                    key, (0, *values.shape[1:]), values.dtype, maxshape=(None, *values.shape[1:]), chunks=(CHUNK, *values.shape[1:]),
-                    compression="gzip", compression_opts=self._level, shuffle=True, track_times=False,
+                    key, (0, *values.shape[1:]), values.dtype, maxshape=(None, *values.shape[1:]),
+                    chunks=(CHUNK, *values.shape[1:]), compression="gzip", compression_opts=self._level, shuffle=True,
+                    track_times=False,
                 )  # fmt: skip
             self._file[key].resize(after, axis=0)
             self._file[key][self.jets :] = values[filled]
@@ -58,7 +59,9 @@ def jet_file(path: Path, attributes: dict, level: int = 4) -> Iterator[JetWriter
             raise InputError(f"{path}: not written, there is no jet in it ({writer.empty} without particles)")
 
 
-def jet_rows(momenta: np.ndarray, nobj: int, source: str, first: int = 0, **features: np.ndarray) -> dict[str, np.ndarray]:
+def jet_rows(
+    momenta: np.ndarray, nobj: int, source: str, first: int = 0, **features: np.ndarray
+) -> dict[str, np.ndarray]:
     """Rows for JetWriter.append: `Nobj`, `Pmu` (n, nobj, 4) and the features (n, nobj), ordered, cut and padded alike.
 
     momenta (n, M, 4): E, px, py, pz [GeV]; entries with E = 0 are padding, wherever they stand. features (n, M) keep
@@ -69,7 +72,8 @@ def jet_rows(momenta: np.ndarray, nobj: int, source: str, first: int = 0, **feat
     for values in features.values():
         bad |= (real & ~np.isfinite(values)).any(1)
     if bad.any():
-        raise InputError(f"{source}: jet {first + int(bad.argmax())}: expected finite numbers and E >= 0; mend or remove the jet")
+        jet = first + int(bad.argmax())
+        raise InputError(f"{source}: jet {jet}: expected finite numbers and E >= 0; mend or remove the jet")
     pt = np.where(real, np.hypot(momenta[..., 1], momenta[..., 2], dtype=np.float64), -1)
     order = np.argsort(-pt, axis=1, kind="stable")[:, :nobj]
     real = np.take_along_axis(real, order, 1)
@@ -89,7 +93,8 @@ def one_hot_numbers(flags: np.ndarray, names: Sequence[str], source: str, first:
     """Class numbers (n,) int32 of one-hot rows (n, K); InputError where not exactly one flag of a row is 1."""
     wrong = ((flags != 0) & (flags != 1)).any(1) | (flags.sum(1) != 1)
     if wrong.any():
-        raise InputError(f"{source}: jet {first + int(wrong.argmax())}: expected exactly one of {', '.join(names)} to be 1, the others 0")
+        jet = first + int(wrong.argmax())
+        raise InputError(f"{source}: jet {jet}: expected exactly one of {', '.join(names)} to be 1, the others 0")
     return flags.argmax(1).astype(np.int32)
 
 
@@ -120,7 +125,7 @@ def converter_parser(doc: str, inputs: str, nobj: str) -> Parser:
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", type=Path, help=inputs)
     parser.add_argument("--out", type=Path, required=True, help="HDF5 file to write; its folder is made if missing")
-    parser.add_argument("--nobj", type=int, help=f"particles kept of a jet, the hardest; width of the file (default: {nobj})")
+    parser.add_argument("--nobj", type=int, help=f"particles kept of a jet, the hardest; the file's width (default: {nobj})")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
     return parser
 

@@ -1,4 +1,4 @@
-"""Reading one array of an .npz file block by block: compressed or not, it is never whole in memory, and nothing is unpickled."""
+"""Reading an array of an .npz file block by block: compressed or not, it is never whole in memory. Nothing is unpickled."""
 
 import zipfile
 from math import prod
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, first_line
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def npz_keys(path: Path) -> list[str]:
@@ -30,15 +32,14 @@ class NpzArray:
         self._archive = zipfile.ZipFile(path)
         self._file = self._archive.open(f"{key}.npy")
         try:
-            version = np.lib.format.read_magic(self._file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            read_header = _HEADERS[np.lib.format.read_magic(self._file)]
             self.shape, fortran, self.dtype = read_header(self._file)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
             self.close()
             raise InputError(f"{self._name}: not a readable .npy array ({first_line(error)})") from error
         if self.dtype.hasobject or (fortran and len(self.shape) > 1) or not self.shape:
             self.close()
-            raise InputError(f"{self._name}: expected an array of numbers in C order; save it with np.ascontiguousarray(array, dtype=float)")
+            raise InputError(f"{self._name}: expected an array of numbers in C order; save np.ascontiguousarray(array, float)")
 
     def read(self, rows: int) -> np.ndarray:
         """The next `rows` rows, (rows, ...)."""
