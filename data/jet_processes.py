@@ -10,7 +10,7 @@ import numpy as np
 
 ECM = 14000.0          # GeV, proton-proton
 MAX_BARREN = 20000     # events in a row without a jet before we give up
-CHARM, BOTTOM, TOP, W = 4, 5, 6, 24
+CHARM, BOTTOM, TOP, Z, W = 4, 5, 6, 23, 24
 
 
 class GenerationError(RuntimeError):
@@ -18,13 +18,14 @@ class GenerationError(RuntimeError):
 
 
 class Truth(NamedTuple):
-    """Four-momenta (4,) of a top before it decays, of its W before it decays, and of its b as the top decays."""
-    top: np.ndarray
-    w: np.ndarray
-    b: np.ndarray
+    """Four-momenta (4,) of what the jet comes from: a top, W or Z before it decays, or the quark or gluon of the hard
+    process; of the W before it decays (a top's, or the same W again) and of a top's b as the top decays, else 0."""
+    origin: np.ndarray
+    w: np.ndarray = np.zeros(4)
+    b: np.ndarray = np.zeros(4)
 
 
-NO_TRUTH = Truth(np.zeros(4), np.zeros(4), np.zeros(4))
+NO_TRUTH = Truth(np.zeros(4))
 
 
 class Jet(NamedTuple):
@@ -83,6 +84,27 @@ def find_tops(pythia):
     return tops
 
 
+def decaying(pythia, code):
+    """Four-momenta (4,) of the W or Z (by its PDG code) of the event, each as the copy that decays."""
+    return [fourmomentum(p) for p in pythia.event if p.idAbs() == code and pythia.event[p.daughter1()].idAbs() != code]
+
+
+def find_w(pythia):
+    """A Truth for each W."""
+    return [Truth(w, w) for w in decaying(pythia, W)]
+
+
+def find_z(pythia):
+    """A Truth for each Z."""
+    return [Truth(z) for z in decaying(pythia, Z)]
+
+
+def find_parton(pythia):
+    """A Truth for the quark or gluon that leaves the hard process beside a Z, or None where it is charm or bottom."""
+    partons = [pythia.process[i] for i in (5, 6) if pythia.process[i].idAbs() != Z]
+    return None if any(p.idAbs() in (CHARM, BOTTOM) for p in partons) else [Truth(fourmomentum(p)) for p in partons]
+
+
 def light_hard_process(pythia):
     """[] where all partons of the 2 -> 2 process are light quarks or gluons, None where one is charm or bottom.
 
@@ -92,6 +114,9 @@ def light_hard_process(pythia):
     partons = (pythia.process[i].idAbs() for i in (3, 4, 5, 6))
     return None if any(p in (CHARM, BOTTOM) for p in partons) else []
 
+
+PURE_Z = "WeakZ0:gmZmode = 2"  # no photon
+INVISIBLE_Z = (PURE_Z, "23:onMode = off", "23:onIfAny = 12 14 16")
 
 # The range of pTHat. At the default cuts one event in five or six gives a jet from 0.7 pt_min on, one in fifteen from
 # 0.55 pt_min on. Below 0.7 pt_min lies roughly a tenth of the QCD jets and a third of the tops, events in which the hard
@@ -110,6 +135,28 @@ PROCESSES = {
         settings=("HardQCD:gg2gg = on", "HardQCD:gg2qqbar = on", "HardQCD:qg2qg = on", "HardQCD:qq2qq = on",
                   "HardQCD:qqbar2gg = on", "HardQCD:qqbar2qqbarNew = on", "HardQCD:nQuarkNew = 3"),
         pthat=(0.7, 2.0), find_truth=light_hard_process, matched=False),
+    "gluon": Process(
+        "q qbar -> Z g, Z -> neutrinos; hardest jet within the cuts and within the radius of the gluon",
+        is_signal=False,
+        settings=("WeakBosonAndParton:qqbar2gmZg = on", *INVISIBLE_Z),
+        pthat=(0.7, 2.0), find_truth=find_parton, matched=True),
+    "quark": Process(
+        "q g -> Z q, q = u, d, s, Z -> neutrinos; hardest jet within the cuts and within the radius of the quark",
+        is_signal=True,
+        settings=("WeakBosonAndParton:qg2gmZq = on", *INVISIBLE_Z),
+        pthat=(0.7, 2.0), find_truth=find_parton, matched=True),
+    "w": Process(
+        "pp -> W and a parton, W -> q qbar'; hardest jet within the cuts and within the radius of the W",
+        is_signal=True,
+        settings=("WeakBosonAndParton:qqbar2Wg = on", "WeakBosonAndParton:qg2Wq = on",
+                  "24:onMode = off", "24:onIfAny = 1 2 3 4 5"),
+        pthat=(0.7, 2.0), find_truth=find_w, matched=True),
+    "z": Process(
+        "pp -> Z and a parton, Z -> q qbar; hardest jet within the cuts and within the radius of the Z",
+        is_signal=True,
+        settings=("WeakBosonAndParton:qqbar2gmZg = on", "WeakBosonAndParton:qg2gmZq = on", PURE_Z,
+                  "23:onMode = off", "23:onIfAny = 1 2 3 4 5"),
+        pthat=(0.7, 2.0), find_truth=find_z, matched=True),
 }
 
 
@@ -147,8 +194,8 @@ def delta_r(p, q):
 
 
 def match(axis, truths, radius):
-    """The Truth whose top is nearest to the jet axis (4,), or None where none lies within the radius."""
-    distances = [delta_r(axis, truth.top) for truth in truths]
+    """The Truth whose origin is nearest to the jet axis (4,), or None where none lies within the radius."""
+    distances = [delta_r(axis, truth.origin) for truth in truths]
     if not distances or min(distances) >= radius:
         return None
     return truths[int(np.argmin(distances))]

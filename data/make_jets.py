@@ -10,9 +10,11 @@ Data sets of a file of N jets, zero-padded to M = --nobj-max constituents; four-
     Pmu (N, M, 4) float32          visible stable particles by descending pT; E is the true energy, so that rounding to
                                    float32 loses the mass of light particles and E may fall below |p| by one part in 1e7
     pdgid (N, M) int32             their PDG codes, 0 = padding
-    truth_Pmu (N, 4) float32       the matched top before it decays; 0 for QCD
-    truth_Pmu_W, truth_Pmu_b       (N, 4) float32, its W before it decays and its b as the top decays; 0 for QCD
-    is_signal (N,) int8            1 = top, 0 = QCD
+    truth_Pmu (N, 4) float32       what the jet is matched to: top, W or Z before it decays, quark or gluon; 0 for qcd
+    truth_Pmu_W, truth_Pmu_b       (N, 4) float32, a top's W before it decays and its b as the top decays; truth_Pmu_W is
+                                   the W itself in process w; else 0
+    is_signal (N,) int8            1 = top, w, z, quark; 0 = qcd, gluon
+    jet_tag (N,) int8              class number: place of the jet's process in --process, from 0
 
 Jets of a process are made in blocks of BLOCK, each with a Pythia seed of its own that follows from (seed, process, split,
 block): the files are the same byte for byte for every -j, no two splits share events, and a longer data set holds the
@@ -32,22 +34,17 @@ from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
-import h5py
 import numpy as np
-from tqdm import tqdm
 
-from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator  # noqa: E402
+from src.data.jet_writer import CHUNK, Parser, jet_file, progress  # noqa: E402
 
 SPLITS = ("train", "valid", "test")
 BLOCK = 100              # jets made with one Pythia seed
-CHUNK = 128              # jets in a chunk of the file
 MAX_SEED = 900_000_000   # of Pythia
 OUTSIDE = ("outdir", "jobs")  # arguments that do not change a file
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def parse_args(argv=None):
@@ -63,8 +60,9 @@ def parse_args(argv=None):
     physics = parser.add_argument_group("physics")
     physics.add_argument("--process", nargs="+", choices=PROCESSES, default=["top", "qcd"],
                          help="; ".join(f"{name}: {p.description}" for name, p in PROCESSES.items()))
-    physics.add_argument("--signal-fraction", type=float, default=0.5,
-                         help="share of signal where both signal and background are made")
+    physics.add_argument("--signal-fraction", type=float,
+                         help="share of signal where both signal and background are made; without it, as many jets of "
+                              "each process")
     physics.add_argument("--pt-min", type=float, default=550.0, help="GeV")
     physics.add_argument("--pt-max", type=float, default=650.0, help="GeV")
     physics.add_argument("--eta-max", type=float, default=2.0, help="of the jet axis, in absolute value")
@@ -88,7 +86,8 @@ def complain(args):
          f"--num-train, --num-valid, --num-test must be 0 or more and not all 0, got {sizes}"),
         (args.nobj_max >= 1, f"--nobj-max must be at least 1, got {args.nobj_max}"),
         (len(set(args.process)) == len(args.process), f"--process names a process twice: {' '.join(args.process)}"),
-        (0 <= args.signal_fraction <= 1, f"--signal-fraction must lie between 0 and 1, got {args.signal_fraction}"),
+        (args.signal_fraction is None or 0 <= args.signal_fraction <= 1,
+         f"--signal-fraction must lie between 0 and 1, got {args.signal_fraction}"),
         (20 <= args.pt_min < args.pt_max <= ECM / 2,
          f"cuts must satisfy 20 <= --pt-min < --pt-max <= {ECM / 2:g} GeV, got {args.pt_min:g} and {args.pt_max:g}"),
         (0 < args.eta_max < np.inf, f"--eta-max must be positive, got {args.eta_max}"),
@@ -107,14 +106,17 @@ def command_of(args):
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif name not in OUTSIDE:
+        elif value is not None and name not in OUTSIDE:
             values = value if isinstance(value, list) else [value]
             words += [f"--{flag}", *(f"{v:.12g}" if isinstance(v, float) else str(v) for v in values)]
     return " ".join(words)
 
 
 def counts_of(processes, number, signal_fraction):
-    """Jets of each process, {name: count}: signal and background by the fraction, shared evenly within each."""
+    """Jets of each process, {name: count}: signal and background by the fraction, shared evenly within each; fraction
+    None: shared evenly by all."""
+    if signal_fraction is None:
+        return {p: number // len(processes) + (i < number % len(processes)) for i, p in enumerate(processes)}
     kinds = {kind: [p for p in processes if PROCESSES[p].is_signal == kind] for kind in (True, False)}
     signal = int(number * signal_fraction + 0.5) if all(kinds.values()) else number * bool(kinds[True])
     totals = {True: signal, False: number - signal}
@@ -143,8 +145,10 @@ def blocks_of(rows):
     return [block[1:] for block in sorted(blocks)]
 
 
-def pack(jets, names, nobj_max):
-    """Rows of the file from Jets and the names of their processes: {key: array (N, ...)}, zero beyond Nobj."""
+def pack(jets, names, processes, nobj_max):
+    """Rows of the file from Jets and the names of their processes: {key: array (N, ...)}, zero beyond Nobj.
+
+    processes: all names, in the order of their class numbers."""
     momenta = np.zeros((len(jets), nobj_max, 4), np.float32)
     pdgid = np.zeros((len(jets), nobj_max), np.int32)
     for row, jet in enumerate(jets):
@@ -153,7 +157,8 @@ def pack(jets, names, nobj_max):
     truth = np.array([jet.truth for jet in jets], np.float32).reshape(-1, 3, 4)
     return {"Nobj": np.array([len(jet.pdgid) for jet in jets], np.int32), "Pmu": momenta, "pdgid": pdgid,
             "truth_Pmu": truth[:, 0], "truth_Pmu_W": truth[:, 1], "truth_Pmu_b": truth[:, 2],
-            "is_signal": np.array([PROCESSES[name].is_signal for name in names], np.int8)}
+            "is_signal": np.array([PROCESSES[name].is_signal for name in names], np.int8),
+            "jet_tag": np.array([processes.index(name) for name in names], np.int8)}
 
 
 def start_worker():
@@ -183,35 +188,13 @@ def make_blocks(tasks, jobs):
             raise
 
 
-def write_file(path, chunks, number, attributes):
-    """Write the dicts of pack() one after another into an HDF5 file of `number` rows that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(attributes)
-            row = 0
-            for chunk in chunks:
-                for key, values in chunk.items():
-                    if row == 0:
-                        file.create_dataset(key, (number, *values.shape[1:]), values.dtype, track_times=False,
-                                            chunks=(min(CHUNK, number), *values.shape[1:]),
-                                            compression="gzip", compression_opts=9, shuffle=True)
-                    file[key][row:row + len(values)] = values
-                row += len(values)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def rows_in_order(rows, blocks, jets_of_blocks, progress):
+def rows_in_order(rows, blocks, jets_of_blocks, bar):
     """Chunks of (jets, names) for successive rows, from the Jets of the blocks as they come."""
     ready = {str(name): deque() for name in np.unique(rows)}
     jets, start = [], 0
     for (name, _, _), made in zip(blocks, jets_of_blocks):
         ready[name].extend(made)
-        progress.update(len(made))
+        bar.update(len(made))
         while start + len(jets) < len(rows) and ready[rows[start + len(jets)]]:
             jets.append(ready[rows[start + len(jets)]].popleft())
             if len(jets) == CHUNK or start + len(jets) == len(rows):
@@ -235,11 +218,10 @@ def make_split(split, args):
         "processes": [f"{name} ({counts[name]} jets): {PROCESSES[name].description}" for name in counts],
     }
     path = args.outdir / f"{split}.h5"
-    interval = 0.5 if sys.stderr.isatty() else 60
-    with (tqdm(total=number, desc=path.name, unit="jet", mininterval=interval) as progress,
-          closing(make_blocks(tasks, args.jobs)) as made):
-        chunks = (pack(jets, names, args.nobj_max) for jets, names in rows_in_order(rows, blocks, made, progress))
-        write_file(path, chunks, number, attributes)
+    with (progress(number, path.name) as bar, closing(make_blocks(tasks, args.jobs)) as made,
+          jet_file(path, attributes, level=9) as file):
+        for jets, names in rows_in_order(rows, blocks, made, bar):
+            file.append(pack(jets, names, args.process, args.nobj_max))
     content = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{path}: {content} jets, {path.stat().st_size / 1e6:.2f} MB")
 

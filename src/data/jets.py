@@ -29,12 +29,13 @@ _ROWS_AT_ONCE = 4096  # rows read together when a file is taken into memory
 def find_split_files(datadir: str | Path, split: str) -> list[Path]:
     """HDF5 files of a folder whose name contains the split as a word (train_1.h5, top-val.hdf5, ...), sorted.
 
+    Hidden files are left out: what a killed writer leaves behind begins with a dot.
     InputError if the folder does not exist."""
     folder = Path(datadir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with train, valid and test files with --datadir")
     word = re.compile(rf"(?<![a-z])({'|'.join(SPLITS[split])})(?![a-z])")
-    return sorted(p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and word.search(p.stem.lower()))
+    return sorted(p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and word.search(p.stem.lower()))
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ def test_subsets(caplog):
 
 
 def test_split_names(tmp_path):
-    """'constrained.h5' is no training file; 'val' and 'valid' are the same split."""
-    for name in ("train_1.h5", "top-train.hdf5", "constrained.h5", "val.h5", "x_valid_2.h5", "test.txt", "Test_A.h5"):
+    """'constrained.h5' is no training file, nor is what a killed writer left; 'val' and 'valid' are the same split."""
+    for name in ("train_1.h5", "top-train.hdf5", "constrained.h5", ".train.h5.x.h5", "val.h5", "x_valid_2.h5", "test.txt", "Test_A.h5"):
         (tmp_path / name).touch()
     names = {s: [p.name for p in find_split_files(tmp_path, s)] for s in ("train", "valid", "test")}
     assert names == {"train": ["top-train.hdf5", "train_1.h5"], "valid": ["val.h5", "x_valid_2.h5"], "test": ["Test_A.h5"]}

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data" / "make_jets.py"
@@ -56,6 +57,8 @@ def test_pythia_seeds_stay_what_they_are():
     (["qcd", "top"], 10, 0.3, {"top": 3, "qcd": 7}),
     (["top"], 10, 0.5, {"top": 10}),
     (["qcd"], 10, 0.5, {"qcd": 10}),
+    (["gluon", "quark", "top"], 11, None, {"gluon": 4, "quark": 4, "top": 3}),
+    (["gluon", "quark", "top"], 12, 0.5, {"quark": 3, "top": 3, "gluon": 6}),
 ])
 def test_counts_of_processes(processes, number, fraction, expected):
     """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by --signal-fraction."""
@@ -79,7 +82,7 @@ def test_rows_take_the_jets_of_their_process_in_order():
     blocks = make_jets.blocks_of(rows)
     assert sum(block[2] for block in blocks) == number and max(block[2] for block in blocks) == make_jets.BLOCK
     made = ([(name, block * make_jets.BLOCK + i) for i in range(count)] for name, block, count in blocks)
-    chunks = list(make_jets.rows_in_order(rows, blocks, made, make_jets.tqdm(disable=True)))
+    chunks = list(make_jets.rows_in_order(rows, blocks, made, tqdm(disable=True)))
     assert [len(jets) for jets, _ in chunks] == [make_jets.CHUNK] * 3 + [5]
     jets = [jet for jets, _ in chunks for jet in jets]
     assert [name for name, _ in jets] == list(rows)
@@ -123,46 +126,16 @@ def test_match_takes_the_nearest_top_within_the_radius():
 def test_pack_pads_with_zeros():
     """Breaks if padding is not zero, truths are swapped, labels do not follow the process, or a dtype changes."""
     truth = Truth(np.full(4, 3.0), np.full(4, 2.0), np.full(4, 1.0))
-    rows = make_jets.pack([jet_of(2, truth), jet_of(3)], ["top", "qcd"], 5)
+    rows = make_jets.pack([jet_of(2, truth), jet_of(3)], ["top", "qcd"], ["w", "qcd", "top"], 5)
     assert {key: (a.shape, a.dtype) for key, a in rows.items()} == {
         "Nobj": ((2,), np.int32), "Pmu": ((2, 5, 4), np.float32), "pdgid": ((2, 5), np.int32), "truth_Pmu": ((2, 4), np.float32),
-        "truth_Pmu_W": ((2, 4), np.float32), "truth_Pmu_b": ((2, 4), np.float32), "is_signal": ((2,), np.int8)}
+        "truth_Pmu_W": ((2, 4), np.float32), "truth_Pmu_b": ((2, 4), np.float32), "is_signal": ((2,), np.int8),
+        "jet_tag": ((2,), np.int8)}
     assert rows["Nobj"].tolist() == [2, 3] and rows["is_signal"].tolist() == [1, 0]
+    assert rows["jet_tag"].tolist() == [2, 1]
     assert np.array_equal(rows["Pmu"][0, :2], jet_of(2).fourmomenta) and not rows["Pmu"][0, 2:].any()
     assert rows["pdgid"].tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 0, 0]]
     assert [rows[key][:, 0].tolist() for key in ("truth_Pmu", "truth_Pmu_W", "truth_Pmu_b")] == [[3, 0], [2, 0], [1, 0]]
-
-
-# ---- files
-
-def chunks_of(*sizes):
-    for size in sizes:
-        yield make_jets.pack([jet_of(2)] * size, ["qcd"] * size, 4)
-
-
-def test_write_file(tmp_path):
-    """Breaks if rows of a later chunk are misplaced, attributes are missing, or the bytes depend on the time of writing."""
-    first, second = tmp_path / "a.h5", tmp_path / "b.h5"
-    make_jets.write_file(first, chunks_of(3, 2), 5, {"seed": 12})
-    time.sleep(1.1)  # HDF5 would store seconds
-    make_jets.write_file(second, chunks_of(3, 2), 5, {"seed": 12})
-    assert first.read_bytes() == second.read_bytes()
-    with h5py.File(first) as file:
-        assert file["Nobj"][:].tolist() == [2] * 5 and file.attrs["seed"] == 12
-        assert file["Pmu"].chunks and file["Pmu"].compression == "gzip" and file["Pmu"].shuffle
-
-
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_file_is_not_there(tmp_path, failure):
-    """Breaks if the file is written in place: the old file must survive and nothing else may be left."""
-    def chunks():
-        yield from chunks_of(3)
-        raise failure
-    path = tmp_path / "train.h5"
-    path.write_text("old")
-    with pytest.raises(failure):
-        make_jets.write_file(path, chunks(), 5, {})
-    assert [p.name for p in tmp_path.iterdir()] == ["train.h5"] and path.read_text() == "old"
 
 
 # ---- the command line
@@ -200,6 +173,14 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, word):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and word in error
     assert not (tmp_path / "out").exists()
+
+
+def test_command_leaves_out_what_was_not_given():
+    """Breaks if an unset --signal-fraction enters the command as None, which the script would refuse."""
+    args = make_jets.parse_args(["--outdir", "o", "--process", "gluon", "quark"])
+    command = make_jets.command_of(args)
+    assert "None" not in command and "signal-fraction" not in command and "--process gluon quark" in command
+    assert "--signal-fraction 0.25" in make_jets.command_of(make_jets.parse_args(["--outdir", "o", "--signal-fraction", "0.25"]))
 
 
 def test_command_holds_what_shapes_the_file():
@@ -248,6 +229,24 @@ def test_tops_have_w_and_b(generator):
         assert np.abs(w + b - top).max() < 0.2 * top[0]
         axis = jet.fourmomenta.sum(0)
         assert 400 < np.hypot(axis[1], axis[2]) < 800 and jet_processes.delta_r(axis, top) < 0.8
+        assert not np.isin(np.abs(jet.pdgid), (12, 14, 16)).any()
+
+
+@pytest.mark.parametrize("name, mass, width", [("gluon", 0, 0.01), ("quark", 0.33, 0.2), ("w", 80.4, 4), ("z", 91.2, 4)])
+def test_jets_come_from_their_origin(generator, name, mass, width):
+    """Breaks if the origin is another particle or copy than the process says, is not the jet's, or W and Z do not decay to
+    quarks (a jet without their energy)."""
+    cuts = jet_processes.Cuts(300, 800, 2.5, 0.8)
+    jets = jet_processes.generate(name, cuts, True, 200, 4, 5)
+    origins = np.array([jet.truth.origin for jet in jets])
+    masses = np.sqrt(np.maximum(0, origins[:, 0] ** 2 - (origins[:, 1:] ** 2).sum(1)))
+    assert abs(np.median(masses) - mass) < width  # a single W or Z may lie far off its shell
+    for jet in jets:
+        origin, w, b = jet.truth
+        assert np.array_equal(w, origin if name == "w" else np.zeros(4)) and not b.any()
+        axis = jet.fourmomenta.sum(0)
+        assert jet_processes.delta_r(axis, origin) < 0.8
+        assert 0.5 < np.hypot(axis[1], axis[2]) / np.hypot(origin[1], origin[2]) < 2
         assert not np.isin(np.abs(jet.pdgid), (12, 14, 16)).any()
 
 
@@ -365,3 +364,74 @@ def test_sample_splits_share_no_jet():
 def test_sample_is_small():
     """Breaks if the files grow beyond what a repository should carry."""
     assert sum((SAMPLE / f"{split}.h5").stat().st_size for split in COUNTS) < 10e6
+
+
+# ---- the small samples of several classes
+
+SMALL = {"multiclass": (["gluon", "quark", "w", "z", "top"], {"train": 1500, "valid": 400, "test": 600}),
+         "qg": (["gluon", "quark"], {"train": 400, "valid": 150, "test": 300})}
+
+
+@pytest.fixture(scope="module", params=[(folder, split) for folder, (_, counts) in SMALL.items() for split in counts],
+                ids=lambda p: f"{p[0]}-{p[1]}")
+def small(request):
+    """(processes, number of jets, attributes, {key: array}) of a file of a small sample."""
+    folder, split = request.param
+    with h5py.File(SAMPLE.parent / folder / f"{split}.h5") as file:
+        return SMALL[folder][0], SMALL[folder][1][split], dict(file.attrs), {key: file[key][:] for key in file}
+
+
+def test_small_sample_labels(small):
+    """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the table."""
+    processes, number, attributes, arrays = small
+    assert len(arrays["Pmu"]) == number and f"--process {' '.join(processes)} " in attributes["command"] and " /" not in attributes["command"]
+    assert np.bincount(arrays["jet_tag"]).tolist() == [number // len(processes)] * len(processes)
+    signal_of_tag = np.array([jet_processes.PROCESSES[name].is_signal for name in processes])
+    assert np.array_equal(arrays["is_signal"], signal_of_tag[arrays["jet_tag"]])
+
+
+def test_small_sample_padding(small):
+    """Breaks if Nobj counts wrongly, padding is not zero, a particle has no PDG code, or pT does not descend."""
+    _, _, _, arrays = small
+    inside = np.arange(arrays["Pmu"].shape[1]) < arrays["Nobj"][:, None]
+    pt = np.hypot(arrays["Pmu"][..., 1], arrays["Pmu"][..., 2])
+    assert np.isfinite(arrays["Pmu"]).all() and not arrays["Pmu"][~inside].any() and not arrays["pdgid"][~inside].any()
+    assert (arrays["Pmu"][inside][:, 0] > 0).all() and (arrays["pdgid"][inside] != 0).all() and (np.diff(pt, axis=1) <= 1e-5).all()
+
+
+def test_small_sample_physics(small):
+    """Breaks if a class holds the jets of another: masses of the origins, gluons broader than quarks, W in W and top jets."""
+    processes, _, _, arrays = small
+    origin = arrays["truth_Pmu"].astype(np.float64)
+    mass = np.sqrt(np.maximum(origin[:, 0] ** 2 - (origin[:, 1:] ** 2).sum(-1), 0))
+    of = {name: arrays["jet_tag"] == tag for tag, name in enumerate(processes)}
+    for name, expected in {"gluon": 0, "quark": 0.33, "w": 80.4, "z": 91.2, "top": 172.5}.items():
+        if name in of:
+            assert abs(np.median(mass[of[name]]) - expected) < 1.5
+            assert bool(arrays["truth_Pmu_W"][of[name]].any()) == (name in ("w", "top"))
+    assert arrays["Nobj"][of["gluon"]].mean() > arrays["Nobj"][of["quark"]].mean() + 5
+
+
+@pytest.mark.parametrize("folder, name", [("run12", "top"), ("run12", "qcd"), ("multiclass", "w"), ("multiclass", "z"), ("qg", "gluon"), ("qg", "quark")])
+def test_sample_comes_again(generator, folder, name):
+    """Breaks if a process, a seed, or the choice of a jet changes: the documented command would give other jets. The first
+    jet of one process; skipped with other versions of the generator, whose random numbers may differ."""
+    with h5py.File(SAMPLE.parent / folder / "train.h5") as file:
+        made = f"pythia8mc {make_jets.version('pythia8mc')}, fastjet {make_jets.version('fastjet')}"
+        if file.attrs["version"] != made:
+            pytest.skip(f"the sample is of {file.attrs['version']}")
+        args = make_jets.parse_args([*file.attrs["command"].split()[2:], "--outdir", "o"])
+        counts = make_jets.counts_of(args.process, args.num_train, args.signal_fraction)
+        row = int(np.flatnonzero(make_jets.shuffled_rows(counts, args.seed, "train") == name)[0])
+        momenta, pdgid, truth = (file[key][row] for key in ("Pmu", "pdgid", "truth_Pmu"))
+    cuts = jet_processes.Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
+    jet, = jet_processes.generate(name, cuts, args.mpi, args.nobj_max, make_jets.pythia_seed(args.seed, name, "train", 0), 1)
+    n = len(jet.pdgid)
+    assert np.array_equal(momenta[:n], jet.fourmomenta) and not momenta[n:].any() and np.array_equal(pdgid[:n], jet.pdgid)
+    assert np.array_equal(truth, jet.truth.origin.astype(np.float32))
+
+
+def test_small_samples_are_small():
+    """Breaks if the files grow beyond what a repository should carry."""
+    sizes = {folder: sum(p.stat().st_size for p in (SAMPLE.parent / folder).glob("*.h5")) for folder in SMALL}
+    assert 0 < sizes["multiclass"] < 2e6 and 0 < sizes["qg"] < 0.8e6

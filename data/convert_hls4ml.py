@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+r"""Convert the HLS4ML LHC jets of five classes (arXiv:1908.05318, Zenodo 3602260) to Puffin's jet files.
+
+    python data/convert_hls4ml.py train/*.h5 --out data/hls4ml/train.h5
+
+Source: jetConstituentList (n, P, features) with the names of its columns in particleFeatureNames, of which j1_e, j1_px,
+j1_py, j1_pz [GeV] are taken; jets (n, features) with jetFeatureNames, of which the one-hot j_g, j_q, j_w, j_z, j_t are
+taken. Several inputs become one file.
+Written: Nobj, Pmu, signal_type (N, 5) uint8, one-hot in the order g, q, W, Z, top, and jet_tag (N,) int32, its number.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.data.jet_writer import (  # noqa: E402
+    BLOCK,
+    check_outputs,
+    converter_parser,
+    jet_file,
+    jet_rows,
+    one_hot_numbers,
+    open_hdf5,
+    progress,
+    report,
+    run_converter,
+)
+from src.errors import InputError, first_line  # noqa: E402
+
+MOMENTUM = ("j1_e", "j1_px", "j1_py", "j1_pz")
+CLASSES = ("j_g", "j_q", "j_w", "j_z", "j_t")
+
+
+class Source(NamedTuple):
+    """The two tables of a file and their columns that we take, in our order."""
+
+    path: Path
+    particles: h5py.Dataset
+    momentum: list[int]
+    jets: h5py.Dataset
+    classes: list[int]
+
+
+def columns(file: h5py.File, path: Path, table: str, names: str, wanted: tuple[str, ...]) -> list[int]:
+    """Places of the wanted columns of a table; InputError if table or columns are missing."""
+    for key in (table, names):
+        if key not in file:
+            raise InputError(f"{path}: key '{key}' not found (has: {', '.join(file) or 'none'})")
+    found = [name.decode() if isinstance(name, bytes) else str(name) for name in file[names][()]]
+    # the list of names may be longer than the table is wide
+    missing = [name for name in wanted if name not in found[: file[table].shape[-1]]]
+    if missing:
+        raise InputError(f"{path}: {table} has no column {', '.join(missing)} ({names}: {', '.join(found)})")
+    return [found.index(name) for name in wanted]
+
+
+def open_source(path: Path) -> Source:
+    """A file, looked through; InputError if it is not laid out as above."""
+    file = open_hdf5(path)
+    momentum = columns(file, path, "jetConstituentList", "particleFeatureNames", MOMENTUM)
+    classes = columns(file, path, "jets", "jetFeatureNames", CLASSES)
+    particles, jets = file["jetConstituentList"], file["jets"]
+    if particles.ndim != 3 or jets.ndim != 2 or len(particles) != len(jets):
+        shapes = f"{particles.shape} and {jets.shape}"
+        raise InputError(f"{path}: expected jetConstituentList (n, P, features) and jets (n, features), got {shapes}")
+    return Source(path, particles, momentum, jets, classes)
+
+
+def source_rows(source: Source, first: int, nobj: int) -> dict[str, np.ndarray]:
+    """Rows to write from the block of jets that begins at `first`."""
+    try:
+        momenta = source.particles[first : first + BLOCK][..., source.momentum]
+        flags = source.jets[first : first + BLOCK][:, source.classes]
+    except OSError as error:
+        what = f"{source.path}: cannot read jets from {first} ({first_line(error)})"
+        raise InputError(f"{what}; get the file again") from error
+    tag = one_hot_numbers(flags, CLASSES, str(source.path), first)
+    return jet_rows(momenta, nobj, str(source.path), first) | {"signal_type": flags.astype(np.uint8), "jet_tag": tag}
+
+
+def main(argv=None) -> None:
+    parser = converter_parser(__doc__, "HDF5 files; all become one", "all, as wide as the widest input")
+    args = parser.parse_args(argv)
+    check_outputs(args, [args.out])
+    sources = [open_source(path) for path in args.inputs]
+    nobj = args.nobj or max(source.particles.shape[1] for source in sources)
+    attributes = {"source": "HLS4ML LHC jets, Zenodo 3602260, arXiv:1908.05318", "classes": ["g", "q", "W", "Z", "top"],
+                  "units": "GeV; four-momenta are (E, px, py, pz)"}  # fmt: skip
+    total = sum(len(source.jets) for source in sources)
+    with progress(total, args.out.name) as bar, jet_file(args.out, attributes) as file:
+        for source in sources:
+            for first in range(0, len(source.jets), BLOCK):
+                file.append(source_rows(source, first, nobj))
+                bar.update(min(BLOCK, len(source.jets) - first))
+    report(args.out, file)
+
+
+if __name__ == "__main__":
+    run_converter(main)

@@ -1,0 +1,108 @@
+"""data/convert_energyflow_qg.py on small files in the public layout."""
+
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from src.errors import InputError
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
+
+import convert_energyflow_qg as convert  # noqa: E402
+
+IDS = [22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13]
+
+
+def write_source(path, number, width, seed):
+    """X (number, width, 4) float64 pT, y, phi, PDG code by falling pT, zero-padded, and y (number,), compressed as published."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((number, width, 4))
+    for jet in x:
+        n = rng.integers(1, width + 1)
+        jet[:n] = np.column_stack([np.sort(rng.uniform(0.1, 100, n))[::-1], rng.normal(size=n), rng.uniform(0, 6.3, n), rng.choice(IDS, n)])
+    y = rng.integers(0, 2, number).astype(np.float64)
+    np.savez_compressed(path, X=x, y=y)
+    return x, y
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Two files of 7 and 5 jets with 14 and 17 columns of particles, read in blocks of 3: (paths, [(X, y), ...])."""
+    monkeypatch.setattr(convert, "BLOCK", 3)
+    paths = [tmp_path / "QG_jets.npz", tmp_path / "QG_jets_1.npz"]
+    return paths, [write_source(paths[0], 7, 14, 1), write_source(paths[1], 5, 17, 2)]
+
+
+def test_round_trip(sources, tmp_path):
+    """pT, rapidity, azimuth and PDG code must come back from the momenta. Breaks if the rapidity is taken for the
+    pseudorapidity, a mass is wrong or missing, codes part from their particles, or quark and gluon are swapped."""
+    paths, contents = sources
+    out = tmp_path / "qg.h5"
+    convert.main([*map(str, paths), "--out", str(out)])
+    with h5py.File(out) as file:
+        momenta, pdgid, lengths, label = (file[key][:] for key in ("Pmu", "pdgid", "Nobj", "is_signal"))
+        assert file["pdgid"].dtype == np.int32 and momenta.shape == (12, 17, 4) and momenta.dtype == np.float32
+    assert label.tolist() == [*contents[0][1], *contents[1][1]]
+    for k, x in enumerate([*contents[0][0], *contents[1][0]]):
+        x = x[x[:, 0] > 0]
+        e, px, py, pz = momenta[k, : lengths[k]].astype(np.float64).T
+        assert lengths[k] == len(x) and not momenta[k, lengths[k] :].any() and not pdgid[k, lengths[k] :].any()
+        np.testing.assert_array_equal(pdgid[k, : len(x)], x[:, 3])
+        np.testing.assert_allclose(np.hypot(px, py), x[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(np.arctanh(pz / e), x[:, 1], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(np.exp(1j * np.arctan2(py, px)), np.exp(1j * x[:, 2]), atol=1e-6)
+
+
+def test_masses():
+    """Breaks if a mass of the table is another particle's: each of the 14, in MeV, at rest in rapidity."""
+    x = np.array([[[0.001, 0, 0, code] for code in IDS]])
+    momenta, pdgid = convert.fourmomenta(x, False, "", 0)
+    mass = 1000 * np.sqrt(momenta[0, :, 0] ** 2 - (momenta[0, :, 1:] ** 2).sum(-1))
+    expected = [0, 139.570, 139.570, 493.68, 493.68, 497.61, 939.565, 939.565, 938.272, 938.272, 0.511, 0.511, 105.658, 105.658]
+    np.testing.assert_allclose(mass, expected, atol=4e-3)
+    assert pdgid[0].tolist() == IDS
+    momenta, _ = convert.fourmomenta(x, True, "", 0)
+    np.testing.assert_allclose(momenta[0, :, 0], 0.001, rtol=1e-12)
+
+
+def test_split(sources, tmp_path):
+    """Breaks if a jet is lost or doubled, shares are not kept, the split does not follow the seed, or labels stay behind."""
+    paths, contents = sources
+
+    def run(name, *options):
+        convert.main([*map(str, paths), "--out", str(tmp_path / name), "--split", "0.5", "0.25", "0.25", *options])
+        parts = []
+        for split in ("train", "valid", "test"):
+            with h5py.File(tmp_path / f"{Path(name).stem}_{split}.h5") as file:
+                parts.append([(float(p), int(s)) for p, s in zip(file["Pmu"][:, 0, 1], file["is_signal"][:])])
+        return parts
+
+    convert.main([*map(str, paths), "--out", str(tmp_path / "whole.h5")])
+    with h5py.File(tmp_path / "whole.h5") as file:
+        whole = [(float(p), int(s)) for p, s in zip(file["Pmu"][:, 0, 1], file["is_signal"][:])]
+    first = run("a.h5", "--seed", "5")
+    assert [len(part) for part in first] == [6, 3, 3] and sorted(sum(first, [])) == sorted(whole)
+    assert first == run("b.h5", "--seed", "5") != run("c.h5", "--seed", "6")
+
+
+def test_bad_sources_are_refused(sources, tmp_path):
+    """Breaks if an unknown particle gets no mass or that of another, labels are not 0 and 1, or shares do not add up."""
+    (path, _), ((x, y), _) = sources
+    out = ["--out", str(tmp_path / "o.h5")]
+    unknown = x.copy()
+    unknown[4, 0, 3] = 111
+    for arrays, message in (
+        ({"X": unknown, "y": y}, "jet 4: PDG code 111 is none of"),
+        ({"X": x, "y": y + 1}, "expected y of 0 and 1"),
+        ({"X": x, "y": y[1:]}, r"expected X \(n, M, 4\)"),
+        ({"X": x}, "array 'y' not found"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(InputError, match=message):
+            convert.main([str(path), *out])
+    with pytest.raises(InputError, match="sum 1"):
+        convert.main([str(path), *out, "--split", "0.5", "0.5", "0.5"])
+    assert not list(tmp_path.glob("*.h5"))

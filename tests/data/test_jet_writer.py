@@ -1,0 +1,164 @@
+"""Writing jets: whole files, order and padding of particles, and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from src.data.jet_writer import Parser, check_outputs, converter_parser, jet_file, jet_rows, one_hot_numbers, run_converter
+from src.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rows_of(*lengths):
+    """Rows of jets with so many particles, whose numbers say which they are."""
+    momenta = np.zeros((len(lengths), 3, 4), np.float32)
+    for k, n in enumerate(lengths):
+        momenta[k, :n] = k + 1
+    return {"Nobj": np.array(lengths, np.int32), "Pmu": momenta, "label": np.arange(len(lengths))}
+
+
+def test_rows_follow_one_another(tmp_path):
+    """Breaks if rows of a later call are misplaced, a jet without particles is kept or not counted, labels stay behind,
+    attributes are missing, or the bytes depend on the time of writing."""
+    paths = tmp_path / "a.h5", tmp_path / "new" / "b.h5"
+    for path in paths:
+        with jet_file(path, {"seed": 12}) as writer:
+            writer.append(rows_of(2, 0, 3))
+            writer.append(rows_of(0))
+            writer.append(rows_of(1))
+        assert (writer.jets, writer.empty) == (3, 2)
+        time.sleep(1.1 * (path is paths[0]))  # HDF5 would store seconds
+    with h5py.File(paths[0]) as file:
+        assert file["Nobj"][:].tolist() == [2, 3, 1] and file["label"][:].tolist() == [0, 2, 0] and file.attrs["seed"] == 12
+        assert file["Pmu"][:, 0, 0].tolist() == [1, 3, 1] and file["Pmu"].dtype == np.float32
+        assert file["Pmu"].compression == "gzip" and file["Pmu"].shuffle
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_file_is_not_there(tmp_path, failure):
+    """Breaks if the file is written in place: the old file must survive and nothing else may be left."""
+    path = tmp_path / "train.h5"
+    path.write_text("old")
+    with pytest.raises(failure), jet_file(path, {}) as writer:
+        writer.append(rows_of(2))
+        raise failure
+    assert [p.name for p in tmp_path.iterdir()] == ["train.h5"] and path.read_text() == "old"
+
+
+def test_file_without_jets_is_refused(tmp_path):
+    """Breaks if a file is written that the reader of jets would refuse."""
+    with pytest.raises(InputError, match="2 without particles"), jet_file(tmp_path / "a.h5", {}) as writer:
+        writer.append(rows_of(0, 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_particles_by_falling_pt_with_their_features():
+    """Breaks if particles are sorted by energy, cut before sorting, parted from their features, padding in the middle
+    counts as a particle, or the padding of a feature is not zero."""
+    momenta = np.array([[[9.0, 1, 0, 8.9], [0, 0, 0, 0], [5, 3, 4, 0], [7, 0, 6, 3.6], [4, 0, 2, 3.4]], np.zeros((5, 4))])
+    names = np.array([[1, 99, 3, 4, 5], [99] * 5], np.int32)
+    rows = jet_rows(momenta, 3, "x", pdgid=names)
+    assert rows["Nobj"].tolist() == [3, 0] and rows["pdgid"].tolist() == [[4, 3, 5], [0, 0, 0]] and rows["pdgid"].dtype == np.int32
+    assert np.array_equal(rows["Pmu"][0], momenta[0, [3, 2, 4]].astype(np.float32)) and rows["Pmu"].dtype == np.float32
+    wide = jet_rows(momenta, 7, "x", pdgid=names)
+    assert wide["Nobj"].tolist() == [4, 0] and wide["Pmu"].shape == (2, 7, 4) and wide["pdgid"][0].tolist() == [4, 3, 5, 1, 0, 0, 0]
+    assert not wide["Pmu"][0, 4:].any() and not wide["Pmu"][1].any()
+
+
+def test_equal_pt_keeps_the_order_of_the_source():
+    """Breaks if the sort is not stable: a file that is in order would come out in another."""
+    px = np.random.default_rng(0).integers(1, 4, 500)
+    momenta = np.stack([px, px, 0 * px, 0 * px], -1)[None].astype(float)
+    assert jet_rows(momenta, 500, "x", n=np.arange(500)[None])["n"][0].tolist() == sorted(range(500), key=lambda k: -px[k])
+
+
+@pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
+def test_bad_momenta_are_named(entry, value):
+    """Breaks if a jet that training would refuse is written, or the message counts from the block instead of the file."""
+    momenta = np.ones((2, 2, 4))
+    momenta[entry] = value
+    with pytest.raises(InputError, match="f.h5: jet 41:"):
+        jet_rows(momenta, 2, "f.h5", 40)
+
+
+def test_bad_features_are_named():
+    """Breaks if a NaN of a particle passes, or that of padding does not."""
+    momenta = np.ones((1, 2, 4))
+    with pytest.raises(InputError, match="jet 0"):
+        jet_rows(momenta, 2, "f.h5", d0=np.array([[0, np.nan]]))
+    momenta[0, 1] = 0
+    assert jet_rows(momenta, 2, "f.h5", d0=np.array([[3, np.nan]]))["d0"].tolist() == [[3, 0]]
+
+
+def test_one_hot_numbers():
+    """Breaks if rows with no flag, two flags, or other numbers pass as class 0."""
+    assert one_hot_numbers(np.eye(3)[[2, 0]], ("a", "b", "c"), "x").tolist() == [2, 0]
+    for wrong in ([0, 0, 0], [1, 1, 0], [2, -1, 0], [0.5, 0.5, 0]):
+        with pytest.raises(InputError, match="x: jet 8: expected exactly one of a, b, c"):
+            one_hot_numbers(np.array([[1, 0, 0], wrong]), ("a", "b", "c"), "x", 7)
+
+
+def test_outputs_are_checked(tmp_path):
+    """Breaks if an output is replaced unasked, an input is overwritten even with --overwrite, or a missing input passes."""
+    source, there = tmp_path / "in.h5", tmp_path / "there.h5"
+    source.touch(), there.touch()
+    parse = converter_parser("", "", "").parse_args
+    check_outputs(parse([str(source), "--out", "x"]), [tmp_path / "new.h5"])
+    check_outputs(parse([str(source), "--out", "x", "--overwrite"]), [there])
+    for words, outputs, message in (
+        ([source], [there], "there.h5: is there already"),
+        ([source, "--overwrite"], [tmp_path / "." / "in.h5"], "is an input"),
+        ([tmp_path / "no.h5"], [], "no such file"),
+        ([source, "--nobj", "0"], [], "--nobj"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_outputs(parse([*map(str, words), "--out", "x"]), outputs)
+
+
+def test_failures_are_one_line(capsys):
+    """Breaks if a failure shows as a traceback or several lines, or ends with status 0."""
+
+    def fails(error):
+        def main(argv):
+            raise error
+
+        return main
+
+    for error, text in ((InputError("a\nb"), "error: a b"), (ValueError("x"), "error: ValueError: x"), (KeyboardInterrupt(), "interrupted")):
+        with pytest.raises(SystemExit) as stop:
+            run_converter(fails(error))
+        assert stop.value.code.startswith(text) and "\n" not in stop.value.code
+    with pytest.raises(SystemExit) as stop:
+        Parser(prog="p").parse_args(["--none"])
+    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_stopped_converter_leaves_nothing(tmp_path):
+    """Breaks if SIGTERM leaves a half file or a traceback, or ends with status 0. The converter here never ends by itself."""
+    code = """if True:
+        import time
+        from pathlib import Path
+        import numpy as np
+        from src.data.jet_writer import jet_file, run_converter
+        def main(argv):
+            with jet_file(Path(r"%s"), {}) as writer:
+                writer.append({"Nobj": np.ones(3, np.int32)})
+                print("ready", flush=True)
+                time.sleep(60)
+        run_converter(main)""" % (tmp_path / "train.h5")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode == 1 and error.startswith("interrupted") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
