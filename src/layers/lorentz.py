@@ -53,19 +53,24 @@ def _projection(*kept: int) -> tuple[tuple[float, ...], ...]:
 
 _UNITS = tuple(_projection(k) for k in range(4))
 _AXIAL = (_projection(0), _projection(1, 2), _projection(3))
-# stabilizer -> matrices (4, 4) that commute with it and add up to 1: what a regressor of --method input weights apart
+# stabilizer -> matrices (4, 4) that commute with it: the parts of a momentum that a regressor of --method input weights
 PROJECTIONS = {
     "so13": (_projection(0, 1, 2, 3),),
     "so3": (_projection(0), _projection(1, 2, 3)),
     "so12": (_projection(0, 1, 2), _projection(3)),
-    "se2": (
-        ((0.0, 0.0, 0.0, 1.0), (0.0,) * 4, (0.0,) * 4, (0.0, 0.0, 0.0, 1.0)),
-        ((1.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0, 0.0)),
-    ),
+    # the whole momentum, and (E - pz) (1, 0, 0, 1)
+    "se2": (_projection(0, 1, 2, 3), ((1.0, 0.0, 0.0, -1.0), (0.0,) * 4, (0.0,) * 4, (1.0, 0.0, 0.0, -1.0))),
     "so2": _AXIAL,
     "so2_0": _AXIAL,
     "R": (_projection(0, 3), _projection(1), _projection(2)),
     **dict.fromkeys(("1", "11", "1_0", "11_0"), _UNITS),
+}
+# the published regressor splits momenta like this for se2; these matrices do not commute with it
+PUBLISHED_PROJECTIONS = PROJECTIONS | {
+    "se2": (
+        ((0.0, 0.0, 0.0, 1.0), (0.0,) * 4, (0.0,) * 4, (0.0, 0.0, 0.0, 1.0)),
+        ((1.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0, 0.0)),
+    )
 }
 STABILIZERS = tuple(SPURIONS)
 METHODS = ("spurions", "input")

@@ -17,6 +17,7 @@ from ..layers.lorentz import (
     BEAMS,
     METHODS,
     PROJECTIONS,
+    PUBLISHED_PROJECTIONS,
     SPURIONS,
     WITHOUT_DOT_PRODUCT,
     irc_angles,
@@ -37,7 +38,8 @@ class PelicanConfig:
 
     num_scalars: per-particle features of the data set.  num_targets, scale: of a regressor, how many four-momenta it
     predicts, and the factor that its input momenta carry.  irc_diagonal: keep the diagonal maps in an IRC-safe network;
-    published checkpoints have them, but with them the network is not collinear-safe (docs/ARCHITECTURE.md).
+    published checkpoints have them, but with them the network is not collinear-safe.  published_projections: split
+    the momenta of a se2 regressor as published checkpoints do, which is not covariant (docs/ARCHITECTURE.md).
     """
 
     num_channels_scalar: int = 10
@@ -63,6 +65,7 @@ class PelicanConfig:
     nobj_avg: float = 49
     irc_safe: bool = False
     irc_diagonal: bool = False
+    published_projections: bool = False
     drop_rate: float = 0.0
     drop_rate_out: float = 0.0
     batchnorm: str = "batch"
@@ -265,7 +268,8 @@ class PelicanRegressor(PelicanBackbone):
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)
-        parts = PROJECTIONS["so13" if config.method == "spurions" else config.stabilizer]
+        projections = PUBLISHED_PROJECTIONS if config.published_projections else PROJECTIONS
+        parts = projections["so13" if config.method == "spurions" else config.stabilizer]
         self.register_buffer("projections", torch.tensor(parts), persistent=False)
         self.msg_2to1 = MessageNet(
             list(config.num_channels_m_out), config.activation, config.batchnorm, config.sync_batchnorm

@@ -1,4 +1,4 @@
-"""The classifier against golden vectors, symmetries, independence of batch-mates."""
+"""Classifier and regressor against golden vectors, symmetries, independence of batch-mates."""
 
 import json
 from dataclasses import replace
@@ -8,24 +8,26 @@ import pytest
 import torch
 
 from src.data.packing import JetBatch, pack_padded
-from src.models.pelican import PelicanClassifier, PelicanConfig
+from src.models.pelican import PelicanClassifier, PelicanConfig, PelicanRegressor
+from src.layers.lorentz import STABILIZERS
+from src.tasks.symmetry import irc_variants, split_generators, toy_jets
 from tests.conftest import golden_files, relative
 
 NORM = {"b": "batch", "i": "instance", "l": "layer", None: "none"}
-FILES = golden_files("pelican", "classifier_*.npz")
+FILES = golden_files("pelican", "*.npz")
 
 
-def config_of(kwargs: dict) -> PelicanConfig:
+def config_of(kwargs: dict, num_scalars: int) -> PelicanConfig:
     """Our configuration from the constructor arguments kept in a golden file."""
     widths = ("num_channels_2to2", "num_channels_m_out", "num_channels_out")
     same = (
         "num_channels_scalar", "num_classes", "stabilizer", "method", "config", "config_out", "factorize", "activation",
-        "activate_agg", "activate_lin", "activate_agg_out", "activate_lin_out", "mlp_out", "irc_safe",
+        "activate_agg", "activate_lin", "activate_agg_out", "activate_lin_out", "mlp_out", "irc_safe", "num_targets", "scale",
     )  # fmt: skip
     return PelicanConfig(
         **{k: kwargs[k] for k in same if k in kwargs}, **{k: tuple(kwargs[k]) for k in widths},
         num_channels_m=tuple(map(tuple, kwargs["num_channels_m"])), nobj_avg=kwargs["average_nobj"],
-        batchnorm=NORM[kwargs["batchnorm"]], num_scalars={"jc": 12, "qg": 14}.get(kwargs["dataset"], 0), irc_diagonal=True,
+        batchnorm=NORM[kwargs["batchnorm"]], num_scalars=num_scalars, irc_diagonal=True, published_projections=True,
     )  # fmt: skip
 
 
@@ -35,14 +37,24 @@ def test_golden(path):
     z = np.load(path)
     arrays = {k: torch.from_numpy(z[k]) for k in z.files if k != "meta"}
     group = lambda prefix: {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}  # noqa: E731
-    model = PelicanClassifier(config_of(json.loads(str(z["meta"]))["kwargs"])).double()
+    scalars = arrays.get("input/scalars")
+    network = PelicanClassifier if path.name.startswith("classifier") else PelicanRegressor
+    model = network(config_of(json.loads(str(z["meta"]))["kwargs"], 0 if scalars is None else scalars.shape[-1])).double()
     model.load_state_dict(group("state/"))
-    batch = pack_padded(arrays["input/Pmu"], arrays["input/particle_mask"], arrays.get("input/scalars"))
+    batch = pack_padded(arrays["input/Pmu"], arrays["input/particle_mask"], scalars)
+
+    def predict() -> torch.Tensor:
+        out = model(batch)
+        return out if network is PelicanClassifier else out.fourmomenta.view(arrays["eval/predict"].shape)
 
     model.eval()
-    assert relative(model(batch).detach(), arrays["eval/predict"]) < 1e-9
+    assert relative(predict().detach(), arrays["eval/predict"]) < 1e-9
+    if "eval/weights" in arrays:
+        theirs, mask = arrays["eval/weights"], arrays["input/particle_mask"]
+        mask = torch.nn.functional.pad(mask, (theirs.shape[1] - mask.shape[1], 0), value=True)  # spurions come first
+        assert relative(model(batch).weights.detach(), theirs[mask]) < 1e-9
     model.train()
-    out = model(batch)
+    out = predict()
     assert relative(out.detach(), arrays["train/predict"]) < 1e-9
     loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
     assert abs(float(loss.detach()) - float(arrays["train/loss"])) <= 1e-9 * max(abs(float(arrays["train/loss"])), float(out.detach().abs().max()))
@@ -92,6 +104,54 @@ def test_event_norms_train(batchnorm):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     first = JetBatch(batch.fourmomenta[:4], torch.tensor([4]))
     assert relative(model(first)[0], out[0].detach()) < 1e-12
+
+
+@pytest.mark.parametrize("num_targets", [1, 2])
+@pytest.mark.parametrize("method", ["spurions", "input"])
+@pytest.mark.parametrize("stabilizer", STABILIZERS)
+def test_regressor_is_covariant(stabilizer, method, num_targets):
+    """Boosted input, boosted output, for random elements of the stabilizer; anything else must move it elsewhere."""
+    config = small(stabilizer=stabilizer, method=method, num_targets=num_targets, scale=0.5)
+    model = PelicanRegressor(config).double().eval()
+    with torch.no_grad():
+        model.linear.weight.add_(torch.randn_like(model.linear.weight) * 0.3)  # all inputs take part
+    batch = jets([5, 9, 3])
+    kept, broken = split_generators(config)
+    out = model(batch).fourmomenta.detach()
+    assert out.shape == (3, num_targets, 4)
+
+    def error(generators):
+        angles = torch.randn(len(generators), dtype=torch.float64) * 0.3
+        boost = torch.linalg.matrix_exp(torch.einsum("k,kij->ij", angles, generators))
+        moved = replace(batch, fourmomenta=batch.fourmomenta @ boost.t())
+        return relative(model(moved).fourmomenta.detach(), out @ boost.t())
+
+    if len(kept):
+        assert error(kept) < 1e-8
+    if len(broken):
+        assert error(broken) > 1e-5
+
+
+def test_regressor_is_irc_safe():
+    """A soft particle or a collinear splitting must not move the predicted momentum; without --irc-safe they do."""
+    massless = toy_jets(4, 0, massless=True)
+    for safe in (True, False):
+        config = small(stabilizer="so13", config="s", config_out="s", irc_safe=safe)
+        model = PelicanRegressor(config).double().eval()
+        reference = model(massless).fourmomenta.detach()
+        changes = [relative(model(variant).fourmomenta.detach(), reference) for variant in irc_variants(massless)]
+        assert max(changes) < 1e-7 if safe else max(changes) > 1e-4
+
+
+def test_regressor_forgets_batch_mates():
+    """Each jet alone gives the same momentum and the same weights, also a jet without particles."""
+    model = PelicanRegressor(small()).double().eval()
+    batch = jets([4, 0, 6])
+    out = model(batch)
+    assert torch.isfinite(out.fourmomenta).all() and len(out.weights) == 10 + 3 * 2
+    alone = model(JetBatch(batch.fourmomenta[4:], torch.tensor([6])))
+    assert relative(alone.fourmomenta[0].detach(), out.fourmomenta[2].detach()) < 1e-12
+    assert relative(alone.weights.detach(), out.weights[-8:].detach()) < 1e-12
 
 
 def test_padding_does_not_exist():
