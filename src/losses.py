@@ -35,7 +35,7 @@ def delta_r(p: Tensor, q: Tensor) -> Tensor:
 
     cross = p[..., 1] * q[..., 2] - p[..., 2] * q[..., 1]
     phi = torch.atan2(cross, (p[..., 1:3] * q[..., 1:3]).sum(-1))
-    return torch.hypot(eta(p) - eta(q), phi)
+    return torch.stack([eta(p) - eta(q), phi], -1).norm(dim=-1)  # unlike hypot, with a gradient at 0
 
 
 def _area(p: Tensor, q: Tensor) -> Tensor:

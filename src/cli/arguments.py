@@ -3,9 +3,12 @@
 import argparse
 import json
 
+from ..data.scalars import DATASETS, TRANSFORMS
 from ..layers.activations import ACTIVATIONS
 from ..layers.lorentz import METHODS, STABILIZERS
 from ..layers.norms import NORMS
+from ..losses import MOMENTUM_LOSSES
+from ..tasks.saving import FORMATS
 from ..training.logs import LEVELS
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import DECAYS
@@ -48,20 +51,62 @@ def norm_name(text: str) -> str:
     return name
 
 
+def key_list(text: str) -> list[str]:
+    """Names separated by commas."""
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if not keys:
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+    return keys
+
+
+def loss_terms(text: str) -> str:
+    """Named terms with weights, checked: m:0.05,3d:0.01."""
+    parse_terms(text)
+    return text
+
+
+def parse_terms(text: str) -> dict[str, float]:
+    """The terms of --loss by name."""
+    terms = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition(":")
+        if name not in MOMENTUM_LOSSES:
+            raise argparse.ArgumentTypeError(f"expected terms of {', '.join(MOMENTUM_LOSSES)}, got {name!r}")
+        try:
+            terms[name] = float(weight or 1)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{name}: expected a number after the colon, got {weight!r}") from error
+    return terms
+
+
+def weight_list(text: str) -> list[float] | str:
+    """'balanced', or a positive weight for each class."""
+    if text == "balanced":
+        return text
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = [-1.0]
+    if min(weights) < 0 or not any(weights):
+        raise argparse.ArgumentTypeError(f"expected 'balanced' or a weight for each class such as 1,2.5, got {text!r}")
+    return weights
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     """What to do, under which name, where and on what."""
     group = parser.add_argument_group("run")
     group.add_argument("--task", choices=("train", "eval"), default="train", help="what to do")
     group.add_argument("--eval", dest="task", action="store_const", const="eval", default=argparse.SUPPRESS, help="same as --task eval: only evaluate a checkpoint on the test file")
-    group.add_argument("--prefix", default=prefix, help="name of the run, and of all its files")
-    group.add_argument("--yaml", nargs="+", default=[], metavar="FILE", help="presets: files that set defaults; the command line wins")
+    group.add_argument("--prefix", "--jobname", default=prefix, help="name of the run, and of all its files")
+    group.add_argument("--yaml", nargs="+", action="extend", default=[], metavar="FILE", help="presets: files that set defaults; the command line wins")
     group.add_argument("--load", action=OnOff, default=False, help="continue the run of this prefix from its last checkpoint")
     group.add_argument("--loadfile", default="", metavar="FILE", help="checkpoint to evaluate, to continue (with --load) or to fine-tune from")
     group.add_argument("--save", action=OnOff, default=True, help="write checkpoints")
     group.add_argument("--save-every", type=int, default=0, metavar="N", help="also save a checkpoint every N batches (0: every epoch only)")
     group.add_argument("--predict", nargs="*", choices=SPLIT_NAMES, action=AllIfNone, default=["test"], help="splits whose predictions are saved at the end; alone: all three")
     group.add_argument("--no-predict", dest="predict", action="store_const", const=[], default=argparse.SUPPRESS, help="save no predictions")
-    group.add_argument("--test", action="store_true", help="only report the symmetries of the network (permutation, batch, Lorentz)")
+    group.add_argument("--predict-format", choices=FORMATS, default="pt", help="file type of the predictions")
+    group.add_argument("--test", action=OnOff, default=False, help="only report the symmetries of the network (permutation, batch, Lorentz)")
     group.add_argument("--workdir", default="./", help="folder of the following three")
     group.add_argument("--logdir", default="log/", help="folder of logs and metrics")
     group.add_argument("--modeldir", default="model/", help="folder of checkpoints")
@@ -71,8 +116,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
 
     group = parser.add_argument_group("device")
     group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute; auto: CUDA if present, else CPU")
-    for name in ("cpu", "cuda", "mps"):
-        group.add_argument(f"--{name}", dest="device", action="store_const", const=name, default=argparse.SUPPRESS, help=f"same as --device {name}")
+    for name, *more in (("cpu",), ("cuda", "--gpu"), ("mps", "--m1")):
+        group.add_argument(f"--{name}", *more, dest="device", action="store_const", const=name, default=argparse.SUPPRESS, help=f"same as --device {name}")
     group.add_argument("--dtype", choices=("float", "double"), default="float", help="precision of weights and features")
     for name in ("float", "double"):
         group.add_argument(f"--{name}", dest="dtype", action="store_const", const=name, default=argparse.SUPPRESS, help=f"same as --dtype {name}")
@@ -82,7 +127,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
 
     group = parser.add_argument_group("reports")
     group.add_argument("--log-level", choices=LEVELS, default="info", help="least level that is shown; debug: tracebacks too")
-    group.add_argument("--verbose", action=OnOff, default=False, help="a log line every --log-every batches")
+    group.add_argument("--verbose", "-v", action=OnOff, default=False, help="a log line every --log-every batches")
     group.add_argument("--log-every", type=int, default=10, metavar="N", help="batches between the lines of --verbose")
     group.add_argument("--summarize", action=OnOff, default=False, help="write TensorBoard files to LOGDIR/PREFIX/")
     group.add_argument("--summarize-csv", "--summarize-scv", choices=("test", "all", "none"), default="test", help="test: a row of test metrics for each run; all: also a row per epoch in LOGDIR/PREFIX.epochs.csv")
@@ -93,7 +138,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, best_by: tuple[str, 
     """Length, optimizer, learning rate, regularisation."""
     group = parser.add_argument_group("training")
     group.add_argument("--num-epoch", type=int, default=35, metavar="N", help="epochs")
-    group.add_argument("--batch-size", type=int, default=64, metavar="N", help="events per batch")
+    group.add_argument("--batch-size", "-bs", type=int, default=64, metavar="N", help="events per batch")
     group.add_argument("--optim", choices=tuple(OPTIMIZERS), default="adamw", type=str.lower, help="optimizer")
     group.add_argument("--weight-decay", type=float, default=0.005, help="weight decay")
     group.add_argument("--lr-init", type=float, default=0.0025, help="learning rate after the warm-up")
@@ -106,12 +151,17 @@ def add_training_arguments(parser: argparse.ArgumentParser, best_by: tuple[str, 
     group.add_argument("--best-by", choices=best_by, default="loss", help="validation metric that chooses the best epoch")
 
 
-def add_jet_data_arguments(parser: argparse.ArgumentParser, target: str) -> None:
+def add_jet_data_arguments(parser: argparse.ArgumentParser, target: str, target_help: str) -> None:
     """Where the jets are, and which part of them to take."""
     group = parser.add_argument_group("data")
     group.add_argument("--datadir", default="./data/sample_data/run12", help="folder with train, valid (or val) and test HDF5 files")
     group.add_argument("--testfile", default="", metavar="FILE", help="test file instead of those in --datadir")
-    group.add_argument("--target", default=target, metavar="KEY", help="key of the labels")
+    group.add_argument("--target", default=target, metavar="KEY", help=target_help)
+    group.add_argument("--weights-key", default="", metavar="KEY", help="key of a weight for each event")
+    group.add_argument("--dataset", choices=tuple(DATASETS), default="jet", help="features of particles: jet none; qg particle types; jc charge, types and impact parameters")
+    group.add_argument("--read-pid", action=OnOff, default=False, help="particle types from the key pdgid as features")
+    group.add_argument("--scalars-keys", type=key_list, default=[], metavar="KEYS", help=f"further features of particles: keys separated by commas, each raw or with a transform, as d0val:tanh ({', '.join(TRANSFORMS)})")
+    group.add_argument("--shuffle", action=OnOff, default=True, help="train in a new order every epoch")
     for split in SPLIT_NAMES:
         group.add_argument(f"--num-{split}", type=int, default=-1, metavar="N", help=f"{split} events to use (-1: all); a seeded subset, balanced for two classes")
     group.add_argument("--nobj", type=int, default=-1, metavar="N", help="most particles of a jet to use, in file order (-1: all)")
@@ -127,6 +177,7 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=METHODS, default="spurions", help="how the rest is broken: fixed vectors, or non-invariant inputs")
     group.add_argument("--add-beams", action=OnOff, default=False, help="append the two beams (1,0,0,+-1) with labels of their own")
     group.add_argument("--num-classes", type=int, default=2, metavar="N", help="classes")
+    group.add_argument("--num-targets", type=int, default=1, metavar="N", help="four-momenta that a regressor predicts")
     group.add_argument("--nobj-avg", type=float, default=49, metavar="N", help="typical number of particles, nbar")
     group.add_argument("--num-channels-scalar", type=int, default=10, metavar="N", help="channels made of scalars and spurion labels")
     group.add_argument("--num-channels-m", nargs="+", type=width_list, default=[[25]] * 5, metavar="W", help="widths of the message network of each block")
@@ -149,3 +200,16 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--masked", action=OnOff, default=True, help="accepted for old commands; events are packed, so there is no padding to mask")
     group.add_argument("--irc-safe", action=OnOff, default=False, help="infrared- and collinear-safe network (without scalars and spurions)")
     group.add_argument("--irc-diagonal", action=OnOff, default=False, help="keep diagonal maps in an IRC-safe network, as published; breaks collinear safety")
+    group.add_argument("--published-projections", action=OnOff, default=False, help="split the momenta of a se2 regressor as published, which is not covariant")
+
+
+def add_classification_arguments(parser: argparse.ArgumentParser) -> None:
+    """The loss of a classifier."""
+    group = parser.add_argument_group("loss")
+    group.add_argument("--class-weights", type=weight_list, default=None, metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
+
+
+def add_regression_arguments(parser: argparse.ArgumentParser) -> None:
+    """The loss of a regressor."""
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss", type=loss_terms, default="m:0.05,3d:0.01", metavar="TERMS", help=f"terms and their weights ({', '.join(MOMENTUM_LOSSES)})")

@@ -9,7 +9,7 @@ from ..models.pelican import PelicanConfig
 from .arguments import norm_name
 
 # settings of the data that a network was trained with; taken from the checkpoint unless given
-_DATA_SETTINGS = ("nobj", "scale", "target")
+_DATA_SETTINGS = ("nobj", "scale", "target", "dataset", "read_pid", "scalars_keys")
 _NAMES = tuple(f.name for f in fields(PelicanConfig) if f.name != "num_scalars")
 
 
@@ -25,9 +25,10 @@ def _blocks(value) -> list[list[int]]:
     return [[b] if isinstance(b, int) else list(b) for b in value]
 
 
-def pelican_config(args: argparse.Namespace) -> PelicanConfig:
-    """The network that the flags describe; InputError if they contradict each other."""
-    chosen = {name: getattr(args, name) for name in _NAMES}
+def pelican_config(args: argparse.Namespace, num_scalars: int = 0) -> PelicanConfig:
+    """The network that the flags describe, for num_scalars features of each particle; InputError if they contradict
+    each other."""
+    chosen = {name: getattr(args, name) for name in _NAMES} | {"num_scalars": num_scalars}
     for name in ("num_channels_2to2", "num_channels_m_out", "num_channels_out"):
         chosen[name] = tuple(_widths(chosen[name]))
     chosen["num_channels_m"] = tuple(map(tuple, _blocks(chosen["num_channels_m"])))
@@ -48,9 +49,10 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
     ours = "git_commit" in checkpoint
     if not ours:
         # published networks keep their diagonal maps, and write their norm as a letter
-        stored = {**stored, "irc_diagonal": True, "batchnorm": norm_name(stored.get("batchnorm"))}
+        stored = {**stored, "irc_diagonal": True, "published_projections": True, "batchnorm": norm_name(stored.get("batchnorm"))}
+        stored["dataset"] = stored.get("dataset") or "jet"
     for name in _NAMES:
-        if name not in stored or name in ("drop_rate", "drop_rate_out", "sync_batchnorm"):
+        if name not in stored or name in ("drop_rate", "drop_rate_out", "sync_batchnorm", "scale"):
             continue
         mine = getattr(args, name)
         if name in given and _plain(name, mine) != _plain(name, stored[name]):

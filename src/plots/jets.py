@@ -3,24 +3,56 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..metrics.classification import binary_roc
+from ..losses import angle, mass, transverse_momentum
+from ..metrics.classification import confusion, one_vs_rest
+from ..metrics.regression import half_width, relative_error
+
+
+def _page(columns: int, rows: int = 1, width: float = 5.5):
+    from matplotlib.figure import Figure  # slow to import; Figure needs no display
+
+    figure = Figure(figsize=(width * columns, 4.2 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def draw_classification(path: Path, history: list[dict], outputs: dict | None) -> None:
-    """Loss curves and, for two classes, the ROC curve as rejection against signal efficiency, to one PNG.
+    """Loss curves, ROC curves as rejection against signal efficiency and, for more than two classes, the confusion
+    matrix, to one PNG.
 
     history: a dict per epoch; outputs: predict (N, K) and targets (N,) of the test set, or None."""
-    from matplotlib.figure import Figure  # slow to import; Figure needs no display
+    arrays = None if outputs is None else (outputs["predict"].double().numpy(), outputs["targets"].numpy())
+    many = arrays is not None and arrays[0].shape[1] > 2
+    curves = [] if arrays is None else one_vs_rest(*arrays)
+    seen = any(curve is not None for curve in curves)
+    figure, axes = _page(1 + seen + many)
+    draw_losses(axes[0][0], history)
+    if seen:
+        draw_rejections(axes[0][1], curves)
+    if many:
+        draw_confusion(axes[0][-1], confusion(*arrays))
+    figure.savefig(path, dpi=130)
 
-    roc = None
-    if outputs is not None and outputs["predict"].shape[1] == 2:
-        roc = binary_roc(outputs["predict"].double().numpy(), outputs["targets"].numpy())
-    figure = Figure(figsize=(11 if roc else 5.5, 4.2), layout="constrained")
-    axes = figure.subplots(1, 2 if roc else 1, squeeze=False)[0]
-    draw_losses(axes[0], history)
-    if roc is not None:
-        draw_rejection(axes[1], roc)
+
+def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> None:
+    """Loss curves, and for each target the response of mass, pT and angle, of the network and of the plain sum of the
+    jet's constituents, to one PNG.
+
+    outputs: predict, targets (N, T, 4) and jet (N, 4) of the test set, or None."""
+    if outputs is None:
+        figure, axes = _page(1)
+        draw_losses(axes[0][0], history)
+    else:
+        true = outputs["targets"].double()
+        figure, axes = _page(4, true.shape[1], 4.6)
+        draw_losses(axes[0][0], history)
+        for t in range(true.shape[1]):
+            if t > 0:
+                axes[t][0].set_axis_off()
+            estimates = {"sum of constituents": outputs["jet"].double(), "this network": outputs["predict"][:, t].double()}
+            draw_responses(axes[t][1:], estimates, true[:, t], "" if true.shape[1] == 1 else f", target {t}")
     figure.savefig(path, dpi=130)
 
 
@@ -37,13 +69,48 @@ def draw_losses(axes, history: list[dict]) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_rejection(axes, roc) -> None:
-    """Background rejection 1/eB against signal efficiency, logarithmic."""
-    seen = roc.background > 0
-    area = float(np.trapezoid(roc.signal, roc.background))
-    axes.step(roc.signal[seen], 1 / roc.background[seen], where="post", label=f"this network, AUC = {area:.4f}")
+def draw_rejections(axes, curves) -> None:
+    """Background rejection 1/eB against signal efficiency, logarithmic; one curve, or one for each class."""
+    for c, curve in enumerate(curves):
+        if curve is None:
+            continue
+        shown = curve.background > 0
+        area = float(np.trapezoid(curve.signal, curve.background))
+        label = "this network" if len(curves) == 1 else f"class {c} against the rest"
+        axes.step(curve.signal[shown], 1 / curve.background[shown], where="post", label=f"{label}, AUC = {area:.4f}")
     efficiency = np.linspace(0.01, 1, 200)
     axes.plot(efficiency, 1 / efficiency, ":", color="grey", label="chance")
     axes.set(xlabel="signal efficiency", ylabel="background rejection 1 / efficiency", title="ROC on the test set", yscale="log", xlim=(0, 1))
     axes.legend()
     axes.grid(alpha=0.3, which="both")
+
+
+def draw_confusion(axes, table: np.ndarray) -> None:
+    """Shares of each true class (rows) that were given each class (columns)."""
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1e-30)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for true, given in np.ndindex(*shares.shape):
+        dark = shares[true, given] > 0.5
+        axes.text(given, true, f"{shares[true, given]:.2f}", ha="center", va="center", color="white" if dark else "black")
+    classes = range(len(shares))
+    axes.set(xticks=classes, yticks=classes, xlabel="class given", ylabel="true class", title="Confusion on the test set (row shares)")
+
+
+def draw_responses(axes, estimates: dict[str, Tensor], true: Tensor, name: str) -> None:
+    """Histograms of the relative errors of mass and pT and of the angle, of several estimates (N, 4), to three axes."""
+    errors = (
+        ("mass", "(m - m') / m'", lambda p: relative_error(mass(p).abs(), mass(true).abs()), (-0.6, 0.6)),
+        ("transverse momentum", "(pT - pT') / pT'", lambda p: relative_error(transverse_momentum(p), transverse_momentum(true)), (-0.4, 0.4)),
+        ("direction", "angle to the truth [rad]", lambda p: angle(p, true), (0.0, 0.3)),
+    )
+    for ax, (title, label, error, limits) in zip(axes, errors, strict=True):
+        for who, p in estimates.items():
+            values = error(p)
+            if limits[0] < 0:
+                width = f"half of 16-84%: {half_width(values):.3f}"
+            else:
+                width = f"68% below {float(torch.quantile(values, 0.68)):.3f}"
+            ax.hist(values.clamp(*limits).numpy(), bins=60, range=limits, histtype="step", lw=1.6, label=f"{who}\n{width}")
+        ax.set(xlabel=label, ylabel="jets", title=f"Response: {title}{name}", xlim=limits)
+        ax.legend(fontsize=8)
+        ax.grid(alpha=0.3)

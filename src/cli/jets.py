@@ -1,0 +1,71 @@
+"""What the two jet scripts share: from flags to data, network and run."""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+
+from ..data.jets import JetSelection, open_splits
+from ..data.scalars import chosen_scalars
+from ..data.targets import ClassLabels, Momenta
+from ..errors import InputError
+from ..models.pelican import PelicanBackbone
+from ..tasks.symmetry import report_symmetries
+from .pelican import pelican_config, take_network_from
+from .run import Run, load_weights, train_and_evaluate
+
+
+def run_jets(
+    args: argparse.Namespace,
+    given: set[str],
+    network: type[PelicanBackbone],
+    target: Callable[[argparse.Namespace], ClassLabels | Momenta],
+    make_task: Callable,
+    draw: Callable,
+) -> None:
+    """Do what the flags say: train, evaluate, or report symmetries.
+
+    target(args): what to learn; make_task(args, model, datasets): the task; draw: the picture of a finished run."""
+    run = Run(args)
+    start = run.starting_point()
+    if start is not None:
+        take_network_from(args, given, *start)
+        if args.load and not run.evaluating:
+            run.resume_settings(given, *start)
+    scalars = chosen_scalars(args.dataset, args.read_pid, args.scalars_keys)
+    config = pelican_config(args, sum(s.width for s in scalars))
+    model = network(config).to(run.device, run.dtype)
+    if args.test:
+        if start is not None:
+            load_weights(model, *start)
+        report_symmetries(model, args.seed, trained=start is not None)
+        return
+    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key)
+    wanted = {"test": args.num_test}
+    if not run.evaluating:
+        wanted = {"train": args.num_train, "valid": args.num_valid, **wanted}
+    datasets = open_splits(args.datadir, selection, wanted, args.seed, args.testfile)
+    needed = "test" if run.evaluating else "train"
+    if needed not in datasets:
+        raise InputError(f"{args.datadir}: no {needed} file (*.h5 with '{needed}' in its name)")
+    train_and_evaluate(run, make_task(args, model, datasets), datasets, start, draw)
+
+
+def momentum_keys(args: argparse.Namespace) -> Momenta:
+    """The momenta of --target, numbered if one key is given for several targets."""
+    keys = [key.strip() for key in args.target.split(",") if key.strip()]
+    if len(keys) == 1 and args.num_targets > 1:
+        keys = [f"{keys[0]}_{k}" for k in range(args.num_targets)]
+    return Momenta(tuple(keys))
+
+
+def class_weights(wish: list[float] | str | None, labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
+    """(K,) weights from --class-weights and the training labels (N,)."""
+    if wish is None:
+        return None
+    if wish == "balanced":
+        counts = torch.bincount(labels, minlength=num_classes).double()
+        return torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
+    if len(wish) != num_classes:
+        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(wish)}")
+    return torch.tensor(wish, dtype=torch.float64)

@@ -1,0 +1,54 @@
+"""Regression of four-momenta from jets."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.packing import JetBatch
+from ..errors import InputError
+from ..losses import momentum_loss
+from ..metrics.regression import regression_metrics
+from ..models.pelican import PelicanRegressor
+from ..ops.segments import segment_sum
+from ..training.trainer import StepOutput
+from .saving import save_predictions
+from .weighting import weighted_mean
+
+
+class MomentumRegression:
+    """A weighted sum of momentum losses; terms: name -> weight, see src/losses.py."""
+
+    metric_directions = dict.fromkeys(("loss", "dPsi", "dR", "dpT", "dm", "loss_m", "loss_3d"), -1)
+
+    def __init__(self, model: PelicanRegressor, terms: dict[str, float], predict_format: str = "pt"):
+        self.model, self.terms, self.predict_format = model, terms, predict_format
+        if model.config.num_targets > 1:  # metrics are numbered by target then
+            self.metric_directions = {"loss": -1}
+
+    def check_targets(self, targets: Tensor, name: str) -> None:
+        """InputError unless there are as many true momenta (N, T, 4) as the network predicts."""
+        if targets.shape[1] != self.model.config.num_targets:
+            raise InputError(f"{name}: --target names {targets.shape[1]} momenta for each jet, but --num-targets is {self.model.config.num_targets}")
+
+    def step(self, batch: JetBatch) -> StepOutput:
+        """Mean loss of the batch.
+
+        Outputs: predict, targets (B, T, 4); jet (B, 4), the sum of the constituents; index (B,); in evaluation also
+        weights (N', T, K) of all particles, spurions first, and how many belong to each jet, lengths (B,)."""
+        out = self.model(batch)
+        per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
+        outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
+        if not self.model.training:
+            ptr = torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0)).to(batch.fourmomenta.device)
+            outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
+            outputs |= {"weights": out.weights.detach(), "lengths": out.lengths}
+        return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)
+
+    def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
+        """The CSV columns of spec section 7."""
+        return regression_metrics(outputs["predict"], outputs["targets"], loss)
+
+    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+        """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; returns the files."""
+        return [save_predictions(stem, outputs, self.predict_format)]

@@ -1,0 +1,43 @@
+"""Features of particles: columns, order, transforms."""
+
+import numpy as np
+import pytest
+
+from src.data.scalars import DATASETS, PDG_IDS, TRANSFORMS, chosen_scalars, one_hot, plain
+from src.errors import InputError
+
+
+def test_particle_types():
+    """Each code sets its own column; one that is not listed sets the last, or none where there is no such column."""
+    codes = np.array([*PDG_IDS, 310])
+    with_others = one_hot("pdgid", PDG_IDS, others=True).columns(codes)
+    assert np.array_equal(with_others, np.eye(15, dtype=bool))
+    assert one_hot("pdgid", PDG_IDS).columns(codes)[-1].sum() == 0
+
+
+def test_jetclass_order():
+    """The order of published checkpoints: 3 charges, 5 types, 4 impact parameters."""
+    keys = [s.key for s in DATASETS["jc"]]
+    assert keys == ["charge", "isChargedHadron", "isElectron", "isMuon", "isNeutralHadron", "isPhoton", "d0val", "d0err", "dzval", "dzerr"]
+    assert sum(s.width for s in DATASETS["jc"]) == 12
+    assert DATASETS["jc"][0].columns(np.array([-1.0, 0, 1])).tolist() == np.eye(3).tolist()
+
+
+def test_flags_choose_in_order():
+    """--dataset, --read-pid, --scalars-keys."""
+    chosen = chosen_scalars("qg", True, ["d0val:tanh", "charge"])
+    assert [s.key for s in chosen] == ["pdgid", "pdgid", "d0val", "charge"] and [s.width for s in chosen] == [14, 15, 1, 1]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_are_odd_and_keep_zero(name):
+    """Padding is zero and must stay so; signs must survive."""
+    x = np.array([-30.0, -0.5, 0, 0.5, 30])
+    y = plain("d0val", name).columns(x)[:, 0]
+    assert np.allclose(y, -y[::-1]) and y[2] == 0 and (np.diff(y) >= 0).all()
+
+
+def test_unknown_transform():
+    """The message names the choices."""
+    with pytest.raises(InputError, match="expected one of raw, tanh, log, clip"):
+        chosen_scalars("jet", False, ["d0val:sqrt"])
