@@ -24,6 +24,7 @@ log = logging.getLogger("puffin")
 SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 MOMENTA = "Pmu"
 _ROWS_AT_ONCE = 4096  # rows read together when a file is taken into memory
+_ROWS_OF_CHUNK = 1024  # rows read together when a file is not: about as many, in whole chunks of the file
 
 
 def find_split_files(datadir: str | Path, split: str) -> list[Path]:
@@ -67,13 +68,17 @@ class JetDataset(Dataset):
             raise InputError("no data files given")
         self.files, self.selection = [Path(f) for f in files], selection
         self._handles: dict[int, h5py.File] = {}
-        sizes, targets = [], []
+        sizes, chunk_rows, targets = [], [], []
         for path in self.files:
             with _open(path) as file:
                 sizes.append(_check(file, path, selection.target))
+                stored = (file[MOMENTA].chunks or (1,))[0]
+                chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
                 if selection.target is not None:
                     targets.append(_labels(file[selection.target], path))
         self.first = np.concatenate([[0], np.cumsum(sizes)])
+        self.chunk_rows = np.array(chunk_rows)
+        self._first_chunk = np.concatenate([[0], np.cumsum(-(-np.array(sizes) // self.chunk_rows))])
         self.targets = torch.from_numpy(np.concatenate(targets)) if targets else None
         self.events = torch.arange(int(self.first[-1]))  # file rows that are in use
         self._memory: tuple[Tensor, Tensor] | None = None
@@ -93,6 +98,10 @@ class JetDataset(Dataset):
     def labels(self) -> Tensor | None:
         """Targets of the events in use."""
         return None if self.targets is None else self.targets[self.events]
+
+    def chunk_of_events(self) -> Tensor | None:
+        """Number of the chunk that holds each event in use: what to read together; None if all are in memory."""
+        return None if self._memory is not None else torch.from_numpy(self._chunks(self.events.numpy())[1])
 
     def __getitems__(self, numbers: list[int]) -> JetBatch:
         index = torch.as_tensor(numbers, dtype=torch.long)
@@ -114,23 +123,27 @@ class JetDataset(Dataset):
         self._handles.clear()
 
     def _from_memory(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        momenta, ptr = self._memory
-        lengths = ptr[rows + 1] - ptr[rows]
-        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        return momenta[torch.repeat_interleave(ptr[rows], lengths) + within], lengths
+        return _take(*self._memory, rows)
+
+    def _chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """File and chunk (numbered over all files) of each row."""
+        file = np.searchsorted(self.first, rows, side="right") - 1
+        return file, self._first_chunk[file] + (rows - self.first[file]) // self.chunk_rows[file]
 
     def _from_files(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        order = np.argsort(rows.numpy(), kind="stable")  # HDF5 reads ascending rows only
-        ascending = rows.numpy()[order]
-        parts: list[np.ndarray | None] = [None] * len(rows)
-        file_of = np.searchsorted(self.first, ascending, side="right") - 1
-        for f in np.unique(file_of):
-            mine = np.flatnonzero(file_of == f)
-            block = self._read(f, ascending[mine] - self.first[f])
-            for k, jet in zip(mine, block):
-                parts[order[k]] = jet[jet[:, 0] != 0]
-        lengths = torch.tensor([len(jet) for jet in parts])
-        return torch.from_numpy(np.concatenate(parts)), lengths
+        """Each chunk that holds any of the rows is read once, from the first to the last of them."""
+        needed, place = np.unique(rows.numpy(), return_inverse=True)
+        files, chunks = self._chunks(needed)
+        momenta, counts = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        for mine in np.split(np.arange(len(needed)), np.flatnonzero(np.diff(chunks)) + 1):
+            if len(mine):
+                file, local = files[mine[0]], needed[mine] - self.first[files[mine[0]]]
+                block = self._read(file, slice(local[0], local[-1] + 1))[local - local[0]]
+                valid = block[:, :, 0] != 0
+                momenta.append(block[valid])
+                counts.append(valid.sum(1))
+        ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return _take(torch.from_numpy(np.concatenate(momenta)), torch.from_numpy(ptr), torch.from_numpy(place))
 
     def _read_all(self) -> tuple[Tensor, Tensor]:
         momenta, counts = [], []
@@ -145,25 +158,26 @@ class JetDataset(Dataset):
         ptr = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
         return torch.from_numpy(np.concatenate(momenta) if momenta else np.zeros((0, 4), np.float32)), ptr
 
-    def _read(self, f: int, rows) -> np.ndarray:
+    def _read(self, f: int, rows: slice) -> np.ndarray:
         """Momenta (rows, nobj, 4) float32 of file f, checked and scaled."""
         if f not in self._handles:
             self._handles[f] = _open(self.files[f])
         last = None if self.selection.nobj < 0 else self.selection.nobj
-        if not isinstance(rows, slice):
-            # h5py takes no repeated rows
-            rows, back = np.unique(rows, return_inverse=True)
         try:
             block = self._handles[f][MOMENTA][rows, :last]
         except (OSError, RuntimeError) as error:
             raise InputError(f"{self.files[f]}: cannot read {MOMENTA} ({first_line(error)}); the file may be damaged") from error
-        if not isinstance(rows, slice):
-            block = block[back]
         if not np.isfinite(block).all():
             bad = int(np.flatnonzero(~np.isfinite(block).all((1, 2)))[0])
-            number = rows.start + bad if isinstance(rows, slice) else rows[back[bad]]
-            raise InputError(f"{self.files[f]}: {MOMENTA} of event {number} is not finite; mend or remove the event")
+            raise InputError(f"{self.files[f]}: {MOMENTA} of event {rows.start + bad} is not finite; mend or remove the event")
         return (block * self.selection.scale if self.selection.scale != 1 else block).astype(np.float32, copy=False)
+
+
+def _take(momenta: Tensor, ptr: Tensor, jets: Tensor) -> tuple[Tensor, Tensor]:
+    """Momenta (N, 4) and lengths (B,) of some jets, from the momenta of jets one after another; jet k begins at ptr[k]."""
+    lengths = ptr[jets + 1] - ptr[jets]
+    within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+    return momenta[torch.repeat_interleave(ptr[jets], lengths) + within], lengths
 
 
 def choose_events(labels: Tensor | None, available: int, wanted: int, seed: int, name: str) -> Tensor:

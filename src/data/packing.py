@@ -35,6 +35,20 @@ class JetBatch:
             self, fourmomenta=move(self.fourmomenta), target=move(self.target), scalars=move(self.scalars)
         )
 
+    def part(self, start: int, stop: int) -> "JetBatch":
+        """Jets start to stop - 1, sharing memory with this batch."""
+        first, last = int(self.lengths[:start].sum()), int(self.lengths[:stop].sum())
+        per_jet = {k: None if x is None else x[start:stop] for k, x in (("target", self.target), ("index", self.index))}
+        scalars = None if self.scalars is None else self.scalars[first:last]
+        return JetBatch(self.fourmomenta[first:last], self.lengths[start:stop], scalars=scalars, **per_jet)
+
+    def followed_by(self, other: "JetBatch") -> "JetBatch":
+        """The jets of this batch, then those of another one."""
+        if not len(self):
+            return other
+        mine, others = vars(self), vars(other)
+        return JetBatch(**{k: None if mine[k] is None else torch.cat([mine[k], others[k]]) for k in mine})
+
     def pin_memory(self) -> "JetBatch":
         """The batch in page-locked memory (called by the data loader)."""
         pin = lambda x: None if x is None else x.pin_memory()  # noqa: E731
