@@ -176,16 +176,23 @@ class Run:
         if args.threads:
             torch.set_num_threads(args.threads)
         self.device = choose_device(args.device)
-        self.dtype = torch.float64 if args.dtype == "double" else torch.float32
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.device.type == "mps" and self.dtype == torch.float64:
             raise InputError("--double: not supported by --mps; use --float or --cpu")
-        torch.use_deterministic_algorithms(args.reproducible)
-        if args.reproducible:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self._be_reproducible()
         torch.manual_seed(args.seed)
         self.evaluating = args.task == "eval"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and features."""
+        return torch.float64 if self.args.dtype == "double" else torch.float32
+
+    def _be_reproducible(self) -> None:
+        torch.use_deterministic_algorithms(self.args.reproducible)
+        if self.args.reproducible:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
     def begin(self) -> None:
         """Open the log file; without --load, say which files of an earlier run go, and remove them."""
@@ -237,6 +244,7 @@ class Run:
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
+        self._be_reproducible()
 
     def loader(self, dataset, training: bool = False):
         """Loader and order of a split: shuffled for training, in file order for evaluation."""
@@ -299,6 +307,8 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
     if resuming:
         p = trainer.progress
         log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
+        if len(start[0]["rng"]) != distributed.num_ranks():
+            log.warning(f"the run was on {len(start[0]['rng'])} process(es), now on {distributed.num_ranks()}: it continues, but not to the last bit")
     if args.compile:
         task.model.compile(dynamic=True)
     log.info(f"{type(task.model).__name__} with {sum(p.numel() for p in task.model.parameters()):,} parameters; events: " + ", ".join(f"{k} {len(v)}" for k, v in datasets.items()))

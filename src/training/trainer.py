@@ -155,8 +155,6 @@ class Trainer:
             self.average.load_state_dict(state["average_state"])
         self.progress = Progress(**state["progress"])
         states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
-        if len(states) != distributed.num_ranks():
-            log.warning(f"the run was on {len(states)} process(es), now {distributed.num_ranks()}: it continues, but not to the last bit")
         if distributed.rank() < len(states):
             restore_rng_state(states[distributed.rank()])
 

@@ -43,6 +43,23 @@ def test_batches_hold_the_particles(two_files, in_memory, nobj):
     assert batch.target.tolist() == labels[wanted].tolist() and batch.index.tolist() == wanted
 
 
+def test_no_jets(two_files):
+    """An empty batch (a rank without events) must be one in both ways."""
+    for in_memory in (True, False):
+        batch = JetDataset(two_files[0], JetSelection(in_memory=in_memory)).__getitems__([])
+        assert len(batch) == 0 and batch.fourmomenta.shape == (0, 4) and batch.target.shape == (0,) and batch.index.shape == (0,)
+
+
+def test_chunks_of_events(two_files, monkeypatch):
+    """Chunks are counted over the files, of which the last one may be short; a subset keeps the chunks of its rows."""
+    monkeypatch.setattr("src.data.jets._ROWS_OF_CHUNK", 3)
+    dataset = JetDataset(two_files[0], JetSelection(in_memory=False))  # 7 and 5 jets
+    assert dataset.chunk_of_events().tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4]
+    dataset.restrict(torch.tensor([1, 6, 11]))
+    assert dataset.chunk_of_events().tolist() == [0, 2, 4]
+    assert JetDataset(two_files[0], JetSelection()).chunk_of_events() is None
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_order_does_not_depend_on_workers(two_files, workers):
     """The second epoch from batch 1 on, with and without worker processes."""
