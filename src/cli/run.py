@@ -1,6 +1,7 @@
 """One run of a script: where its files lie, its device, training, evaluation, outputs."""
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -98,6 +99,8 @@ def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str]
         distributed.disconnect()
     except Interrupted as stop:
         log.warning(str(stop)) if log.handlers else print(stop, file=sys.stderr)
+        with contextlib.suppress(RuntimeError):
+            distributed.from_main(None)  # the others wait for process 0: torchrun ends all when one ends
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         sys.exit("interrupted")
