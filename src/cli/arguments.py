@@ -123,6 +123,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
         group.add_argument(f"--{name}", dest="dtype", action="store_const", const=name, default=argparse.SUPPRESS, help=f"same as --dtype {name}")
     group.add_argument("--amp", choices=("off", "bf16"), default="off", help="matrix products in bfloat16")
     group.add_argument("--compile", action=OnOff, default=False, help="compile the network with torch.compile")
+    group.add_argument("--distribute-eval", action=OnOff, default=True, help="with torchrun: evaluate on all processes, not on the first alone")
     group.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
 
     group = parser.add_argument_group("reports")
@@ -138,7 +139,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, best_by: tuple[str, 
     """Length, optimizer, learning rate, regularisation."""
     group = parser.add_argument_group("training")
     group.add_argument("--num-epoch", type=int, default=35, metavar="N", help="epochs")
-    group.add_argument("--batch-size", "-bs", type=int, default=64, metavar="N", help="events per batch")
+    group.add_argument("--batch-size", "-bs", type=int, default=64, metavar="N", help="events per batch of each process: with torchrun, a step takes N times the number of processes")
     group.add_argument("--optim", choices=tuple(OPTIMIZERS), default="adamw", type=str.lower, help="optimizer")
     group.add_argument("--weight-decay", type=float, default=0.005, help="weight decay")
     group.add_argument("--lr-init", type=float, default=0.0025, help="learning rate after the warm-up")
@@ -166,7 +167,7 @@ def add_jet_data_arguments(parser: argparse.ArgumentParser, target: str, target_
         group.add_argument(f"--num-{split}", type=int, default=-1, metavar="N", help=f"{split} events to use (-1: all); a seeded subset, balanced for two classes")
     group.add_argument("--nobj", type=int, default=-1, metavar="N", help="most particles of a jet to use, in file order (-1: all)")
     group.add_argument("--scale", type=float, default=1.0, help="factor on the momenta")
-    group.add_argument("--RAMdataset", action=OnOff, default=True, help="read all data into memory at the start")
+    group.add_argument("--RAMdataset", action=OnOff, default=True, help="read all data into memory at the start; --no-RAMdataset: read as needed, shuffled by chunks")
     group.add_argument("--num-workers", type=int, default=0, metavar="N", help="processes that prepare batches")
 
 
@@ -196,7 +197,7 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--drop-rate", type=float, default=0.0, help="dropout of messages")
     group.add_argument("--drop-rate-out", type=float, default=0.0, help="dropout before the output MLP")
     group.add_argument("--batchnorm", type=norm_name, default="batch", metavar="{" + ",".join(NORMS) + "}", help="normalisation of messages")
-    group.add_argument("--sync-batchnorm", action=OnOff, default=False, help="batch statistics over all processes, where torch.distributed is set up")
+    group.add_argument("--sync-batchnorm", action=OnOff, default=True, help="with torchrun: batch statistics over the events of all processes, as one process with all of them has")
     group.add_argument("--masked", action=OnOff, default=True, help="accepted for old commands; events are packed, so there is no padding to mask")
     group.add_argument("--irc-safe", action=OnOff, default=False, help="infrared- and collinear-safe network (without scalars and spurions)")
     group.add_argument("--irc-diagonal", action=OnOff, default=False, help="keep diagonal maps in an IRC-safe network, as published; breaks collinear safety")

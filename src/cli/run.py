@@ -1,11 +1,13 @@
 """One run of a script: where its files lie, its device, training, evaluation, outputs."""
 
 import argparse
+import contextlib
 import logging
 import os
 import random
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from ..errors import InputError
 from ..files import append_row, whole_file
 from ..models.published import read_checkpoint
 from ..ops import library
+from ..training import distributed
 from ..training.checkpoint import git_commit, load_checkpoint
 from ..training.logs import start_logging
 from ..training.memory import keep_freed_memory
@@ -87,19 +90,27 @@ class RunPaths:
 
 
 def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
-    """Call a script's main; failures become one readable line and a non-zero exit status."""
+    """Call a script's main; failures become one readable line and a non-zero exit status.
+
+    Under torchrun the processes are joined first; the failure of any is a line in the log of process 0."""
     try:
+        distributed.connect()
         main(argv)
+        distributed.disconnect()
     except Interrupted as stop:
         log.warning(str(stop)) if log.handlers else print(stop, file=sys.stderr)
+        with contextlib.suppress(RuntimeError):
+            distributed.from_main(None)  # the others wait for process 0: torchrun ends all when one ends
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         sys.exit("interrupted")
     except Exception as error:  # the last place that can turn a failure into a line
         if log.isEnabledFor(logging.DEBUG):
             log.debug("traceback", exc_info=True)
-        ours = isinstance(error, (InputError, NonFiniteError))
-        text = " ".join(str(error).split()) if ours else f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--log-level debug shows where)"
+        text = _one_line(error)
+        if log.isEnabledFor(logging.DEBUG) and not distributed.is_main():
+            text = traceback.format_exc()  # the only way to see it
+        text = distributed.report_failure(text)
         if log.handlers:
             log.error(text)
         else:
@@ -107,15 +118,30 @@ def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str]
         sys.exit(1)
 
 
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, (InputError, NonFiniteError)):
+        return text
+    if distributed.num_ranks() > 1 and "gloo" in text.lower():
+        return f"lost another process; was it killed, or out of memory? ({text[:200]})"
+    return f"{type(error).__name__}: {text[:500]} (--log-level debug shows where)"
+
+
 def choose_device(name: str) -> torch.device:
-    """The device asked for; InputError naming --cpu if it is not there."""
+    """The device asked for, a GPU of its own for each process of a machine; InputError naming --cpu if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         log.info(f"device: {name} ({'found' if name == 'cuda' else 'no CUDA device found'}; choose with --cpu, --cuda or --mps)")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[name]
     if not there:
         raise InputError(f"--{name}: no such device is available to PyTorch {torch.__version__}; use --cpu")
-    return torch.device(name)
+    if name != "cuda" or distributed.num_ranks() == 1:
+        return torch.device(name)
+    number = distributed.local_rank()
+    if number >= torch.cuda.device_count():
+        raise InputError(f"--nproc_per_node: expected at most one process for each of the {torch.cuda.device_count()} GPUs, got more")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 _LEAST = {"num_workers": 0, "num_epoch": 1, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
@@ -123,7 +149,7 @@ _LEAST = {"num_workers": 0, "num_epoch": 1, "batch_size": 1, "save_every": 0, "l
 _FRACTIONS = ("drop_rate", "drop_rate_out", "ema")
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
-                  "threads", "datadir", "testfile", "num_workers", "RAMdataset", "log_level", "test")  # fmt: skip
+                  "threads", "datadir", "testfile", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
 
 
 def check_ranges(args: argparse.Namespace) -> None:
@@ -148,24 +174,33 @@ class Run:
         start_logging(args.log_level)
         self.args, self.paths = args, RunPaths.of(args)
         if args.seed < 0:
-            args.seed = random.SystemRandom().randrange(2**31)
+            args.seed = distributed.from_main(random.SystemRandom().randrange(2**31))
         check_ranges(args)
         if args.threads:
             torch.set_num_threads(args.threads)
         self.device = choose_device(args.device)
-        self.dtype = torch.float64 if args.dtype == "double" else torch.float32
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.device.type == "mps" and self.dtype == torch.float64:
             raise InputError("--double: not supported by --mps; use --float or --cpu")
-        torch.use_deterministic_algorithms(args.reproducible)
-        if args.reproducible:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        self._be_reproducible()
         torch.manual_seed(args.seed)
         self.evaluating = args.task == "eval"
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and features."""
+        return torch.float64 if self.args.dtype == "double" else torch.float32
+
+    def _be_reproducible(self) -> None:
+        torch.use_deterministic_algorithms(self.args.reproducible)
+        if self.args.reproducible:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
     def begin(self) -> None:
         """Open the log file; without --load, say which files of an earlier run go, and remove them."""
+        if not distributed.is_main():
+            return
         append = self.args.load or self.evaluating
         earlier = [] if append else self.paths.of_earlier_run()
         if self.args.loadfile and any(path.samefile(self.args.loadfile) for path in earlier):
@@ -176,6 +211,8 @@ class Run:
                 path.unlink(missing_ok=True)
         start_logging(self.args.log_level, self.paths.log, append)
         log.info(f"command: {' '.join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))}")
+        if distributed.num_ranks() > 1:
+            log.info(f"{distributed.num_ranks()} processes with batches of {self.args.batch_size}: global batches of {distributed.num_ranks() * self.args.batch_size} events")
         log.info(f"commit {git_commit() or 'unknown'}, PyTorch {torch.__version__}, {self.device}, {self.args.dtype}, {torch.get_num_threads()} threads, seed {self.args.seed}")
         settings = yaml.safe_dump({k: v for k, v in sorted(vars(self.args).items()) if k not in ("yaml", "task", "load")}, sort_keys=True, default_flow_style=None, width=110)
         if not self.evaluating:
@@ -201,16 +238,22 @@ class Run:
         stored = checkpoint.get("args")
         if not isinstance(stored, dict):
             raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
-        for name in ("seed", "batch_size", "num_train", "optim"):
+        fixed = ["seed", "num_train", "optim", "RAMdataset"]
+        if len(checkpoint["rng"]) == distributed.num_ranks():  # else the batches differ anyway
+            fixed.append("batch_size")
+        for name in fixed:
             if name in given and name in stored and getattr(self.args, name) != stored[name]:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self.args, name)}: the run was started with {stored[name]}, and cannot be continued with another")
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
+        self._be_reproducible()
 
-    def loader(self, dataset, split: str, seed: int = 0):
-        """Loader and order of a split; only `train` is shuffled."""
-        batches = EpochBatches(len(dataset), self.args.batch_size, split == "train", seed)
+    def loader(self, dataset, training: bool = False):
+        """Loader and order of a split: shuffled for training, in file order for evaluation."""
+        shared = training or self.args.distribute_eval
+        ranks = (distributed.rank(), distributed.num_ranks()) if shared else (0, 1)
+        batches = EpochBatches(len(dataset), self.args.batch_size, training and self.args.shuffle, self.args.seed, *ranks, chunk_of=dataset.chunk_of_events())
         return make_loader(dataset, batches, self.args.num_workers, self.device.type == "cuda"), batches
 
     def trainer(self, task, steps_per_epoch: int) -> Trainer:
@@ -223,7 +266,7 @@ class Run:
             )  # fmt: skip
             options = TrainerOptions(
                 args.num_epoch, args.clip, "" if args.amp == "off" else args.amp, args.ema, args.save_every,
-                args.log_every if args.verbose else 0, args.best_by, args.save,
+                args.log_every if args.verbose else 0, args.best_by, args.save, args.distribute_eval,
             )  # fmt: skip
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -255,8 +298,10 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
     if start is not None and not resuming:
         load_weights(task.model, *start)
     train = datasets.get("train")
-    loader, batches = run.loader(train, "train", args.seed) if train is not None and not run.evaluating else (None, None)
+    loader, batches = run.loader(train, training=True) if train is not None and not run.evaluating else (None, None)
     trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)
+    if distributed.rank() > 0:  # the same weights everywhere, other dropout
+        torch.manual_seed(args.seed + distributed.rank())
     if resuming:
         trainer.load_state_dict(load_checkpoint(start[1]))
         if start[1] != paths.checkpoint:
@@ -265,6 +310,8 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
     if resuming:
         p = trainer.progress
         log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
+        if len(start[0]["rng"]) != distributed.num_ranks():
+            log.warning(f"the run was on {len(start[0]['rng'])} process(es), now on {distributed.num_ranks()}: it continues, but not to the last bit")
     if args.compile:
         task.model.compile(dynamic=True)
     log.info(f"{type(task.model).__name__} with {sum(p.numel() for p in task.model.parameters()):,} parameters; events: " + ", ".join(f"{k} {len(v)}" for k, v in datasets.items()))
@@ -275,20 +322,25 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
             trainer.average = None
             evaluate_and_save(run, trainer, task, datasets, kind, ["test"])
         return
-    valid = run.loader(datasets["valid"], "valid")[0] if "valid" in datasets else None
-    writers = _EpochReports(run)
-    history = trainer.fit(loader, batches, valid, writers.epoch)
-    writers.close()
+    valid = run.loader(datasets["valid"])[0] if "valid" in datasets else None
+    writers = _EpochReports(run) if distributed.is_main() else None
+    history = trainer.fit(loader, batches, valid, writers.epoch if writers else _no_report)
+    if writers:
+        writers.close()
     splits = [s for s in datasets if s in args.predict or s == "test"]
     outputs = evaluate_and_save(run, trainer, task, datasets, "final", splits)
-    if args.save and paths.best.exists():
+    if distributed.from_main(args.save and paths.best.exists()):
         epoch = trainer.use_weights_of(paths.best)
         log.info(f"best epoch: {epoch}")
         outputs = evaluate_and_save(run, trainer, task, datasets, "best", splits)
-    if args.plot and draw is not None and history:
+    if args.plot and draw is not None and history and distributed.is_main():
         with whole_file(paths.picture) as temporary:
             draw(temporary, history, outputs.get("test"))
         log.info(f"picture: {paths.picture}")
+
+
+def _no_report(history: list[dict]) -> None:
+    """What process 0 reports, the others do not."""
 
 
 def _checkpoints_to_evaluate(run: Run, start: tuple[dict, Path]) -> list[tuple[str, Path]]:
@@ -301,12 +353,14 @@ def _checkpoints_to_evaluate(run: Run, start: tuple[dict, Path]) -> list[tuple[s
 def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: str, splits: Sequence[str]) -> dict:
     """Evaluate the splits with the weights in place; write predictions, the CSV row of `test`, a line in the log.
 
-    Returns the outputs by split."""
+    Returns the outputs by split (on process 0, which writes)."""
     args, paths, everything = run.args, run.paths, {}
     for split in splits:
         if split not in datasets:
             continue
-        metrics, outputs = trainer.evaluate(run.loader(datasets[split], split)[0], f"{kind} {split}")
+        metrics, outputs = trainer.evaluate(run.loader(datasets[split])[0], f"{kind} {split}")
+        if not distributed.is_main():
+            continue
         everything[split] = outputs
         log.info(f"{kind} {split}: " + ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
         if split in args.predict:

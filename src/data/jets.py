@@ -1,7 +1,7 @@
 """Jets from HDF5 files, served as packed batches.
 
 Layout of a file (data/make_jets.py writes it): `Pmu` (N, M, 4) float32, E, px, py, pz [GeV], zero-padded; `Nobj` (N,);
-the target under any key, (N,) class numbers or (N, K) one-hot.
+the target under any key (targets.py); further numbers of each particle, (N, M), under keys of their own (scalars.py).
 """
 
 import logging
@@ -18,12 +18,15 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError, first_line
 from .packing import JetBatch
+from .scalars import Scalar
+from .targets import ClassLabels, Momenta, read_weights
 
 log = logging.getLogger("puffin")
 
 SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 MOMENTA = "Pmu"
 _ROWS_AT_ONCE = 4096  # rows read together when a file is taken into memory
+_ROWS_OF_CHUNK = 1024  # rows read together when a file is not: about as many, in whole chunks of the file
 
 
 def find_split_files(datadir: str | Path, split: str) -> list[Path]:
@@ -42,14 +45,17 @@ def find_split_files(datadir: str | Path, split: str) -> list[Path]:
 class JetSelection:
     """What to take from the files.
 
-    target: key of the labels, or None; nobj: at most this many particles of each jet, in file order (-1: all);
-    scale: factor on the momenta; in_memory: read everything at the start.
+    target: what to learn of each jet, or None; nobj: at most this many particles of each jet, in file order (-1: all);
+    scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles;
+    weights: key of the weights of the events, or ''.
     """
 
-    target: str | None = "is_signal"
+    target: ClassLabels | Momenta | None = ClassLabels()
     nobj: int = -1
     scale: float = 1.0
     in_memory: bool = True
+    scalars: tuple[Scalar, ...] = ()
+    weights: str = ""
 
     def __post_init__(self):
         if self.nobj == 0 or self.nobj < -1:
@@ -60,7 +66,7 @@ class JetDataset(Dataset):
     """The jets of several files, in file order; `dataset[list of numbers]` is a packed batch.
 
     Zero-energy entries are dropped.  InputError for files that are missing, damaged, or lack what is asked for, and
-    for momenta that are not finite.
+    for momenta and features that are not finite.  Particles are kept as rows of momentum and features side by side.
     """
 
     def __init__(self, files: Sequence[str | Path], selection: JetSelection):
@@ -68,15 +74,24 @@ class JetDataset(Dataset):
             raise InputError("no data files given")
         self.files, self.selection = [Path(f) for f in files], selection
         self._handles: dict[int, h5py.File] = {}
-        sizes, targets = [], []
+        sizes, chunk_rows, targets, weights = [], [], [], []
         for path in self.files:
             with _open(path) as file:
-                sizes.append(_check(file, path, selection.target))
+                sizes.append(_check(file, path, selection.scalars))
+                stored = (file[MOMENTA].chunks or (1,))[0]
+                chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
                 if selection.target is not None:
-                    targets.append(_labels(file[selection.target], path))
+                    targets.append(selection.target.read(file, path, sizes[-1]))
+                if selection.weights:
+                    weights.append(read_weights(file, path, selection.weights, sizes[-1]))
         self.first = np.concatenate([[0], np.cumsum(sizes)])
-        self.targets = torch.from_numpy(np.concatenate(targets)) if targets else None
+        self.chunk_rows = np.array(chunk_rows)
+        self._first_chunk = np.concatenate([[0], np.cumsum(-(-np.array(sizes) // self.chunk_rows))])
+        self.targets = torch.from_numpy(_joined(targets)) if targets else None
+        self.weights = torch.from_numpy(np.concatenate(weights)) if weights else None
         self.events = torch.arange(int(self.first[-1]))  # file rows that are in use
+        if targets:
+            self._leave_out_unknown()
         self._memory: tuple[Tensor, Tensor] | None = None
         if selection.in_memory:
             try:
@@ -91,16 +106,30 @@ class JetDataset(Dataset):
         """Keep only these events (numbers within the current selection)."""
         self.events = self.events[events]
 
+    def _leave_out_unknown(self) -> None:
+        known = torch.from_numpy(self.selection.target.known(self.targets.numpy()))
+        if not known.any():
+            raise InputError(f"{self.files[0]}: no event has a target: all momenta are zero; choose keys with --target")
+        if not known.all():
+            log.info(f"{', '.join(map(str, self.files))}: {int((~known).sum())} of {len(known)} events have no target (all zero), left out")
+            self.restrict(known.nonzero()[:, 0])
+
     def labels(self) -> Tensor | None:
         """Targets of the events in use."""
         return None if self.targets is None else self.targets[self.events]
 
+    def chunk_of_events(self) -> Tensor | None:
+        """Number of the chunk that holds each event in use: what to read together; None if all are in memory."""
+        return None if self._memory is not None else torch.from_numpy(self._chunks(self.events.numpy())[1])
+
     def __getitems__(self, numbers: list[int]) -> JetBatch:
         index = torch.as_tensor(numbers, dtype=torch.long)
         rows = self.events[index]
-        momenta, lengths = self._from_memory(rows) if self._memory is not None else self._from_files(rows)
+        particles, lengths = _take(*self._memory, rows) if self._memory is not None else self._from_files(rows)
         target = None if self.targets is None else self.targets[rows]
-        return JetBatch(momenta, lengths, target, index=index)
+        weights = None if self.weights is None else self.weights[rows]
+        scalars = particles[:, 4:] if self.selection.scalars else None
+        return JetBatch(particles[:, :4].contiguous(), lengths, target, scalars, index, weights)
 
     def __getitem__(self, number: int) -> JetBatch:
         return self.__getitems__([number])
@@ -114,57 +143,78 @@ class JetDataset(Dataset):
             file.close()
         self._handles.clear()
 
-    def _from_memory(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        momenta, ptr = self._memory
-        lengths = ptr[rows + 1] - ptr[rows]
-        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        return momenta[torch.repeat_interleave(ptr[rows], lengths) + within], lengths
+    def _chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """File and chunk (numbered over all files) of each row."""
+        file = np.searchsorted(self.first, rows, side="right") - 1
+        return file, self._first_chunk[file] + (rows - self.first[file]) // self.chunk_rows[file]
 
     def _from_files(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        order = np.argsort(rows.numpy(), kind="stable")  # HDF5 reads ascending rows only
-        ascending = rows.numpy()[order]
-        parts: list[np.ndarray | None] = [None] * len(rows)
-        file_of = np.searchsorted(self.first, ascending, side="right") - 1
-        for f in np.unique(file_of):
-            mine = np.flatnonzero(file_of == f)
-            block = self._read(f, ascending[mine] - self.first[f])
-            for k, jet in zip(mine, block):
-                parts[order[k]] = jet[jet[:, 0] != 0]
-        lengths = torch.tensor([len(jet) for jet in parts])
-        return torch.from_numpy(np.concatenate(parts)), lengths
+        """Each chunk that holds any of the rows is read once, from the first to the last of them."""
+        needed, place = np.unique(rows.numpy(), return_inverse=True)
+        files, chunks = self._chunks(needed)
+        particles, counts = [np.zeros((0, self._width), np.float32)], [np.zeros(0, np.int64)]
+        for mine in np.split(np.arange(len(needed)), np.flatnonzero(np.diff(chunks)) + 1):
+            if len(mine):
+                file, local = files[mine[0]], needed[mine] - self.first[files[mine[0]]]
+                block = self._read(file, slice(local[0], local[-1] + 1))[local - local[0]]
+                valid = block[:, :, 0] != 0
+                particles.append(block[valid])
+                counts.append(valid.sum(1))
+        ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return _take(torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr), torch.from_numpy(place))
 
     def _read_all(self) -> tuple[Tensor, Tensor]:
-        momenta, counts = [], []
+        particles, counts = [np.zeros((0, self._width), np.float32)], [np.zeros(0, np.int64)]
         for f in range(len(self.files)):
             size = int(self.first[f + 1] - self.first[f])
             for start in range(0, size, _ROWS_AT_ONCE):
                 block = self._read(f, slice(start, min(start + _ROWS_AT_ONCE, size)))
                 valid = block[:, :, 0] != 0
-                momenta.append(block[valid])
+                particles.append(block[valid])
                 counts.append(valid.sum(1))
-        counts = np.concatenate(counts) if counts else np.zeros(0, np.int64)
-        ptr = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
-        return torch.from_numpy(np.concatenate(momenta) if momenta else np.zeros((0, 4), np.float32)), ptr
+        ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr)
 
-    def _read(self, f: int, rows) -> np.ndarray:
-        """Momenta (rows, nobj, 4) float32 of file f, checked and scaled."""
+    @property
+    def _width(self) -> int:
+        """Columns of a particle."""
+        return 4 + sum(s.width for s in self.selection.scalars)
+
+    def _read(self, f: int, rows: slice) -> np.ndarray:
+        """Scaled momenta and features (rows, nobj, 4 + S) float32 of file f, checked."""
+        momenta = self._read_key(f, MOMENTA, rows)
+        if self.selection.scale != 1:
+            momenta = momenta * self.selection.scale
+        features = [s.columns(self._read_key(f, s.key, rows)) for s in self.selection.scalars]
+        return np.concatenate([momenta, *features], -1, dtype=np.float32) if features else momenta.astype(np.float32, copy=False)
+
+    def _read_key(self, f: int, key: str, rows: slice) -> np.ndarray:
         if f not in self._handles:
             self._handles[f] = _open(self.files[f])
         last = None if self.selection.nobj < 0 else self.selection.nobj
-        if not isinstance(rows, slice):
-            # h5py takes no repeated rows
-            rows, back = np.unique(rows, return_inverse=True)
         try:
-            block = self._handles[f][MOMENTA][rows, :last]
+            block = self._handles[f][key][rows, :last]
         except (OSError, RuntimeError) as error:
-            raise InputError(f"{self.files[f]}: cannot read {MOMENTA} ({first_line(error)}); the file may be damaged") from error
-        if not isinstance(rows, slice):
-            block = block[back]
-        if not np.isfinite(block).all():
-            bad = int(np.flatnonzero(~np.isfinite(block).all((1, 2)))[0])
-            number = rows.start + bad if isinstance(rows, slice) else rows[back[bad]]
-            raise InputError(f"{self.files[f]}: {MOMENTA} of event {number} is not finite; mend or remove the event")
-        return (block * self.selection.scale if self.selection.scale != 1 else block).astype(np.float32, copy=False)
+            raise InputError(f"{self.files[f]}: cannot read {key} ({first_line(error)}); the file may be damaged") from error
+        finite = np.isfinite(block)
+        if not finite.all():
+            bad = int(np.flatnonzero(~finite.reshape(len(block), -1).all(1))[0])
+            raise InputError(f"{self.files[f]}: {key} of event {rows.start + bad} is not finite; mend or remove the event")
+        return block
+
+
+def _joined(targets: list[np.ndarray]) -> np.ndarray:
+    """Targets of several files; InputError if they have different numbers of momenta."""
+    if len({t.shape[1:] for t in targets}) > 1:
+        raise InputError(f"--target: expected alike in all files of a split, got {' and '.join(str(t.shape[1:]) for t in targets)}")
+    return np.concatenate(targets)
+
+
+def _take(particles: Tensor, ptr: Tensor, jets: Tensor) -> tuple[Tensor, Tensor]:
+    """Particles (N, ...) and lengths (B,) of some jets, from the particles of jets one after another; jet k begins at ptr[k]."""
+    lengths = ptr[jets + 1] - ptr[jets]
+    within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+    return particles[torch.repeat_interleave(ptr[jets], lengths) + within], lengths
 
 
 def choose_events(labels: Tensor | None, available: int, wanted: int, seed: int, name: str) -> Tensor:
@@ -193,8 +243,8 @@ def _open(path: Path) -> h5py.File:
         raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
 
 
-def _check(file: h5py.File, path: Path, target: str | None) -> int:
-    """Number of jets; InputError if a key is missing or has a wrong shape."""
+def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:
+    """Number of jets; InputError if momenta or features are missing or have a wrong shape."""
     keys = ", ".join(sorted(file.keys())) or "none"
     if MOMENTA not in file:
         raise InputError(f"{path}: key '{MOMENTA}' not found (has: {keys})")
@@ -203,27 +253,12 @@ def _check(file: h5py.File, path: Path, target: str | None) -> int:
         raise InputError(f"{path}: {MOMENTA}: expected shape (jets, particles, 4), got {shape}")
     if shape[0] == 0:
         raise InputError(f"{path}: {MOMENTA}: expected at least one jet, got none")
-    if target is not None:
-        if target not in file:
-            raise InputError(f"{path}: key '{target}' not found (has: {keys}); choose one with --target")
-        if file[target].shape[:1] != shape[:1] or file[target].ndim > 2:
-            raise InputError(
-                f"{path}: {target}: expected ({shape[0]},) or ({shape[0]}, classes), one row for each jet, got {file[target].shape}"
-            )
+    for key in (s.key for s in scalars):
+        if key not in file:
+            raise InputError(f"{path}: key '{key}' not found (has: {keys}); it is asked for by --dataset, --read-pid or --scalars-keys")
+        if file[key].shape != shape[:2]:
+            raise InputError(f"{path}: {key}: expected {shape[:2]}, one number for each particle, got {file[key].shape}")
     return shape[0]
-
-
-def _labels(data: h5py.Dataset, path: Path) -> np.ndarray:
-    try:
-        labels = data[()]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read {data.name[1:]} ({first_line(error)}); the file may be damaged") from error
-    if labels.ndim == 2:
-        labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
-    whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels) or (whole < 0).any():
-        raise InputError(f"{path}: {data.name[1:]}: expected class numbers 0, 1, 2, ..., got other values; choose a key with --target")
-    return whole
 
 
 def open_splits(

@@ -1,18 +1,72 @@
 """Batches in the background."""
 
 import signal
+from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..errors import InputError
 from .sampler import EpochBatches
 
 
-def make_loader(dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool) -> DataLoader:
+def make_loader(dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool) -> "DataLoader | StreamLoader":
     """A loader of packed batches in the order of `batches`, the same for any number of workers.
 
     The dataset's `__getitems__` gives whole batches.  The loader draws from a generator of its own, so that starting
     an epoch leaves the training's random sequence untouched."""
+    if batches.chunk_of is not None:
+        return StreamLoader(dataset, batches, num_workers, pin_memory)
+    return _data_loader(dataset, batches, num_workers, pin_memory)
+
+
+class StreamLoader:
+    """Batches cut from groups of events that are read together (see EpochBatches).
+
+    Workers read whole groups, so that each chunk of a file is read and decompressed once for each epoch; cutting is
+    cheap.  In memory are two groups for each worker, or one without workers."""
+
+    def __init__(self, dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool):
+        self.batches, self._nothing = batches, dataset.__getitems__([])
+        self._groups = _data_loader(_Reader(dataset), _Groups(batches), num_workers, pin_memory)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator:
+        groups, waiting = iter(self._groups), self._nothing
+        for size in self.batches.sizes():
+            while len(waiting) < size:
+                group = next(groups)
+                if isinstance(group, InputError):
+                    raise group
+                waiting = waiting.followed_by(group)
+            yield waiting.part(0, size)
+            waiting = waiting.part(size, len(waiting))
+
+
+class _Groups(Sampler[list[int]]):
+    def __init__(self, batches: EpochBatches):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.batches.groups()
+
+
+class _Reader(Dataset):
+    """A data set that returns what is wrong with the input: a worker would wrap the error in its traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitems__(self, numbers: list[int]):
+        try:
+            return self.dataset.__getitems__(numbers)
+        except InputError as error:
+            return error
+
+
+def _data_loader(dataset: Dataset, batches: Sampler, num_workers: int, pin_memory: bool) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -11,7 +11,7 @@ class JetBatch:
     """B jets with N particles in all.
 
     fourmomenta (N, 4) as E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet;
-    target (B, ...) or None; scalars (N, S) per-particle features or None; index (B,) int64: the jets' places in their data set.
+    target (B, ...) or None; scalars (N, S) per-particle features or None; index (B,) int64: the jets' places in their data set; weights (B,) of the events or None.
     """
 
     fourmomenta: Tensor
@@ -19,6 +19,7 @@ class JetBatch:
     target: Tensor | None = None
     scalars: Tensor | None = None
     index: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -31,14 +32,28 @@ class JetBatch:
                 return None
             return x.to(device, dtype if x.is_floating_point() else None, non_blocking=True)
 
-        return replace(
-            self, fourmomenta=move(self.fourmomenta), target=move(self.target), scalars=move(self.scalars)
-        )
+        return replace(self, **{name: move(getattr(self, name)) for name in _ON_DEVICE})
+
+    def part(self, start: int, stop: int) -> "JetBatch":
+        """Jets start to stop - 1, sharing memory with this batch."""
+        first, last = int(self.lengths[:start].sum()), int(self.lengths[:stop].sum())
+        cut = {"fourmomenta": slice(first, last), "scalars": slice(first, last)}
+        return JetBatch(**{k: None if x is None else x[cut.get(k, slice(start, stop))] for k, x in vars(self).items()})
+
+    def followed_by(self, other: "JetBatch") -> "JetBatch":
+        """The jets of this batch, then those of another one."""
+        if not len(self):
+            return other
+        mine, others = vars(self), vars(other)
+        return JetBatch(**{k: None if mine[k] is None else torch.cat([mine[k], others[k]]) for k in mine})
 
     def pin_memory(self) -> "JetBatch":
         """The batch in page-locked memory (called by the data loader)."""
         pin = lambda x: None if x is None else x.pin_memory()  # noqa: E731
-        return replace(self, fourmomenta=pin(self.fourmomenta), target=pin(self.target), scalars=pin(self.scalars))
+        return replace(self, **{name: pin(getattr(self, name)) for name in _ON_DEVICE})
+
+
+_ON_DEVICE = ("fourmomenta", "target", "scalars", "weights")  # lengths and index stay on the CPU
 
 
 def pack_padded(fourmomenta: Tensor, valid: Tensor, scalars: Tensor | None = None, target: Tensor | None = None) -> JetBatch:

@@ -35,14 +35,14 @@ class MomentumRegression:
         """Mean loss of the batch.
 
         Outputs: predict, targets (B, T, 4); jet (B, 4), the sum of the constituents; index (B,); in evaluation also
-        weights (N', T, K) of all particles, spurions first, and how many belong to each jet, lengths (B,)."""
+        particle_weights (N', T, K), spurions first in each jet, and how many belong to each, lengths (B,)."""
         out = self.model(batch)
         per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
         outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
         if not self.model.training:
             ptr = torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0)).to(batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
-            outputs |= {"weights": out.weights.detach(), "lengths": out.lengths}
+            outputs |= {"particle_weights": out.weights.detach(), "lengths": out.lengths}
         return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:

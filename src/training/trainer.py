@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.sampler import EpochBatches
+from . import distributed
 from .checkpoint import git_commit, load_checkpoint, restore_rng_state, rng_state, save_checkpoint
 from .schedules import Schedule
 
@@ -24,10 +25,14 @@ log = logging.getLogger("puffin")
 
 
 class StepOutput(NamedTuple):
-    """What a task makes of a batch.  loss: a scalar, the mean over `weight` items; outputs: rows to gather, detached."""
+    """What a task makes of a batch.
+
+    loss: a scalar, the mean over `weight` items (anything if there are none); outputs: rows to gather, detached; one
+    of them is `index` (B,), the event of each row; keys that begin with `particle_` have `lengths` (B,) rows for each.
+    """
 
     loss: Tensor
-    weight: int  # items in the mean
+    weight: float  # items in the mean, or what their weights add up to
     outputs: dict[str, Tensor]
 
 
@@ -50,7 +55,8 @@ class TrainerOptions:
 
     clip: largest gradient norm, 0 for none; amp: '' or 'bf16'; ema: decay of averaged weights, 0 for none;
     save_every: batches between checkpoints within an epoch, 0 for none; log_every: batches between log lines, 0 for
-    none; best_by: metric that chooses the best epoch; save: write checkpoints at all.
+    none; best_by: metric that chooses the best epoch; save: write checkpoints at all; distribute_eval: whether the
+    processes share an evaluation, or process 0 evaluates alone.
     """
 
     num_epoch: int = 35
@@ -61,6 +67,7 @@ class TrainerOptions:
     log_every: int = 0
     best_by: str = "loss"
     save: bool = True
+    distribute_eval: bool = True
 
 
 @dataclass
@@ -69,9 +76,10 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
+    batch_events: int = 0  # events of a batch, of all processes together
     step: int = 0
     loss_sum: float = 0.0  # over the items of this epoch so far
-    items: int = 0
+    items: float = 0.0  # or their weights
     seconds: float = 0.0  # of this epoch so far
     best: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
@@ -94,6 +102,7 @@ class Trainer:
     """Trains `task.model` on `train` and watches `valid`.
 
     lr of a step is schedule(step).  checkpoint, best: file names.  settings: plain dict kept in the checkpoints.
+    With several processes (distributed.py) each has a trainer, and calls the same methods in the same order.
     """
 
     def __init__(
@@ -112,6 +121,7 @@ class Trainer:
         self.checkpoint, self.best, self.settings = checkpoint, best, settings
         self.progress = Progress()
         self.commit = git_commit()
+        self._step = task.step
         self._signal: int | None = None
         self.average = None
         if options.ema:
@@ -126,13 +136,13 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict:
-        """Everything that the future of this run depends on."""
+        """Everything that the future of this run depends on; `rng`: one state for each process (on process 0)."""
         return {
             "model_state": self.task.model.state_dict(),
             "average_state": None if self.average is None else self.average.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
-            "rng": rng_state(),
+            "rng": distributed.to_main(rng_state()),
             "args": self.settings,
             "git_commit": self.commit,
         }
@@ -144,12 +154,16 @@ class Trainer:
         if self.average is not None and state["average_state"] is not None:
             self.average.load_state_dict(state["average_state"])
         self.progress = Progress(**state["progress"])
-        restore_rng_state(state["rng"])
+        states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
+        if distributed.rank() < len(states):
+            restore_rng_state(states[distributed.rank()])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint (unless told not to save)."""
         if self.options.save:
-            save_checkpoint(path, self.state_dict())
+            state = self.state_dict()
+            if distributed.is_main():
+                save_checkpoint(path, state)
 
     def use_weights_of(self, path: Path) -> int:
         """Take the weights of a checkpoint for evaluation; returns its epoch."""
@@ -166,6 +180,8 @@ class Trainer:
     ) -> list[dict]:
         """Train to the last epoch; returns one dict of numbers per epoch.  report(all so far) is called after each."""
         p = self.progress
+        self._step = distributed.training_step(self.task)
+        self._count_in(batches)
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             while p.epoch < self.options.num_epoch:
@@ -173,12 +189,21 @@ class Trainer:
                 self._train_epoch(train, batches.batches_per_epoch)
                 self._close_epoch(valid)
                 report(p.history)
-                if self._signal is not None:
+                if distributed.total(self._signal is not None)[0]:
                     self._stop()
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
         return p.history
+
+    def _count_in(self, batches: EpochBatches) -> None:
+        """Count progress in batches of the present size: a run may go on with another number of processes."""
+        p, size = self.progress, batches.batch_size * batches.num_ranks
+        if p.batch_events not in (0, size):
+            p.batch = p.batch * p.batch_events // size
+            p.step = p.epoch * batches.batches_per_epoch + p.batch
+            log.warning(f"batches of {size} events instead of {p.batch_events}: going on at batch {p.batch}, step {p.step}")
+        p.batch_events = size
 
     def _train_epoch(self, train: Iterable, num_batches: int) -> None:
         p = self.progress
@@ -190,7 +215,7 @@ class Trainer:
         clock, done_before = time.perf_counter(), p.seconds
         with bar:
             for batch in train:
-                loss = self._train_step(batch)
+                loss, asked_to_stop = self._train_step(batch)
                 bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self.optimizer.param_groups[0]['lr']:.2e}", refresh=False)
                 bar.update()
                 p.seconds = done_before + time.perf_counter() - clock
@@ -198,22 +223,25 @@ class Trainer:
                     lr = self.optimizer.param_groups[0]["lr"]
                     log.info(f"epoch {p.epoch + 1} batch {p.batch}/{num_batches}: loss {loss:.5f}, lr {lr:.3e}")
                 unfinished = p.batch < num_batches
-                if self._signal is not None and unfinished:
+                if asked_to_stop and unfinished:
                     self._stop()
                 if self.options.save_every and p.batch % self.options.save_every == 0 and unfinished:
                     self.save(self.checkpoint)
 
-    def _train_step(self, batch) -> float:
+    def _train_step(self, batch) -> tuple[float, bool]:
+        """One update; returns the loss, and whether any process was asked to stop."""
         p = self.progress
         lr = self.schedule(p.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with self._autocast():
-            loss, weight, _ = self.task.step(batch.to(self.device, self.dtype))
+            loss, weight, _ = self._step(batch.to(self.device, self.dtype))
+        loss, totals = distributed.global_loss(loss, weight, self._signal is not None)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.options.clip or math.inf)
-        value, size = loss.item(), norm.item()
+        loss_sum, items, asked_to_stop = totals()
+        value, size = loss_sum / (items or 1), norm.item()
         if not (math.isfinite(value) and math.isfinite(size)):
             raise NonFiniteError(
                 f"step {p.step} (epoch {p.epoch + 1}, batch {p.batch}): loss {value}, gradient norm {size}; stopped before "
@@ -224,14 +252,15 @@ class Trainer:
             self.average.update_parameters(self.task.model)
         p.step += 1
         p.batch += 1
-        p.loss_sum += value * weight
-        p.items += weight
-        return value
+        p.loss_sum += loss_sum
+        p.items += items
+        return value, bool(asked_to_stop)
 
     def _close_epoch(self, valid: Iterable | None) -> None:
         p, options = self.progress, self.options
+        distributed.share_buffers_(self.task.model)
         row = {"epoch": p.epoch + 1, "step": p.step, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= {"train_loss": p.loss_sum / max(p.items, 1), "train_per_second": p.items / max(p.seconds, 1e-9)}
+        row |= {"train_loss": p.loss_sum / (p.items or 1), "train_per_second": p.batch * p.batch_events / max(p.seconds, 1e-9)}
         better = True
         if valid is not None:
             metrics, _ = self.evaluate(valid, "valid")
@@ -241,7 +270,7 @@ class Trainer:
             if better:
                 p.best = {"epoch": p.epoch + 1, "value": value, **metrics}
         p.history.append(row)
-        p.epoch, p.batch, p.loss_sum, p.items, p.seconds = p.epoch + 1, 0, 0.0, 0, 0.0
+        p.epoch, p.batch, p.loss_sum, p.items, p.seconds = p.epoch + 1, 0, 0.0, 0.0, 0.0
         if better:
             self.save(self.best)
         self.save(self.checkpoint)
@@ -250,7 +279,11 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable, name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics and gathered outputs (on the CPU) over a split, with the averaged weights if there are any."""
+        """Metrics and gathered outputs (on the CPU) over a split, with the averaged weights if there are any.
+
+        Every process gets the metrics, process 0 the outputs too; the others get {}."""
+        if not (self.options.distribute_eval or distributed.is_main()):
+            return distributed.from_main(None), {}
         model = self.task.model
         original = model.state_dict() if self.average is not None else None
         if original is not None:
@@ -263,7 +296,7 @@ class Trainer:
             for batch in tqdm(loader, desc=name, unit="batch", disable=None, leave=False, dynamic_ncols=True):
                 with self._autocast():
                     loss, weight, outputs = self.task.step(batch.to(self.device, self.dtype))
-                loss_sum += loss.item() * weight
+                loss_sum += loss.item() * weight if weight else 0.0
                 items += weight
                 for key, value in outputs.items():
                     gathered.setdefault(key, []).append(value.cpu())
@@ -272,7 +305,11 @@ class Trainer:
             if original is not None:
                 model.load_state_dict(original)
         outputs = {key: torch.cat(values) for key, values in gathered.items()}
-        return self.task.metrics(outputs, loss_sum / max(items, 1)), outputs
+        if self.options.distribute_eval:
+            loss_sum, items = distributed.total(loss_sum, items)
+            outputs = distributed.gather_events(outputs)
+        metrics = self.task.metrics(outputs, loss_sum / (items or 1)) if distributed.is_main() else None
+        return distributed.from_main(metrics), outputs
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.amp == "bf16")
@@ -280,11 +317,14 @@ class Trainer:
     # -- interruption --------------------------------------------------------------------------------------------
 
     def _on_signal(self, signum, frame) -> None:
-        if self._signal is not None:  # asked twice: do not wait for the step
-            raise KeyboardInterrupt
+        alone = distributed.num_ranks() == 1
+        if self._signal is not None:
+            if alone:  # asked twice: do not wait for the step
+                raise KeyboardInterrupt
+            return  # torchrun repeats the signals that a terminal or a batch system has sent already
         self._signal = signum
-        log.warning(f"{signal.Signals(signum).name}: saving after this step (again to stop at once)")
+        log.warning(f"{signal.Signals(signum).name}: saving after this step{' (again to stop at once)' if alone else ''}")
 
     def _stop(self) -> None:
         self.save(self.checkpoint)
-        raise Interrupted(self._signal, self.checkpoint if self.options.save else None)
+        raise Interrupted(self._signal or signal.SIGTERM, self.checkpoint if self.options.save else None)

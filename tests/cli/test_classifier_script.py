@@ -140,9 +140,14 @@ def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
     assert len((tmp_path / "killed/log/tiny.Best.metrics.csv").read_text().splitlines()) == 2
 
 
-def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch):
-    """A signal after the third batch: the state is saved there, and the continued run equals an uninterrupted one."""
-    script.main(command(data, tmp_path / "whole", "--no-plot"))
+@pytest.mark.parametrize("ways", [[[], [], []], [["--no-RAMdataset"], ["--no-RAMdataset", "--num-workers", "2"], ["--num-workers", "1"]]])
+def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
+    """A signal after the third batch: the state is saved there, and the continued run equals an uninterrupted one.
+
+    The same for jets that are streamed, with any number of workers; --load remembers how they were read."""
+    monkeypatch.setattr("src.data.sampler.GROUP", 30)
+    whole, cut, continued = ways
+    script.main(command(data, tmp_path / "whole", "--no-plot", *whole))
     from src.tasks.jets import JetClassification
 
     step, calls = JetClassification.step, []
@@ -155,16 +160,16 @@ def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(JetClassification, "step", step_and_signal)
     with pytest.raises(SystemExit) as stop:
-        run_script(script.main, command(data, tmp_path / "cut", "--no-plot"))
+        run_script(script.main, command(data, tmp_path / "cut", "--no-plot", *cut))
     assert stop.value.code == 128 + signal.SIGTERM
     assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["batch"] == 3
-    script.main(command(data, tmp_path / "cut", "--no-plot", "--load"))
+    script.main(command(data, tmp_path / "cut", "--no-plot", "--load", *continued))
     assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
 
 
 def test_continued_run_keeps_its_settings(data, tmp_path):
     """--load with nothing repeated, and a seed that was drawn: the settings come from the checkpoint, to the last bit."""
-    half = ["--num-epoch", "2", "--no-plot", "--seed", "7"]
+    half = ["--num-epoch", "2", "--no-plot", "--seed", "7", "--double"]
     script.main(command(data, tmp_path / "whole", *half))
     script.main(command(data, tmp_path / "cut", *half))
     state = read_checkpoint(tmp_path / "cut/model/tiny_best.pt")
@@ -177,7 +182,8 @@ def test_continued_run_keeps_its_settings(data, tmp_path):
 def test_continuing_refuses_another_order(data, tmp_path, capsys):
     """Another batch size would silently change which events are left of the epoch."""
     script.main(command(data, tmp_path, "--no-plot"))
-    assert "cannot be continued" in refused(command(data, tmp_path, "--load", "--batch-size", "30"), capsys)
+    for flags in (["--batch-size", "30"], ["--no-RAMdataset"]):
+        assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
 
 
 def test_settings_of_a_run_are_a_preset(data, tmp_path):

@@ -8,6 +8,8 @@ import torch
 from src.data.jets import JetDataset, JetSelection, choose_events, find_split_files, open_splits
 from src.data.loader import make_loader
 from src.data.sampler import EpochBatches
+from src.data.scalars import chosen_scalars
+from src.data.targets import ClassLabels, Momenta
 from src.errors import InputError
 
 
@@ -41,6 +43,23 @@ def test_batches_hold_the_particles(two_files, in_memory, nobj):
     assert batch.lengths.tolist() == [len(e) for e in events]
     np.testing.assert_array_equal(batch.fourmomenta.numpy(), np.concatenate(events))
     assert batch.target.tolist() == labels[wanted].tolist() and batch.index.tolist() == wanted
+
+
+def test_no_jets(two_files):
+    """An empty batch (a rank without events) must be one in both ways."""
+    for in_memory in (True, False):
+        batch = JetDataset(two_files[0], JetSelection(in_memory=in_memory)).__getitems__([])
+        assert len(batch) == 0 and batch.fourmomenta.shape == (0, 4) and batch.target.shape == (0,) and batch.index.shape == (0,)
+
+
+def test_chunks_of_events(two_files, monkeypatch):
+    """Chunks are counted over the files, of which the last one may be short; a subset keeps the chunks of its rows."""
+    monkeypatch.setattr("src.data.jets._ROWS_OF_CHUNK", 3)
+    dataset = JetDataset(two_files[0], JetSelection(in_memory=False))  # 7 and 5 jets
+    assert dataset.chunk_of_events().tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4]
+    dataset.restrict(torch.tensor([1, 6, 11]))
+    assert dataset.chunk_of_events().tolist() == [0, 2, 4]
+    assert JetDataset(two_files[0], JetSelection()).chunk_of_events() is None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -96,7 +115,7 @@ def test_one_hot_targets(tmp_path):
     """One-hot rows become class numbers."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["Pmu"], file["tag"] = np.ones((3, 2, 4), np.float32), np.eye(3)
-    assert JetDataset([tmp_path / "a.h5"], JetSelection("tag")).targets.tolist() == [0, 1, 2]
+    assert JetDataset([tmp_path / "a.h5"], JetSelection(ClassLabels("tag"))).targets.tolist() == [0, 1, 2]
 
 
 def _write(path, **arrays):
@@ -108,6 +127,60 @@ def _write(path, **arrays):
 GOOD = np.ones((4, 3, 4), np.float32)
 NAN = GOOD.copy()
 NAN[2, 1, 3] = np.nan
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_features_targets_and_weights(tmp_path, in_memory):
+    """Features follow their particles through padding, nobj and order; momenta of two keys; weights of events."""
+    rng = np.random.default_rng(0)
+    momenta = rng.normal(size=(6, 5, 4)).astype(np.float32) + [9, 0, 0, 0]
+    momenta[1, 3:] = momenta[4, 1:] = 0
+    charge = np.where(momenta[..., 0] != 0, rng.integers(-1, 2, (6, 5)), 0)
+    truth = rng.normal(size=(6, 2, 4))
+    _write(tmp_path / "train.h5", Pmu=momenta, charge=charge, a=truth[:, 0], b=truth[:, 1:], w=np.arange(6) / 4)
+    scalars = chosen_scalars("jet", False, ["charge:tanh", "charge"])
+    dataset = JetDataset([tmp_path / "train.h5"], JetSelection(Momenta(("a", "b")), 4, 1.0, in_memory, scalars, "w"))
+    batch = dataset.__getitems__([4, 1, 0])
+    assert batch.lengths.tolist() == [1, 3, 4] and torch.allclose(batch.target, torch.from_numpy(truth[[4, 1, 0]]).float())
+    want = np.concatenate([charge[4, :1], charge[1, :3], charge[0, :4]])
+    assert torch.equal(batch.scalars[:, 1], torch.from_numpy(want).float())
+    assert torch.allclose(batch.scalars[:, 0], torch.from_numpy(np.tanh(want)).float())
+    assert batch.weights.tolist() == [1.0, 0.25, 0.0]
+    again = batch.part(0, 1).followed_by(batch.part(1, 3)).to(torch.device("cpu"), torch.float64)
+    assert torch.equal(again.scalars, batch.scalars.double()) and torch.equal(again.weights, batch.weights.double())
+
+
+def test_events_without_truth_are_left_out(tmp_path, caplog):
+    """Background jets have no truth momentum (zeros); the numbers of events, and what is read, must agree with that."""
+    truth = np.ones((5, 4))
+    truth[[0, 3]] = 0
+    momenta = np.arange(1, 6)[:, None, None] * np.ones((5, 2, 4), np.float32)
+    _write(tmp_path / "train.h5", Pmu=momenta, truth_Pmu=truth)
+    with caplog.at_level("INFO", "puffin"):
+        dataset = open_splits(tmp_path, JetSelection(Momenta()), {"train": 2}, 0)["train"]
+    assert "2 of 5 events have no target" in caplog.text and len(dataset) == 2
+    assert set(dataset.__getitems__([0, 1]).fourmomenta[::2, 0].tolist()) < {2.0, 3.0, 5.0}
+
+
+@pytest.mark.parametrize(
+    "arrays, selection, message",
+    [
+        ({}, {"target": Momenta()}, "key 'truth_Pmu' not found"),
+        ({"truth_Pmu": np.ones((4, 3))}, {"target": Momenta()}, r"expected \(4, 4\) or \(4, targets, 4\)"),
+        ({"truth_Pmu": np.zeros((4, 4))}, {"target": Momenta()}, "no event has a target"),
+        ({"truth_Pmu": np.full((4, 4), np.inf)}, {"target": Momenta()}, "truth_Pmu: not finite for event 0"),
+        ({}, {"target": None, "scalars": chosen_scalars("qg", False, [])}, "key 'pdgid' not found"),
+        ({"pdgid": np.ones((4, 2))}, {"target": None, "scalars": chosen_scalars("qg", False, [])}, r"pdgid: expected \(4, 3\)"),
+        ({"charge": np.full((4, 3), np.nan)}, {"target": None, "scalars": chosen_scalars("jet", False, ["charge"])}, "charge of event 0 is not finite"),
+        ({"w": np.ones(3)}, {"target": None, "weights": "w"}, r"w: expected \(4,\)"),
+        ({"w": -np.ones(4)}, {"target": None, "weights": "w"}, "not negative"),
+    ],
+)
+def test_bad_targets_features_and_weights(tmp_path, arrays, selection, message):
+    """Each defect is named with its key."""
+    _write(tmp_path / "train.h5", Pmu=GOOD, **arrays)
+    with pytest.raises(InputError, match=message):
+        JetDataset([tmp_path / "train.h5"], JetSelection(**selection))
 
 
 @pytest.mark.parametrize(

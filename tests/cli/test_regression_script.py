@@ -1,0 +1,135 @@
+"""The regression script, and the classifier with several classes, features and weights, from flags to files."""
+
+import csv
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import train_pelican_classifier as classifier
+import train_pelican_cov as regressor
+from src.cli.run import run_script
+from src.metrics.classification import columns as classification_columns
+from src.metrics.regression import columns as regression_columns
+from tests.cli.test_classifier_script import TINY, same, weights
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Jets of five classes with particle types; a weight of each event, two momenta for each."""
+    folder = tmp_path_factory.mktemp("jets")
+    for split, n in (("train", 120), ("valid", 40), ("test", 61)):
+        with h5py.File(ROOT / "data/sample_data/multiclass" / f"{split}.h5") as source, h5py.File(folder / f"{split}.h5", "w") as file:
+            for key in ("Pmu", "jet_tag", "pdgid", "truth_Pmu"):
+                file[key] = source[key][:n]
+            file["jet_tag_one_hot"] = np.eye(5)[file["jet_tag"][()]]
+            file["event_weight"] = np.where(file["jet_tag"][()] == 4, 2.0, 0.5)
+            file["truth_Pmu_0"], file["truth_Pmu_1"] = file["truth_Pmu"][()], 0.5 * file["truth_Pmu"][()]
+    return folder
+
+
+def flags(data, work, *further):
+    """Of a tiny run."""
+    return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *further]
+
+
+def row(path):
+    """The last row of a table."""
+    with open(path) as file:
+        return list(csv.DictReader(file))[-1]
+
+
+@pytest.mark.parametrize("method", ["spurions", "input"])
+def test_regression(data, tmp_path, method):
+    """Metrics, predictions and weights of the constituents; evaluation of the checkpoint repeats them."""
+    regressor.main(flags(data, tmp_path, "--method", method, "--stabilizer", "so2", "--scale", "0.1"))
+    metrics = row(tmp_path / "log/tiny.Best.metrics.csv")
+    assert tuple(metrics)[2:] == regression_columns(1) and all(np.isfinite(float(v)) for v in list(metrics.values())[2:])
+    saved = torch.load(tmp_path / "predict/tiny.best.test.pt", weights_only=True)
+    spurions = 2 if method == "spurions" else 0
+    assert saved["predict"].shape == (61, 1, 4) and saved["particle_weights"].shape[1:] == (1, 3 - spurions)
+    with h5py.File(data / "test.h5") as file:
+        momenta = torch.from_numpy(file["Pmu"][:, :12]).double()
+    lengths = (momenta[..., 0] != 0).sum(1)
+    assert torch.equal(saved["lengths"], lengths + spurions)
+    assert torch.allclose(saved["jet"], momenta.sum(1), rtol=1e-5)
+    if method == "spurions":  # the prediction is the weighted sum of what was fed, spurions at unit length
+        unit = torch.tensor([[10.0, 0, 0, 0], [0, 0, 0, 10.0]], dtype=torch.float64)
+        w = saved["particle_weights"][:, 0].split(saved["lengths"].tolist())
+        sums = [x.t() @ torch.cat([unit, p[:n]]) for x, p, n in zip(w, momenta, lengths)]
+        assert torch.allclose(torch.stack(sums), saved["predict"], rtol=1e-4, atol=1e-3)
+    regressor.main(["--eval", "--cpu", "--loadfile", str(tmp_path / "model/tiny_best.pt"), "--datadir", str(data), "--workdir", str(tmp_path / "e"), "--predict-format", "h5"])
+    again = row(tmp_path / "e/log/regressor.Best.metrics.csv")
+    assert float(again["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    with h5py.File(tmp_path / "e/predict/regressor.best.test.h5") as file:
+        assert np.allclose(file["predict"][()], saved["predict"]) and file["index"][()].tolist() == list(range(61))
+
+
+def test_two_targets(data, tmp_path):
+    """Keys by list or by number; numbered columns."""
+    for k, target in enumerate((["--target", "truth_Pmu_0,truth_Pmu_1"], ["--num-targets", "2"])):
+        regressor.main(flags(data, tmp_path / str(k), *target, "--num-epoch", "1", "--loss", "m,E:0.1,psi:2", "--no-plot"))
+        assert tuple(row(tmp_path / str(k) / "log/tiny.Best.metrics.csv"))[2:] == regression_columns(2)
+    assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
+
+
+def test_killed_regression_continues(data, tmp_path):
+    """Stopped after one epoch and continued: the same weights as in one go."""
+    regressor.main(flags(data, tmp_path / "whole", "--no-plot"))
+    from src.training.trainer import Trainer
+
+    fit = Trainer._close_epoch
+
+    def stop_after_first(self, valid):
+        fit(self, valid)
+        raise KeyboardInterrupt
+
+    Trainer._close_epoch = stop_after_first
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            regressor.main(flags(data, tmp_path / "cut", "--no-plot"))
+    finally:
+        Trainer._close_epoch = fit
+    regressor.main(flags(data, tmp_path / "cut", "--no-plot", "--load"))
+    assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in ("whole", "cut")))
+
+
+def test_several_classes(data, tmp_path):
+    """All columns, one-hot labels, balanced classes, weights of events, particle types together with spurions."""
+    further = ["--num-classes", "5", "--target", "jet_tag_one_hot", "--class-weights", "balanced", "--weights-key", "event_weight", "--read-pid"]
+    classifier.main(flags(data, tmp_path, *further))
+    metrics = row(tmp_path / "log/tiny.Best.metrics.csv")
+    assert tuple(metrics)[2:] == classification_columns(5)
+    for name in ("tiny.best.test.pt", "tiny.best.test_confusion.csv", "tiny.best.test_ROC_4.csv"):
+        assert (tmp_path / "predict" / name).stat().st_size > 0
+    table = np.loadtxt(tmp_path / "predict/tiny.best.test_confusion.csv", delimiter=",", skiprows=1)
+    with h5py.File(data / "test.h5") as file:
+        want = np.bincount(file["jet_tag"][()], file["event_weight"][()], minlength=5)
+    assert np.allclose(table.sum(1), want)
+    # a checkpoint knows which features it was trained with
+    classifier.main(["--eval", "--cpu", "--loadfile", str(tmp_path / "model/tiny_best.pt"), "--datadir", str(data), "--workdir", str(tmp_path / "e"), "--weights-key", "event_weight"])
+    assert float(row(tmp_path / "e/log/classifier.Best.metrics.csv")["accuracy"]) == pytest.approx(float(metrics["accuracy"]))
+
+
+@pytest.mark.parametrize(
+    "script, argv, message",
+    [
+        (regressor, ["--target", "Pmu_truth"], "key 'Pmu_truth' not found"),
+        (regressor, ["--target", "truth_Pmu_0,truth_Pmu_1", "--num-targets", "3"], "names 2 momenta"),
+        (regressor, ["--loss", "m:0.05,energy:1"], "expected terms of inv, m"),
+        (regressor, ["--loss", "m:much"], "expected a number"),
+        (regressor, ["--best-by", "AUC"], "invalid choice"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "1,2"], "expected 5 numbers"),
+        (classifier, ["--target", "jet_tag", "--class-weights", "1,-2"], "expected 'balanced'"),
+        (classifier, ["--target", "jet_tag"], "found class 4"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--best-by", "BgRejectionAt0.3"], "best_by"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--scalars-keys", "d0val"], "key 'd0val' not found"),
+    ],
+)
+def test_bad_input(data, tmp_path, capsys, script, argv, message):
+    """One clear line and a non-zero exit."""
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, flags(data, tmp_path, *argv))
+    assert stop.value.code not in (0, None) and message in capsys.readouterr().err

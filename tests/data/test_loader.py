@@ -1,0 +1,82 @@
+"""Streaming: what comes out is what the order says, whoever reads it."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from src.data import jets, sampler
+from src.data.jets import JetDataset, JetSelection
+from src.data.loader import make_loader
+from src.data.sampler import EpochBatches
+from src.errors import InputError
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Two gzip files with 60 and 43 jets in chunks of 8; streaming groups of about 20."""
+    monkeypatch.setattr(jets, "_ROWS_OF_CHUNK", 8)
+    monkeypatch.setattr(sampler, "GROUP", 20)
+    rng = np.random.default_rng(0)
+    for name, number in (("a", 60), ("b", 43)):
+        momenta = rng.normal(size=(number, 5, 4)).astype(np.float32)
+        momenta[:, :, 0] = np.where(np.arange(5) < rng.integers(1, 6, (number, 1)), 10, 0)
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("Pmu", data=momenta, chunks=(8, 5, 4), compression="gzip")
+            file["is_signal"] = np.arange(number) % 2
+    return [tmp_path / "a.h5", tmp_path / "b.h5"]
+
+
+def stream(files, workers, rank=0, ranks=1, start=(0, 0)):
+    dataset = JetDataset(files, JetSelection(in_memory=False))
+    batches = EpochBatches(len(dataset), 10, True, 3, rank, ranks, chunk_of=dataset.chunk_of_events())
+    batches.start(*start)
+    return make_loader(dataset, batches, workers, False), batches
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("rank, ranks", [(0, 1), (1, 2)])
+def test_streams_the_batches_of_the_order(files, workers, rank, ranks):
+    """Events, labels and momenta of each batch, over two epochs, the second from its third batch on."""
+    memory = JetDataset(files, JetSelection())
+    loader, batches = stream(files, workers, rank, ranks)
+    for start in ((0, 0), (1, 2)):
+        batches.start(*start)
+        expected = list(batches)
+        got = list(loader)
+        assert [b.index.tolist() for b in got] == expected and len(loader) == len(expected)
+        for batch, numbers in zip(got, expected):
+            reference = memory.__getitems__(numbers)
+            assert torch.equal(batch.fourmomenta, reference.fourmomenta) and torch.equal(batch.lengths, reference.lengths)
+            assert torch.equal(batch.target, reference.target)
+
+
+def test_last_batch_may_be_empty(files):
+    """101 = 5 x 20 + 1 jets: the second of two ranks has none in the last batch, and must get an empty one."""
+    dataset = JetDataset(files, JetSelection(in_memory=False))
+    batches = EpochBatches(101, 10, False, 0, 1, 2, chunk_of=dataset.chunk_of_events()[:101])
+    last = list(make_loader(dataset, batches, 0, False))[-1]
+    assert len(last) == 0 and last.fourmomenta.shape == (0, 4)
+
+
+def test_each_chunk_is_read_once(files, monkeypatch):
+    """Reads are contiguous, and no more than there are chunks: 8 of the first file, 6 of the second."""
+    read, slices = JetDataset._read, []
+
+    def counted(self, f, rows):
+        slices.append((int(f), rows.start // 8, (rows.stop - 1) // 8))
+        return read(self, f, rows)
+
+    monkeypatch.setattr(JetDataset, "_read", counted)
+    list(stream(files, 0)[0])
+    assert len(slices) == len(set(slices)) == 14 and all(first == last for _, first, last in slices)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_data_is_one_line(files, workers):
+    """What is wrong in a file is said without the traceback of a worker."""
+    with h5py.File(files[0], "a") as file:
+        file["Pmu"][33, 0, 1] = np.nan
+    with pytest.raises(InputError) as error:
+        list(stream(files, workers)[0])
+    assert str(error.value) == f"{files[0]}: Pmu of event 33 is not finite; mend or remove the event"
