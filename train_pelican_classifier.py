@@ -15,7 +15,7 @@ from src.cli.arguments import (
     add_run_arguments,
     add_training_arguments,
 )
-from src.cli.jets import class_weights, run_jets
+from src.cli.jets import run_jets, weights_of_classes
 from src.cli.presets import parse_arguments
 from src.cli.published import add_published_arguments
 from src.cli.run import run_script
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
 def make_task(args: argparse.Namespace, model: PelicanClassifier, datasets: dict) -> JetClassification:
     """The loss of the flags, for labels that fit the network."""
     labels = next(iter(datasets.values())).labels()
-    task = JetClassification(model, class_weights(args.class_weights, labels, args.num_classes), args.predict_format)
+    task = JetClassification(model, weights_of_classes(args.class_weights, labels, args.num_classes), args.predict_format)
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
     return task

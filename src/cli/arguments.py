@@ -51,14 +51,6 @@ def norm_name(text: str) -> str:
     return name
 
 
-def key_list(text: str) -> list[str]:
-    """Names separated by commas."""
-    keys = [key.strip() for key in text.split(",") if key.strip()]
-    if not keys:
-        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
-    return keys
-
-
 def loss_terms(text: str) -> str:
     """Named terms with weights, checked: m:0.05,3d:0.01."""
     parse_terms(text)
@@ -79,17 +71,22 @@ def parse_terms(text: str) -> dict[str, float]:
     return terms
 
 
-def weight_list(text: str) -> list[float] | str:
-    """'balanced', or a positive weight for each class."""
-    if text == "balanced":
-        return text
+def class_weights(text: str) -> str:
+    """'none', 'balanced', or a weight for each class, checked."""
+    if text not in ("none", "balanced"):
+        parse_numbers(text)
+    return text
+
+
+def parse_numbers(text: str) -> list[float]:
+    """Numbers of --class-weights, none negative and not all zero."""
     try:
-        weights = [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        weights = [-1.0]
-    if min(weights) < 0 or not any(weights):
+        numbers = [-1.0]
+    if min(numbers) < 0 or not any(numbers):
         raise argparse.ArgumentTypeError(f"expected 'balanced' or a weight for each class such as 1,2.5, got {text!r}")
-    return weights
+    return numbers
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
@@ -161,7 +158,7 @@ def add_jet_data_arguments(parser: argparse.ArgumentParser, target: str, target_
     group.add_argument("--weights-key", default="", metavar="KEY", help="key of a weight for each event")
     group.add_argument("--dataset", choices=tuple(DATASETS), default="jet", help="features of particles: jet none; qg particle types; jc charge, types and impact parameters")
     group.add_argument("--read-pid", action=OnOff, default=False, help="particle types from the key pdgid as features")
-    group.add_argument("--scalars-keys", type=key_list, default=[], metavar="KEYS", help=f"further features of particles: keys separated by commas, each raw or with a transform, as d0val:tanh ({', '.join(TRANSFORMS)})")
+    group.add_argument("--scalars-keys", default="", metavar="KEYS", help=f"further features of particles: keys separated by commas, each raw or with a transform, as d0val:tanh ({', '.join(TRANSFORMS)})")
     group.add_argument("--shuffle", action=OnOff, default=True, help="train in a new order every epoch")
     for split in SPLIT_NAMES:
         group.add_argument(f"--num-{split}", type=int, default=-1, metavar="N", help=f"{split} events to use (-1: all); a seeded subset, balanced for two classes")
@@ -207,7 +204,7 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
 def add_classification_arguments(parser: argparse.ArgumentParser) -> None:
     """The loss of a classifier."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--class-weights", type=weight_list, default=None, metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
+    group.add_argument("--class-weights", type=class_weights, default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
 
 
 def add_regression_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from ..data.targets import ClassLabels, Momenta
 from ..errors import InputError
 from ..models.pelican import PelicanBackbone
 from ..tasks.symmetry import report_symmetries
+from .arguments import parse_numbers
 from .pelican import pelican_config, take_network_from
 from .run import Run, load_weights, train_and_evaluate
 
@@ -32,7 +33,7 @@ def run_jets(
         take_network_from(args, given, *start)
         if args.load and not run.evaluating:
             run.resume_settings(given, *start)
-    scalars = chosen_scalars(args.dataset, args.read_pid, args.scalars_keys)
+    scalars = chosen_scalars(args.dataset, args.read_pid, names(args.scalars_keys))
     config = pelican_config(args, sum(s.width for s in scalars))
     model = network(config).to(run.device, run.dtype)
     if args.test:
@@ -51,21 +52,27 @@ def run_jets(
     train_and_evaluate(run, make_task(args, model, datasets), datasets, start, draw)
 
 
+def names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def momentum_keys(args: argparse.Namespace) -> Momenta:
     """The momenta of --target, numbered if one key is given for several targets."""
-    keys = [key.strip() for key in args.target.split(",") if key.strip()]
+    keys = names(args.target)
     if len(keys) == 1 and args.num_targets > 1:
         keys = [f"{keys[0]}_{k}" for k in range(args.num_targets)]
     return Momenta(tuple(keys))
 
 
-def class_weights(wish: list[float] | str | None, labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
+def weights_of_classes(wish: str, labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
     """(K,) weights from --class-weights and the training labels (N,)."""
-    if wish is None:
+    if wish == "none":
         return None
     if wish == "balanced":
         counts = torch.bincount(labels, minlength=num_classes).double()
         return torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
-    if len(wish) != num_classes:
-        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(wish)}")
-    return torch.tensor(wish, dtype=torch.float64)
+    weights = parse_numbers(wish)
+    if len(weights) != num_classes:
+        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(weights)}")
+    return torch.tensor(weights, dtype=torch.float64)
