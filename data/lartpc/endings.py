@@ -12,7 +12,7 @@ MUON_LIFETIME = 2197.0       # ns
 CAPTURED = 0.76              # share of stopped mu- that an argon nucleus takes (lifetime there: 537 ns)
 PION_DECAY_MUON = 4.12       # MeV, kinetic, of pi+ -> mu+ at rest
 SEPARATION = 16.0            # MeV that it costs to free a nucleon
-BLIPS = 6.0                  # photons of a few MeV, on average, from an excited nucleus and the neutrons it sent out
+BLIPS = 4.0                  # photons of a few MeV, on average, from an excited nucleus and the neutrons it sent out
 
 
 def michel_energy(number, rng):

@@ -19,11 +19,11 @@ class Recipe:
     """What is in an event: means are of Poisson distributions, energies are kinetic [MeV] and uniform."""
 
     vertices: float = 0.4          # beyond the first
-    particles: float = 2.4         # of a vertex, beyond the first two
-    shares: tuple = (0.17, 0.20, 0.19, 0.17, 0.27)  # of PHOTON, ELECTRON, MUON, PION, PROTON
+    particles: float = 2.7         # of a vertex, beyond the first two
+    shares: tuple = (0.19, 0.22, 0.19, 0.15, 0.25)  # of PHOTON, ELECTRON, MUON, PION, PROTON
     lowest: tuple = (30, 30, 50, 50, 50)
-    highest: tuple = (700, 700, 700, 500, 400)
-    crossing_muons: float = 0.9
+    highest: tuple = (800, 800, 600, 500, 400)
+    crossing_muons: float = 0.6
     crossing_energy: tuple = (500, 20000)  # log-uniform
 
 
@@ -44,7 +44,9 @@ def primaries(number, recipe, rng):
     # interactions of an event: its vertices, then its muons
     interaction = np.concatenate([_counted(event_of_vertex)[vertex],
                                   np.repeat(vertices, crossing) + _counted(np.repeat(np.arange(number), crossing))])
-    return Particles.join([bombs, muons]), event, interaction
+    particles = Particles.join([bombs, muons])
+    particles.fragment = np.arange(len(particles))  # one each
+    return particles, event, interaction
 
 
 def _crossing_muons(number, recipe, rng):
@@ -63,7 +65,7 @@ def _crossing_muons(number, recipe, rng):
 def _particles(kind, position, direction, energy, rng):
     charge = np.where(rng.random(len(kind)) < 0.5, 1, -1)
     charge = np.select([kind == PHOTON, kind == ELECTRON, kind == PROTON], [0, -1, 1], charge)
-    return Particles(kind, charge, position, direction, energy, np.zeros(len(kind)), np.arange(len(kind)))
+    return Particles(kind, charge, position, direction, energy, np.zeros(len(kind)), np.zeros(len(kind), int))
 
 
 def _counted(groups):

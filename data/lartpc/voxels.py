@@ -8,7 +8,7 @@ from .tracks import SIZE, VOXEL, inside
 
 FAINTEST = 0.01  # MeV; voxels with less are not recorded
 # a fragment with fewer voxels joins what it touches; where it touches nothing, it is a low-energy deposit
-SMALLEST = {SHOWER: 16, TRACK: 3, MICHEL: 3, DELTA: 13}
+SMALLEST = {SHOWER: 10, TRACK: 3, MICHEL: 3, DELTA: 7}
 _NEIGHBOURS = np.array([(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)])
 
 
