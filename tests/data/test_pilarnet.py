@@ -1,5 +1,6 @@
 """Reading PILArNet-M: all versions and both layouts alike, preparation as specified, every kind of bad file named."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def test_preparation(events, tmp_path):
     assert CloudSelection(energy_threshold=0).eps == 0.01 and CloudSelection(emin=0.02).eps == 0.02
 
 
+def test_without_clusters(events, tmp_path):
+    """Breaks if another column is taken for the class."""
+    path = write(tmp_path / "a.h5", events)
+    whole = CloudDataset([path], ALL)[0]
+    few = CloudDataset([path], CloudSelection(remove_led=False, energy_threshold=0, min_points=0, clusters=False))[0]
+    assert torch.equal(few.semantic, whole.semantic)
+    assert few.fragment is None and few.pid is None and few.to(torch.device("cpu")).group is None
+
+
 def test_first_cluster_that_is_not_led_stays(events, tmp_path):
     """Breaks if cluster 0 is dropped unseen: an event without LED would lose a particle."""
     events[3][1][0, 4] = 1
@@ -117,6 +127,7 @@ def test_workers_give_the_same(events, tmp_path, workers):
     """Breaks if open files travel to the workers."""
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], ALL)
     whole = dataset.__getitems__(list(range(5)))
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0].points, dataset[0].points)  # what a spawned worker gets
     batches = list(make_loader(dataset, EpochBatches(5, 2, shuffle=False), workers, pin_memory=False))
     assert torch.equal(torch.cat([b.points for b in batches]), whole.points)
     assert torch.equal(torch.cat([b.pid for b in batches]), whole.pid)
