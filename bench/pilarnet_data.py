@@ -35,7 +35,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder), args.events)
-        print(f"{args.events} events, batches of {args.batch_size}\n{'layout':10} {'size':>8} {'workers':>8} {'events/s':>9} {'of need':>8} {'memory':>8}")
+        print(f"{args.events} events, batches of {args.batch_size}")
+        print(f"{'layout':10} {'size':>8} {'workers':>8} {'events/s':>9} {'of need':>8} {'memory':>8}")
         for name, path in files.items():
             for workers in args.workers:
                 runs = [one_run(path, workers, args) for _ in range(args.repeats)]
@@ -61,7 +62,8 @@ def write_files(folder: Path, number: int) -> dict[str, Path]:
 
 
 def one_run(path: Path, workers: int, args: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", str(path), str(workers), "--batch-size", str(args.batch_size), *(["--clusters"] if args.clusters else [])]
+    command = [sys.executable, __file__, "--measure", str(path), str(workers), "--batch-size", str(args.batch_size)]
+    command += ["--clusters"] if args.clusters else []
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

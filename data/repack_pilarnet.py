@@ -117,7 +117,8 @@ def main(argv=None):
             raise InputError(f"--outdir {args.outdir} is the folder of the source; choose another one")
         todo = [(source, target) for source, target in pairs if not (target.exists() and index_path(target).exists())]
         done = _all(partial(repack, compress=args.compress, skip_bad=args.skip_bad), todo, args.jobs, "repack")
-        print(f"{len(done)} files repacked ({len(pairs) - len(todo)} were there): {sum(d[0] for d in done)} events, {sum(d[1] for d in done)} bad")
+        events, bad = (sum(column) for column in zip((0, 0), *done))
+        print(f"{len(done)} files repacked ({len(pairs) - len(todo)} were there): {events} events, {bad} bad")
     except (InputError, OSError) as error:
         sys.exit(f"repack_pilarnet.py: error: {error}")
     except KeyboardInterrupt:

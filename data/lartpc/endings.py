@@ -4,7 +4,7 @@ The shares of hadronic final states are rough: they make the right kinds of vert
 """
 import numpy as np
 
-from .argon import ELECTRON, ELECTRON_MASS, MASS, MUON, PHOTON, PI0_MASS, PION, PROTON
+from .argon import ELECTRON, ELECTRON_MASS, MASS, MUON, PI0_MASS, PION, PROTON
 from .particles import MICHEL, TRACK, Particles, isotropic, photons, turned
 
 MICHEL_ENDPOINT = (MASS[MUON] ** 2 + ELECTRON_MASS**2) / (2 * MASS[MUON])  # MeV, total energy

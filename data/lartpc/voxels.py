@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .particles import DELTA, LED, MICHEL, SHOWER, TRACK, Table
-from .tracks import SIZE, VOXEL, inside
+from .particles import DELTA, MICHEL, SHOWER, TRACK, Table
+from .tracks import SIZE, VOXEL
 
 FAINTEST = 0.01  # MeV; voxels with less are not recorded
 # a fragment with fewer voxels joins what it touches; where it touches nothing, it is a low-energy deposit
@@ -14,7 +14,9 @@ _NEIGHBOURS = np.array([(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z 
 
 @dataclass
 class Voxels(Table):
-    """Voxels of many events, at most one row for each voxel of an event. cell (N, 3) int; energy MeV; time ns of the first deposit; length cm."""
+    """Voxels of many events, at most one row for each voxel of an event.
+
+    cell (N, 3) int; energy MeV; time ns of the first deposit; length cm that particles went through it."""
 
     event: np.ndarray
     cell: np.ndarray
@@ -25,7 +27,7 @@ class Voxels(Table):
 
 
 def split_at_walls(segments):
-    """(pieces of segments (4 N,): cells (4 N, 3), shares of the energy): straight pieces, no longer than a voxel, cut at voxel walls."""
+    """Cut N segments, no longer than a voxel, at voxel walls, into four pieces each: cells (4 N, 3), shares of the energy (4 N,)."""
     start, end = segments.start / VOXEL, segments.end / VOXEL
     first, last = np.floor(start), np.floor(end)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -69,7 +71,7 @@ def fill(segments, event_of_fragment):
 
 
 def settle_small(voxels, fragments):
-    """Fragment of each voxel and whether it is a low-energy deposit, after fragments below SMALLEST have joined what they touch."""
+    """(fragment, whether it is a low-energy deposit) of each voxel, after fragments below SMALLEST have joined what they touch."""
     sizes = np.bincount(voxels.fragment, minlength=len(fragments))
     limits = np.array([SMALLEST[c] for c in sorted(SMALLEST)])[fragments.semantic]
     small = sizes < limits

@@ -101,7 +101,8 @@ class CloudDataset(Dataset):
         self.files, versions = self._usable([Path(f) for f in files])
         if len(set(versions)) != 1:
             first = {version: path.name for path, version in reversed(list(zip(self.files, versions)))}
-            raise InputError(f"expected files of one version of PILArNet-M, got {', '.join(f'{v} ({n})' for v, n in sorted(first.items()))}")
+            found = ", ".join(f"{version} ({name})" for version, name in sorted(first.items()))
+            raise InputError(f"expected files of one version of PILArNet-M, got {found}")
         self.version = versions[0]
         counts = self._counts(jobs)
         self.first = np.concatenate([[0], np.cumsum([len(c) for c in counts])])
@@ -110,7 +111,9 @@ class CloudDataset(Dataset):
         if self.skipped:
             log.warning(f"{self.skipped} files or events cannot be read; skipped")
         if len(self.events) == 0:
-            raise InputError(f"{self.files[0].parent}: none of {len(self.points)} events has {selection.min_points} points; see --min-points")
+            raise InputError(
+                f"{self.files[0].parent}: none of {len(self.points)} events has {selection.min_points} points; see --min-points"
+            )
 
     def __len__(self) -> int:
         return len(self.events)
@@ -177,7 +180,9 @@ class CloudDataset(Dataset):
             counts.append(made[path] if path in made else load_index(path, events))
             bad = np.flatnonzero(counts[-1] < 0)
             if len(bad) and not self.selection.skip_bad:
-                raise BadEvent(f"{path}: event {bad[0]}: marked as bad in {index_path(path).name}; leave such events out with --skip-bad")
+                raise BadEvent(
+                    f"{path}: event {bad[0]}: marked as bad in {index_path(path).name}; leave such events out with --skip-bad"
+                )
             self.skipped += len(bad)
         return counts
 
@@ -222,7 +227,9 @@ class CloudDataset(Dataset):
         )
 
 
-def open_splits(datadir: str | Path, selection: CloudSelection, wanted: dict[str, int], seed: int, jobs: int = 1) -> dict[str, CloudDataset]:
+def open_splits(
+    datadir: str | Path, selection: CloudSelection, wanted: dict[str, int], seed: int, jobs: int = 1
+) -> dict[str, CloudDataset]:
     """Data sets of the splits named in `wanted` (split -> number of events, -1 for all) that have files."""
     datasets = {}
     for split, number in wanted.items():

@@ -167,7 +167,9 @@ class EventFile:
                 return {5: "v2", 6: "v3"}.get(extra, "v3" if named[-1:] == ["v3"] else "v2")
         if named:
             return named[-1]
-        raise InputError(f"{self.path}: expected clusters of 5 (v1) or 6 (v2, v3) numbers that add up to the points, found none in the first events")
+        raise InputError(
+            f"{self.path}: expected clusters of 5 (v1) or 6 (v2, v3) numbers that add up to the points, found none in the first events"
+        )
 
 
 def complain(points: np.ndarray, clusters: np.ndarray) -> str | None:

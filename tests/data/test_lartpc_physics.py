@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
 
 from lartpc import argon, endings, events, showers, tracks  # noqa: E402
 from lartpc.argon import DENSITY, ELECTRON, ELECTRON_MASS, MUON, PHOTON, PION, PROTON, X0  # noqa: E402
-from lartpc.particles import MICHEL, SHOWER, Fragments, Particles, isotropic, turned  # noqa: E402
+from lartpc.particles import MICHEL, Fragments, Particles, isotropic, turned  # noqa: E402
 
 TABLE = argon.CollisionTable()
 
