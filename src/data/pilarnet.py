@@ -37,7 +37,7 @@ class CloudSelection:
     remove_led: without cluster 0; energy_threshold [MeV]: points at or below it are dropped; emin, emax [MeV]: become -1 and
     +1.  emin None: the threshold where it is above 0 (as in the published code, which has no way to choose otherwise), else 0.01.
     min_points: of an event, LED included, before any cut.  clusters: give the clusters and PID of the points too, which
-    neither pretraining nor semantic segmentation needs, and which cost half the time of a worker.
+    neither pretraining nor semantic segmentation needs, and which cost a worker a third of its speed.
     skip_bad: leave bad events out and count them.
     """
 
