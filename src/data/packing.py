@@ -1,5 +1,6 @@
 """Batches without padding: events one after another, with the number of rows of each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,6 +55,42 @@ class JetBatch:
 
 
 _ON_DEVICE = ("fourmomenta", "target", "scalars", "weights")  # lengths and index stay on the CPU
+
+
+@dataclass(frozen=True)
+class CloudBatch:
+    """B events with P points in all.
+
+    points (P, 4) float32: x, y, z and energy, normalized; lengths (B,) int64, always on the CPU: points of each event;
+    semantic, fragment, group, interaction (P,) int64: class and clusters of each point, numbered within its event
+    (-1: low-energy deposits); pid (P,) int64 or None; index (B,) int64: the events' places in their data set;
+    skipped: events that were asked for and are bad.
+    """
+
+    points: Tensor
+    lengths: Tensor
+    semantic: Tensor | None = None
+    fragment: Tensor | None = None
+    group: Tensor | None = None
+    interaction: Tensor | None = None
+    pid: Tensor | None = None
+    index: Tensor | None = None
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "CloudBatch":
+        """The batch on a device; points in `dtype` if given."""
+        return self._changed(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking=True))
+
+    def pin_memory(self) -> "CloudBatch":
+        """The batch in page-locked memory (called by the data loader)."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "CloudBatch":
+        columns = {name: getattr(self, name) for name in ("points", "semantic", "fragment", "group", "interaction", "pid")}
+        return replace(self, **{name: change(x) for name, x in columns.items() if x is not None})
 
 
 def pack_padded(fourmomenta: Tensor, valid: Tensor, scalars: Tensor | None = None, target: Tensor | None = None) -> JetBatch:

@@ -1,0 +1,134 @@
+"""Repack PILArNet-M files for fast random reading: rows of variable length become contiguous arrays with offsets.
+
+    python data/repack_pilarnet.py DATA --outdir PACKED -j 4     # DATA/train/X.h5 -> PACKED/train/X.h5, with its index
+    python data/repack_pilarnet.py PACKED --verify               # compare every event with its checksum
+
+Training reads both kinds. A packed file (layout: src/data/pilarnet_files.py) holds the four columns that training uses and
+the clusters, half of the original's size; it has the same events with the same numbers. With --skip-bad a bad event is
+kept as one without points. A few hundred events are in memory at a time. A file appears whole or not at all, and files that are there
+are left alone: an interrupted run goes on where it stopped.
+"""
+import argparse
+import signal
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.data.parallel import ordered_map  # noqa: E402
+from src.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path  # noqa: E402
+from src.errors import InputError  # noqa: E402
+from src.files import whole_file  # noqa: E402
+
+BUFFER = 128  # events written at once
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description="Repack PILArNet-M files for fast reading.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("source", type=Path, help="a file, or a folder that is searched for .h5 files")
+    parser.add_argument("--outdir", type=Path, help="folder for the packed files, arranged as in the source")
+    parser.add_argument("--verify", action="store_true", help="check packed files against their checksums; writes nothing")
+    parser.add_argument("--compress", action="store_true", help="gzip: a third of the size, slower to read")
+    parser.add_argument("--skip-bad", action="store_true", help="keep bad events as empty ones instead of stopping")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="files at a time, each in a process")
+    args = parser.parse_args(argv)
+    if args.verify == (args.outdir is not None):
+        parser.error("give either --outdir or --verify")
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {args.jobs}")
+    return args
+
+
+def repack(paths, compress, skip_bad):
+    """Pack paths = (source, target) and write the index; returns (events, bad events)."""
+    source, target = paths
+    with EventFile(source) as events, whole_file(target) as temporary:
+        if events.packed:
+            raise InputError(f"{source}: is packed already")
+        total = sum((sizes.clip(0).sum(0) for sizes in events.sizes(skip_bad)), np.zeros(2, np.int64))
+        with h5py.File(temporary, "w") as file:
+            counts, bad = _write(file, events, total, compress, skip_bad)
+    with whole_file(index_path(target)) as temporary:
+        np.save(temporary, counts)
+    return len(counts), bad
+
+
+def _write(file, events, total, compress, skip_bad):
+    """Stream the events into an open file; returns (points of each event, number of bad ones).
+
+    total: points and clusters in all.  It is an upper bound: an event that turns out to be bad leaves unused rows at the end."""
+    widths, kinds = (4, events.width), (np.float32, np.int32)
+    targets = []
+    for name, rows, width, kind in zip(("points", "clusters"), total.tolist(), widths, kinds):
+        options = {"compression": "gzip", "compression_opts": 9, "shuffle": True, "chunks": (min(16384, rows), width)}
+        targets.append(file.create_dataset(name, (rows, width), kind, track_times=False, **(options if compress and rows else {})))
+    sizes, checksums, waiting, written, bad = [(0, 0)], [], [], np.zeros(2, np.int64), 0
+    for row in range(len(events)):
+        try:
+            event = events.read(row)
+        except BadEvent:
+            if not skip_bad:
+                raise
+            event, bad = [np.zeros((0, width), kind) for width, kind in zip(widths, kinds)], bad + 1
+        waiting.append(event)
+        sizes.append([len(table) for table in event])
+        checksums.append(checksum(*event))
+        if len(waiting) == BUFFER or row == len(events) - 1:
+            for target, start, tables in zip(targets, written, zip(*waiting)):
+                block = np.concatenate(tables)
+                target[start : start + len(block)] = block
+            written, waiting = np.sum(sizes, 0), []
+    ptr = np.cumsum(sizes, 0, dtype=np.int64)
+    for name, column in (("point_ptr", ptr[:, 0]), ("cluster_ptr", ptr[:, 1]), ("checksum", np.array(checksums, np.uint32))):
+        file.create_dataset(name, data=column, track_times=False)
+    file.attrs.update({"packed": True, "version": events.version, "source": events.path.name})
+    return np.diff(ptr[:, 0]), bad
+
+
+def verify(path):
+    """Compare every event of a packed file with its checksum; returns the number of events."""
+    with EventFile(path) as events:
+        if not events.packed:
+            raise InputError(f"{path}: not a packed file; only these have checksums")
+        for row, expected in enumerate(events.checksums()):
+            if checksum(*events.read(row)) != expected:
+                raise InputError(f"{path}: event {row}: does not have its checksum; copy or repack the file again")
+        return len(events)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        files = find_files([args.source])
+        if args.verify:
+            print(f"{len(files)} files, {sum(_all(verify, files, args.jobs, 'verify'))} events: all as written")
+            return
+        root = args.source if args.source.is_dir() else args.source.parent
+        pairs = [(path, args.outdir / path.relative_to(root)) for path in files]
+        if any(source.resolve() == target.resolve() for source, target in pairs):
+            raise InputError(f"--outdir {args.outdir} is the folder of the source; choose another one")
+        todo = [(source, target) for source, target in pairs if not (target.exists() and index_path(target).exists())]
+        done = _all(partial(repack, compress=args.compress, skip_bad=args.skip_bad), todo, args.jobs, "repack")
+        events, bad = (sum(column) for column in zip((0, 0), *done))
+        print(f"{len(done)} files repacked ({len(pairs) - len(todo)} were there): {events} events, {bad} bad")
+    except (InputError, OSError) as error:
+        sys.exit(f"repack_pilarnet.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("repack_pilarnet.py: interrupted; run it again to do the remaining files")
+
+
+def _all(function, tasks, jobs, what):
+    with closing(ordered_map(function, tasks, min(jobs, max(len(tasks), 1)))) as work:
+        return list(tqdm(work, total=len(tasks), desc=what, unit="file"))
+
+
+if __name__ == "__main__":
+    main()

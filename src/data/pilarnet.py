@@ -1,0 +1,241 @@
+"""LArTPC events of PILArNet-M, prepared and served as packed batches.  Source: arXiv 2502.02558, sec. 3 and app. A.
+
+Files: src/data/pilarnet_files.py.  An event is prepared in this order: without cluster 0 where that holds the low-energy
+deposits (LED); points above the energy threshold; energy to [-1, 1] by a logarithm; coordinates to the unit ball.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ..errors import InputError
+from .jets import choose_events
+from .packing import CloudBatch
+from .parallel import ordered_map
+from .pilarnet_files import LED, SIZE, WIDTHS, BadEvent, EventFile, index_path, load_index, make_index
+
+log = logging.getLogger("puffin")
+
+SPLITS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
+CLASS_NAMES = ("shower", "track", "michel", "delta", "led")
+CLASS_COUNTS = (1926651899, 2038240940, 34083197, 92015482, 1145363125)  # points of the training set of PILArNet-M
+
+
+@dataclass(frozen=True)
+class CloudSelection:
+    """Which events and points to take, and how to scale them.
+
+    remove_led: without cluster 0; energy_threshold [MeV]: points at or below it are dropped; emin, emax [MeV]: become -1 and
+    +1.  emin None: the threshold where it is above 0 (as in the published code, which has no way to choose otherwise), else 0.01.
+    min_points: of an event, LED included, before any cut.  clusters: give the clusters and PID of the points too, which
+    neither pretraining nor semantic segmentation needs, and which cost a worker a third of its speed.
+    skip_bad: leave bad events out and count them.
+    """
+
+    remove_led: bool = True
+    energy_threshold: float = 0.13
+    emin: float | None = None
+    emax: float = 20.0
+    min_points: int = 1024
+    clusters: bool = True
+    skip_bad: bool = False
+
+    def __post_init__(self):
+        if self.energy_threshold < 0:
+            raise InputError(f"--energy-threshold: expected 0 or more MeV, got {self.energy_threshold}")
+        if not 0 < self.eps < self.emax:
+            raise InputError(f"--emin, --emax: expected 0 < emin < emax, got {self.eps} and {self.emax}")
+
+    @property
+    def eps(self) -> float:
+        """The energy [MeV] that normalize_energy takes to about -1."""
+        if self.emin is not None:
+            return self.emin
+        return self.energy_threshold if self.energy_threshold > 0 else 0.01
+
+
+def normalize_energy(energy, eps: float, emax: float):
+    """2 (log10(e + eps) - log10 eps) / (log10(emax + eps) - log10 eps) - 1, of an array or tensor of energies [MeV]."""
+    log10 = torch.log10 if isinstance(energy, Tensor) else np.log10
+    return 2 * (log10(energy + eps) - math.log10(eps)) / (math.log10(emax + eps) - math.log10(eps)) - 1
+
+
+def normalize_coordinates(coordinates):
+    """(x - 384) / (384 sqrt 3): the detector's cube just fits into the unit ball, however it is rotated."""
+    return (coordinates - SIZE / 2) / (SIZE * math.sqrt(3) / 2)
+
+
+def find_split_files(datadir: str | Path, split: str) -> list[Path]:
+    """HDF5 files in the split's folder (train/, val/ or valid/, test/), sorted; InputError for a missing or empty data folder."""
+    folder = Path(datadir)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the one with train/, val/ and test/ with --datadir")
+    found = [p for name in SPLITS[split] for p in (folder / name).glob("*") if p.suffix in (".h5", ".hdf5")]
+    if not found and not any(p.suffix in (".h5", ".hdf5") for p in folder.glob("*/*")):
+        raise InputError(f"{folder}: expected .h5 files in train/, val/ or test/, found none; give another folder with --datadir")
+    return sorted(found)
+
+
+class CloudDataset(Dataset):
+    """The events of several files with enough points, in file order; `dataset[list of numbers]` is a packed batch.
+
+    Files without an index get one first (in `jobs` processes).  InputError for files that are missing, damaged or of
+    different versions, and BadEvent for events that cannot be used, unless the selection skips them: an unreadable file
+    and events that are bad in the index are then counted in `skipped`, others in `CloudBatch.skipped` as they are met.
+    """
+
+    def __init__(self, files: Sequence[str | Path], selection: CloudSelection, jobs: int = 1):
+        if not files:
+            raise InputError("no data files given")
+        self.selection, self.skipped = selection, 0
+        self._handles: dict[int, EventFile] = {}
+        self.files, versions = self._usable([Path(f) for f in files])
+        if len(set(versions)) != 1:
+            first = {version: path.name for path, version in reversed(list(zip(self.files, versions)))}
+            found = ", ".join(f"{version} ({name})" for version, name in sorted(first.items()))
+            raise InputError(f"expected files of one version of PILArNet-M, got {found}")
+        self.version = versions[0]
+        counts = self._counts(jobs)
+        self.first = np.concatenate([[0], np.cumsum([len(c) for c in counts])])
+        self.points = torch.from_numpy(np.concatenate(counts))  # of every event of the files, -1 if bad
+        self.events = torch.nonzero(self.points >= max(selection.min_points, 0)).flatten()
+        if self.skipped:
+            log.warning(f"{self.skipped} files or events cannot be read; skipped")
+        if len(self.events) == 0:
+            raise InputError(
+                f"{self.files[0].parent}: none of {len(self.points)} events has {selection.min_points} points; see --min-points"
+            )
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def restrict(self, events: Tensor) -> None:
+        """Keep only these events (numbers within the current selection)."""
+        self.events = self.events[events]
+
+    def __getitems__(self, numbers: list[int]) -> CloudBatch:
+        """A batch in the order asked for; bad events are missing from it where they are skipped, so it may be empty."""
+        points, clusters, index = [], [], []
+        for number in numbers:
+            try:
+                p, c = self._read(int(self.events[number]))
+            except BadEvent:
+                if not self.selection.skip_bad:
+                    raise
+                continue
+            points.append(p)
+            clusters.append(c)
+            index.append(number)
+        return self._pack(points, clusters, index, len(numbers) - len(index))
+
+    def __getitem__(self, number: int) -> CloudBatch:
+        return self.__getitems__([number])
+
+    def __getstate__(self):
+        return {**self.__dict__, "_handles": {}}  # each worker opens its own
+
+    def close(self) -> None:
+        """Close the files; they are opened again when needed."""
+        for file in self._handles.values():
+            file.close()
+        self._handles.clear()
+
+    def _usable(self, files: list[Path]) -> tuple[list[Path], list[str]]:
+        kept, versions = [], []
+        for path in files:
+            try:
+                with EventFile(path) as file:
+                    kept.append(path)
+                    versions.append(file.version)
+            except InputError as error:
+                if not self.selection.skip_bad:
+                    raise
+                log.warning(f"skipped: {error}")
+                self.skipped += 1
+        if not kept:
+            raise InputError(f"{files[0].parent}: none of {len(files)} files can be read")
+        return kept, versions
+
+    def _counts(self, jobs: int) -> list[np.ndarray]:
+        """Points of each event of each file, by the indices; those that are missing are made."""
+        missing = [path for path in self.files if not index_path(path).exists()]
+        made = {}
+        if missing:
+            log.info(f"indexing {len(missing)} files without index (once; data/index_pilarnet.py -j does this with more processes)")
+            work = ordered_map(partial(make_index, skip_bad=self.selection.skip_bad), missing, min(jobs, len(missing)))
+            made = dict(zip(missing, tqdm(work, total=len(missing), desc="index", unit="file", disable=None)))
+        counts = []
+        for path in self.files:
+            with EventFile(path) as file:
+                events = len(file)
+            counts.append(made[path] if path in made else load_index(path, events))
+            bad = np.flatnonzero(counts[-1] < 0)
+            if len(bad) and not self.selection.skip_bad:
+                raise BadEvent(
+                    f"{path}: event {bad[0]}: marked as bad in {index_path(path).name}; leave such events out with --skip-bad"
+                )
+            self.skipped += len(bad)
+        return counts
+
+    def _read(self, event: int) -> tuple[np.ndarray, np.ndarray]:
+        f = int(np.searchsorted(self.first, event, side="right")) - 1
+        if f not in self._handles:
+            self._handles[f] = EventFile(self.files[f])
+        row = event - int(self.first[f])
+        points, clusters = self._handles[f].read(row)
+        if len(points) != self.points[event]:
+            raise InputError(
+                f"{index_path(self.files[f])}: expected {len(points)} points for event {row}, got {self.points[event]}; "
+                f"the index is of another file: make it again with data/index_pilarnet.py"
+            )
+        return points, clusters
+
+    def _pack(self, points: list[np.ndarray], clusters: list[np.ndarray], index: list[int], skipped: int) -> CloudBatch:
+        width = WIDTHS[self.version]
+        rows = np.concatenate([np.zeros((0, 4), np.float32), *points], dtype=np.float32)
+        table = np.concatenate([np.zeros((0, width), np.int64), *clusters], dtype=np.int64)
+        kept = rows[:, 3] > self.selection.energy_threshold
+        if self.selection.remove_led:
+            first = np.cumsum([0] + [len(c) for c in clusters])[:-1][[len(c) > 0 for c in clusters]]
+            is_led = np.zeros(len(table), bool)
+            is_led[first] = table[first, 4] == LED
+            kept &= ~np.repeat(is_led, table[:, 0])
+        kept_before = np.concatenate([[0], np.cumsum(kept)])
+        of_cluster = np.diff(kept_before[np.cumsum([0, *table[:, 0]])])
+        of_event = np.diff(kept_before[np.cumsum([0, *map(len, points)])])
+        rows = rows[kept]
+        rows[:, :3] = normalize_coordinates(rows[:, :3])
+        rows[:, 3] = normalize_energy(rows[:, 3], self.selection.eps, self.selection.emax)
+        names = ("fragment", "group", "interaction", "semantic", "pid")[: width - 1]
+        columns = list(range(1, width)) if self.selection.clusters else [4]
+        ids = np.repeat(table[:, columns].T, of_cluster, axis=1)
+        return CloudBatch(
+            points=torch.from_numpy(rows),
+            lengths=torch.from_numpy(of_event),
+            index=torch.tensor(index, dtype=torch.int64),
+            skipped=skipped,
+            **{names[column - 1]: torch.from_numpy(row) for column, row in zip(columns, ids)},
+        )
+
+
+def open_splits(
+    datadir: str | Path, selection: CloudSelection, wanted: dict[str, int], seed: int, jobs: int = 1
+) -> dict[str, CloudDataset]:
+    """Data sets of the splits named in `wanted` (split -> number of events, -1 for all) that have files."""
+    datasets = {}
+    for split, number in wanted.items():
+        files = find_split_files(datadir, split)
+        if files:
+            dataset = CloudDataset(files, selection, jobs)
+            dataset.restrict(choose_events(None, len(dataset), number, seed, split))
+            datasets[split] = dataset
+    return datasets

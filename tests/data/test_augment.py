@@ -1,0 +1,42 @@
+"""Rotations: proper, uniform, one for each event."""
+
+import torch
+
+from src.data.augment import random_rotations, rotate
+from src.data.packing import CloudBatch
+
+
+def test_rotations_are_proper():
+    """Breaks if a matrix entry has a wrong sign or the quaternion is not normalized."""
+    rotations = random_rotations(500, torch.Generator().manual_seed(1)).double()
+    assert torch.allclose(rotations @ rotations.mT, torch.eye(3).double().expand(500, 3, 3), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(rotations), torch.ones(500).double(), atol=1e-5)
+
+
+def test_rotations_are_uniform():
+    """Haar moments: E R = 0, E R_ij R_kl = delta_ik delta_jl / 3, E trace^3 = 1, E trace^4 = 3 (the number of invariants
+    in three and four vectors); uniform Euler angles or axes with uniform angles fail."""
+    rotations = random_rotations(200_000, torch.Generator().manual_seed(2)).double()
+    flat = rotations.flatten(1)
+    assert flat.mean(0).abs().max() < 0.006
+    assert (flat.T @ flat / len(flat) - torch.eye(9).double() / 3).abs().max() < 0.006
+    trace = rotations.diagonal(dim1=1, dim2=2).sum(1)
+    assert abs((trace**3).mean() - 1) < 0.06 and abs((trace**4).mean() - 3) < 0.15
+
+
+def test_same_generator_same_rotations():
+    """Breaks if the rotations come from the global random state: a run could not be continued."""
+    first, second = (random_rotations(3, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_each_event_turns_by_its_own_rotation():
+    """Breaks if events share a rotation, an empty event shifts the others, energies change, or the input is written to."""
+    points, lengths = torch.randn(7, 4), torch.tensor([3, 0, 4])
+    batch, before = CloudBatch(points, lengths, semantic=torch.arange(7)), points.clone()
+    rotations = random_rotations(3, torch.Generator().manual_seed(3))
+    turned = rotate(batch, rotations)
+    expected = torch.cat([points[:3, :3] @ rotations[0].T, points[3:, :3] @ rotations[2].T])
+    assert torch.allclose(turned.points[:, :3], expected, atol=1e-6)
+    assert torch.equal(turned.points[:, 3], points[:, 3]) and torch.equal(points, before)
+    assert turned.semantic is batch.semantic
