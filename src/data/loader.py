@@ -1,5 +1,8 @@
 """Batches in the background."""
 
+import atexit
+import functools
+import multiprocessing
 import signal
 from collections.abc import Iterator
 
@@ -67,6 +70,8 @@ class _Reader(Dataset):
 
 
 def _data_loader(dataset: Dataset, batches: Sampler, num_workers: int, pin_memory: bool) -> DataLoader:
+    if num_workers:
+        _kill_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -83,6 +88,12 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     # a terminal or a batch system signals all processes; the parent needs its workers until it has saved
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, signal.SIG_IGN)
+
+
+@functools.cache
+def _kill_workers_at_exit() -> None:
+    # Python ends what is left of its daemons with the signal that they ignore, and would wait for them forever
+    atexit.register(lambda: [p.kill() for p in multiprocessing.active_children() if p.daemon])
 
 
 def _as_it_is(batch):

@@ -1,5 +1,8 @@
 """Streaming: what comes out is what the order says, whoever reads it."""
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from src.data.jets import JetDataset, JetSelection
 from src.data.loader import make_loader
 from src.data.sampler import EpochBatches
 from src.errors import InputError
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -80,3 +84,15 @@ def test_bad_data_is_one_line(files, workers):
     with pytest.raises(InputError) as error:
         list(stream(files, workers)[0])
     assert str(error.value) == f"{files[0]}: Pmu of event 33 is not finite; mend or remove the event"
+
+
+@pytest.mark.parametrize("in_memory", ["True", "False"])
+def test_a_loader_left_open_does_not_keep_the_process(files, in_memory):
+    """Workers ignore SIGTERM, and Python joins them at its end: without a kill it would never come."""
+    code = (
+        "import sys\nfrom src.data.jets import *\nfrom src.data.loader import make_loader\nfrom src.data.sampler import EpochBatches\n"
+        f"dataset = JetDataset(sys.argv[1:], JetSelection(in_memory={in_memory}))\n"
+        "batches = EpochBatches(len(dataset), 4, True, chunk_of=dataset.chunk_of_events())\n"
+        "iterator = iter(make_loader(dataset, batches, 1, False))\nnext(iterator)\nsys.keep = iterator\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *map(str, files)], cwd=ROOT, timeout=60, check=True)
