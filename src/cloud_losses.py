@@ -35,10 +35,11 @@ def nll(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
-    """Cross entropy of each point, weighted by class and by (1 - p)^gamma of its class's probability p: the mean."""
+    """Cross entropy of each point, weighted by class and by (1 - p)^gamma of its class's probability p: the mean (0 of nothing)."""
     log_p = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]
-    each = -log_p * (1 - log_p.exp()) ** gamma
-    return (each if weight is None else each * weight[target]).mean()
+    remaining = (-log_p.expm1()).clamp_min(1e-12)  # the slope of 0^gamma is infinite for gamma < 1
+    each = -log_p * remaining**gamma
+    return (each if weight is None else each * weight[target]).sum() / max(len(target), 1)
 
 
 def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None, smooth: float = 1.0) -> Tensor:

@@ -106,7 +106,8 @@ def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens
 
     Every point belongs to some token as long as no group is reduced and no token dropped."""
     check_packed(points, lengths, 4 if config.reduction == "energy" else 3)
-    cloud, sizes = pad(points, lengths), lengths.to(points.device)
+    cloud = pad(points, lengths, max([1, *lengths.tolist()]))  # one column at least, so that index 0 exists
+    sizes = lengths.to(points.device)
     at, found = _centres(cloud, sizes, config)
     kept = found.cpu().clamp(max=config.context)
     centres = cloud.gather(1, at[:, : int(kept.max()) if len(kept) else 0, None].expand(-1, -1, 3).clamp(min=0))
