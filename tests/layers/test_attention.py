@@ -15,7 +15,7 @@ def literal(layer: Attention, x, lengths):
     for event in x.split(lengths.tolist()):
         q, k, v = layer.qkv(event).view(len(event), 3, layer.heads, event.shape[1] // layer.heads).permute(1, 2, 0, 3)
         weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
-        out.append((weights @ v).transpose(0, 1).reshape(len(event), -1))
+        out.append((weights @ v).transpose(0, 1).flatten(1))
     return layer.proj(torch.cat(out))
 
 
