@@ -64,16 +64,24 @@ class TransformerConfig:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: zero a token's branch with probability p, and divide the others by 1 - p."""
+    """Stochastic depth: a token's branch is left out with probability p, the others are divided by 1 - p."""
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
     def forward(self, branch: Tensor) -> Tensor:
+        """branch (T, dim), zero where it is left out."""
         if not self.training or self.p == 0:
             return branch
         return branch * F.dropout(branch.new_ones(len(branch), 1), self.p)
+
+    def add(self, x: Tensor, branch: nn.Module, inputs: Tensor) -> Tensor:
+        """x + branch(inputs) (T, dim), for a branch that acts on each token alone: it never sees those left out."""
+        if not self.training or self.p == 0:
+            return x + branch(inputs)
+        kept = (torch.rand(len(x)) >= self.p).nonzero()[:, 0].to(x.device)  # drawn on the CPU: no wait for a GPU
+        return x.index_add(0, kept, (branch(inputs[kept]) / (1 - self.p)).to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"p={self.p:.3f}"
@@ -93,7 +101,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         x = x + self.drop_path(self.attention(self.norm1(x), lengths))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return self.drop_path.add(x, self.mlp, self.norm2(x))
 
 
 class Transformer(nn.Module):

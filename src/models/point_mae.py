@@ -94,13 +94,17 @@ class PointMAE(nn.Module):
         tokens = self.encoder.tokenize(points, lengths)
         if masked is None:
             masked = random_mask(tokens.lengths, self.config.mask_ratio, generator)
+        return self.reconstruct(tokens, masked)
+
+    def reconstruct(self, tokens: Tokens, masked: Tensor) -> Reconstruction:
+        """What `forward` does after the tokens are made."""
         if masked.shape != (len(tokens),) or masked.dtype != torch.bool or masked.device.type != "cpu":
             raise ValueError(
                 f"masked: expected ({len(tokens)},) bool on the CPU, got {tuple(masked.shape)} {masked.dtype} on {masked.device}"
             )
         hidden = tokens.select(masked)
         decoded = self._decode(tokens, masked)
-        predicted = self.points(decoded).unflatten(1, (-1, points.shape[1]))
+        predicted = self.points(decoded).unflatten(1, (-1, tokens.groups.shape[1]))
         energy = None if self.energy is None else self.energy(hidden.groups, hidden.counts, decoded)
         return Reconstruction(tokens, masked, hidden, predicted, energy)
 

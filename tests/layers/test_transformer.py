@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from src.layers.transformer import BatchWideNorm, DropPath, Transformer, TransformerConfig
 
@@ -61,7 +62,12 @@ def test_stochastic_depth_is_per_token():
     out = drop(torch.ones(20000, 3))
     assert set(out.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
     assert torch.equal(out[:, 0], out[:, 2]) and abs(float(out.mean()) - 1) < 0.02
-    assert torch.equal(drop.eval()(torch.ones(50, 3)), torch.ones(50, 3))
+    x = torch.randn(20000, 3)
+    branch = (drop.add(x, nn.Identity(), torch.ones(20000, 3)) - x).round(decimals=4)  # the same, without computing it
+    assert set(branch.unique().tolist()) == {0.0, float(torch.tensor(1.3333))}
+    assert torch.equal(branch[:, 0], branch[:, 2]) and abs(float(branch.mean()) - 1) < 0.02
+    for off in (DropPath(0.0), drop.eval()):
+        assert torch.equal(off(x), x) and torch.equal(off.add(x, nn.Identity(), x), 2 * x)
     rates = [block.drop_path.p for block in Transformer(TransformerConfig("vit_tiny", 3, drop_path=0.2)).blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
 
@@ -85,3 +91,13 @@ def test_gradients():
 def test_bad_architecture():
     with pytest.raises(ValueError, match="vit_tiny, vit_small, vit_base"):
         TransformerConfig("vit_huge")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_stochastic_depth_under_autocast(training):
+    """Half-precision branches add to wide sums; also with no tokens at all."""
+    net = Transformer(TransformerConfig("vit_tiny", 2, drop_path=0.5)).train(training)
+    x, position = inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(x, position, LENGTHS).isfinite().all()
+        assert net(x[:0], position[:0], torch.tensor([0])).shape == (0, 192)
