@@ -42,7 +42,7 @@ def keep_centres(distance: Tensor, radius: float) -> Tensor:
 
 
 def farthest(points: Tensor, mask: Tensor, k: int) -> Tensor:
-    """(T, min(k, U)) indices into groups (T, U, 3) by farthest point sampling from the first; beyond a group's size, any."""
+    """Farthest point sampling from the first of each group (T, U, 3): (T, min(k, U)); beyond a group's size, anything."""
     distance = torch.where(mask, torch.inf, -1.0)
     at = torch.zeros(len(points), 1, dtype=torch.int64)
     chosen = []

@@ -67,14 +67,6 @@ def make_config(args: argparse.Namespace) -> PointMAEConfig:
     return PointMAEConfig(encoder, TransformerConfig(args.arch, depth=4, final_norm=True, **rates), energy=args.energy)
 
 
-def packed_losses(model: PointMAE, tokens: Tokens, masked: Tensor) -> Tensor:
-    result = model.reconstruct(tokens, masked)
-    loss = group_chamfer(result.points, result.hidden.groups, result.hidden.counts)
-    if result.energy is not None:
-        loss = loss + energy_error(result.energy, result.hidden.groups[:, 3], result.hidden.counts)
-    return loss
-
-
 def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> Callable[[], None]:
     """One training step on tokens made before."""
     torch.manual_seed(0)
@@ -88,8 +80,8 @@ def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor
 
     def step():
         optimizer.zero_grad()
-        loss = packed_losses(model, tokens, masked) if name == "packed" else sum(model(padded, in_slots).values())
-        loss.backward()
+        losses = model.reconstruct(tokens, masked).losses() if name == "packed" else model(padded, in_slots)
+        sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 3.0)
         optimizer.step()
 
@@ -133,7 +125,7 @@ def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable
     """Parts of a training step, each forward and backward on leaves of its own."""
     visible, hidden, dim = tokens.select(~masked), tokens.select(masked), model.config.encoder.dim
     leaf = lambda n: torch.randn(n, dim, requires_grad=True)  # noqa: E731
-    seen, seen_at, all_in, all_at, decoded = (leaf(n) for n in (len(visible), len(visible), len(tokens), len(tokens), len(hidden)))
+    seen, seen_at, every, every_at, decoded = map(leaf, map(len, (visible, visible, tokens, tokens, hidden)))
 
     def heads():
         predicted = model.points(decoded).unflatten(1, (-1, 4))
@@ -146,7 +138,7 @@ def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable
     return {
         "embedding of visible groups": lambda: model.encoder.embed(visible).sum().backward(),
         "encoder blocks": lambda: model.encoder.transformer(seen, seen_at, visible.lengths).sum().backward(),
-        "decoder blocks": lambda: model.decoder(all_in, all_at, tokens.lengths).sum().backward(),
+        "decoder blocks": lambda: model.decoder(every, every_at, tokens.lengths).sum().backward(),
         "heads and losses": heads,
     }
 
@@ -173,20 +165,23 @@ def part_line(name: str, seconds: float, operations: int, rate: float) -> str:
 
 
 def table(rows: dict[str, dict[str, float]], memory: dict[str, int]) -> str:
-    lines = [f"{'':16}{'padded':>12}{'packed':>12}{'ratio':>8}"]
-    for label, row in rows.items():
-        lines.append(f"{label:16}{row['padded'] * 1e3:>9.1f} ms{row['packed'] * 1e3:>9.1f} ms{row['padded'] / row['packed']:>8.1f}")
-    if memory:
-        mib = {name: value / 2**20 for name, value in memory.items()}
-        lines.append(f"{'peak memory':16}{mib['padded']:>8.0f} MiB{mib['packed']:>8.0f} MiB{mib['padded'] / mib['packed']:>8.1f}")
-    return "\n".join(lines)
+    """Seconds and bytes by name; a line each with padded / packed."""
+
+    def line(label: str, values: dict[str, float], unit: float, name: str) -> str:
+        padded, packed = (values[name] / unit for name in NAMES)
+        return f"{label:16}{padded:>9.1f} {name:3}{packed:>9.1f} {name:3}{padded / packed:>8.1f}"
+
+    lines = [f"{'':16}{'padded':>13}{'packed':>13}{'ratio':>8}"]
+    lines += [line(label, row, 1e-3, "ms") for label, row in rows.items()]
+    return "\n".join([*lines, line("peak memory", memory, 2**20, "MiB")])
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    switch = argparse.BooleanOptionalAction
     parser.add_argument("--arch", choices=ARCHITECTURES, default="vit_small")
-    parser.add_argument("--energy", action=argparse.BooleanOptionalAction, default=True, help="PoLAr-MAE (default), or Point-MAE")
-    parser.add_argument("--dropout", action=argparse.BooleanOptionalAction, default=True, help="attention dropout, stochastic depth")
+    parser.add_argument("--energy", action=switch, default=True, help="PoLAr-MAE (default), or Point-MAE")
+    parser.add_argument("--dropout", action=switch, default=True, help="attention dropout, stochastic depth")
     parser.add_argument("--batch-size", type=int, default=8, help="events per step (default: %(default)s)")
     parser.add_argument("--points", type=int, default=4400, help="points of an event, about (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
@@ -212,18 +207,21 @@ def main(arguments: list[str]):
     memory = {name: memory_in_child(name, arguments) for name in NAMES}
     tokens, tokenizer = tokenize(points, lengths, config.encoder.tokenizer), config.encoder.tokenizer
     cloud = pad(points, lengths)
+    makers = {
+        "padded": lambda: padded_tokens(cloud, lengths, tokenizer),
+        "packed": lambda: tokenize(points, lengths, tokenizer),
+    }
+    steps = {name: make_step(name, config, points, lengths) for name in NAMES}
     rows = {
-        "tokens": in_turns(
-            {"padded": lambda: padded_tokens(cloud, lengths, tokenizer), "packed": lambda: tokenize(points, lengths, tokenizer)},
-            args.repeat, "tokens",
-        ),
-        "training step": in_turns({name: make_step(name, config, points, lengths) for name in NAMES}, args.repeat, "step"),
-    }  # fmt: skip
+        "tokens": in_turns(makers, args.repeat, "tokens"),
+        "training step": in_turns(steps, args.repeat, "step"),
+    }
     model = "PoLAr-MAE" if args.energy else "Point-MAE"
     report = "\n".join([
         f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}: {args.batch_size} events, "
-        f"{lengths.float().mean():.0f} points, {tokens.lengths.float().mean():.0f} tokens (at most {tokens.lengths.max()}), "
-        f"{tokens.counts.float().mean():.1f} points a token; {args.threads} threads, torch {torch.__version__}, median of {args.repeat}",
+        f"{lengths.float().mean():.0f} points and {tokens.lengths.float().mean():.0f} tokens each (at most "
+        f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points a token; {args.threads} thread(s), "
+        f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
         "", table(rows, memory), "", where_time_goes(config, points, lengths, args.repeat),
     ])  # fmt: skip
     print(report)

@@ -1,6 +1,6 @@
 """Losses on point clouds: what a masked autoencoder predicts, and the classes of points.
 
-Source: spec/polarmae.md sections 6 and 8; focal: Lin et al., arXiv 1708.02002; dice: Milletari et al., arXiv 1606.04797.
+Source: spec/polarmae.md sections 6 and 8; focal: Lin et al., arXiv 1708.02002; dice: Milletari et al., 1606.04797.
 """
 
 import torch
@@ -24,7 +24,7 @@ def group_chamfer(predicted: Tensor, groups: Tensor, counts: Tensor) -> Tensor:
 def energy_error(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tensor:
     """Mean squared error over the points of all groups; 0 if there are none.
 
-    predicted (M, size), of which the first counts (M,) int64 on the CPU count; energies (G,) one group after another."""
+    predicted (M, size), of which the first counts (M,) int64 on the CPU count; energies (G,) group after group."""
     at = slots(counts, predicted.shape[1]).to(predicted.device)
     return (predicted.flatten()[at].to(energies.dtype) - energies).square().sum() / max(len(energies), 1)
 
@@ -35,7 +35,9 @@ def nll(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
-    """Cross entropy of each point, weighted by class and by (1 - p)^gamma of its class's probability p: the mean (0 of nothing)."""
+    """Cross entropy of each point, weighted by class and by (1 - p)^gamma of its class's probability p: the mean.
+
+    logits (P, C), target (P,) int64, weight (C,); 0 if there are no points."""
     log_p = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]
     remaining = (-log_p.expm1()).clamp_min(1e-12)  # the slope of 0^gamma is infinite for gamma < 1
     each = -log_p * remaining**gamma

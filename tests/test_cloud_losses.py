@@ -47,7 +47,8 @@ def test_half_precision_predictions():
 
 
 def test_focal():
-    logits, target, weight = torch.randn(20, 3, dtype=torch.float64), torch.randint(3, (20,)), torch.tensor([1.0, 2.0, 30.0])
+    logits, target = torch.randn(20, 3, dtype=torch.float64), torch.randint(3, (20,))
+    weight = torch.tensor([1.0, 2.0, 30.0])
     p = logits.softmax(1)[torch.arange(20), target]
     expected = (-((1 - p) ** 2) * p.log() * weight[target]).mean()
     torch.testing.assert_close(focal(logits, target, weight.double()), expected)

@@ -150,7 +150,7 @@ def _members(centres: Tensor, cloud: Tensor, kept: Tensor, sizes: Tensor, config
 
 
 def _reduced(points: Tensor, members: Tensor, begin: Tensor, counts: Tensor, config: TokenizerConfig) -> Tensor:
-    """Rows of the packed cloud for at most `group_size` members of each token: (T, width) int64; beyond counts, anything."""
+    """Rows of the packed cloud for at most `group_size` members of each token: (T, width); beyond counts, anything."""
     rows = members.clamp(min=0) + begin
     if config.neighbours == "knn":
         return rows

@@ -45,6 +45,7 @@ def check_packed(x: Tensor, lengths: Tensor, columns: int) -> None:
     if x.dim() != 2 or x.shape[1] < columns or not x.is_floating_point():
         raise ValueError(f"points: expected (P, {columns} or more) floating point, got {tuple(x.shape)} {x.dtype}")
     if lengths.dim() != 1 or lengths.dtype != torch.int64 or lengths.device.type != "cpu":
-        raise ValueError(f"lengths: expected (B,) int64 on the CPU, got {tuple(lengths.shape)} {lengths.dtype} on {lengths.device}")
+        got = f"{tuple(lengths.shape)} {lengths.dtype} on {lengths.device}"
+        raise ValueError(f"lengths: expected (B,) int64 on the CPU, got {got}")
     if int(lengths.sum()) != len(x) or (lengths < 0).any():
         raise ValueError(f"lengths: expected numbers that add up to {len(x)} points, got a sum of {int(lengths.sum())}")

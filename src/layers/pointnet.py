@@ -39,7 +39,14 @@ class MiniPointNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, dim: int, size: int, ordered: bool = False, padding_row: bool = False, sync: bool = False
+        self,
+        in_channels: int,
+        dim: int,
+        size: int,
+        *,
+        ordered: bool = False,
+        padding_row: bool = False,
+        sync: bool = False,
     ):
         super().__init__()
         self.size, self.padding_row = size, padding_row

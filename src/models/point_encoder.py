@@ -46,9 +46,9 @@ class PointEncoder(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
-        dim = config.dim
+        dim, size = config.dim, config.tokenizer.group_size
         self.embedding = MiniPointNet(
-            config.in_channels, dim, config.tokenizer.group_size, padding_row=config.padding_row, sync=config.sync_batchnorm
+            config.in_channels, dim, size, padding_row=config.padding_row, sync=config.sync_batchnorm
         )
         self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
         self.transformer = Transformer(config.transformer)

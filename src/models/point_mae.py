@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..cloud_losses import energy_error, group_chamfer
 from ..layers.grouping import Tokens
 from ..layers.packed import event_of_row, rank_in_event
 from ..layers.pointnet import MiniPointNet
@@ -45,6 +46,14 @@ class Reconstruction(NamedTuple):
     hidden: Tokens
     points: Tensor
     energy: Tensor | None
+
+    def losses(self) -> dict[str, Tensor]:
+        """The terms whose sum is minimised: `chamfer`, and `energy` where energies are predicted."""
+        hidden = self.hidden
+        terms = {"chamfer": group_chamfer(self.points, hidden.groups, hidden.counts)}
+        if self.energy is not None:
+            terms["energy"] = energy_error(self.energy, hidden.groups[:, 3], hidden.counts)
+        return terms
 
 
 def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:
@@ -85,7 +94,9 @@ class PointMAE(nn.Module):
         self.decoder = Transformer(config.decoder)
         self.points = nn.Linear(encoder.dim, encoder.in_channels * size)
         init_weights(self.points)
-        self.energy = EnergyHead(encoder.dim, size, encoder.padding_row, encoder.sync_batchnorm) if config.energy else None
+        self.energy = None
+        if config.energy:
+            self.energy = EnergyHead(encoder.dim, size, encoder.padding_row, encoder.sync_batchnorm)
 
     def forward(
         self, points: Tensor, lengths: Tensor, masked: Tensor | None = None, generator: torch.Generator | None = None
@@ -99,9 +110,8 @@ class PointMAE(nn.Module):
     def reconstruct(self, tokens: Tokens, masked: Tensor) -> Reconstruction:
         """What `forward` does after the tokens are made."""
         if masked.shape != (len(tokens),) or masked.dtype != torch.bool or masked.device.type != "cpu":
-            raise ValueError(
-                f"masked: expected ({len(tokens)},) bool on the CPU, got {tuple(masked.shape)} {masked.dtype} on {masked.device}"
-            )
+            got = f"{tuple(masked.shape)} {masked.dtype} on {masked.device}"
+            raise ValueError(f"masked: expected ({len(tokens)},) bool on the CPU, got {got}")
         hidden = tokens.select(masked)
         decoded = self._decode(tokens, masked)
         predicted = self.points(decoded).unflatten(1, (-1, tokens.groups.shape[1]))

@@ -64,7 +64,7 @@ def published_network(checkpoint: dict, path: str) -> PointMAE | Segmentation:
     InputError if it is of another kind, or has settings or weights that our networks have no place for."""
     settings, state = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not isinstance(settings, dict) or not isinstance(state, dict) or "encoder" not in settings:
-        raise InputError(f"{path}: not a published point-cloud checkpoint (expected state_dict and hyper_parameters.encoder)")
+        raise InputError(f"{path}: not a published point-cloud checkpoint (has no state_dict or no hyper_parameters.encoder)")
     try:
         model = _build(settings, state)
     except (KeyError, TypeError, ValueError) as error:
@@ -111,10 +111,10 @@ def _tokenizer(arguments: dict) -> TokenizerConfig:
     if voxels not in TOKENIZERS:
         raise ValueError(f"voxel_size: expected one of {', '.join(TOKENIZERS)}, got {voxels}")
     given = arguments.get("tokenizer_kwargs") or {}
-    tokenizer = replace(TOKENIZERS[voxels], **{ours: given[name] for name, ours in _TOKENIZER_ARGUMENTS.items() if name in given})
+    changes = {ours: given[name] for name, ours in _TOKENIZER_ARGUMENTS.items() if name in given}
     if "use_fps_seed" in given:
-        tokenizer = replace(tokenizer, seeds=given["num_init_groups"] if given["use_fps_seed"] else 0)
-    return tokenizer
+        changes["seeds"] = given["num_init_groups"] if given["use_fps_seed"] else 0
+    return replace(TOKENIZERS[voxels], **changes)
 
 
 def _transformer(arguments: dict, depth: int) -> TransformerConfig:
@@ -139,8 +139,10 @@ def _load_(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
         if name not in ours or ours[name].numel() != value.numel():
-            expected = f"expected {tuple(ours[name].shape)}, got {tuple(value.shape)}" if name in ours else "no such weight"
-            raise InputError(f"{path}: {published}: {expected} in the network that the settings describe")
+            why = "no such weight"
+            if name in ours:
+                why = f"expected {tuple(ours[name].shape)}, got {tuple(value.shape)}"
+            raise InputError(f"{path}: {published}: {why} in the network that the settings describe")
         found[name] = value.reshape(ours[name].shape)  # a convolution of width 1 is a linear layer
     missing = [name for name in ours if name not in found and not name.endswith("num_batches_tracked")]
     if missing:

@@ -4,6 +4,7 @@ Source: arXiv 2502.02558, sec. 4; spec/polarmae.md section 8.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,13 @@ class SegmentationConfig:
             raise ValueError(f"layers: expected blocks of the encoder, 0 to {depth - 1}, got {self.layers}")
 
 
+class Segmented(NamedTuple):
+    """logits (P, num_classes) of the points, and the tokens of their events."""
+
+    logits: Tensor
+    tokens: Tokens
+
+
 class SegmentationHead(nn.Module):
     """Point features (P, dim) and event features (B, 2 dim) -> logits (P, num_classes)."""
 
@@ -60,7 +68,7 @@ class SegmentationHead(nn.Module):
 
 
 class Segmentation(nn.Module):
-    """Points (P, 4) of B events -> logits (P, num_classes)."""
+    """Points (P, 4) of B events -> class scores of each."""
 
     def __init__(self, config: SegmentationConfig):
         super().__init__()
@@ -69,13 +77,13 @@ class Segmentation(nn.Module):
         self.upsampler = Upsampler(config.encoder.dim, config.encoder.sync_batchnorm)
         self.head = SegmentationHead(config.encoder.dim, config)
 
-    def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
         """points (P, 4) packed, lengths (B,) int64 on the CPU."""
         tokens = self.encoder.tokenize(points, lengths)
         features = self._features(tokens)
         neighbours = nearest_tokens(points, lengths, tokens.centres, tokens.lengths, self.config.neighbours)
         x = self.upsampler(points, features, neighbours)
-        return self.head(x, global_features(features, tokens.lengths), lengths)
+        return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens)
 
     def _features(self, tokens: Tokens) -> Tensor:
         """(T, dim): mean of the normalised outputs of the chosen blocks."""

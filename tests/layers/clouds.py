@@ -13,3 +13,12 @@ def tracks(lengths: list[int], seed: int = 0, dtype: torch.dtype = torch.float32
     voxels = torch.cat([s.cumsum(0) for s in (steps * 0.8 + drift).split(lengths)]).round() if total else steps
     energy = torch.rand(total, 1, generator=generator, dtype=torch.float64) * 2 - 1
     return torch.cat([voxels * 0.0015035163260146505, energy], 1).to(dtype), counts
+
+
+def without_gradient(model: torch.nn.Module) -> list[str]:
+    """Names of the parameters whose gradient is missing, zero or not finite."""
+    return [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.cloud_losses import energy_error, focal, group_chamfer
+from src.cloud_losses import focal
 from src.errors import InputError
 from src.layers.packed import unpad
 from src.models.point_mae import PointMAE
@@ -48,12 +48,10 @@ def test_masked_autoencoder(path):
     assert largest_error(visible[:, ::4], z["encoder_visible"][z["unmasked"]]) < TOLERANCE
 
     result = model(points, z["lengths"], masked)
-    chamfer = group_chamfer(result.points, result.hidden.groups, result.hidden.counts)
-    assert largest_error(chamfer, z["loss_chamfer"]) < TOLERANCE
-    assert (result.energy is not None) == ("loss_energy" in z)
-    if result.energy is not None:
-        energy = energy_error(result.energy, result.hidden.groups[:, 3], result.hidden.counts)
-        assert largest_error(energy, z["loss_energy"]) < TOLERANCE
+    losses = result.losses()
+    assert losses.keys() == {"chamfer", "energy"} & {name.removeprefix("loss_") for name in z}
+    for name, loss in losses.items():
+        assert largest_error(loss, z[f"loss_{name}"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("path", SEGMENTATION, ids=lambda path: path.stem)
@@ -61,7 +59,7 @@ def test_masked_autoencoder(path):
 def test_segmentation(path):
     """Log-probabilities, classes and focal loss."""
     model, z = read(path)
-    logits = model(unpad(z["points"], z["lengths"]), z["lengths"])
+    logits = model(unpad(z["points"], z["lengths"]), z["lengths"]).logits
     assert largest_error(logits.log_softmax(1), unpad(z["log_prob"], z["lengths"])) < TOLERANCE
     assert torch.equal(logits.argmax(1), unpad(z["pred"], z["lengths"]))
     target = unpad(z["semantic_id"], z["lengths"])[:, 0]
@@ -90,7 +88,8 @@ def test_settings_are_read():
     assert model.config.layers == (0, 1) and model.config.head_dim == 64 and model.config.encoder.transformer.depth == 2
     changed = copy.deepcopy(checkpoint)
     changed["hyper_parameters"]["encoder"]["init_args"]["tokenizer_kwargs"] |= {
-        "context_length": 77, "overlap_factor": 0.9, "use_fps_seed": True, "num_init_groups": 300, "reduction_method": "energy",
+        "context_length": 77, "overlap_factor": 0.9, "use_fps_seed": True, "num_init_groups": 300,
+        "reduction_method": "energy",
     }  # fmt: skip
     tokenizer = published_network(changed, "file").config.encoder.tokenizer
     assert (tokenizer.context, tokenizer.overlap, tokenizer.seeds, tokenizer.reduction) == (77, 0.9, 300, "energy")
@@ -122,11 +121,16 @@ def _damage(checkpoint, kind):
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("no settings", "not a published"), ("missing weight", "1 weights are missing"), ("unknown weight", "no such weight"),
-        ("wrong shape", "(5, 3)"), ("voxel size", "2.5, 5, 25"), ("bias", "apply_relative_position_bias"),
-        ("arch", "vit_huge"), ("no classes", "num_classes"),
+        ("no settings", "not a published"),
+        ("missing weight", "1 weights are missing"),
+        ("unknown weight", "no such weight"),
+        ("wrong shape", "(5, 3)"),
+        ("voxel size", "2.5, 5, 25"),
+        ("bias", "apply_relative_position_bias"),
+        ("arch", "vit_huge"),
+        ("no classes", "num_classes"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(kind, words):
     checkpoint = read_checkpoint(SEGMENTATION[0].with_suffix(".ckpt"))
     _damage(checkpoint, kind)
