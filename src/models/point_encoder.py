@@ -6,7 +6,6 @@ Source: arXiv 2502.02558, sec. 3; spec/polarmae.md sections 3 to 5.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..layers.grouping import TokenizerConfig, Tokens, tokenize

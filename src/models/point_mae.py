@@ -62,7 +62,7 @@ def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None
     event = event_of_row(lengths)
     order = draw.argsort()
     order = order[event[order].argsort(stable=True)]  # by event, at random within
-    wanted = (lengths * ratio + 1e-9).floor().long()  # 0.7 * 10 must be 7
+    wanted = (lengths.double() * ratio + 1e-9).floor().long()  # 0.29 * 100 must be 29
     masked = torch.zeros(len(order), dtype=torch.bool)
     masked[order] = rank_in_event(lengths) < wanted[event]
     return masked
