@@ -43,7 +43,8 @@ def nearest_tokens(
 
 
 def interpolate(features: Tensor, neighbours: Neighbours) -> Tensor:
-    """Weighted sums of token features (T, C): (P, C).  No (P, k, C) table is made."""
+    """Weighted sums of token features (T, C): (P, C), half precision added up in float32.  No (P, k, C) table is made."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     if len(features) == 0:
         return features.new_zeros(len(neighbours.rows), features.shape[1])
     weights = neighbours.weights.to(features.dtype)
