@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layers.packed import pad, slots
+from .layers.packed import pad, unpad
 from .ops.chamfer import chamfer_distance
 
 
@@ -25,8 +25,7 @@ def energy_error(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tensor:
     """Mean squared error over the points of all groups; 0 if there are none.
 
     predicted (M, size), of which the first counts (M,) int64 on the CPU count; energies (G,) group after group."""
-    at = slots(counts, predicted.shape[1]).to(predicted.device)
-    return (predicted.flatten()[at].to(energies.dtype) - energies).square().sum() / max(len(energies), 1)
+    return (unpad(predicted, counts).to(energies.dtype) - energies).square().sum() / max(len(energies), 1)
 
 
 def nll(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

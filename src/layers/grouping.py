@@ -12,7 +12,7 @@ from torch import Tensor
 from ..ops.cnms import cnms
 from ..ops.fps import farthest_point_sampling
 from ..ops.neighbors import ball_query, knn
-from .packed import check_packed, offsets, pad, slots
+from .packed import check_packed, offsets, pad, unpad
 
 CENTRES = ("cnms", "fps")
 NEIGHBOURS = ("ball", "knn")
@@ -80,11 +80,6 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.counts)
 
-    @property
-    def ptr(self) -> Tensor:
-        """(T + 1,) int64 on the device of the groups: where each group begins."""
-        return offsets(self.counts).to(self.groups.device)
-
     def select(self, chosen: Tensor) -> "Tokens":
         """The tokens where chosen (T,) bool, on the CPU, is True."""
         token = chosen.nonzero()[:, 0].to(self.centres.device)
@@ -104,7 +99,8 @@ def count_chosen(chosen: Tensor, lengths: Tensor) -> Tensor:
 def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens:
     """Tokens of packed points (P, D >= 3; the fourth column is the energy), lengths (B,) int64 on the CPU.
 
-    Every point belongs to some token as long as no group is reduced and no token dropped."""
+    Groups overlap, and points at the radius or farther from every centre are in none: C-NMS with overlap above 0.5
+    leaves a few."""
     check_packed(points, lengths, 4 if config.reduction == "energy" else 3)
     cloud = pad(points, lengths, max([1, *lengths.tolist()]))  # one column at least, so that index 0 exists
     sizes = lengths.to(points.device)
@@ -113,14 +109,13 @@ def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens
     centres = cloud.gather(1, at[:, : int(kept.max()) if len(kept) else 0, None].expand(-1, -1, 3).clamp(min=0))
 
     members = _members(centres, cloud, kept.to(points.device), sizes, config)  # (B, tokens, width), -1 = none
-    members = members.flatten(0, 1)[slots(kept, centres.shape[1]).to(points.device)]
-    centres = centres.flatten(0, 1)[slots(kept, centres.shape[1]).to(points.device)]
+    members, centres = unpad(members, kept), unpad(centres, kept)
     counts = (members >= 0).sum(1)
     begin = offsets(lengths)[:-1].repeat_interleave(kept).to(points.device)
     members = _reduced(points, members[:, : int(counts.max()) if len(counts) else 0], begin[:, None], counts, config)
 
     counts = counts.clamp(max=config.group_size).cpu()
-    index = members.flatten()[slots(counts, members.shape[1]).to(points.device)]
+    index = unpad(members, counts)
     token = torch.repeat_interleave(counts).to(points.device)
     features = points[index]
     if config.mean_centres:
