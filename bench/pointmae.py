@@ -45,9 +45,9 @@ def make_events(number: int, mean_points: int, seed: int = 0) -> tuple[Tensor, T
     A track is a random walk with persistent direction, 100 to 700 points, two or three voxels thick."""
     generator = torch.Generator().manual_seed(seed)
     random = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    spread = torch.exp(0.4 * random(number))
     events = []
-    for _ in range(number):
-        wanted = int(mean_points * torch.exp(0.4 * random(1) - 0.08))
+    for wanted in (mean_points * spread / spread.mean()).long().tolist():
         event = torch.zeros(0, 3)
         while len(event) < wanted:
             steps = int(torch.randint(100, 700, (1,), generator=generator))
@@ -183,7 +183,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--energy", action=switch, default=True, help="PoLAr-MAE (default), or Point-MAE")
     parser.add_argument("--dropout", action=switch, default=True, help="attention dropout, stochastic depth")
     parser.add_argument("--batch-size", type=int, default=8, help="events per step (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=4400, help="points of an event, about (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=4400, help="mean number of points of an event (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the report to this text file too")

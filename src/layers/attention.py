@@ -10,8 +10,8 @@ from .packed import offsets, pad, unpad
 class Attention(nn.Module):
     """Multi-head self-attention: x (T, dim) -> (T, dim); a token sees those of its own event.
 
-    On the CPU events go one by one: measured against padding to the longest event or to lengths alike, that is 1.2 to
-    3.5 times as fast (docs/PERFORMANCE.md), and its cost is that of the tokens there are.
+    On the CPU events go one by one, which is up to 3.6 times as fast as padding to the longest and faster than padding
+    events of like length (docs/PERFORMANCE.md).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
