@@ -1,0 +1,233 @@
+"""Point-MAE / PoLAr-MAE side by side: tokens, training step and memory of the packed and the padded formulation.
+
+    python3 bench/pointmae.py                              # PoLAr-MAE, vit_small, 8 events of about 4400 points
+    python3 bench/pointmae.py --no-energy --batch-size 4 --repeat 5 --out pointmae.txt
+
+`padded` is bench/padded_point_mae.py: 512 token slots of 32 points, masks, full distance matrices; same weights, same
+outputs (tests/bench). Events are random walks on the lattice of voxels. A training step is forward, losses, backward
+and AdamW's update on tokens made before; tokens are timed apart. Times are medians; the two take turns, after one
+untimed turn each. Memory is what a step adds at its peak, each in a child process of its own.
+The last table says where the packed step's time goes: each part forward and backward on its own, its floating-point
+operations, and their rate as a part of what one large matrix product reaches here.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of  # noqa: E402
+from bench.pelican import peak_memory, timed  # noqa: E402
+from src.cloud_losses import energy_error, group_chamfer  # noqa: E402
+from src.layers.grouping import TOKENIZERS, VOXEL, Tokens, tokenize  # noqa: E402
+from src.layers.packed import pad  # noqa: E402
+from src.layers.transformer import ARCHITECTURES, TransformerConfig  # noqa: E402
+from src.models.point_encoder import EncoderConfig  # noqa: E402
+from src.models.point_mae import PointMAE, PointMAEConfig, random_mask  # noqa: E402
+from src.training.memory import keep_freed_memory  # noqa: E402
+
+NAMES = ("padded", "packed")
+
+
+def make_events(number: int, mean_points: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Packed events of several tracks, points (P, 4) prepared as data sets give them, and their lengths (B,).
+
+    A track is a random walk with persistent direction, 100 to 700 points, two or three voxels thick."""
+    generator = torch.Generator().manual_seed(seed)
+    random = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    spread = torch.exp(0.4 * random(number))
+    events = []
+    for wanted in (mean_points * spread / spread.mean()).long().tolist():
+        event = torch.zeros(0, 3)
+        while len(event) < wanted:
+            steps = int(torch.randint(100, 700, (1,), generator=generator))
+            direction = random(3) + 0.25 * random(steps, 3).cumsum(0) / steps**0.5
+            walk = (0.6 * direction / direction.norm(dim=1, keepdim=True)).cumsum(0)
+            start = 384 * torch.rand(3, generator=generator) + 192
+            track = (start + walk + 0.5 * random(steps, 3)).round()
+            event = torch.cat([event, track.unique(dim=0)])[:wanted]
+        energy = 2 * torch.rand(len(event), 1, generator=generator) - 1
+        events.append(torch.cat([(event - 384) * VOXEL, energy], 1))
+    return torch.cat(events), torch.tensor([len(event) for event in events])
+
+
+def make_config(args: argparse.Namespace) -> PointMAEConfig:
+    rates = {} if args.dropout else {"attention_dropout": 0.0, "drop_path": 0.0}
+    encoder = EncoderConfig(TOKENIZERS["5"], TransformerConfig(args.arch, **rates))
+    return PointMAEConfig(encoder, TransformerConfig(args.arch, depth=4, final_norm=True, **rates), energy=args.energy)
+
+
+def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> Callable[[], None]:
+    """One training step on tokens made before."""
+    torch.manual_seed(0)
+    model = (PointMAE if name == "packed" else PaddedPointMAE)(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
+    tokens = tokenize(points, lengths, config.encoder.tokenizer)
+    masked = random_mask(tokens.lengths, config.mask_ratio, torch.Generator().manual_seed(1))
+    if name == "padded":
+        padded = padded_tokens(pad(points, lengths), lengths, config.encoder.tokenizer)
+        in_slots = slots_of(masked, padded.token_mask)
+
+    def step():
+        optimizer.zero_grad()
+        losses = model.reconstruct(tokens, masked).losses() if name == "packed" else model(padded, in_slots)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 3.0)
+        optimizer.step()
+
+    return step
+
+
+def memory_of_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> int:
+    """Bytes that one training step adds at its peak. Meant for a fresh process."""
+    few = int(lengths[0].clamp(max=200))
+    make_step(name, config, points[:few], torch.tensor([few]))()  # thread pools, allocator
+    step = make_step(name, config, points, lengths)
+    before = peak_memory()
+    step()
+    return peak_memory() - before
+
+
+def memory_in_child(name: str, arguments: list[str]) -> int:
+    child = subprocess.run([sys.executable, __file__, *arguments, "--memory-of", name], capture_output=True, text=True)
+    if child.returncode:
+        sys.exit(f"measuring the memory of {name} failed (exit {child.returncode}):\n{child.stderr[-2000:]}")
+    return json.loads(child.stdout)
+
+
+def in_turns(actions: dict[str, Callable[[], None]], repeat: int, label: str) -> dict[str, float]:
+    """Median seconds of each."""
+    seconds = {name: [] for name in actions}
+    for turn in range(-1, repeat):  # turn -1 warms up
+        for name, action in actions.items():
+            seconds[name].append(timed(action))
+            print(f"{label} {turn + 1}/{repeat} {name}: {seconds[name][-1]:.3f} s", file=sys.stderr)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def product_rate() -> float:
+    """Operations per second of a product as the MLP has it, the best of several."""
+    a, b = torch.randn(4096, 384), torch.randn(1536, 384)
+    return 2 * a.numel() * len(b) / min(timed(lambda: nn.functional.linear(a, b)) for _ in range(20))
+
+
+def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable[[], None]]:
+    """Parts of a training step, each forward and backward on leaves of its own."""
+    visible, hidden, dim = tokens.select(~masked), tokens.select(masked), model.config.encoder.dim
+    leaf = lambda n: torch.randn(n, dim, requires_grad=True)  # noqa: E731
+    seen, seen_at, every, every_at, decoded = map(leaf, map(len, (visible, visible, tokens, tokens, hidden)))
+
+    def heads():
+        predicted = model.points(decoded).unflatten(1, (-1, 4))
+        loss = group_chamfer(predicted, hidden.groups, hidden.counts)
+        if model.energy is not None:
+            energy = model.energy(hidden.groups, hidden.counts, decoded)
+            loss = loss + energy_error(energy, hidden.groups[:, 3], hidden.counts)
+        loss.backward()
+
+    return {
+        "embedding of visible groups": lambda: model.encoder.embed(visible).sum().backward(),
+        "encoder blocks": lambda: model.encoder.transformer(seen, seen_at, visible.lengths).sum().backward(),
+        "decoder blocks": lambda: model.decoder(every, every_at, tokens.lengths).sum().backward(),
+        "heads and losses": heads,
+    }
+
+
+def where_time_goes(config: PointMAEConfig, points: Tensor, lengths: Tensor, repeat: int) -> str:
+    """A line per part: milliseconds, 10^9 operations, rate as a part of the matrix-product rate."""
+    model = PointMAE(config)
+    tokens = tokenize(points, lengths, config.encoder.tokenizer)
+    masked = random_mask(tokens.lengths, config.mask_ratio)
+    rate = product_rate()
+    lines = [f"matrix product: {rate / 1e9:.0f} GFLOP/s", f"{'':30}{'time':>10}{'GFLOP':>9}{'of that rate':>14}"]
+    whole, operations = 0.0, 0
+    for name, part in parts(model, tokens, masked).items():
+        with FlopCounterMode(display=False) as counter:
+            part()
+        seconds = min(timed(part) for _ in range(repeat))
+        whole, operations = whole + seconds, operations + counter.get_total_flops()
+        lines.append(part_line(name, seconds, counter.get_total_flops(), rate))
+    return "\n".join([*lines, part_line("together", whole, operations, rate)])
+
+
+def part_line(name: str, seconds: float, operations: int, rate: float) -> str:
+    return f"{name:30}{seconds * 1e3:>7.1f} ms{operations / 1e9:>9.1f}{operations / seconds / rate:>13.0%}"
+
+
+def table(rows: dict[str, dict[str, float]], memory: dict[str, int]) -> str:
+    """Seconds and bytes by name; a line each with padded / packed."""
+
+    def line(label: str, values: dict[str, float], unit: float, name: str) -> str:
+        padded, packed = (values[name] / unit for name in NAMES)
+        return f"{label:16}{padded:>9.1f} {name:3}{packed:>9.1f} {name:3}{padded / packed:>8.1f}"
+
+    lines = [f"{'':16}{'padded':>13}{'packed':>13}{'ratio':>8}"]
+    lines += [line(label, row, 1e-3, "ms") for label, row in rows.items()]
+    return "\n".join([*lines, line("peak memory", memory, 2**20, "MiB")])
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="vit_small")
+    parser.add_argument("--energy", action=switch, default=True, help="PoLAr-MAE (default), or Point-MAE")
+    parser.add_argument("--dropout", action=switch, default=True, help="attention dropout, stochastic depth")
+    parser.add_argument("--batch-size", type=int, default=8, help="events per step (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=4400, help="mean number of points of an event (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="write the report to this text file too")
+    parser.add_argument("--memory-of", choices=NAMES, help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    for name in ("batch_size", "points", "repeat", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return args
+
+
+def main(arguments: list[str]):
+    args = parse(arguments)
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    config = make_config(args)
+    points, lengths = make_events(args.batch_size, args.points)
+    if args.memory_of:
+        print(memory_of_step(args.memory_of, config, points, lengths))
+        return
+    memory = {name: memory_in_child(name, arguments) for name in NAMES}
+    tokens, tokenizer = tokenize(points, lengths, config.encoder.tokenizer), config.encoder.tokenizer
+    cloud = pad(points, lengths)
+    makers = {
+        "padded": lambda: padded_tokens(cloud, lengths, tokenizer),
+        "packed": lambda: tokenize(points, lengths, tokenizer),
+    }
+    steps = {name: make_step(name, config, points, lengths) for name in NAMES}
+    rows = {
+        "tokens": in_turns(makers, args.repeat, "tokens"),
+        "training step": in_turns(steps, args.repeat, "step"),
+    }
+    model = "PoLAr-MAE" if args.energy else "Point-MAE"
+    report = "\n".join([
+        f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}: {args.batch_size} events, "
+        f"{lengths.float().mean():.0f} points and {tokens.lengths.float().mean():.0f} tokens each (at most "
+        f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points a token; {args.threads} thread(s), "
+        f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
+        "", table(rows, memory), "", where_time_goes(config, points, lengths, args.repeat),
+    ])  # fmt: skip
+    print(report)
+    if args.out:
+        args.out.write_text(report + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,44 @@
+"""The padded yardstick of bench/pointmae.py computes the same as the packed network: times compare like with like."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
+from src.layers.grouping import TokenizerConfig
+from src.layers.packed import pad
+from src.layers.transformer import TransformerConfig
+from src.models.point_encoder import EncoderConfig
+from src.models.point_mae import PointMAE, PointMAEConfig
+from tests.layers.clouds import tracks
+
+TINY = TransformerConfig("vit_tiny", 2, attention_dropout=0.0, drop_path=0.0)
+CONFIG = PointMAEConfig(
+    EncoderConfig(TokenizerConfig(context=64, group_size=12), TINY),
+    replace(TINY, depth=1, final_norm=True),
+    energy=True,
+)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_same_tokens_losses_and_gradients(training):
+    packed = PointMAE(CONFIG).double().train(training)
+    padded = PaddedPointMAE(CONFIG).double().train(training)
+    padded.load_state_dict(packed.state_dict())
+    points, lengths = tracks([200, 90, 150], dtype=torch.float64)
+    points[:, :3] += 1e-4 * torch.randn(len(points), 3, dtype=torch.float64)  # no distance is exactly the radius
+    result = packed(points, lengths)
+    tokens = padded_tokens(pad(points, lengths), lengths, CONFIG.encoder.tokenizer)
+    torch.testing.assert_close(tokens.groups[tokens.point_mask], result.tokens.groups)
+    assert torch.equal(tokens.token_mask.sum(1), result.tokens.lengths)
+
+    found = padded(tokens, slots_of(result.masked, tokens.token_mask))
+    expected = result.losses()
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss)
+    sum(found.values()).backward()
+    sum(expected.values()).backward()
+    ours = dict(packed.named_parameters())
+    for name, parameter in padded.named_parameters():
+        torch.testing.assert_close(parameter.grad, ours[name].grad, rtol=1e-6, atol=1e-9, msg=lambda m: f"{name}: {m}")

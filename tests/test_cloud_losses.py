@@ -1,0 +1,76 @@
+"""Losses on point clouds against their formulas, one group or point at a time."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from src.cloud_losses import CLASS_LOSSES, dice, energy_error, focal, group_chamfer
+
+COUNTS = torch.tensor([3, 1, 5])
+
+
+def groups(dtype=torch.float64):
+    return torch.randn(3, 5, 4, dtype=dtype), torch.randn(9, 4, dtype=dtype)
+
+
+def test_chamfer_of_groups():
+    """Only the first counts of the predicted points take part, and all four columns."""
+    predicted, true = groups()
+    each = []
+    for p, t, n in zip(predicted, true.split(COUNTS.tolist()), COUNTS.tolist()):
+        d = (p[:n, None] - t[None]).square().sum(-1)
+        each.append(d.amin(0).mean() + d.amin(1).mean())
+    torch.testing.assert_close(group_chamfer(predicted, true, COUNTS), torch.stack(each).mean())
+
+
+def test_energy_error():
+    predicted, true = groups()
+    pairs = [(p[i], t) for p, e in zip(predicted[..., 0], true[:, 3].split(COUNTS.tolist())) for i, t in enumerate(e)]
+    expected = sum((a - b) ** 2 for a, b in pairs) / 9
+    torch.testing.assert_close(energy_error(predicted[..., 0], true[:, 3], COUNTS), expected)
+
+
+def test_no_masked_groups():
+    """Zero, with a gradient: a rank of a distributed run may have such a batch."""
+    none = torch.zeros(0, dtype=torch.int64)
+    predicted = torch.zeros(0, 5, 4, requires_grad=True)
+    loss = group_chamfer(predicted, torch.zeros(0, 4), none) + energy_error(predicted[..., 0], torch.zeros(0), none)
+    assert float(loss.detach()) == 0
+    loss.backward()
+
+
+def test_half_precision_predictions():
+    predicted, true = groups(torch.float32)
+    loss = group_chamfer(predicted.bfloat16(), true, COUNTS)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, group_chamfer(predicted, true, COUNTS), rtol=0.05, atol=0)
+
+
+def test_focal():
+    logits, target = torch.randn(20, 3, dtype=torch.float64), torch.randint(3, (20,))
+    weight = torch.tensor([1.0, 2.0, 30.0])
+    p = logits.softmax(1)[torch.arange(20), target]
+    expected = (-((1 - p) ** 2) * p.log() * weight[target]).mean()
+    torch.testing.assert_close(focal(logits, target, weight.double()), expected)
+    torch.testing.assert_close(focal(logits, target, gamma=0), F.cross_entropy(logits, target))
+    certain = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    focal(certain, torch.tensor([0]), gamma=0.5).backward()
+    assert certain.grad.isfinite().all()
+    assert float(focal(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))) == 0
+
+
+def test_dice():
+    """0 for certain and right, near 1 for certain and wrong, less of the classes that weigh more."""
+    target = torch.randint(3, (3000,))
+    right = F.one_hot(target, 3) * 100.0
+    assert float(dice(right, target)) < 1e-6
+    assert float(dice(right.roll(1, 1), target)) > 0.99
+    one_wrong = torch.where(target[:, None] == 2, right.roll(1, 1), right)
+    assert dice(one_wrong, target, torch.tensor([1.0, 1.0, 9.0])) > dice(one_wrong, target) + 0.1
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_gradients(name):
+    logits = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    torch.autograd.gradcheck(lambda x: CLASS_LOSSES[name](x, torch.tensor([0, 1, 2, 1, 1, 0]), weight), logits)
