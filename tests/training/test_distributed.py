@@ -165,3 +165,16 @@ def test_alone():
     rows = {"index": torch.tensor([1, 0])}
     assert distributed.gather_events(rows) is rows and distributed.total(1, 2.5) == [1, 2.5]
     assert distributed.from_main("x") == "x" and distributed.to_main("x") == ["x"] and distributed.report_failure("x") == "x"
+
+
+def test_gathering_sorts_events_and_their_particles(monkeypatch):
+    """Rows come back in the order of the events, the particles of each event with it."""
+    parts = [
+        {"index": torch.tensor([2, 0]), "lengths": torch.tensor([2, 1]), "particle_x": torch.tensor([20, 21, 0])},
+        {"index": torch.tensor([1]), "lengths": torch.tensor([3]), "particle_x": torch.tensor([10, 11, 12])},
+    ]
+    monkeypatch.setattr(distributed, "num_ranks", lambda: 2)
+    monkeypatch.setattr(distributed, "to_main", lambda outputs: parts)
+    joined = distributed.gather_events(parts[0])
+    assert joined["index"].tolist() == [0, 1, 2] and joined["lengths"].tolist() == [1, 3, 2]
+    assert joined["particle_x"].tolist() == [0, 10, 11, 12, 20, 21]

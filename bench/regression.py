@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""A trained regressor against estimates that need no training, on the same jets.
+
+  python3 bench/regression.py --testfile data/sample_data/run12/test.h5 --target truth_Pmu_W --predictions predict/w.best.test.pt
+
+"sum of constituents" is the natural estimate of what the whole jet comes from; "best pair of subjets" that of a W within
+a top jet: the jet is clustered into three with the kT distance (hep-ph/9305266), and of their three pairs the one is taken
+whose mass is nearest to the W's.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.metrics.regression import RESOLUTIONS, regression_metrics  # noqa: E402
+from src.models.published import read_checkpoint  # noqa: E402
+
+W_MASS = 80.4  # GeV
+SUBJETS = 3
+
+
+def kt_subjets(p: np.ndarray, number: int) -> np.ndarray:
+    """Particles (n, 4) merged pairwise, nearest in kT first, until `number` momenta are left: (<= number, 4)."""
+    p = p.astype(np.float64)
+    while len(p) > number:
+        pt, phi = np.hypot(p[:, 1], p[:, 2]), np.arctan2(p[:, 2], p[:, 1])
+        eta = np.arcsinh(p[:, 3] / np.maximum(pt, 1e-9))
+        turn = np.abs(phi[:, None] - phi)
+        distance = np.minimum(pt[:, None], pt) ** 2 * ((eta[:, None] - eta) ** 2 + np.minimum(turn, 2 * np.pi - turn) ** 2)
+        np.fill_diagonal(distance, np.inf)
+        i, j = np.unravel_index(distance.argmin(), distance.shape)
+        p[i] += p[j]
+        p = np.delete(p, j, 0)
+    return p
+
+
+def best_pair(p: np.ndarray) -> np.ndarray:
+    """The pair of kT subjets whose mass is nearest to the W's (4,); the jet itself if it has a single particle."""
+    subjets = kt_subjets(p, SUBJETS)
+    if len(subjets) == 1:
+        return subjets[0]
+    pairs = np.array([subjets[i] + subjets[j] for i in range(len(subjets)) for j in range(i)])
+    masses = np.sqrt(np.maximum(pairs[:, 0] ** 2 - (pairs[:, 1:] ** 2).sum(1), 0))
+    return pairs[np.abs(masses - W_MASS).argmin()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--testfile", required=True, metavar="FILE")
+    parser.add_argument("--target", default="truth_Pmu", metavar="KEY")
+    parser.add_argument("--nobj", type=int, default=200, metavar="N", help="constituents of a jet to use")
+    parser.add_argument("--predictions", metavar="FILE", help="predict/*.pt of train_pelican_cov.py on this file")
+    args = parser.parse_args()
+    with h5py.File(args.testfile) as file:
+        true = file[args.target][()]
+        known = true.any(1)
+        true, jets = true[known], file["Pmu"][()][known, : args.nobj]
+    jets = [jet[jet[:, 0] != 0] for jet in jets]
+    estimates = {"sum of constituents": np.stack([jet.sum(0, dtype=np.float64) for jet in jets])}
+    estimates["best pair of subjets"] = np.stack([best_pair(jet) for jet in jets])
+    if args.predictions:
+        saved = read_checkpoint(args.predictions)
+        if not np.allclose(saved["targets"][:, 0].numpy(), true, rtol=1e-5):
+            sys.exit(f"{args.predictions}: its targets are not those of {args.testfile}, --target {args.target}")
+        estimates["network"] = saved["predict"][:, 0].numpy()
+    columns = (*RESOLUTIONS, "loss_m", "loss_3d")
+    print(f"{len(true)} jets of {args.testfile}, {args.target}")
+    print(f"{'':22s}" + "".join(f"{c:>10s}" for c in columns))
+    for name, estimate in estimates.items():
+        metrics = regression_metrics(torch.from_numpy(estimate)[:, None], torch.from_numpy(true)[:, None], 0.0)
+        print(f"{name:22s}" + "".join(f"{metrics[c]:10.4g}" for c in columns))
+
+
+if __name__ == "__main__":
+    main()
