@@ -41,18 +41,17 @@ def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> No
     jet's constituents, to one PNG.
 
     outputs: predict, targets (N, T, 4) and jet (N, 4) of the test set, or None."""
-    if outputs is None:
-        figure, axes = _page(1)
-        draw_losses(axes[0][0], history)
-    else:
-        true = outputs["targets"].double()
-        figure, axes = _page(4, true.shape[1], 4.6)
-        draw_losses(axes[0][0], history)
-        for t in range(true.shape[1]):
-            if t > 0:
-                axes[t][0].set_axis_off()
-            estimates = {"sum of constituents": outputs["jet"].double(), "this network": outputs["predict"][:, t].double()}
-            draw_responses(axes[t][1:], estimates, true[:, t], "" if true.shape[1] == 1 else f", target {t}")
+    true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"].double()
+    panels = 1 + 3 * true.shape[1]
+    columns = min(panels, 2 if panels <= 4 else 4)
+    figure, axes = _page(columns, -(-panels // columns))
+    axes = list(axes.flat)
+    draw_losses(axes[0], history)
+    for t in range(true.shape[1]):
+        estimates = {"sum of constituents": outputs["jet"].double(), "this network": outputs["predict"][:, t].double()}
+        draw_responses(axes[1 + 3 * t : 4 + 3 * t], estimates, true[:, t], "" if true.shape[1] == 1 else f", target {t}")
+    for unused in axes[panels:]:
+        unused.set_axis_off()
     figure.savefig(path, dpi=130)
 
 

@@ -67,6 +67,13 @@ def test_regression(data, tmp_path, method):
         assert np.allclose(file["predict"][()], saved["predict"]) and file["index"][()].tolist() == list(range(61))
 
 
+def test_published_example_command(data, tmp_path):
+    """The seed project's command runs as it stands (with fewer jets and epochs and a folder of our own)."""
+    published = f"--datadir={data} --target=truth_Pmu --yaml={ROOT}/config/48k.yaml --nobj=80 --nobj-avg=20 --batch-size=64 --prefix=regressor"
+    regressor.main([*published.split(), "--cpu", "--workdir", str(tmp_path), "--num-epoch", "1", "--num-train", "30", "--num-valid", "10", "--num-test", "20", "--no-plot"])
+    assert np.isfinite(float(row(tmp_path / "log/regressor.Best.metrics.csv")["loss"]))
+
+
 def test_two_targets(data, tmp_path):
     """Keys by list or by number; numbered columns."""
     for k, target in enumerate((["--target", "truth_Pmu_0,truth_Pmu_1"], ["--num-targets", "2"])):
