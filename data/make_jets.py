@@ -24,14 +24,12 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import zlib
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from importlib.metadata import version
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator  # noqa: E402
 from src.data.jet_writer import CHUNK, Parser, jet_file, progress  # noqa: E402
+from src.data.parallel import ordered_map  # noqa: E402
 
 SPLITS = ("train", "valid", "test")
 BLOCK = 100              # jets made with one Pythia seed
@@ -161,31 +160,13 @@ def pack(jets, names, processes, nobj_max):
             "jet_tag": np.array([processes.index(name) for name in names], np.int8)}
 
 
-def start_worker():
-    """Leave Ctrl-C to the parent, end with it even where it is killed, and keep FastJet's banner off the progress bar."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-
-
-def make_blocks(tasks, jobs):
-    """generate(*task) for each task, in order, in this process (jobs = 1) or in others; a bounded number is under way."""
-    if jobs == 1:
-        yield from (generate(*task) for task in tasks)
-        return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker) as pool:
-        try:
-            waiting = deque()
-            for task in tasks:
-                waiting.append(pool.submit(generate, *task))
-                if len(waiting) > 3 * jobs:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BaseException:
-            for child in active_children():
-                child.terminate()
-            raise
+def make_block(task):
+    """generate(*task); in a process of its own, FastJet's banner is kept off the progress bar."""
+    if parent_process() is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+    return generate(*task)
 
 
 def rows_in_order(rows, blocks, jets_of_blocks, bar):
@@ -218,7 +199,7 @@ def make_split(split, args):
         "processes": [f"{name} ({counts[name]} jets): {PROCESSES[name].description}" for name in counts],
     }
     path = args.outdir / f"{split}.h5"
-    with (progress(number, path.name) as bar, closing(make_blocks(tasks, args.jobs)) as made,
+    with (progress(number, path.name) as bar, closing(ordered_map(make_block, tasks, args.jobs)) as made,
           jet_file(path, attributes, level=9) as file):
         for jets, names in rows_in_order(rows, blocks, made, bar):
             file.append(pack(jets, names, args.process, args.nobj_max))

@@ -42,9 +42,9 @@ void check_segments(const Tensor& x, const Tensor& ptr, const Tensor& like, cons
                   name, ": expected a row for each segment, like the rest");
 }
 
-}  // namespace
-
-Tensor segment_sum(const Tensor x_in, const Tensor ptr) {
+// A row of each segment. reduce(rows, count, channels, out), for a pointer of the dtype.
+template <class F>
+Tensor reduced(const Tensor& x_in, const Tensor& ptr, const F& reduce) {
   check_rows(x_in, "x");
   const Tensor x = torch::stable::contiguous(x_in);
   const int64_t channels = x.size(1);
@@ -54,10 +54,24 @@ Tensor segment_sum(const Tensor x_in, const Tensor ptr) {
     const T* from = x.const_data_ptr<T>();
     T* to = out.mutable_data_ptr<T>();
     for_each_segment(ptr, x.size(0), [&](int64_t s, int64_t first, int64_t n) {
-      PUFFIN_CALL(sum_rows<T>, from + first * channels, n, channels, to + s * channels);
+      reduce(from + first * channels, n, channels, to + s * channels);
     });
   });
   return out;
+}
+
+}  // namespace
+
+Tensor segment_sum(const Tensor x, const Tensor ptr) {
+  return reduced(x, ptr, [](const auto* rows, int64_t n, int64_t channels, auto* out) {
+    PUFFIN_CALL(sum_rows, rows, n, channels, out);
+  });
+}
+
+Tensor segment_extremum(const Tensor x, const Tensor ptr, bool largest) {
+  return reduced(x, ptr, [largest](const auto* rows, int64_t n, int64_t channels, auto* out) {
+    PUFFIN_CALL(extremum_rows, rows, n, channels, largest, out);
+  });
 }
 
 Tensor segment_expand(const Tensor x_in, const Tensor ptr, int64_t rows) {
@@ -72,22 +86,6 @@ Tensor segment_expand(const Tensor x_in, const Tensor ptr, int64_t rows) {
     for_each_segment(ptr, rows, [&](int64_t s, int64_t first, int64_t n) {
       for (int64_t r = first; r < first + n; ++r)
         std::copy(from + s * channels, from + (s + 1) * channels, to + r * channels);
-    });
-  });
-  return out;
-}
-
-Tensor segment_extremum(const Tensor x_in, const Tensor ptr, bool largest) {
-  check_rows(x_in, "x");
-  const Tensor x = torch::stable::contiguous(x_in);
-  const int64_t channels = x.size(1);
-  Tensor out = new_tensor(x, {ptr.size(0) - 1, channels}, x.scalar_type());
-  for_float_type(x, [&](auto type) {
-    using T = decltype(type);
-    const T* from = x.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    for_each_segment(ptr, x.size(0), [&](int64_t s, int64_t first, int64_t n) {
-      PUFFIN_CALL(extremum_rows<T>, from + first * channels, n, channels, largest, to + s * channels);
     });
   });
   return out;
