@@ -1,8 +1,8 @@
 """A trained PELICAN network for one jet at a time, in plain tensor operations, for export.
 
-Training works on packed batches through kernels and index tables.  Here pair features are (n, n, C): x[i, j] is the pair
-(i, j), and the same mathematics needs nothing that an exporter cannot follow, for any n.  The layers are those of the
-trained network, parameters, tables of maps and small products included; only what touches pairs is written anew.
+Training works on packed batches through kernels and index tables.  Here pair features are (n, n, C): x[i, j] is the
+pair (i, j), and the same mathematics needs nothing that an exporter cannot follow, for any n.  The layers are those of
+the trained network, parameters, tables of maps and small products included; only what touches pairs is written anew.
 """
 
 import copy
@@ -23,7 +23,7 @@ from .pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 
 @dataclass(frozen=True)
 class _OneEvent(EventGeometry):
-    """The geometry of a batch of one, without index tables: what belongs to the event (1, C) broadcasts over its nodes."""
+    """The geometry of a batch of one, without index tables: what is of the event (1, C) broadcasts over its nodes."""
 
     def sum_nodes(self, x: Tensor) -> Tensor:
         return (x if self.weights is None else x * self.weights[:, None]).sum(0, keepdim=True)
@@ -137,8 +137,8 @@ class SingleJet(nn.Module):
         config = model.config
         if config.irc_safe and set(config.config + config.config_out) != {"s"}:
             raise InputError(
-                f"irc_safe with the letters {config.config!r} and {config.config_out!r}: expected 's' alone; others ask for the "
-                "soft-drop multiplicity, which is found by clustering particle by particle and cannot be exported"
+                f"irc_safe with the letters {config.config!r} and {config.config_out!r}: expected 's' alone; others "
+                "ask for the soft-drop multiplicity, which clusters particle by particle and cannot be exported"
             )
         self.scale = scale
         self.network = copy.deepcopy(model)
@@ -170,7 +170,7 @@ class SingleJet(nn.Module):
 
 
 def _prepend_spurions(p: Tensor, scalars: Tensor | None, spurions: tuple) -> tuple[Tensor, Tensor]:
-    """The spurions, then the particles: momenta (n', 4) and, after the scalars, one-hot labels (see `prepend_spurions`)."""
+    """The spurions, then the particles: momenta (n', 4), and scalars with one-hot labels (see `prepend_spurions`)."""
     labels = F.pad(torch.ones_like(p[:, :1]), (0, len(spurions)))
     of_spurions = torch.eye(1 + len(spurions), dtype=p.dtype, device=p.device)[1:]
     if scalars is not None:
@@ -188,7 +188,7 @@ def _irc(inputs: Tensor, dots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SingleJetClassifier(SingleJet):
-    """fourmomenta (n, 4) [GeV], scalars (n, S) or None -> scores (K,) before the softmax, probabilities (K,).  n >= 1."""
+    """fourmomenta (n, 4), n >= 1, scalars (n, S) or None -> scores (K,) before the softmax, probabilities (K,)."""
 
     outputs = ("scores", "probabilities")
 
@@ -201,7 +201,7 @@ class SingleJetClassifier(SingleJet):
 
 
 class SingleJetRegressor(SingleJet):
-    """fourmomenta (n, 4) [GeV], scalars (n, S) or None -> momenta (T, 4) [GeV], weights (n', T, K), spurions first.  n >= 1."""
+    """fourmomenta (n, 4), n >= 1, scalars (n, S) or None -> momenta (T, 4), weights (n', T, K), spurions first."""
 
     outputs = ("momenta", "weights")
 

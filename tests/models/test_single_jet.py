@@ -29,7 +29,8 @@ def test_golden(path):
     arrays = {k: torch.from_numpy(z[k]) for k in z.files if k != "meta"}
     scalars, mask = arrays.get("input/scalars"), arrays["input/particle_mask"]
     network = PelicanClassifier if path.name.startswith("classifier") else PelicanRegressor
-    model = network(config_of(json.loads(str(z["meta"]))["kwargs"], 0 if scalars is None else scalars.shape[-1])).double()
+    kwargs = json.loads(str(z["meta"]))["kwargs"]
+    model = network(config_of(kwargs, 0 if scalars is None else scalars.shape[-1])).double()
     model.load_state_dict({k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")})
     one = single_jet(model)
     for k in range(len(mask)):
@@ -60,7 +61,8 @@ def equal(model, scalars: int = 0, scale: float = 1.0) -> None:
     one = single_jet(model, scale)
     with torch.no_grad():
         together = model(JetBatch(batch.fourmomenta * scale, batch.lengths, scalars=features))
-        alone = [one(p, None if features is None else features.split(lengths)[k]) for k, p in enumerate(batch.fourmomenta.split(lengths))]
+        parts = features.split(lengths) if scalars else [None] * 3
+        alone = [one(p, f) for p, f in zip(batch.fourmomenta.split(lengths), parts, strict=True)]
     if isinstance(model, PelicanClassifier):
         expected = list(zip(together, together.softmax(1)))
     else:
@@ -78,10 +80,11 @@ def test_equals_packed(choice, network):
     pick = lambda options, shift=0: list(options)[(number + shift) % len(options)]  # noqa: E731
     flag = lambda period: number // period % 2 == 0  # noqa: E731
     config = small(
-        stabilizer=choice[0], method=choice[1], config=pick(LETTERS), config_out=pick(LETTERS, 3), activation=pick(ACTIVATIONS),
-        batchnorm=pick(NORMS), factorize=flag(2), activate_agg=flag(3), activate_lin=flag(4), activate_agg_out=flag(5),
-        activate_lin_out=flag(7), mlp_out=number % 3 > 0, add_beams=number % 5 == 0, num_scalars=number % 3, num_classes=2 + number % 3,
-        num_targets=1 + number % 2, scale=0.5, num_channels_m=((8, 6), ()) if number % 4 == 0 else ((8,), (8,)),
+        stabilizer=choice[0], method=choice[1], config=pick(LETTERS), config_out=pick(LETTERS, 3),
+        activation=pick(ACTIVATIONS), batchnorm=pick(NORMS), factorize=flag(2), activate_agg=flag(3),
+        activate_lin=flag(4), activate_agg_out=flag(5), activate_lin_out=flag(7), mlp_out=number % 3 > 0,
+        add_beams=number % 5 == 0, num_scalars=number % 3, num_classes=2 + number % 3, num_targets=1 + number % 2,
+        scale=0.5, num_channels_m=((8, 6), ()) if number % 4 == 0 else ((8,), (8,)),
     )  # fmt: skip
     equal(trained(network(config)), config.num_scalars, scale=pick((1.0, 0.1)))
 
@@ -92,7 +95,10 @@ def test_equals_packed(choice, network):
 def test_irc_safe_equals_packed(stabilizer, diagonal, network):
     """Weighted sums, angles, and no diagonal maps; without the weights the scores would be others."""
     method = "spurions" if stabilizer == "so13" else "input"
-    equal(trained(network(small(stabilizer=stabilizer, method=method, config="s", config_out="s", irc_safe=True, irc_diagonal=diagonal))))
+    config = small(
+        stabilizer=stabilizer, method=method, config="s", config_out="s", irc_safe=True, irc_diagonal=diagonal
+    )
+    equal(trained(network(config)))
 
 
 def test_soft_drop_is_refused():
