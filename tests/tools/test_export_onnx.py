@@ -1,0 +1,135 @@
+"""tools/export_onnx.py: checkpoints to files that onnxruntime runs; skipped without the packages of `export`."""
+
+import json
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import train_pelican_classifier
+import train_pelican_cov
+from src.cli.pelican import pelican_config
+from src.data.packing import JetBatch
+from src.errors import InputError
+from src.models.pelican import PelicanClassifier, PelicanRegressor
+from src.training.checkpoint import save_checkpoint
+from tests.conftest import ROOT, relative
+
+sys.path.append(str(ROOT / "tools"))
+
+import export_onnx as tool  # noqa: E402
+
+TINY = ["--num-channels-m", "[[6]]", "--num-channels-2to2", "[4]", "--num-channels-m-out", "[6,4]",
+        "--num-channels-out", "5", "--num-channels-scalar", "2"]  # fmt: skip
+
+
+@pytest.fixture
+def onnxruntime():
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    return pytest.importorskip("onnxruntime")
+
+
+def save_network(path, script, network, num_scalars: int, *flags):
+    """A checkpoint of a network as it is before training; returns the network."""
+    args = script.make_parser().parse_args([*TINY, *flags])
+    model = network(pelican_config(args, num_scalars)).eval()
+    save_checkpoint(path, {"args": vars(args), "git_commit": "c0ffee", "model_state": model.state_dict()})
+    return model
+
+
+def properties(session) -> dict[str, str]:
+    """The metadata of a file."""
+    return session.get_modelmeta().custom_metadata_map
+
+
+def test_published_checkpoint(onnxruntime, run_folder, tmp_path, capsys):
+    """The file gives the published predictions of the published jets; it says what it is, not where it was made."""
+    out = tmp_path / "top.onnx"
+    tool.main([str(run_folder / "ref_best.pt"), "--out", str(out), "--tolerance", "1e-5"])
+    assert "agree with PyTorch" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(out)
+    with h5py.File(run_folder / "test.h5") as file:
+        jets = file["Pmu"][:, : int(properties(session)["nobj"])]
+    theirs = torch.load(run_folder / "ref.best.test.pt", weights_only=True)["predict"]
+    scores = np.stack([session.run(["scores"], {"fourmomenta": jet[jet[:, 0] != 0]})[0] for jet in jets[:60]])
+    assert relative(torch.from_numpy(scores), theirs[:60].float()) < 1e-5
+    found = properties(session)
+    keys = ("kind", "num_classes", "units", "scale", "spurions")
+    assert [found[k] for k in keys] == ["classifier", "2", "GeV", "1", "2"]
+    assert json.loads(found["network"])["stabilizer"] == "so2"
+    content = out.read_bytes()
+    assert str(ROOT).encode() not in content and b".py" not in content
+
+
+def test_regressor_with_scalars(onnxruntime, tmp_path):
+    """GeV go in and come out, whatever the scale of the training; weights of the spurions come first."""
+    import onnx
+
+    model = save_network(
+        tmp_path / "w.pt", train_pelican_cov, PelicanRegressor, 15, "--read-pid", "--scale", "0.1", "--num-targets",
+        "2", "--config", "sX", "--add-beams", "--method", "input", "--stabilizer", "se2",
+    )  # fmt: skip
+    tool.main([str(tmp_path / "w.pt"), "--check-sizes", "1", "4", "--opset", "20"])
+    assert onnx.load(tmp_path / "w.onnx").opset_import[0].version == 20
+    session = onnxruntime.InferenceSession(tmp_path / "w.onnx")
+    p, scalars = tool.random_jets([6], 15)[0]
+    assert [x.shape for x in session.get_inputs()] == [["particles", 4], ["particles", 15]]
+    momenta, weights = session.run(None, {"fourmomenta": p.numpy(), "scalars": scalars.numpy()})
+    assert momenta.shape == (2, 4) and weights.shape == (6 + 2, 2, 2)
+    with torch.no_grad():
+        expected = model(JetBatch(p * 0.1, torch.tensor([6]), scalars=scalars))
+    assert relative(torch.from_numpy(momenta), expected.fourmomenta[0]) < tool.TOLERANCE
+    assert relative(torch.from_numpy(weights), expected.weights) < tool.TOLERANCE
+    assert json.loads(properties(session)["scalars"]) == [{"key": "pdgid", "columns": 15}]
+
+
+def test_file_that_disagrees_is_not_written(onnxruntime, tmp_path, monkeypatch):
+    """The check must see a wrong network, here one that ignores the scale; the file of before stays."""
+    save_network(tmp_path / "q.pt", train_pelican_classifier, PelicanClassifier, 0, "--scale", "0.1")
+    out = tmp_path / "q.onnx"
+    out.write_text("of before")
+    right = tool.single_jet
+    monkeypatch.setattr(tool, "single_jet", lambda model, scale: right(model))
+    with pytest.raises(InputError, match="differs from PyTorch"):
+        tool.main([str(tmp_path / "q.pt"), "--check-sizes", "3"])
+    assert out.read_text() == "of before" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_averaged_weights_are_exported(tmp_path):
+    """Evaluation uses them, so must the file."""
+    path = tmp_path / "q.pt"
+    model = save_network(path, train_pelican_classifier, PelicanClassifier, 0)
+    content = torch.load(path, weights_only=True)
+    content["average_state"] = {f"module.{k}": v + 1 for k, v in model.state_dict().items()}
+    torch.save(content, path)
+    assert torch.equal(tool.load_network(path)[0].linear.weight, model.linear.weight + 1)
+
+
+def test_missing_packages_are_named(monkeypatch, run_folder):
+    """One line with the remedy, before anything is computed."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"pip install .*\[export\]"):
+        tool.main([str(run_folder / "ref_best.pt")])
+
+
+@pytest.mark.parametrize("flags, message", [(["--opset", "9"], "--opset"), (["--check-sizes", "0"], "--check-sizes")])
+def test_bad_flags(flags, message, run_folder):
+    """Each is named before the checkpoint is read."""
+    with pytest.raises(InputError, match=message):
+        tool.main([str(run_folder / "missing.pt"), *flags])
+
+
+def test_what_cannot_be_exported_is_refused(onnxruntime, tmp_path):
+    """A checkpoint that is none, a file without jets, and a network that clusters."""
+    (tmp_path / "bad.pt").write_text("no checkpoint")
+    with pytest.raises(InputError, match="checkpoint"):
+        tool.main([str(tmp_path / "bad.pt")])
+    path = tmp_path / "irc.pt"
+    save_network(path, train_pelican_classifier, PelicanClassifier, 0, "--irc-safe", "--stabilizer", "so13")
+    with pytest.raises(InputError, match="no such file"):
+        tool.main([str(path), "--check-file", str(tmp_path / "missing.h5")])
+    with pytest.raises(InputError, match="soft-drop"):
+        tool.main([str(path)])
