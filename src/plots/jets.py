@@ -108,7 +108,7 @@ def draw_responses(axes, estimates: dict[str, Tensor], true: Tensor, name: str) 
             if limits[0] < 0:
                 width = f"half of 16-84%: {half_width(values):.3f}"
             else:
-                width = f"68% below {float(torch.quantile(values, 0.68)):.3f}"
+                width = f"68% below {float(torch.quantile(values, 0.68)):.4f}"
             ax.hist(values.clamp(*limits).numpy(), bins=60, range=limits, histtype="step", lw=1.6, label=f"{who}\n{width}")
         ax.set(xlabel=label, ylabel="jets", title=f"Response: {title}{name}", xlim=limits)
         ax.legend(fontsize=8)
