@@ -114,6 +114,7 @@ class Sweep:
         self.own, self.fixed, self.task = own, rest, task
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="PedAnova")  # report.py gives it what it asks for
         if distributed.num_ranks() > 1:
             raise InputError("torchrun: a sweep is made of workers with one process each; start several with -j, or see slurm/sweep.sbatch")
         self.args, _ = parse_arguments(task.script.make_parser, rest)
@@ -183,13 +184,14 @@ class Sweep:
         self.num_trials = own.num_trials
         if own.sampler == "grid":
             self.num_trials = min(self.num_trials, _size(self.space.grid()))
-        try:
-            sampler = SAMPLERS[own.sampler](self.space, self.num_trials, own.sampler_seed)
-        except ImportError as error:
-            raise InputError(f"--sampler {own.sampler}: pip install 'cmaes==0.13.1' ({error.name} is missing)") from error
         storage = open_storage(self.storage, own.patience)
         agreed = {"task": own.task, "metrics": self.metrics}
-        self.study = open_study(own.study_name, storage, self.directions, sampler, PRUNERS[self.pruner](self.args.num_epoch), agreed)
+        self.study = open_study(own.study_name, storage, self.directions, PRUNERS[self.pruner](self.args.num_epoch), agreed)
+        seed = own.sampler_seed  # one that begins later is not to repeat what was proposed
+        try:
+            self.study.sampler = SAMPLERS[own.sampler](self.space, self.num_trials, None if seed is None else seed + len(self.study.trials))
+        except ImportError as error:
+            raise InputError(f"--sampler {own.sampler}: pip install 'cmaes==0.13.1' ({error.name} is missing)") from error
         log.info(
             f"study '{own.study_name}' in {describe(self.storage)}: {own.task}, {', '.join(f'{d} {m}' for d, m in zip(self.directions, self.metrics))}; "
             f"varied: {', '.join(p.name for p in self.space.parameters)}; {own.sampler}, pruner {self.pruner}, {self.num_trials} trials"
@@ -268,7 +270,7 @@ class Sweep:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, hand_on)
         for k in range(jobs):
-            seed = [] if self.own.sampler_seed is None else [f"--sampler-seed={self.own.sampler_seed + k}"]
+            seed = [] if self.own.sampler_seed is None else [f"--sampler-seed={self.own.sampler_seed + 10_007 * k}"]
             gpu = {"CUDA_VISIBLE_DEVICES": visible[k % gpus]} if gpus else {}
             line = [*command, "--jobs=1", "--no-report", "--no-optuna-test", *seed]
             workers.append(subprocess.Popen(line, env=environment | gpu, start_new_session=True))

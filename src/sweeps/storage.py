@@ -15,7 +15,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage  # what Optuna puts around every RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from ..errors import InputError, first_line
 
@@ -75,16 +75,19 @@ def open_storage(storage: str, patience: float) -> BaseStorage:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": 30}}
     else:
+        if url.drivername == "postgresql":  # which driver that means differs between versions of SQLAlchemy
+            url = url.set(drivername="postgresql+psycopg2")
         # two threads talk to the database: the trials, and the signs of life
         options = {"connect_args": _POSTGRESQL, "pool_pre_ping": True, "pool_size": 1, "max_overflow": 1}
     for attempt in range(6):
         try:
-            backend = RDBStorage(storage, engine_kwargs=options)
+            backend = RDBStorage(url.render_as_string(), engine_kwargs=options)
             break
-        except (ProgrammingError, IntegrityError, OperationalError) as error:
+        except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            failure = error if isinstance(error, DBAPIError) else error.__cause__
             # workers that start together all create the tables
-            if attempt == 5 or not any(sign in str(error).lower() for sign in ("already exists", "duplicate", "unique", "locked")):
-                raise InputError(f"{describe(storage)}: {_explained(error)}") from error
+            if attempt == 5 or not any(sign in str(failure).lower() for sign in ("already exists", "duplicate", "unique", "locked")):
+                raise InputError(f"{describe(storage)}: {_explained(failure)}") from error
             time.sleep(0.2 * 2**attempt)
         except ImportError as error:
             raise InputError(f"{describe(storage)}: its driver is missing; pip install -r requirements.txt") from error

@@ -48,15 +48,11 @@ PRUNERS: dict[str, Callable[[int], BasePruner]] = {
 }
 
 
-def open_study(
-    name: str, storage: BaseStorage, directions: list[str], sampler: BaseSampler, pruner: BasePruner, says: dict
-) -> optuna.Study:
+def open_study(name: str, storage: BaseStorage, directions: list[str], pruner: BasePruner, says: dict) -> optuna.Study:
     """The study of that name, a new one if there is none.
 
     says: what all its workers must agree on, kept in the study (task, metrics); InputError if they do not."""
-    study = optuna.create_study(
-        study_name=name, storage=storage, directions=directions, sampler=sampler, pruner=pruner, load_if_exists=True
-    )
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, pruner=pruner, load_if_exists=True)
     known = study.user_attrs
     for key, value in says.items():
         if key not in known:

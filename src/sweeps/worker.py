@@ -30,27 +30,26 @@ class SignsOfLife(threading.Thread):
     """Says every `interval` seconds that this worker lives, and queues the trials of workers that do not.
 
     What counts is whether a sign changes while this thread watches, so clocks of different machines need not agree.
+    lock: held while it queues trials, so that a worker does not leave between the end of one and its repetition.
     """
 
     def __init__(self, study: optuna.Study, interval: float):
         super().__init__(name="signs of life", daemon=True)
         self.study, self.interval, self.trial = study, interval, None
-        self._stopped, self._seen, self._count = threading.Event(), {}, 0
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+        self._seen, self._count = {}, 0
 
     def run(self) -> None:
         """Until stopped; a database that is lost for good ends it, and the worker will notice by itself."""
         with contextlib.suppress(StorageLost):
-            while not self._stopped.wait(self.interval):
+            while not self.stopped.wait(self.interval):
                 start = time.monotonic()
-                self.beat()
-                self._watch()
+                with self.lock:
+                    if not self.stopped.is_set():
+                        self.beat()
+                        self._watch()
                 if time.monotonic() - start > self.interval:  # the database was away, or this process: so were others
                     self._seen.clear()
-
-    def stop(self) -> None:
-        """End the thread; waits for what it is doing."""
-        self._stopped.set()
-        self.join(timeout=10)
 
     def beat(self) -> None:
         """A new sign at this worker's trial."""
@@ -100,18 +99,21 @@ class Worker:
         idle_since = None
         try:
             while self.deadline is None or time.monotonic() < self.deadline:
-                trial = claim(self.study, self.num_trials)
+                with self.signs.lock:
+                    trial = claim(self.study, self.num_trials)
+                    if trial is None and not self._others_may_be_dead(idle_since):
+                        self.signs.stopped.set()
+                        return
                 if trial is not None:
                     idle_since = None
                     self._run(trial)
-                elif not self._others_may_be_dead(idle_since):
-                    return
                 else:
                     idle_since = idle_since or time.monotonic()
                     time.sleep(min(1.0, self.signs.interval))
             log.info("--timeout: no further trial begins")
         finally:
-            self.signs.stop()
+            self.signs.stopped.set()
+            self.signs.join(timeout=10)
 
     def _others_may_be_dead(self, idle_since: float | None) -> bool:
         """Whether to wait: a trial that runs elsewhere, for all we know, may soon be found to have no worker."""
@@ -142,7 +144,8 @@ class Worker:
             raise
         finally:
             self.signs.trial = None
-            gc.collect()  # what a failed trial held
+        if state != TrialState.COMPLETE:
+            gc.collect()  # what an exception held
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         shown = reason or ", ".join(f"{v:.6g}" for v in values or ())
