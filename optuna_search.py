@@ -2,7 +2,7 @@
 """Search for good flags of a training script, on one machine or on many.
 
 Example (ten short trainings on real simulated jets, two at a time; a few minutes on a laptop):
-  python3 optuna_search.py --task classifier --study-name tops --num-trials 10 -j 2 --datadir data/sample_data/run12 --cpu
+  python3 optuna_search.py --task classifier --study-name tops --num-trials 10 -j 2 --nobj 20 --num-epoch 4 --cpu
 """
 
 import train_pelican_classifier
