@@ -46,10 +46,10 @@ def make_task(args: argparse.Namespace, model: PelicanClassifier, datasets: dict
     return task
 
 
-def main(argv=None) -> None:
-    """Parse the flags and run."""
+def main(argv=None, report=None) -> list[dict]:
+    """Parse the flags and run; returns one dict of numbers per epoch.  report(all so far) is called after each."""
     args, given = parse_arguments(make_parser, argv)
-    run_jets(args, given, PelicanClassifier, lambda a: ClassLabels(a.target), make_task, draw_classification)
+    return run_jets(args, given, PelicanClassifier, lambda a: ClassLabels(a.target), make_task, draw_classification, report)
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ def make_task(args: argparse.Namespace, model: PelicanRegressor, datasets: dict)
     return task
 
 
-def main(argv=None) -> None:
-    """Parse the flags and run."""
+def main(argv=None, report=None) -> list[dict]:
+    """Parse the flags and run; returns one dict of numbers per epoch.  report(all so far) is called after each."""
     args, given = parse_arguments(make_parser, argv)
     if "," in args.target and "num_targets" not in given:
         args.num_targets = args.target.count(",") + 1
-    run_jets(args, given, PelicanRegressor, momentum_keys, make_task, draw_regression)
+    return run_jets(args, given, PelicanRegressor, momentum_keys, make_task, draw_regression, report)
 
 
 if __name__ == "__main__":

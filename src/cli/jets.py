@@ -23,10 +23,12 @@ def run_jets(
     target: Callable[[argparse.Namespace], ClassLabels | Momenta],
     make_task: Callable,
     draw: Callable,
-) -> None:
-    """Do what the flags say: train, evaluate, or report symmetries.
+    report: Callable[[list[dict]], None] | None = None,
+) -> list[dict]:
+    """Do what the flags say: train, evaluate, or report symmetries.  Returns one dict of numbers per epoch trained.
 
-    target(args): what to learn; make_task(args, model, datasets): the task; draw: the picture of a finished run."""
+    target(args): what to learn; make_task(args, model, datasets): the task; draw: the picture of a finished run;
+    report(all epochs so far): called after each epoch."""
     run = Run(args)
     start = run.starting_point()
     if start is not None:
@@ -40,7 +42,7 @@ def run_jets(
         if start is not None:
             load_weights(model, *start)
         report_symmetries(model, args.seed, trained=start is not None)
-        return
+        return []
     selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key)
     wanted = {"test": args.num_test}
     if not run.evaluating:
@@ -49,7 +51,7 @@ def run_jets(
     needed = "test" if run.evaluating else "train"
     if needed not in datasets:
         raise InputError(f"{args.datadir}: no {needed} file (*.h5 with '{needed}' in its name)")
-    train_and_evaluate(run, make_task(args, model, datasets), datasets, start, draw)
+    return train_and_evaluate(run, make_task(args, model, datasets), datasets, start, draw, report)
 
 
 def names(text: str) -> list[str]:

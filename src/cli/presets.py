@@ -13,15 +13,20 @@ def parse_arguments(make_parser: Callable[[], argparse.ArgumentParser], argv: Se
     """Arguments, and the names of those that were given on the command line or in a preset.
 
     InputError for a preset that is missing, is not a mapping, or has an unknown key or a bad value."""
-    parser, bare = make_parser(), make_parser()
-    for action in bare._actions:
-        action.default = argparse.SUPPRESS
-    given = vars(bare.parse_args(argv))
+    parser, given = make_parser(), given_flags(make_parser, argv)
     presets: dict = {}
     for name in given.get("yaml", []):
         presets |= read_preset(name, parser)
     parser.set_defaults(**presets)
     return parser.parse_args(argv), set(given) | set(presets)
+
+
+def given_flags(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> dict:
+    """The arguments that the command line itself gives, without presets and defaults."""
+    bare = make_parser()
+    for action in bare._actions:
+        action.default = argparse.SUPPRESS
+    return vars(bare.parse_args(argv))
 
 
 def read_preset(path: str | Path, parser: argparse.ArgumentParser) -> dict:

@@ -289,10 +289,13 @@ def load_weights(model: torch.nn.Module, checkpoint: dict, path: Path) -> None:
         raise InputError(f"{path}: the weights are of another network: {first[:200]}") from error
 
 
-def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] | None, draw: Callable | None = None) -> None:
-    """Train (or only evaluate) a task on the splits, and write every output of the run.
+def train_and_evaluate(
+    run: Run, task, datasets: dict, start: tuple[dict, Path] | None, draw: Callable | None = None, report: Callable | None = None
+) -> list[dict]:
+    """Train (or only evaluate) a task on the splits, and write every output of the run; returns one dict per epoch.
 
-    draw(picture, history, outputs): makes the picture of a finished run from the epochs and the best test outputs."""
+    draw(picture, history, outputs): makes the picture of a finished run from the epochs and the best test outputs.
+    report(all epochs so far): called after each epoch, when its checkpoint is written; may end the run by an exception."""
     args, paths = run.args, run.paths
     resuming = args.load and not run.evaluating
     if start is not None and not resuming:
@@ -321,12 +324,10 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
             load_weights(task.model, read_checkpoint(path), path)
             trainer.average = None
             evaluate_and_save(run, trainer, task, datasets, kind, ["test"])
-        return
+        return []
     valid = run.loader(datasets["valid"])[0] if "valid" in datasets else None
-    writers = _EpochReports(run) if distributed.is_main() else None
-    history = trainer.fit(loader, batches, valid, writers.epoch if writers else _no_report)
-    if writers:
-        writers.close()
+    with _EpochReports(run, report) as reports:
+        history = trainer.fit(loader, batches, valid, reports.epoch if distributed.is_main() else _no_report)
     splits = [s for s in datasets if s in args.predict or s == "test"]
     outputs = evaluate_and_save(run, trainer, task, datasets, "final", splits)
     if distributed.from_main(args.save and paths.best.exists()):
@@ -337,6 +338,7 @@ def train_and_evaluate(run: Run, task, datasets: dict, start: tuple[dict, Path] 
         with whole_file(paths.picture) as temporary:
             draw(temporary, history, outputs.get("test"))
         log.info(f"picture: {paths.picture}")
+    return history
 
 
 def _no_report(history: list[dict]) -> None:
@@ -376,12 +378,12 @@ def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: st
 
 
 class _EpochReports:
-    """Per-epoch numbers to a CSV and to TensorBoard, as asked for."""
+    """Per-epoch numbers to a CSV and to TensorBoard, as asked for, and to whoever called the script."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, further: Callable | None):
         self.csv = run.paths.epochs if run.args.summarize_csv == "all" else None
-        self.board = None
-        if run.args.summarize:
+        self.board, self.further = None, further
+        if run.args.summarize and distributed.is_main():
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self.board = SummaryWriter(run.paths.logdir / run.paths.prefix)
@@ -398,8 +400,12 @@ class _EpochReports:
             with whole_file(self.csv) as temporary:
                 lines = [",".join(row)] + [",".join(str(v) for v in r.values()) for r in history]
                 temporary.write_text("\n".join(lines) + "\n")
+        if self.further is not None:
+            self.further(history)
 
-    def close(self) -> None:
-        """Finish the files."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
         if self.board is not None:
             self.board.close()

@@ -1,0 +1,108 @@
+"""What a sweep leaves behind: a table of its trials, the best flags, pictures."""
+
+import argparse
+import csv
+import logging
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import yaml
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ..cli.presets import parse_arguments
+from ..files import whole_file
+from ..plots.sweeps import draw_history, draw_importance, draw_parallel, draw_pareto
+
+log = logging.getLogger("puffin")
+
+_NO_SETTINGS = ("task", "prefix", "yaml", "load", "loadfile")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes log/S.*.  script: file name of the training script; metrics: what the study optimises, in its order."""
+
+    study: optuna.Study
+    metrics: list[str]
+    script: str
+    make_parser: Callable[[], argparse.ArgumentParser]
+    logdir: Path
+
+    def path(self, ending: str) -> Path:
+        return self.logdir / f"{self.study.study_name}.{ending}"
+
+    def write(self) -> FrozenTrial | None:
+        """Every file; returns the best trial, None if no trial was finished."""
+        trials = [t for t in self.study.get_trials(deepcopy=False) if "surplus" not in t.user_attrs]
+        self._table(trials)
+        finished = [t for t in trials if t.state == TrialState.COMPLETE]
+        counts = {s: sum(t.state == s for t in trials) for s in TrialState}
+        log.info(f"trials: {', '.join(f'{n} {s.name.lower()}' for s, n in counts.items() if n)}; table: {self.path('trials.csv')}")
+        if not finished:
+            return None
+        best = self.best()
+        flags = self._best_flags(best)
+        self._pictures(finished)
+        log.info(f"best trial: {best.number} ({', '.join(f'{m} {v:.6g}' for m, v in zip(self.metrics, best.values, strict=True))})")
+        log.info(f"its flags, for --yaml: {self.path('best.yaml')}; as a command:\n{flags}")
+        return best
+
+    def best(self) -> FrozenTrial:
+        """The best trial by the first metric, of those that no other beats in all metrics."""
+        front = self.study.best_trials if len(self.metrics) > 1 else [self.study.best_trial]
+        maximize = self.study.directions[0] == StudyDirection.MAXIMIZE
+        return (max if maximize else min)(front, key=lambda t: t.values[0])
+
+    def _table(self, trials: list[FrozenTrial]) -> None:
+        names = sorted({name for t in trials for name in t.params})
+        repeated = {t.user_attrs.get("repeats") for t in trials}
+        front = {t.number for t in self.study.best_trials} if any(t.state == TrialState.COMPLETE for t in trials) else set()
+        with whole_file(self.path("trials.csv")) as temporary, open(temporary, "w", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["trial", "state", *self.metrics, "best", "epochs", "started", "seconds", "repeats", "failure", *names])
+            for t in trials:
+                state = "repeated" if t.number in repeated else t.state.name.lower()
+                values = t.values if t.values and len(t.values) == len(self.metrics) else [""] * len(self.metrics)
+                started = f"{t.datetime_start:%Y-%m-%d %H:%M:%S}" if t.datetime_start else ""
+                seconds = f"{t.duration.total_seconds():.1f}" if t.duration else ""
+                extra = [t.user_attrs.get(key, "") for key in ("repeats", "failure")]
+                row = [t.number, state, *values, int(t.number in front), t.user_attrs.get("epochs", ""), started, seconds, *extra]
+                table.writerow(row + [t.params.get(name, "") for name in names])
+
+    def _best_flags(self, best: FrozenTrial) -> str:
+        """Write the best settings as a preset, headed by their command, which is returned."""
+        flags = best.user_attrs["flags"]
+        command = shlex.join(["python3", self.script, *flags, "--prefix", f"{self.study.study_name}-again"])
+        args, given = parse_arguments(self.make_parser, flags)
+        settings = {k: v for k, v in sorted(vars(args).items()) if k in given and k not in _NO_SETTINGS}
+        with whole_file(self.path("best.yaml")) as temporary:
+            temporary.write_text(f"# {command}\n" + yaml.safe_dump(settings, default_flow_style=None, width=110))
+        return command
+
+    def _pictures(self, finished: list[FrozenTrial]) -> None:
+        metric, values = self.metrics[0], [t.values[0] for t in finished]
+        maximize = self.study.directions[0] == StudyDirection.MAXIMIZE
+        names = sorted({name for t in finished for name in t.params})
+        columns = {name: [t.params.get(name) for t in finished] for name in names}
+        distributions = {name: d for t in finished for name, d in t.distributions.items()}
+        logarithmic = {name for name, d in distributions.items() if getattr(d, "log", False)}
+        pictures = {
+            "history.png": lambda path: draw_history(path, [t.number for t in finished], values, metric, maximize),
+            "parallel.png": lambda path: draw_parallel(path, columns, logarithmic, values, metric),
+        }
+        if len(finished) > 2:
+            sign = -1 if maximize else 1  # it asks what makes the target low
+            importances = optuna.importance.get_param_importances(self.study, target=lambda t: sign * t.values[0])
+            pictures["importance.png"] = lambda path: draw_importance(path, importances, metric)
+        if len(self.metrics) > 1:
+            front = {t.number for t in self.study.best_trials}
+            table, chosen = [t.values for t in finished], [t.number in front for t in finished]
+            pictures["pareto.png"] = lambda path: draw_pareto(path, table, chosen, self.metrics)
+        for ending, draw in pictures.items():
+            with whole_file(self.path(ending)) as temporary:
+                draw(temporary)
+        log.info(f"pictures: {', '.join(str(self.path(ending)) for ending in pictures)}")

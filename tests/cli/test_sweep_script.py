@@ -1,0 +1,267 @@
+"""The sweep script: real workers on sample jets, with every kind of storage, killed and cut off from their database."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+import yaml
+
+import optuna_search
+import train_pelican_classifier
+import train_pelican_cov
+from src.cli.run import run_script
+from src.sweeps.storage import open_storage
+from src.sweeps.study import counted
+from tests.conftest import ROOT
+from tests.postgres import Server
+
+SPACE = """
+lr-init: {type: float, range: [0.001, 0.01], log: true}
+activation: {choices: [leakyrelu, gelu]}
+"""
+TINY = [
+    "--num-channels-m", "[[6],[6]]", "--num-channels-2to2", "[4,4]", "--num-channels-m-out", "[6,4]", "--num-channels-out", "6",
+    "--num-channels-scalar", "2", "--nobj", "10", "--batch-size", "10", "--cpu", "--threads", "1", "--no-plot",
+    "--num-train", "200", "--num-valid", "60", "--num-test", "60", "--datadir", str(ROOT / "data/sample_data/run12"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL server for this file."""
+    server = Server()
+    yield server
+    server.remove()
+
+
+def command(work, *flags) -> list[str]:
+    """Flags of a sweep of tiny trainings."""
+    (work / "space.yaml").write_text(SPACE)
+    return ["--study-name", "s", "--space", str(work / "space.yaml"), "--workdir", str(work), *TINY, "--num-epoch", "2", *flags]
+
+
+def rows(path) -> list[dict]:
+    """Of a CSV file."""
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("task, script", [("classifier", train_pelican_classifier), ("cov", train_pelican_cov)])
+def test_a_sweep_and_what_it_leaves(tmp_path, task, script):
+    """Each trial is a run with files of its own; the table, the best flags and the pictures say what came out."""
+    optuna_search.main(["--task", task, *command(tmp_path, "--num-trials", "3", "--optuna-test", "--batch-size", "20")])
+    for k in range(3):
+        for name in (f"log/s-{k}.log", f"log/s-{k}.yaml", f"model/s-{k}.pt", f"model/s-{k}_best.pt", f"predict/s-{k}.best.test.pt"):
+            assert (tmp_path / name).stat().st_size > 0
+    assert [r["prefix"] for r in rows(tmp_path / "log/s.Best.metrics.csv")] == ["s-0", "s-1", "s-2", "s-best"]
+    table = rows(tmp_path / "log/s.trials.csv")
+    metric, choose = ("AUC", max) if task == "classifier" else ("loss", min)
+    best = choose(table, key=lambda row: float(row[metric]))
+    assert [r["state"] for r in table] == ["complete"] * 3 and [r for r in table if r["best"] == "1"] == [best]
+    for ending in ("history.png", "importance.png", "parallel.png", "journal", "sweep.log"):
+        assert (tmp_path / f"log/s.{ending}").stat().st_size > 1000 or ending == "sweep.log"
+
+    # the best flags, as a preset and as a command, repeat the best trial to the last digit
+    head, *_ = (tmp_path / "log/s.best.yaml").read_text().splitlines()
+    assert head.startswith(f"# python3 train_pelican_{task}.py ") and head.endswith("--prefix s-again")
+    preset = yaml.safe_load((tmp_path / "log/s.best.yaml").read_text())
+    assert preset["lr_init"] == float(best["lr-init"]) and preset["num_train"] == 200
+    again = script.main(["--yaml", str(tmp_path / "log/s.best.yaml"), "--prefix", "again"])
+    assert choose(row[f"valid_{metric}"] for row in again) == float(best[metric])
+
+
+def test_pruned_and_several_metrics(tmp_path, capsys):
+    """A pruned trial ends after an epoch and keeps its checkpoint; two metrics give a Pareto front, and no pruning."""
+    flags = ["--num-trials", "5", "--sampler", "random", "--sampler-seed", "3", "--pruner", "asha", "--num-epoch", "4", "--no-report"]
+    optuna_search.main(["--task", "classifier", *command(tmp_path, *flags)])
+    trials = optuna.load_study(study_name="s", storage=open_storage(str(tmp_path / "log/s.journal"), 0)).get_trials()
+    pruned = [t for t in trials if t.state.name == "PRUNED"]
+    assert pruned and all(0 < len(t.intermediate_values) < 4 and (tmp_path / f"model/s-{t.number}.pt").exists() for t in pruned)
+    assert all(len(t.intermediate_values) == 4 for t in trials if t not in pruned)
+    two = ["--task", "classifier", *command(tmp_path, "--num-trials", "3", "--metric", "AUC", "loss", "--study-name", "two")]
+    optuna_search.main(two)
+    assert (tmp_path / "log/two.pareto.png").exists() and {"AUC", "loss"} <= rows(tmp_path / "log/two.trials.csv")[0].keys()
+
+
+@pytest.mark.parametrize(
+    "flags, reason",
+    [
+        (["--password", "hunter2"], "PGPASSWORD"),
+        (["--storage", "postgresql://me:hunter2@host/db"], "PGPASSWORD"),
+        (["--prefix", "mine"], "leave the flag out"),
+        (["--eval"], "leave the flag out"),
+        (["--metric", "speed"], "--direction"),
+        (["--metric", "AUC", "loss", "--pruner", "median"], "several metrics"),
+        (["--host", "a", "--storage", "b.db"], "one of both"),
+        (["--lr-init", "0.01", "--activation", "gelu"], "nothing is left to vary"),
+        (["--sampler", "grid"], "without steps"),
+        (["--datadir", "nowhere"], "the first 5 trials all failed"),
+    ],
+)
+def test_bad_flags(tmp_path, capsys, flags, reason):
+    """One line, an exit status, no password."""
+    with pytest.raises(SystemExit) as stop:
+        run_script(optuna_search.main, ["--task", "classifier", *command(tmp_path, *flags)])
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and reason in err.strip().splitlines()[-1] and "Traceback" not in err and "hunter2" not in err
+
+
+# -- workers as processes --------------------------------------------------------------------------------------------
+
+
+class Workers:
+    """Workers of one study, started as people start them."""
+
+    def __init__(self, work, storage, secret):
+        self.work, self.storage, self.secret, self.started = work, storage, secret, []
+
+    def start(self, *flags) -> subprocess.Popen:
+        line = [sys.executable, "optuna_search.py", "--task", "classifier", *command(self.work, "--storage", self.storage, *flags)]
+        with open(self.work / f"worker{len(self.started)}.txt", "w") as out:
+            process = subprocess.Popen(line, cwd=ROOT, stdout=out, stderr=out, env=os.environ | self.secret | {"OMP_NUM_THREADS": "1"})
+        self.started.append(process)
+        return process
+
+    def output(self, worker) -> str:
+        return (self.work / f"worker{self.started.index(worker)}.txt").read_text()
+
+    def wait(self, seconds=150) -> list[int]:
+        return [worker.wait(seconds) for worker in self.started]
+
+    def study(self) -> optuna.Study:
+        return optuna.load_study(study_name="s", storage=open_storage(self.storage, 30))
+
+    def until(self, condition, seconds=60):
+        """What condition(trials) gives, as soon as it is true."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                found = condition(self.study().get_trials())
+            except KeyError:  # no study yet
+                found = None
+            if found:
+                return found
+            assert not any(w.poll() for w in self.started), [self.output(w) for w in self.started]
+            time.sleep(0.1)
+        raise AssertionError("waited in vain")
+
+
+@pytest.fixture
+def workers(request, tmp_path, monkeypatch):
+    """Workers on the storage that the test names; whatever happens, none of them stays."""
+    kind, secret = request.param, {}
+    storage = {"sqlite": f"{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal"}.get(kind)
+    if storage is None:
+        server = request.getfixturevalue("server")
+        storage, secret = server.url, server.secret
+        monkeypatch.setenv("PGPASSWORD", server.password)
+    else:
+        storage = storage if kind == "journal" else f"sqlite:///{storage}"
+    workers = Workers(tmp_path, storage, secret)
+    yield workers
+    for worker in workers.started:
+        worker.kill()
+    if kind == "postgresql":
+        optuna.delete_study(study_name="s", storage=open_storage(storage, 30))
+
+
+def in_training(trials):
+    """A trial that has finished an epoch, but not all."""
+    return next((t for t in trials if t.state.name == "RUNNING" and t.intermediate_values and "sign_of_life" in t.user_attrs), None)
+
+
+def check_nothing_lost(workers, num_trials):
+    """Every trial was completed once, by one worker; those that were begun twice say so."""
+    study = workers.study()
+    there = counted(study)
+    assert len(there) == num_trials and {t.state.name for t in there} == {"COMPLETE"}
+    in_table = [r["prefix"] for r in rows(workers.work / "log/s.Best.metrics.csv")]
+    assert sorted(in_table) == sorted(f"s-{t.number}" for t in there)
+    assert len({t.params["lr-init"] for t in there}) == num_trials
+    return study
+
+
+def check_no_password(workers, server):
+    """Neither in a file of the sweep, nor in what it printed, nor in the database."""
+    files = [p for p in workers.work.rglob("*") if p.is_file()]
+    assert len(files) > 20 and not [p for p in files if server.password.encode() in p.read_bytes()]
+    dump = server.dump()
+    assert "sign_of_life" in dump and server.password not in dump
+
+
+@pytest.mark.parametrize("workers, number, num_trials", [("journal", 2, 4), ("sqlite", 2, 4), ("postgresql", 3, 12)], indirect=["workers"])
+def test_a_worker_is_killed(workers, number, num_trials, request):
+    """Three workers, twelve trials, one kill -9 in mid-trial: another worker continues that trial from its checkpoint."""
+    for _ in range(number):
+        workers.start("--num-trials", str(num_trials), "--heartbeat", "1", "--num-epoch", "3", "--no-report", "--pruner", "none")
+    trial = workers.until(in_training)
+    pid = int(trial.user_attrs["sign_of_life"].split()[0].rsplit(":", 1)[1])
+    os.kill(pid, signal.SIGKILL)
+    killed = next(w for w in workers.started if w.pid == pid)
+    codes = workers.wait()
+    assert [code for w, code in zip(workers.started, codes, strict=True) if w is not killed] == [0] * (number - 1), [workers.output(w) for w in workers.started]
+    study = check_nothing_lost(workers, num_trials)
+    lost = [t for t in study.get_trials() if t.state.name == "FAIL" and "surplus" not in t.user_attrs]
+    assert trial.number in [t.number for t in lost] and all("no sign of life" in t.user_attrs["failure"] for t in lost)
+    again = next(t for t in study.get_trials() if t.user_attrs.get("repeats") == trial.number)
+    assert again.params == trial.params and "continuing at epoch" in (workers.work / f"log/s-{again.number}.log").read_text()
+    if workers.storage.startswith("postgresql"):
+        check_no_password(workers, request.getfixturevalue("server"))
+
+
+@pytest.mark.parametrize("workers", ["postgresql"], indirect=True)
+def test_the_database_is_restarted(workers, server):
+    """Two workers wait and finish; one without patience says why it ends, and its trial is run by the others."""
+    patient = [workers.start("--num-trials", "6", "--heartbeat", "2", "--num-epoch", "3", "--no-report") for _ in range(2)]
+    hasty = workers.start("--num-trials", "6", "--heartbeat", "2", "--num-epoch", "20", "--no-report", "--patience", "0.5")
+    workers.until(lambda trials: [t for t in trials if f":{hasty.pid} " in t.user_attrs.get("sign_of_life", "")])
+    workers.until(in_training)
+    server.stop()
+    try:
+        assert hasty.wait(30) == 1
+    finally:
+        server.start()
+    assert [w.wait(120) for w in patient] == [0, 0], [workers.output(w) for w in patient]
+    last = workers.output(hasty).strip().splitlines()[-1]
+    assert "not back after" in last and "Traceback" not in workers.output(hasty)
+    assert any("answers again" in workers.output(w) for w in patient)
+    study = workers.study()
+    assert len(counted(study)) == 6 and not [t for t in counted(study) if t.state.name not in ("COMPLETE", "PRUNED")]
+    check_no_password(workers, server)
+
+
+@pytest.mark.parametrize("workers", ["postgresql"], indirect=True)
+def test_a_wrong_password(workers, server):
+    """One line that says so, without the one that was tried."""
+    workers.secret = {"PGPASSWORD": "hunter2"}
+    worker = workers.start()
+    assert worker.wait(60) == 1
+    output = workers.output(worker)
+    assert "the password is wrong or missing: put it into PGPASSWORD" in output and "hunter2" not in output and "Traceback" not in output
+    optuna.create_study(study_name="s", storage=open_storage(server.url, 0))
+
+
+@pytest.mark.parametrize("workers", ["journal"], indirect=True)
+def test_sigterm_hands_the_trial_over(workers):
+    """To two local workers at once: both save, their trials wait, and the same command goes on with them."""
+    flags = ["--num-trials", "4", "--num-epoch", "10", "-j", "2", "--pruner", "none", "--sampler-seed", "5"]
+    parent = workers.start(*flags)
+    workers.until(lambda trials: len([t for t in trials if t.state.name == "RUNNING" and t.intermediate_values]) == 2)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(60) == 128 + signal.SIGTERM
+    states = [t.state.name for t in workers.study().get_trials()]
+    assert states.count("FAIL") == states.count("WAITING") == 2
+    workers.started.clear()
+    again = workers.start(*flags)
+    assert again.wait(120) == 0
+    trials = workers.study().get_trials()
+    assert [t.state.name for t in trials].count("COMPLETE") == 4
+    assert len({t.params["lr-init"] for t in trials}) == 4  # new proposals are new, though the seed is the same
+    for t in trials:
+        assert ("repeats" in t.user_attrs) == ("continuing at epoch" in (workers.work / f"log/s-{t.number}.log").read_text())
+    assert (workers.work / "log/s.history.png").exists()

@@ -1,0 +1,106 @@
+"""The batch scripts of sweeps: the database with a real server, the workers with stand-ins."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from src.sweeps.storage import open_storage
+from tests.conftest import ROOT
+from tests.postgres import as_nobody, programs
+
+
+@pytest.fixture
+def folder():
+    """A folder that the server's user may write to."""
+    folder = Path(tempfile.mkdtemp(prefix="puffin-job-", dir="/tmp"))
+    (folder / "bin").mkdir()
+    (folder / "bin/scontrol").write_text(f'#!/bin/bash\necho "scontrol $*" >> {folder}/calls\n')
+    (folder / "bin/scontrol").chmod(0o755)
+    shutil.copy(ROOT / "slurm/database.sbatch", folder)
+    if as_nobody():
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, "nobody", "nogroup")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def start(folder, log) -> subprocess.Popen:
+    """The database job; returns when the server can be reached."""
+    environment = {"FOLDER": str(folder / "shared"), "TMPDIR": str(folder), "PG": str(programs()), "PATH": f"{folder}/bin:{os.environ['PATH']}",
+                   "HOME": str(folder), "SLURM_JOB_ID": "42", "NETWORK": "127.0.0.1/32"}  # fmt: skip
+    with open(log, "w") as out:
+        job = subprocess.Popen(["bash", str(folder / "database.sbatch")], env=environment, cwd=folder, stdout=out, stderr=out, **as_nobody())
+    deadline = time.monotonic() + 40
+    while not (folder / "shared/service").exists():
+        assert job.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    return job
+
+
+def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
+    """A study is there again after USR1 (saved, requeued) and a start on an empty disk; TERM saves as well, without requeuing."""
+    job = start(folder, tmp_path / "1.txt")
+    # the server's files are its own: the test reads them as root, or as the same user
+    service = (folder / "shared/service").read_text().replace(os.uname().nodename, "127.0.0.1")
+    (tmp_path / "service").write_text(service)
+    shutil.copy(folder / "shared/pgpass", tmp_path / "pgpass")
+    password = (tmp_path / "pgpass").read_text().strip().rsplit(":", 1)[1]
+    assert len(password) == 48 and stat.S_IMODE((folder / "shared/pgpass").stat().st_mode) == 0o600
+    (tmp_path / "pgpass").chmod(0o600)
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service"))
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "pgpass"))
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    study = optuna.create_study(study_name="kept", storage=open_storage("postgresql://?service=puffin", 0))
+    study.tell(study.ask(), 7.0)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(30) == 0, (tmp_path / "1.txt").read_text()
+    assert (folder / "calls").read_text() == "scontrol requeue 42\n"
+    assert not (folder / "shared/service").exists() and not list(folder.glob("puffin-database.*"))
+
+    job = start(folder, tmp_path / "2.txt")
+    (tmp_path / "service").write_text((folder / "shared/service").read_text().replace(os.uname().nodename, "127.0.0.1"))
+    study = optuna.load_study(study_name="kept", storage=open_storage("postgresql://?service=puffin", 0))
+    assert study.best_value == 7.0
+    study.tell(study.ask(), 5.0)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 0 and (folder / "calls").read_text().count("requeue") == 1
+    printed = (tmp_path / "1.txt").read_text() + (tmp_path / "2.txt").read_text()
+    assert "restored" in printed and "saved" in printed and password not in printed
+    assert password not in service
+
+
+WORKER = """#!/bin/bash
+trap 'echo "handed over" >> calls; exit 143' TERM
+echo "$PGSERVICEFILE $*" >> calls
+for i in $(seq 200); do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("storage", [[], ["--storage", "log/s.journal"]])
+def test_a_worker_hands_over_and_is_requeued(tmp_path, storage):
+    """On USR1 the worker gets SIGTERM and is waited for; the database is the default storage."""
+    commands = tmp_path / "venv/bin"
+    commands.mkdir(parents=True)
+    for name, text in {"python3": WORKER, "scontrol": '#!/bin/bash\necho "scontrol $*" >> calls\n', "activate": ""}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    (tmp_path / "service").write_text("[puffin]\n")
+    environment = os.environ | {"SLURM_SUBMIT_DIR": str(tmp_path), "VENV": "venv", "SLURM_JOB_ID": "43", "SLURM_CPUS_PER_TASK": "2",
+                                "FOLDER": str(tmp_path), "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
+    job = subprocess.Popen(["bash", str(ROOT / "slurm/sweep.sbatch"), "--task", "classifier", *storage], env=environment)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "calls").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 0
+    wanted = "--task classifier --storage log/s.journal" if storage else "--storage postgresql://?service=puffin --task classifier"
+    first, *rest = (tmp_path / "calls").read_text().splitlines()
+    assert first == f"{tmp_path}/service optuna_search.py --patience 3600 {wanted}" and rest == ["handed over", "scontrol requeue 43"]

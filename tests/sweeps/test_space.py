@@ -1,0 +1,110 @@
+"""Search spaces: what a file may say, and what a trial makes of it."""
+
+import argparse
+
+import optuna
+import pytest
+
+from optuna_search import TASKS
+from src.cli.presets import parse_arguments
+from src.errors import InputError
+from src.sweeps.space import read_space
+from tests.conftest import ROOT
+
+
+def parser() -> argparse.ArgumentParser:
+    """A script's flags."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--widths", default="[4,4]")
+    parser.add_argument("--kind", choices=("a", "b", "c"), default="a")
+    parser.add_argument("--deep", action=argparse.BooleanOptionalAction, default=False)
+    return parser
+
+
+SPACE = """
+rate: {type: float, range: [0.001, 0.1], log: true}
+kind: {choices: [a, b]}
+layers: {type: int, range: [2, 6], step: 2, when: {kind: b}}
+widths: {type: int, range: [3, 5], write: "[{},{}]"}
+deep: {choices: [true, false]}
+"""
+
+
+def space(tmp_path, text, given=()):
+    """The space of a text, with some flags fixed."""
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    fixed = vars(parser().parse_args([]))
+    return read_space(file, parser, dict.fromkeys(given), fixed)
+
+
+def test_flags_follow_the_file(tmp_path):
+    """Every trial's flags are taken by the script, within ranges; `layers` only where its condition holds."""
+    chosen, study = space(tmp_path, SPACE), optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    seen = set()
+    for _ in range(60):
+        flags = chosen.sample(study.ask())
+        args = parser().parse_args(flags)
+        assert 0.001 <= args.rate <= 0.1 and args.widths in ("[3,3]", "[4,4]", "[5,5]")
+        assert any(f.startswith("--layers") for f in flags) == (args.kind == "b")
+        seen.add((args.kind, args.deep, args.layers))
+    assert seen == {("a", False, 2), ("a", True, 2), *(("b", d, n) for d in (False, True) for n in (2, 4, 6))}
+
+
+def test_the_command_line_fixes_flags(tmp_path):
+    """What is given is not varied, and decides conditions by its value in `fixed` (kind a: no layers)."""
+    chosen = space(tmp_path, SPACE, given=["kind", "rate"])
+    names = {f.split("=")[0] for f in chosen.sample(optuna.create_study().ask())}
+    assert names <= {"--widths", "--deep", "--no-deep"}
+    with pytest.raises(InputError, match="nothing is left"):
+        space(tmp_path, "rate: {type: float, range: [1, 2]}", given=["rate"])
+
+
+def test_grid(tmp_path):
+    """All values; a range without a step cannot be listed."""
+    text = "widths: {type: int, range: [3, 5]}\nrate: {type: float, range: [0.0, 0.3], step: 0.1}\nkind: {choices: [a, c]}"
+    grid = space(tmp_path, text).grid()
+    assert grid["widths"] == [3, 4, 5] and grid["kind"] == ["a", "c"]
+    assert grid["rate"] == pytest.approx([0, 0.1, 0.2, 0.3])
+    for text, reason in (("rate: {type: float, range: [0.0, 1.0]}", "without steps"), ("layers: {type: int, range: [1, 3], when: {kind: a}}", "condition")):
+        with pytest.raises(InputError, match=reason):
+            space(tmp_path, text).grid()
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("rat: {type: float, range: [1, 2]}", "no flag --rat "),
+        ("rate: {type: float, range: [1e-3, 1]}", "1.0e-3"),
+        ("rate: {type: real, range: [1, 2]}", "expected 'type'"),
+        ("rate: {type: float, range: [2, 1]}", "low"),
+        ("rate: {range: [1, 2], scale: log}", "some of"),
+        ("kind: {choices: [a, z]}", "invalid choice"),
+        ("layers: {choices: [1, many]}", "invalid int"),
+        ("kind: {choices: [a], type: int}", "either 'choices"),
+        ("rate: {type: float, range: [1, 2], write: abc}", "{}"),
+        ("layers: {type: int, range: [1, 2], when: {nothing: 1}}", "no flag of this script"),
+        ("layers: {type: int, range: [1, 2], when: {kind: a}}\nkind: {choices: [a, b]}", "before"),
+        ("[1, 2]", "expected 'flag"),
+        ("a: [", "not readable"),
+    ],
+)
+def test_bad_files_say_where(tmp_path, text, reason):
+    """Found before anything runs, with the file and the entry."""
+    with pytest.raises(InputError, match="space.yaml") as error:
+        space(tmp_path, text)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_spaces_that_come_with_it(task):
+    """Every task has one that its script takes, and that leaves the default of `stabilizer` among the choices."""
+    script = TASKS[task].script
+    args, _ = parse_arguments(script.make_parser, [])
+    chosen = read_space(ROOT / f"config/search/{task}.yaml", script.make_parser, {}, vars(args))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(20):
+        args, given = parse_arguments(script.make_parser, chosen.sample(study.ask()))
+        assert {"lr_init", "num_channels_m"} <= given and args.num_channels_m[0][0] == args.num_channels_m[0][4]

@@ -1,0 +1,220 @@
+"""Workers: who runs what, and what failures do.  The trials here are short functions instead of trainings."""
+
+import signal
+import time
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from src.errors import InputError
+from src.sweeps.storage import open_storage
+from src.sweeps.study import MOST_KILLS, SAMPLERS, claim, counted, open_study, queue_again
+from src.sweeps.worker import MISSED, SignsOfLife, Worker
+from src.training.trainer import Interrupted
+
+INTERVAL = 0.1
+
+
+BOTH = pytest.mark.parametrize("storage", ["journal", "sqlite"], indirect=True)
+
+
+@pytest.fixture
+def storage(request, tmp_path):
+    """A name of a storage; each worker opens it for itself."""
+    return f"sqlite:///{tmp_path}/s.db" if getattr(request, "param", "") == "sqlite" else f"{tmp_path}/s.journal"
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for s, handler in before.items():
+        signal.signal(s, handler)
+
+
+def study_in(storage) -> optuna.Study:
+    """The study, opened anew."""
+    return open_study("s", open_storage(storage, 5), ["minimize"], optuna.pruners.NopPruner(), {"task": "x"})
+
+
+def work(study, run_trial, num_trials, timeout=None):
+    """A worker to its end."""
+    Worker(study, run_trial, num_trials, timeout, INTERVAL).work()
+
+
+def value(trial) -> list[float]:
+    """A trial that succeeds."""
+    return [trial.suggest_float("x", 0, 1)]
+
+
+def states(study) -> list[str]:
+    """Of all trials, in order."""
+    return [t.state.name for t in study.get_trials()]
+
+
+def test_failures_do_not_end_the_sweep(storage):
+    """Crash, no memory, not a number, pruned: each is recorded with its reason, and all ten trials run."""
+
+    def run(trial):
+        number = trial.number
+        if number == 1:
+            raise RuntimeError("boom\nsecond line")
+        if number == 2:
+            raise MemoryError
+        if number == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if number == 4:
+            return [float("nan")]
+        if number == 5:
+            trial.report(3.0, 1)
+            raise optuna.TrialPruned
+        if number == 6:
+            raise SystemExit(2)
+        return value(trial)
+
+    study = study_in(storage)
+    work(study, run, 10)
+    assert states(study) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "FAIL", "PRUNED", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    reasons = [t.user_attrs.get("failure", "") for t in study.get_trials()]
+    assert reasons[1] == "RuntimeError: boom second line" and reasons[2].startswith("out of memory")
+    assert reasons[3] == "out of memory: CUDA out of memory" and "not a number" in reasons[4] and reasons[5] == ""
+
+
+def test_a_sweep_that_can_only_fail_ends(storage):
+    """Wrong flags fail every trial: five are enough."""
+
+    def run(trial):
+        raise InputError("no such folder")
+
+    study = study_in(storage)
+    with pytest.raises(InputError, match="first 5 trials all failed; the last one: no such folder"):
+        work(study, run, 100)
+    assert states(study) == ["FAIL"] * 5
+
+
+def test_timeout(storage):
+    """No trial begins after it."""
+    study = study_in(storage)
+    work(study, lambda trial: time.sleep(0.1) or value(trial), 1000, timeout=0.5)
+    assert 1 <= len(states(study)) <= 6
+
+
+@BOTH
+def test_num_trials_is_exact(storage, monkeypatch):
+    """Workers that look at the same moment create one too many; it withdraws.  Breaks without the check after `ask`."""
+    first, second = study_in(storage), study_in(storage)
+    for _ in range(2):
+        first.tell(claim(first, 3), 1.0)
+    monkeypatch.setattr(optuna.Study, "ask", lambda self, ask=optuna.Study.ask: (second.tell(ask(second), 2.0), ask(self))[1])
+    assert claim(first, 3) is None
+    monkeypatch.undo()
+    assert len(counted(first)) == 3 and states(first) == ["COMPLETE"] * 3 + ["FAIL"]
+    assert claim(second, 3) is None and claim(second, 4) is not None
+
+
+@pytest.mark.parametrize("stop", [Interrupted(signal.SIGTERM, None), KeyboardInterrupt()])
+def test_a_stopped_worker_leaves_its_trial_to_others(storage, stop):
+    """The trial waits with the same flags, and is no failure of its own; the worker ends."""
+
+    def run(trial):
+        value(trial)
+        if trial.number == 1:
+            raise stop
+        return value(trial)
+
+    with pytest.raises(type(stop)):
+        work(study_in(storage), run, 3)
+    study = study_in(storage)
+    assert states(study) == ["COMPLETE", "FAIL", "WAITING"]
+    work(study, run, 3)
+    trials = study.get_trials()
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[2].params == trials[1].params and trials[2].user_attrs["repeats"] == 1
+    assert {t.number for t in counted(study)} == {0, 2, 3}
+
+
+@BOTH
+def test_the_trial_of_a_dead_worker_is_run_again(storage):
+    """By a worker that has nothing else to do; with the same flags.  Breaks if the worker does not wait at its end."""
+    dead = study_in(storage).ask()
+    flags = dead.suggest_float("x", 0, 1)
+    dead.set_user_attr("sign_of_life", "host:1 7")
+    study = study_in(storage)
+    start = time.monotonic()
+    work(study, value, 2)
+    assert time.monotonic() - start > MISSED * INTERVAL
+    trials = study.get_trials()
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"] and trials[2].params == {"x": flags}
+    assert trials[0].user_attrs["failure"] == "no sign of life from its worker (host:1)"
+
+
+def test_the_trial_of_a_living_worker_is_left_alone(storage):
+    """However long it takes, while its worker gives signs; and the other one does not wait for its end."""
+    there = study_in(storage)
+    signs = SignsOfLife(there, INTERVAL)
+    signs.trial = there.ask()
+    signs.start()
+    study = study_in(storage)
+    work(study, value, 2)
+    assert states(study) == ["RUNNING", "COMPLETE"]
+    signs.stopped.set()
+
+
+@BOTH
+def test_a_worker_that_was_taken_for_dead_gives_up_its_trial(storage):
+    """Its result does not count twice, and it goes on with the next trial."""
+    there = study_in(storage)
+
+    def run(trial):
+        if trial.number == 0:
+            queue_again(there, there.get_trials()[0], "asleep", killed=True)
+        return value(trial)
+
+    study = study_in(storage)
+    work(study, run, 2)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"] and len(counted(study)) == 2
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(storage):
+    """Two more attempts, then it stays failed: it may need more memory than there is."""
+    study = study_in(storage)
+    for attempt in range(MOST_KILLS + 1):
+        trial = claim(study, 1)
+        assert trial is not None
+        queue_again(study, study.get_trials()[trial.number], "killed", killed=True)
+        queue_again(study, study.get_trials()[trial.number], "killed", killed=True)  # another worker saw it too
+    assert claim(study, 1) is None and states(study) == ["FAIL"] * 3
+    assert study.get_trials()[-1].user_attrs["failure"] == "killed, 3 times; not queued again"
+
+
+def test_a_study_keeps_what_it_was_begun_with(storage):
+    """Workers with another task, metric or direction are refused."""
+    study_in(storage)
+    opened, pruner = open_storage(storage, 0), optuna.pruners.NopPruner()
+    with pytest.raises(InputError, match="its task is x, not y"):
+        open_study("s", opened, ["minimize"], pruner, {"task": "y"})
+    with pytest.raises(InputError, match="direction is minimize"):
+        open_study("s", opened, ["maximize"], pruner, {"task": "x"})
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_works(name):
+    """Six trials with conditions, or a full grid without repetition."""
+    if name == "cmaes":
+        pytest.importorskip("cmaes")
+
+    class TwoByThree:
+        def grid(self):
+            return {"x": [0.0, 1.0], "kind": ["a", "b", "c"]}
+
+    study = optuna.create_study(sampler=SAMPLERS[name](TwoByThree(), 6, 1))
+
+    def run(trial):
+        return [trial.suggest_float("x", 0, 1, step=1.0) + len(trial.suggest_categorical("kind", ["a", "b", "c"]))]
+
+    work(study, run, 6)
+    assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE] * 6
+    if name == "grid":
+        assert len({tuple(sorted(t.params.items())) for t in study.get_trials()}) == 6
