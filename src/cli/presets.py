@@ -16,6 +16,7 @@ def parse_arguments(make_parser: Callable[[], argparse.ArgumentParser], argv: Se
     parser, bare = make_parser(), make_parser()
     for action in bare._actions:
         action.default = argparse.SUPPRESS
+    bare._defaults.clear()  # of set_defaults
     given = vars(bare.parse_args(argv))
     presets: dict = {}
     for name in given.get("yaml", []):

@@ -118,6 +118,9 @@ class CloudDataset(Dataset):
     def __len__(self) -> int:
         return len(self.events)
 
+    def chunk_of_events(self) -> None:
+        """No chunks: any event can be read at any time (see EpochBatches)."""
+
     def restrict(self, events: Tensor) -> None:
         """Keep only these events (numbers within the current selection)."""
         self.events = self.events[events]
