@@ -9,6 +9,7 @@ import argparse
 
 from src.cli.arguments import Formatter, add_run_arguments, add_training_arguments
 from src.cli.clouds import (
+    Pictures,
     add_cloud_data_arguments,
     add_cloud_network_arguments,
     add_pretraining_arguments,
@@ -19,6 +20,7 @@ from src.cli.clouds import (
 from src.cli.presets import parse_arguments
 from src.cli.run import Run, run_script, train_and_evaluate
 from src.models.point_mae import PointMAE
+from src.plots.curves import draw_pretraining
 from src.tasks.clouds import MaskedModelling
 from src.tasks.token_probe import TokenProbe
 
@@ -53,7 +55,9 @@ def main(argv=None) -> None:
     datasets = open_clouds(run)
     probe = TokenProbe(datasets, args.seed) if args.probe and "train" in datasets else None
     task = MaskedModelling(model, args.seed, args.rotate, probe, args.probe_every, args.predict_format)
-    train_and_evaluate(run, task, datasets, start)
+    pictures = Pictures(run, model, datasets)
+    train_and_evaluate(run, task, datasets, start, draw_pretraining, pictures.after_row)
+    pictures.draw("end")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from ..layers.transformer import ARCHITECTURES, TransformerConfig
 from ..models.point_encoder import EncoderConfig
 from ..models.point_mae import PointMAE, PointMAEConfig
 from ..models.published_clouds import published_network
+from ..tasks.cloud_pictures import draw_events
+from ..training import distributed
 from .arguments import SPLIT_NAMES, OnOff
 from .run import Run, log
 
@@ -70,6 +72,9 @@ def add_pretraining_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pretraining")
     group.add_argument("--probe", action=OnOff, default=True, help="linear probe: how well classes can be read from the tokens; needs training events, with --eval too")
     group.add_argument("--probe-every", type=int, default=0, metavar="N", help="probe at the first validation after every N steps (0: only at the end)")
+    group.add_argument("--plot-every", type=int, default=0, metavar="N", help="draw events at the first validation after every N steps (0: only at the end)")
+    group.add_argument("--plot-events", type=int, default=1, metavar="N", help="validation events to draw (--no-plot: none), to LOGDIR/PREFIX/")
+    group.add_argument("--plot-html", action=OnOff, default=False, help="draw them as interactive HTML too; needs plotly")
 
 
 def point_mae_config(args: argparse.Namespace) -> PointMAEConfig:
@@ -136,6 +141,9 @@ def _without_dropout(config: PointMAEConfig) -> PointMAEConfig:
 def open_clouds(run: Run) -> dict[str, CloudDataset]:
     """The splits that the flags name.  Where there are no test files, the validation events are those to report on."""
     args = run.args
+    for flag in ("compile", "test"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag}: not for point clouds; leave it out")
     selection = CloudSelection(
         args.remove_led, args.energy_threshold, args.emin, min_points=args.min_points, clusters=False, skip_bad=args.skip_bad
     )
@@ -151,3 +159,26 @@ def open_clouds(run: Run) -> dict[str, CloudDataset]:
     if needed not in datasets:
         raise InputError(f"{args.datadir}: no {needed} files (*.h5 in the folder {needed}/)")
     return datasets
+
+
+class Pictures:
+    """Pictures of validation events (of test events, if there are no others), as the flags ask for them."""
+
+    def __init__(self, run: Run, model: PointMAE, datasets: dict[str, CloudDataset]):
+        self.run, self.model = run, model
+        self.dataset = datasets.get("valid", datasets.get("test", datasets.get("train")))
+
+    def after_row(self, history: list[dict]) -> None:
+        """Draw at the first validation after every --plot-every steps."""
+        every, step = self.run.args.plot_every, history[-1]["step"]
+        before = history[-2]["step"] if len(history) > 1 else 0
+        if every and step // every > before // every:
+            self.draw(f"step{step:07d}")
+
+    def draw(self, stem: str) -> None:
+        """Draw the events with the weights in place."""
+        args = self.run.args
+        if args.plot and distributed.is_main():
+            folder = self.run.paths.logdir / self.run.paths.prefix
+            written = draw_events(folder, stem, self.model, self.dataset, args.plot_events, args.seed, args.plot_html)
+            log.info(f"{len(written)} pictures: {folder}/{stem}.*")

@@ -148,7 +148,7 @@ def choose_device(name: str) -> torch.device:
 
 
 _LEAST = {"num_workers": 0, "num_epoch": 1, "num_step": 0, "warmup_steps": 0, "valid_every": 0, "accumulate": 1, "min_points": 0,
-          "probe_every": 0, "plot_every": 0, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
+          "probe_every": 0, "plot_every": 0, "plot_events": 0, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
           "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
 _FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path")
 # what a continued run does not take from its checkpoint

@@ -54,7 +54,7 @@ class MaskedModelling:
         if not model.training:
             event = event_of_row(result.hidden.lengths)
             sums = {"hidden": torch.ones(len(event)), "hidden_points": result.hidden.counts.float()}
-            sums |= {f"{name}_sum": value.float().cpu() for name, value in result.errors().items()}
+            sums |= {f"{name}_sum": value.detach().float().cpu() for name, value in result.errors().items()}
             outputs = {"index": batch.index} | {k: torch.zeros(len(batch)).index_add(0, event, v) for k, v in sums.items()}
         return StepOutput(loss, len(result.hidden), outputs)
 

@@ -336,7 +336,7 @@ class Trainer:
         original = model.state_dict() if self.average is not None else None
         if original is not None:
             original = {k: v.clone() for k, v in original.items()}
-            model.load_state_dict({**original, **self.average.module.state_dict(), **dict(model.named_buffers())})
+            model.load_state_dict({**original, **dict(self.average.module.named_parameters())})
         was_training = model.training
         model.eval()
         if hasattr(self.task, "begin_evaluation"):
