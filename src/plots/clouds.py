@@ -166,7 +166,7 @@ def write_html(path: Path, pages: list[Page]) -> None:
     try:
         import plotly.graph_objects as go
     except ImportError as error:
-        raise InputError("interactive pictures need plotly; install it with: pip install plotly (or the extra 'plots'), or leave --plot-html out") from error
+        raise InputError("interactive pictures need plotly; install it with: pip install plotly (extra: plots), or leave --plot-html out") from error
     figure, owner = go.Figure(), []
     for number, page in enumerate(pages):
         for layer in page.layers:

@@ -180,7 +180,8 @@ class Trainer:
         self.task.model.load_state_dict(state["model_state"])
         if self.average is not None and state["average_state"] is not None:
             self.average.load_state_dict(state["average_state"])
-        return state["progress"]["epoch"]
+        progress = state["progress"]
+        return progress["best"].get("epoch", progress["epoch"])
 
     # -- training ------------------------------------------------------------------------------------------------
 
