@@ -129,7 +129,7 @@ def draw_page(path: Path, page: Page) -> None:
             axes.scatter(where[:, a], where[:, b], **style)
     limits = list(zip(centre - half, centre + half))
     space.set(xlabel="x [cm]", ylabel="y [cm]", zlabel="z [cm]", xlim=limits[0], ylim=limits[1], zlim=limits[2])
-    space.set_box_aspect((1, 1, 1))
+    space.set_box_aspect((1, 1, 1), zoom=0.85)  # room for the labels
     for axis in (space.xaxis, space.yaxis, space.zaxis):
         axis.set_major_locator(MaxNLocator(4))
     space.tick_params(pad=0, labelsize=8)
