@@ -26,6 +26,7 @@ def given_flags(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequen
     bare = make_parser()
     for action in bare._actions:
         action.default = argparse.SUPPRESS
+    bare._defaults.clear()  # of set_defaults
     return vars(bare.parse_args(argv))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import math
 import os
 import random
 import sys
@@ -30,6 +31,8 @@ from ..training.schedules import WARM_FIRST_PERIOD, Schedule
 from ..training.trainer import Interrupted, NonFiniteError, Trainer, TrainerOptions
 
 log = logging.getLogger("puffin")
+
+LR_EVENTS = 128  # events of a global batch that learning rates under --lr-scale are meant for
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
-_LEAST = {"num_workers": 0, "num_epoch": 1, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
+_LEAST = {"num_workers": 0, "num_epoch": 1, "num_step": 0, "warmup_steps": 0, "valid_every": 0, "accumulate": 1, "min_points": 0,
+          "probe_every": 0, "plot_every": 0, "plot_events": 0, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
           "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
-_FRACTIONS = ("drop_rate", "drop_rate_out", "ema")
+_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path")
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
                   "threads", "datadir", "testfile", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
@@ -238,7 +242,7 @@ class Run:
         stored = checkpoint.get("args")
         if not isinstance(stored, dict):
             raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
-        fixed = ["seed", "num_train", "optim", "RAMdataset"]
+        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate"]
         if len(checkpoint["rng"]) == distributed.num_ranks():  # else the batches differ anyway
             fixed.append("batch_size")
         for name in fixed:
@@ -256,21 +260,30 @@ class Run:
         batches = EpochBatches(len(dataset), self.args.batch_size, training and self.args.shuffle, self.args.seed, *ranks, chunk_of=dataset.chunk_of_events())
         return make_loader(dataset, batches, self.args.num_workers, self.device.type == "cuda"), batches
 
-    def trainer(self, task, steps_per_epoch: int) -> Trainer:
+    def lr_factor(self) -> float:
+        """What --lr-scale multiplies the learning rates with."""
+        events = self.args.batch_size * self.args.accumulate * distributed.num_ranks()
+        return math.sqrt(events / LR_EVENTS) if self.args.lr_scale == "sqrt" else 1.0
+
+    def trainer(self, task, batches_per_epoch: int) -> Trainer:
         """The trainer that the flags describe."""
         args = self.args
+        per_epoch = math.ceil(batches_per_epoch / args.accumulate)  # steps
+        num_epoch = math.ceil(args.num_step / per_epoch) if args.num_step else args.num_epoch
+        factor = self.lr_factor()
         try:
             schedule = Schedule(
-                args.lr_decay_type, args.lr_init, args.lr_final, args.num_epoch * steps_per_epoch,
-                round(args.warmup * steps_per_epoch), round(args.cooldown * steps_per_epoch), WARM_FIRST_PERIOD * steps_per_epoch,
+                args.lr_decay_type, args.lr_init * factor, args.lr_final * factor, args.num_step or num_epoch * per_epoch,
+                args.warmup_steps or round(args.warmup * per_epoch), round(args.cooldown * per_epoch), WARM_FIRST_PERIOD * per_epoch,
+                args.lr_start * factor,
             )  # fmt: skip
             options = TrainerOptions(
-                args.num_epoch, args.clip, "" if args.amp == "off" else args.amp, args.ema, args.save_every,
-                args.log_every if args.verbose else 0, args.best_by, args.save, args.distribute_eval,
+                num_epoch, args.clip, "" if args.amp == "off" else args.amp, args.ema, args.save_every,
+                args.log_every if args.verbose else 0, args.best_by, args.save, args.distribute_eval, args.num_step, args.valid_every, args.accumulate,
             )  # fmt: skip
         except ValueError as error:
             raise InputError(str(error)) from error
-        optimizer = make_optimizer(args.optim, task.model.parameters(), args.lr_init, args.weight_decay)
+        optimizer = make_optimizer(args.optim, task.model.parameters(), args.lr_init * factor, args.weight_decay)
         return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
 
 
@@ -321,7 +334,7 @@ def train_and_evaluate(
 
     if run.evaluating:
         for kind, path in _checkpoints_to_evaluate(run, start):
-            load_weights(task.model, read_checkpoint(path), path)
+            load_weights(task.model, start[0] if path == start[1] else read_checkpoint(path), path)
             trainer.average = None
             evaluate_and_save(run, trainer, task, datasets, kind, ["test"])
         return []
@@ -381,6 +394,7 @@ class _EpochReports:
     """Per-epoch numbers to a CSV and to TensorBoard, as asked for, and to whoever called the script."""
 
     def __init__(self, run: Run, further: Callable | None):
+        self.by_step = bool(run.args.valid_every or run.args.num_step)
         self.csv = run.paths.epochs if run.args.summarize_csv == "all" else None
         self.board, self.further = None, further
         if run.args.summarize and distributed.is_main():
@@ -394,7 +408,7 @@ class _EpochReports:
         if self.board is not None:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
-                    self.board.add_scalar(name, value, row["epoch"])
+                    self.board.add_scalar(name, value, row["step"] if self.by_step else row["epoch"])
             self.board.flush()
         if self.csv is not None:
             with whole_file(self.csv) as temporary:

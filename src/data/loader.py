@@ -13,14 +13,27 @@ from ..errors import InputError
 from .sampler import EpochBatches
 
 
-def make_loader(dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool) -> "DataLoader | StreamLoader":
+def make_loader(dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool) -> "BatchLoader | StreamLoader":
     """A loader of packed batches in the order of `batches`, the same for any number of workers.
 
     The dataset's `__getitems__` gives whole batches.  The loader draws from a generator of its own, so that starting
     an epoch leaves the training's random sequence untouched."""
     if batches.chunk_of is not None:
         return StreamLoader(dataset, batches, num_workers, pin_memory)
-    return _data_loader(dataset, batches, num_workers, pin_memory)
+    return BatchLoader(dataset, batches, num_workers, pin_memory)
+
+
+class BatchLoader:
+    """Whole batches, each read by one worker."""
+
+    def __init__(self, dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool):
+        self._batches = _data_loader(_Reader(dataset), batches, num_workers, pin_memory)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator:
+        return map(_checked, self._batches)
 
 
 class StreamLoader:
@@ -40,10 +53,7 @@ class StreamLoader:
         groups, waiting = iter(self._groups), self._nothing
         for size in self.batches.sizes():
             while len(waiting) < size:
-                group = next(groups)
-                if isinstance(group, InputError):
-                    raise group
-                waiting = waiting.followed_by(group)
+                waiting = waiting.followed_by(_checked(next(groups)))
             yield waiting.part(0, size)
             waiting = waiting.part(size, len(waiting))
 
@@ -67,6 +77,12 @@ class _Reader(Dataset):
             return self.dataset.__getitems__(numbers)
         except InputError as error:
             return error
+
+
+def _checked(batch):
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
 
 
 def _data_loader(dataset: Dataset, batches: Sampler, num_workers: int, pin_memory: bool) -> DataLoader:

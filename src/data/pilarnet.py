@@ -69,6 +69,11 @@ def normalize_energy(energy, eps: float, emax: float):
     return 2 * (log10(energy + eps) - math.log10(eps)) / (math.log10(emax + eps) - math.log10(eps)) - 1
 
 
+def energy_of(x, eps: float, emax: float):
+    """The energies [MeV] that `normalize_energy` takes to x."""
+    return eps * (1 + emax / eps) ** ((x + 1) / 2) - eps
+
+
 def normalize_coordinates(coordinates):
     """(x - 384) / (384 sqrt 3): the detector's cube just fits into the unit ball, however it is rotated."""
     return (coordinates - SIZE / 2) / (SIZE * math.sqrt(3) / 2)
@@ -117,6 +122,9 @@ class CloudDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def chunk_of_events(self) -> None:
+        """No chunks: any event can be read at any time (see EpochBatches)."""
 
     def restrict(self, events: Tensor) -> None:
         """Keep only these events (numbers within the current selection)."""

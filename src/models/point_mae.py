@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..cloud_losses import energy_error, group_chamfer
+from ..cloud_losses import chamfer_by_group, energy_by_group, energy_error, group_chamfer
 from ..layers.grouping import Tokens
 from ..layers.packed import event_of_row, rank_in_event
 from ..layers.pointnet import MiniPointNet
@@ -53,6 +53,14 @@ class Reconstruction(NamedTuple):
         terms = {"chamfer": group_chamfer(self.points, hidden.groups, hidden.counts)}
         if self.energy is not None:
             terms["energy"] = energy_error(self.energy, hidden.groups[:, 3], hidden.counts)
+        return terms
+
+    def errors(self) -> dict[str, Tensor]:
+        """(M,) of each hidden token: `chamfer`, its distance, and `energy`, the sum over its points."""
+        hidden = self.hidden
+        terms = {"chamfer": chamfer_by_group(self.points, hidden.groups, hidden.counts)}
+        if self.energy is not None:
+            terms["energy"] = energy_by_group(self.energy, hidden.groups[:, 3], hidden.counts)
         return terms
 
 

@@ -12,7 +12,7 @@ WARM_FIRST_PERIOD = 4  # epochs of the first cosine of `warm`; each further one 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from 0, a decay by `kind`, then an exponential cool-down to lr_final.
+    """Linear warm-up from lr_start, a decay by `kind`, then an exponential cool-down to lr_final.
 
     All lengths in steps.  period: first period of `warm`.  Warm-up and cool-down that together are longer than the
     run are shortened in proportion.
@@ -25,12 +25,16 @@ class Schedule:
     warmup: int = 0
     cooldown: int = 0
     period: int = 1
+    lr_start: float = 0.0
 
     def __post_init__(self):
         if self.kind not in DECAYS:
             raise ValueError(f"lr_decay_type: expected one of {', '.join(DECAYS)}, got {self.kind!r}")
         if not self.lr_init >= self.lr_final > 0:
             raise ValueError(f"learning rates: expected lr_init >= lr_final > 0, got {self.lr_init} and {self.lr_final}")
+
+        if not 0 <= self.lr_start <= self.lr_init:
+            raise ValueError(f"learning rates: expected 0 <= lr_start <= lr_init, got {self.lr_start} and {self.lr_init}")
 
     def lengths(self) -> tuple[int, int, int]:
         """Steps of warm-up, decay and cool-down."""
@@ -43,7 +47,7 @@ class Schedule:
         """Learning rate of the step `step` (from 0)."""
         warmup, decay, cooldown = self.lengths()
         if step < warmup:
-            return self.lr_init * (step + 1) / warmup
+            return self.lr_start + (self.lr_init - self.lr_start) * (step + 1) / warmup
         if step < warmup + decay:
             return DECAYS[self.kind](self, step - warmup, decay)
         start = DECAYS[self.kind](self, decay, decay) if decay else self.lr_init

@@ -3,11 +3,12 @@
 A `Task` says what a model's loss, metrics and outputs are; the trainer knows nothing else of it.
 """
 
+import itertools
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -37,7 +38,10 @@ class StepOutput(NamedTuple):
 
 
 class Task(Protocol):
-    """What differs between the scripts."""
+    """What differs between the scripts.
+
+    A task may also have `counts` (dict of numbers by name): what the log is to tell if it is not 0, such as events
+    that were left out; and `begin_evaluation(name, progress)`, called before each evaluation."""
 
     model: nn.Module
     metric_directions: dict[str, int]  # metrics that can choose the best epoch: +1 higher is better, -1 lower
@@ -54,8 +58,9 @@ class TrainerOptions:
     """How to train.
 
     clip: largest gradient norm, 0 for none; amp: '' or 'bf16'; ema: decay of averaged weights, 0 for none;
-    save_every: batches between checkpoints within an epoch, 0 for none; log_every: batches between log lines, 0 for
-    none; best_by: metric that chooses the best epoch; save: write checkpoints at all; distribute_eval: whether the
+    save_every: steps between checkpoints within an epoch, 0 for none; log_every: steps between log lines, 0 for
+    none; num_step: the last step, within an epoch too, 0 for the end of the last epoch; valid_every: steps between
+    validations, 0 for one at the end of each epoch; accumulate: batches of each process in a step; best_by: metric that chooses the best epoch; save: write checkpoints at all; distribute_eval: whether the
     processes share an evaluation, or process 0 evaluates alone.
     """
 
@@ -68,6 +73,9 @@ class TrainerOptions:
     best_by: str = "loss"
     save: bool = True
     distribute_eval: bool = True
+    num_step: int = 0
+    valid_every: int = 0
+    accumulate: int = 1
 
 
 @dataclass
@@ -78,9 +86,10 @@ class Progress:
     batch: int = 0  # batches of this epoch that are done
     batch_events: int = 0  # events of a batch, of all processes together
     step: int = 0
-    loss_sum: float = 0.0  # over the items of this epoch so far
+    loss_sum: float = 0.0  # over the items since the last row of the history
     items: float = 0.0  # or their weights
-    seconds: float = 0.0  # of this epoch so far
+    batches: int = 0  # since then
+    seconds: float = 0.0  # since then
     best: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
 
@@ -171,26 +180,24 @@ class Trainer:
         self.task.model.load_state_dict(state["model_state"])
         if self.average is not None and state["average_state"] is not None:
             self.average.load_state_dict(state["average_state"])
-        return state["progress"]["epoch"]
+        progress = state["progress"]
+        return progress["best"].get("epoch", progress["epoch"])
 
     # -- training ------------------------------------------------------------------------------------------------
 
     def fit(
         self, train: Iterable, batches: EpochBatches, valid: Iterable | None, report: Callable[[list[dict]], None]
     ) -> list[dict]:
-        """Train to the last epoch; returns one dict of numbers per epoch.  report(all so far) is called after each."""
+        """Train to the end; returns one dict of numbers per epoch (or `valid_every` steps).  report(all so far) is
+        called after each."""
         p = self.progress
         self._step = distributed.training_step(self.task)
         self._count_in(batches)
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while p.epoch < self.options.num_epoch:
+            while not self._finished():
                 batches.start(p.epoch, p.batch)
-                self._train_epoch(train, batches.batches_per_epoch)
-                self._close_epoch(valid)
-                report(p.history)
-                if distributed.total(self._signal is not None)[0]:
-                    self._stop()
+                self._train_epoch(train, batches.batches_per_epoch, lambda epoch: self._close_row(epoch, valid, report))
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
@@ -200,47 +207,75 @@ class Trainer:
         """Count progress in batches of the present size: a run may go on with another number of processes."""
         p, size = self.progress, batches.batch_size * batches.num_ranks
         if p.batch_events not in (0, size):
-            p.batch = p.batch * p.batch_events // size
-            p.step = p.epoch * batches.batches_per_epoch + p.batch
+            n = self.options.accumulate
+            p.batch = p.batch * p.batch_events // size // n * n
+            p.step = p.epoch * -(-batches.batches_per_epoch // n) + p.batch // n
             log.warning(f"batches of {size} events instead of {p.batch_events}: going on at batch {p.batch}, step {p.step}")
         p.batch_events = size
 
-    def _train_epoch(self, train: Iterable, num_batches: int) -> None:
-        p = self.progress
+    def _finished(self) -> bool:
+        p, options = self.progress, self.options
+        return p.step >= options.num_step if options.num_step else p.epoch >= options.num_epoch
+
+    def _row_is_due(self, ended: bool) -> bool:
+        """Whether to validate and report after this step: every so many steps, or after an epoch; and at the end."""
+        every = self.options.valid_every
+        return (self.progress.step % every == 0 if every else ended) or self._finished()
+
+    def _train_epoch(self, train: Iterable, num_batches: int, close_row: Callable[[int], None]) -> None:
+        p, options = self.progress, self.options
         self.task.model.train()
+        epoch = p.epoch + 1
         bar = tqdm(
-            total=num_batches, initial=p.batch, desc=f"epoch {p.epoch + 1}/{self.options.num_epoch}", unit="batch",
+            total=num_batches, initial=p.batch, desc=f"epoch {epoch}/{options.num_epoch}", unit="batch",
             disable=None, leave=False, dynamic_ncols=True,
         )  # fmt: skip
         clock, done_before = time.perf_counter(), p.seconds
         with bar:
-            for batch in train:
-                loss, asked_to_stop = self._train_step(batch)
-                bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self.optimizer.param_groups[0]['lr']:.2e}", refresh=False)
-                bar.update()
+            for group in _grouped(train, options.accumulate):
+                loss, asked_to_stop = self._train_step(group)
+                lr = self.optimizer.param_groups[0]["lr"]
+                bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.2e}", refresh=False)
+                bar.update(len(group))
                 p.seconds = done_before + time.perf_counter() - clock
-                if self.options.log_every and p.batch % self.options.log_every == 0:
-                    lr = self.optimizer.param_groups[0]["lr"]
-                    log.info(f"epoch {p.epoch + 1} batch {p.batch}/{num_batches}: loss {loss:.5f}, lr {lr:.3e}")
-                unfinished = p.batch < num_batches
-                if asked_to_stop and unfinished:
-                    self._stop()
-                if self.options.save_every and p.batch % self.options.save_every == 0 and unfinished:
+                number, ended = p.batch // options.accumulate, p.batch >= num_batches
+                if options.log_every and number % options.log_every == 0:
+                    log.info(f"epoch {epoch} batch {p.batch}/{num_batches}: loss {loss:.5f}, lr {lr:.3e}")
+                if ended:
+                    p.epoch, p.batch = p.epoch + 1, 0
+                if self._row_is_due(ended):
+                    close_row(epoch)
+                    clock, done_before = time.perf_counter(), 0.0
+                    asked_to_stop = distributed.total(self._signal is not None)[0]
+                elif options.save_every and number % options.save_every == 0 and not asked_to_stop:
                     self.save(self.checkpoint)
+                if asked_to_stop:
+                    self._stop()
+                if self._finished():
+                    return
 
-    def _train_step(self, batch) -> tuple[float, bool]:
-        """One update; returns the loss, and whether any process was asked to stop."""
+    def _train_step(self, group: list) -> tuple[float, bool]:
+        """One update from the mean gradient of a few batches; returns the loss, and whether any process was asked to stop."""
         p = self.progress
         lr = self.schedule(p.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        with self._autocast():
-            loss, weight, _ = self._step(batch.to(self.device, self.dtype))
-        loss, totals = distributed.global_loss(loss, weight, self._signal is not None)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss_sum, items, asked_to_stop = 0.0, 0.0, 0
+        for batch in group:
+            with self._autocast():
+                loss, weight, _ = self._step(batch.to(self.device, self.dtype))
+            loss, totals = distributed.global_loss(loss, weight, self._signal is not None)
+            if len(group) == 1:
+                loss.backward()
+                loss_sum, items, asked_to_stop = totals()
+            else:  # the sum over all items; divided by their number below
+                part = totals()
+                (loss * part[1]).backward()
+                loss_sum, items, asked_to_stop = loss_sum + part[0], items + part[1], asked_to_stop or part[2]
+        if len(group) > 1:
+            torch._foreach_div_([q.grad for q in self.task.model.parameters() if q.grad is not None], items or 1.0)
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.options.clip or math.inf)
-        loss_sum, items, asked_to_stop = totals()
         value, size = loss_sum / (items or 1), norm.item()
         if not (math.isfinite(value) and math.isfinite(size)):
             raise NonFiniteError(
@@ -251,16 +286,19 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.task.model)
         p.step += 1
-        p.batch += 1
+        p.batch += len(group)
+        p.batches += len(group)
         p.loss_sum += loss_sum
         p.items += items
         return value, bool(asked_to_stop)
 
-    def _close_epoch(self, valid: Iterable | None) -> None:
+    def _close_row(self, epoch: int, valid: Iterable | None, report: Callable[[list[dict]], None]) -> None:
+        """Validate, note, save and report."""
         p, options = self.progress, self.options
         distributed.share_buffers_(self.task.model)
-        row = {"epoch": p.epoch + 1, "step": p.step, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= {"train_loss": p.loss_sum / (p.items or 1), "train_per_second": p.batch * p.batch_events / max(p.seconds, 1e-9)}
+        self._log_counts("training")
+        row = {"epoch": epoch, "step": p.step, "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= {"train_loss": p.loss_sum / (p.items or 1), "train_per_second": p.batches * p.batch_events / max(p.seconds, 1e-9)}
         better = True
         if valid is not None:
             metrics, _ = self.evaluate(valid, "valid")
@@ -268,14 +306,25 @@ class Trainer:
             value = metrics[options.best_by] * self.task.metric_directions[options.best_by]
             better = not p.best or value > p.best["value"] or math.isnan(p.best["value"])
             if better:
-                p.best = {"epoch": p.epoch + 1, "value": value, **metrics}
+                p.best = {"epoch": epoch, "value": value, **metrics}
         p.history.append(row)
-        p.epoch, p.batch, p.loss_sum, p.items, p.seconds = p.epoch + 1, 0, 0.0, 0.0, 0.0
+        p.loss_sum, p.items, p.batches, p.seconds = 0.0, 0.0, 0, 0.0
         if better:
             self.save(self.best)
         self.save(self.checkpoint)
         shown = ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in ("epoch", "step") and not math.isnan(v))
-        log.info(f"epoch {row['epoch']}/{options.num_epoch}: {shown}{'  *best*' if better and valid is not None else ''}")
+        step = f" step {p.step}" if options.valid_every or options.num_step else ""
+        log.info(f"epoch {epoch}/{options.num_epoch}{step}: {shown}{'  *best*' if better and valid is not None else ''}")
+        report(p.history)
+
+    def _log_counts(self, where: str, shared: bool = True) -> None:
+        """Tell what the task has counted in all processes (`shared`), and begin anew."""
+        counts = getattr(self.task, "counts", {})
+        totals = distributed.total(*counts.values()) if shared and counts else list(counts.values())
+        told = ", ".join(f"{total:.0f} {name}" for name, total in zip(counts, totals) if total)
+        if told:
+            log.warning(f"{where}: {told}")
+        counts.update(dict.fromkeys(counts, 0))
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable, name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -288,9 +337,11 @@ class Trainer:
         original = model.state_dict() if self.average is not None else None
         if original is not None:
             original = {k: v.clone() for k, v in original.items()}
-            model.load_state_dict({**original, **self.average.module.state_dict(), **dict(model.named_buffers())})
+            model.load_state_dict({**original, **dict(self.average.module.named_parameters())})
         was_training = model.training
         model.eval()
+        if hasattr(self.task, "begin_evaluation"):
+            self.task.begin_evaluation(name, self.progress)
         loss_sum, items, gathered = 0.0, 0, {}
         try:
             for batch in tqdm(loader, desc=name, unit="batch", disable=None, leave=False, dynamic_ncols=True):
@@ -300,16 +351,18 @@ class Trainer:
                 items += weight
                 for key, value in outputs.items():
                     gathered.setdefault(key, []).append(value.cpu())
+            outputs = {key: torch.cat(values) for key, values in gathered.items()}
+            if self.options.distribute_eval:
+                loss_sum, items = distributed.total(loss_sum, items)
+                outputs = distributed.gather_events(outputs)
+            metrics = self.task.metrics(outputs, loss_sum / (items or 1)) if distributed.is_main() else None
+            metrics = distributed.from_main(metrics)
         finally:
             model.train(was_training)
             if original is not None:
                 model.load_state_dict(original)
-        outputs = {key: torch.cat(values) for key, values in gathered.items()}
-        if self.options.distribute_eval:
-            loss_sum, items = distributed.total(loss_sum, items)
-            outputs = distributed.gather_events(outputs)
-        metrics = self.task.metrics(outputs, loss_sum / (items or 1)) if distributed.is_main() else None
-        return distributed.from_main(metrics), outputs
+        self._log_counts(name, self.options.distribute_eval)
+        return metrics, outputs
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.amp == "bf16")
@@ -328,3 +381,10 @@ class Trainer:
     def _stop(self) -> None:
         self.save(self.checkpoint)
         raise Interrupted(self._signal or signal.SIGTERM, self.checkpoint if self.options.save else None)
+
+
+def _grouped(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items; the last one may be shorter."""
+    items = iter(items)
+    while group := list(itertools.islice(items, size)):
+        yield group

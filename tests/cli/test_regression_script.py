@@ -87,18 +87,18 @@ def test_killed_regression_continues(data, tmp_path):
     regressor.main(flags(data, tmp_path / "whole", "--no-plot"))
     from src.training.trainer import Trainer
 
-    fit = Trainer._close_epoch
+    close = Trainer._close_row
 
-    def stop_after_first(self, valid):
-        fit(self, valid)
+    def stop_after_first(self, *args):
+        close(self, *args)
         raise KeyboardInterrupt
 
-    Trainer._close_epoch = stop_after_first
+    Trainer._close_row = stop_after_first
     try:
         with pytest.raises(KeyboardInterrupt):
             regressor.main(flags(data, tmp_path / "cut", "--no-plot"))
     finally:
-        Trainer._close_epoch = fit
+        Trainer._close_row = close
     regressor.main(flags(data, tmp_path / "cut", "--no-plot", "--load"))
     assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in ("whole", "cut")))
 

@@ -44,3 +44,13 @@ def test_bad_values():
         Schedule("line", 1, 0.1, 10)
     with pytest.raises(ValueError, match="lr_init >= lr_final"):
         Schedule("cos", 1e-6, 1e-3, 10)
+
+
+def test_warm_up_from_a_rate():
+    """The published pretraining: from 8.6e-6 in equal steps to 1e-4, down a cosine to 8.6e-6. Breaks if the warm-up starts
+    from 0, or a rate above the peak is taken."""
+    lr = Schedule("cos", 1e-4, 8.6e-6, 500_000, warmup=12_500, lr_start=8.6e-6)
+    assert lr(0) == pytest.approx(8.6e-6, rel=1e-3) and lr(6249) == pytest.approx((1e-4 + 8.6e-6) / 2) and lr(12_499) == pytest.approx(1e-4)
+    assert lr(256_250) == pytest.approx((1e-4 + 8.6e-6) / 2) and lr(499_999) == pytest.approx(8.6e-6, rel=1e-6)
+    with pytest.raises(ValueError, match="lr_start <= lr_init"):
+        Schedule("cos", 1e-4, 8.6e-6, 10, lr_start=1e-3)

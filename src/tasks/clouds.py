@@ -1,0 +1,101 @@
+"""Masked modelling of point clouds: pretraining of Point-MAE and PoLAr-MAE."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.augment import random_rotations, rotate
+from ..data.packing import CloudBatch
+from ..layers.grouping import Tokens
+from ..layers.packed import event_of_row
+from ..models.point_mae import PointMAE, random_mask
+from ..training.trainer import Progress, StepOutput
+from .saving import save_predictions
+from .token_probe import TokenProbe
+
+FAINT, DROPPED, BAD = "events left out that have no or one token", "tokens beyond the context", "bad events"
+
+
+class MaskedModelling:
+    """Predict the hidden tokens of events; in training events are turned at random, and masks differ every time.
+
+    Training draws from PyTorch's global generator, whose state is in every checkpoint.  In evaluation the mask of an
+    event follows from `seed` and the event's place in its data set, whatever the batch.
+    probe: after a validation if `probe_every` steps have been completed since the last one (0: never), and after every
+    evaluation of a finished run.
+    """
+
+    def __init__(
+        self, model: PointMAE, seed: int, rotate: bool = True, probe: TokenProbe | None = None, probe_every: int = 0, predict_format: str = "pt"
+    ):
+        self.model, self.seed, self.rotate, self.probe, self.probe_every = model, seed, rotate, probe, probe_every
+        self.predict_format = predict_format
+        self.metric_directions = {"loss": -1, "chamfer": -1} | ({"energy": -1} if model.config.energy else {})
+        if probe is not None:
+            self.metric_directions |= {f"probe_f1_{name}": 1 for name in (*probe.names, "mean")}
+        self.counts = {FAINT: 0, DROPPED: 0, BAD: 0}
+        self._probed_split = ""
+
+    def step(self, batch: CloudBatch) -> StepOutput:
+        """Mean loss over the hidden tokens.  Outputs, in evaluation only, one row for each event: index, hidden tokens
+        and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
+        model = self.model
+        if model.training and self.rotate:
+            batch = rotate(batch, random_rotations(len(batch)))
+        tokens = self._tokens(batch)
+        if model.training:
+            masked = random_mask(tokens.lengths, model.config.mask_ratio)
+        else:
+            masked = fixed_mask(tokens.lengths, model.config.mask_ratio, self.seed, batch.index)
+        result = model.reconstruct(tokens, masked)
+        loss = sum(result.losses().values())
+        outputs = {}
+        if not model.training:
+            event = event_of_row(result.hidden.lengths)
+            sums = {"hidden": torch.ones(len(event)), "hidden_points": result.hidden.counts.float()}
+            sums |= {f"{name}_sum": value.detach().float().cpu() for name, value in result.errors().items()}
+            outputs = {"index": batch.index} | {k: torch.zeros(len(batch)).index_add(0, event, v) for k, v in sums.items()}
+        return StepOutput(loss, len(result.hidden), outputs)
+
+    def _tokens(self, batch: CloudBatch) -> Tokens:
+        """The tokens of events that have at least two; with fewer there is nothing to hide, or to predict it from."""
+        tokens = self.model.encoder.tokenize(batch.points, batch.lengths)
+        faint = tokens.lengths < 2
+        self.counts[FAINT] += int(faint.sum())
+        self.counts[DROPPED] += int(tokens.dropped.sum())
+        self.counts[BAD] += batch.skipped
+        return tokens.select(~faint[event_of_row(tokens.lengths)]) if faint.any() else tokens
+
+    def begin_evaluation(self, name: str, progress: Progress) -> None:
+        """Decide whether to probe; name: 'valid' in training, '<which weights> <split>' afterwards."""
+        before = progress.history[-1]["step"] if progress.history else 0
+        due = name != "valid" or bool(self.probe_every) and progress.step // self.probe_every > before // self.probe_every
+        split = name.split()[-1]
+        self._probed_split = split if due and split != "train" else ""
+
+    def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
+        """loss, its terms, and the F1 of the probe (nan where none was made): the same columns every time."""
+        total = {name: float(value.double().sum()) for name, value in outputs.items() if name != "index"}
+        numbers = {"chamfer": total.get("chamfer_sum", 0.0) / max(total.get("hidden", 0), 1)}
+        if self.model.config.energy:
+            numbers["energy"] = total.get("energy_sum", 0.0) / max(total.get("hidden_points", 0), 1)
+        numbers = {"loss": sum(numbers.values()), **numbers}
+        if self.probe is not None:
+            found = self.probe(self.model.encoder, self._probed_split) if self._probed_split else {}
+            numbers |= {name: found.get(name, float("nan")) for name in self.metric_directions if name.startswith("probe_")}
+        return numbers
+
+    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+        """Write the rows of `step` to <stem>.pt or .h5; returns the file."""
+        return [save_predictions(stem, outputs, self.predict_format)]
+
+
+def fixed_mask(lengths: Tensor, ratio: float, seed: int, index: Tensor) -> Tensor:
+    """`random_mask` (T,) drawn anew for each event, from the seed and its number: index, lengths (B,) int64 on the CPU."""
+    generator = torch.Generator()
+    parts = [
+        random_mask(lengths[k : k + 1], ratio, generator.manual_seed((seed * 1_000_003 + event) % 2**63))
+        for k, event in enumerate(index.tolist())
+    ]
+    return torch.cat([torch.zeros(0, dtype=torch.bool), *parts])

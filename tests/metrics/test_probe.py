@@ -1,0 +1,53 @@
+"""The linear probe on features whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from src.metrics.probe import f1, linear_probe
+
+NAMES = ("a", "b", "c")
+
+
+def separable(rng, number):
+    """Features (number, 200): noise, and one direction for each of three overlapping classes, of which c is rare."""
+    labels = rng.random((number, 3)) < (0.5, 0.4, 0.02)
+    features = rng.normal(size=(number, 200)) * 0.1
+    features[:, :3] += labels * 10.0
+    return features, labels
+
+
+def test_finds_what_is_linear():
+    """Several classes at once, a rare one too, in more dimensions than are kept. Breaks if components are fitted to
+    the test tokens alone, labels are taken as exclusive, or classes are not balanced."""
+    rng = np.random.default_rng(0)
+    scores = linear_probe(*separable(rng, 2000), *separable(rng, 1000), NAMES)
+    assert list(scores) == ["probe_f1_a", "probe_f1_b", "probe_f1_c", "probe_f1_mean"]
+    assert min(scores.values()) > 0.98
+    assert scores["probe_f1_mean"] == pytest.approx(np.mean([scores[f"probe_f1_{n}"] for n in NAMES]))
+    assert scores == linear_probe(*separable(rng2 := np.random.default_rng(0), 2000), *separable(rng2, 1000), NAMES)
+
+
+def test_finds_nothing_in_noise():
+    """Chance: a balanced classifier says yes half the time, so F1 is about 2 p 0.5 / (p + 0.5). Breaks if labels leak."""
+    rng = np.random.default_rng(1)
+    (train, y), (test, z) = ((rng.normal(size=(n, 20)), rng.random((n, 1)) < 0.3) for n in (2000, 4000))
+    assert linear_probe(train, y, test, z, ("a",))["probe_f1_mean"] == pytest.approx(0.3 / 0.8, abs=0.06)
+
+
+def test_classes_that_cannot_be_judged():
+    """In no training token, in all of them, in no test token: nan, and not in the mean. Breaks if they count as 0."""
+    rng = np.random.default_rng(2)
+    (train, y), (test, z) = separable(rng, 500), separable(rng, 300)
+    y[:, 1], z[:, 2] = True, False
+    scores = linear_probe(train, y, test, z, NAMES)
+    assert math.isnan(scores["probe_f1_b"]) and math.isnan(scores["probe_f1_c"])
+    assert scores["probe_f1_mean"] == scores["probe_f1_a"] > 0.9
+    assert math.isnan(linear_probe(train[:0], y[:0], test, z, NAMES)["probe_f1_mean"])
+
+
+def test_f1():
+    """By hand: TP 1, FP 1, FN 2."""
+    given, true = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)
+    assert f1(given, true) == pytest.approx(2 / 5) and f1(given[:0], true[:0]) == 0

@@ -1,0 +1,93 @@
+"""Pictures of events: what is drawn where."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from src.data.pilarnet import CloudDataset, CloudSelection, energy_of, normalize_energy
+from src.errors import InputError
+from src.plots.clouds import CM, Layer, Page, _extent, by_class, by_energy, by_token, draw_page, principal_colours, write_html
+from src.tasks.cloud_pictures import draw_events, event_pages
+from tests.conftest import ROOT
+from tests.tasks.test_clouds import make_task
+
+
+@pytest.fixture
+def points():
+    return np.random.default_rng(0).uniform(-0.3, 0.3, (40, 4))
+
+
+def test_centimetres():
+    """The detector's edge, 768 voxels of 3 mm, is 230.4 cm. Breaks with another unit."""
+    edge = np.array([[-1, 0, 0], [1, 0, 0]]) / 3**0.5
+    centre, half = _extent(Page("", [Layer(edge)]))
+    assert np.ptp(edge[:, 0]) * CM == pytest.approx(230.4) and half > 115.2 and centre == pytest.approx([0, 0, 0])
+
+
+def test_energies_come_back():
+    """Breaks if the picture's MeV are not those of the file."""
+    energies = np.array([0.14, 1.0, 19.0])
+    assert energy_of(normalize_energy(energies, 0.13, 20.0), 0.13, 20.0) == pytest.approx(energies)
+
+
+def test_layers(points):
+    """Every point is in one layer, the rarest class in front, and points in no token are told apart."""
+    semantic = np.repeat([0, 1, 2], [20, 15, 5])
+    layers = by_class(points, semantic, "").layers
+    assert [layer.name for layer in layers] == ["shower (20)", "track (15)", "michel (5)"]
+    assert np.array_equal(np.concatenate([layer.points for layer in layers]), points[:, :3])
+    free, own, centres = by_token(points, [np.arange(10), np.arange(10, 25)], points[:2, :3], "").layers
+    assert (len(free.points), len(own.points), len(centres.points)) == (15, 25, 2)
+    assert len(np.unique(own.colour, axis=0)) == 2 and (own.colour[:10] == own.colour[0]).all()
+    colours = by_energy(points, points[:, 3], "").layers[0].colour
+    assert colours.min() >= np.percentile(points[:, 3], 2) and colours.max() < points[:, 3].max()
+
+
+def test_principal_colours():
+    """Two clusters get different colours; fewer features than colours, or none that differ, do not fail."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 30)) + np.repeat([[0.0], [50.0]], 50, 0)
+    colours = principal_colours(features)
+    assert abs(colours[:50, 0].mean() - colours[50:, 0].mean()) > 0.9
+    assert principal_colours(features[:, :1]).shape == (100, 3) and np.isfinite(principal_colours(np.ones((3, 4)))).all()
+
+
+def test_draws_an_event(tmp_path):
+    """All pages of a real event to PNG; what is hidden and what is visible make up the tokens; random numbers and the mode of the
+    model are left alone."""
+    model = make_task().model.train()
+    files = sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5"))
+    dataset = CloudDataset(files, CloudSelection(clusters=False))
+    state = torch.get_rng_state()
+    pages = event_pages(model, dataset, 2, seed=1)
+    assert list(pages) == ["energy", "class", "tokens", "truth", "predicted", "embedding"]
+    assert len(pages["energy"].layers[0].points) == sum(len(layer.points) for layer in pages["class"].layers)
+    truth, predicted = pages["truth"].layers[1].points, pages["predicted"].layers[1].points
+    everything = {tuple(p) for p in np.round(pages["energy"].layers[0].points * 1e4)}
+    assert truth.shape == predicted.shape and {tuple(p) for p in np.round(truth * 1e4)} <= everything
+    assert model.training and torch.equal(state, torch.get_rng_state())
+    dataset.restrict(torch.tensor([2]))
+    written = draw_events(tmp_path, "x", model, dataset, 3, 1, html=False)
+    assert len(written) == 6 and all(path.stat().st_size > 10_000 for path in written)
+    assert written[0].name == "x.event0.energy.png"
+
+
+def test_html(points, tmp_path, monkeypatch):
+    """A menu entry for each page; without plotly a line that says how to get it."""
+    pages = [by_energy(points, points[:, 3], "A"), by_class(points, np.zeros(40, int), "B")]
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "plotly.graph_objects", None)
+        with pytest.raises(InputError, match="pip install plotly"):
+            write_html(tmp_path / "e.html", pages)
+    pytest.importorskip("plotly", reason="the extra 'plots' is not installed")
+    write_html(tmp_path / "e.html", pages)
+    text = (tmp_path / "e.html").read_text()
+    assert "A: energy" in text and "B: class" in text and "x [cm]" in text
+
+
+def test_empty_page(tmp_path):
+    """Nothing to draw is drawn."""
+    draw_page(tmp_path / "e.png", Page("empty", []))
+    assert (tmp_path / "e.png").exists()

@@ -1,0 +1,145 @@
+"""The training loop on a linear model: steps, rows of the history, accumulated gradients, averaged weights."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from src.data.sampler import EpochBatches
+from src.training.schedules import Schedule
+from src.training.trainer import StepOutput, Trainer, TrainerOptions
+
+DATA = torch.linspace(-1, 1, 11)  # eleven events
+
+
+@dataclass
+class Numbers:
+    """A batch of events."""
+
+    index: torch.Tensor
+
+    def to(self, device, dtype):
+        return self
+
+
+class Task:
+    """(w x - 3 x)^2, the mean over the events of a batch."""
+
+    metric_directions = {"loss": -1}
+
+    def __init__(self):
+        self.model = nn.Linear(1, 1).double()
+        nn.init.zeros_(self.model.weight), nn.init.zeros_(self.model.bias)
+        self.counts, self.evaluations = {"odd events": 0, "nothing": 0}, []
+
+    def step(self, batch):
+        x = DATA[batch.index].double()[:, None]
+        self.counts["odd events"] += int((batch.index % 2).sum())
+        return StepOutput((self.model(x) - 3 * x).square().mean(), len(x), {"index": batch.index})
+
+    def begin_evaluation(self, name, progress):
+        self.evaluations.append((name, progress.step, len(progress.history)))
+
+    def metrics(self, outputs, loss):
+        return {"loss": loss, "weight": float(self.model.weight), "training": self.model.training}
+
+
+class Loader:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return (Numbers(torch.tensor(numbers)) for numbers in self.batches)
+
+
+def run(tmp_path, batch_size=2, **options):
+    """Task and trainer after training without shuffling, by plain gradient descent."""
+    task, batches = Task(), EpochBatches(len(DATA), batch_size, shuffle=False)
+    trainer = Trainer(
+        task, torch.optim.SGD(task.model.parameters(), lr=0.1), Schedule("flat", 0.1, 0.1, 100), TrainerOptions(**options), torch.device("cpu"),
+        tmp_path / "last.pt", tmp_path / "best.pt", {},
+    )  # fmt: skip
+    rows = []
+    trainer.fit(Loader(batches), batches, Loader(EpochBatches(len(DATA), 4, shuffle=False)), lambda history: rows.append(len(history)))
+    assert rows == list(range(1, len(trainer.progress.history) + 1))
+    return task, trainer
+
+
+@pytest.mark.parametrize("batch_size, accumulate", [(1, 11), (2, 6), (4, 3), (3, 4)])
+def test_accumulated_batches_are_one_batch(tmp_path, batch_size, accumulate):
+    """Two epochs of one step each: weights as with all events in a batch, although the last batch is smaller. Breaks if
+    batches, not events, are averaged, or the clipping sees the sum."""
+    whole, one = run(tmp_path, 11, num_epoch=2, clip=0.5)
+    parts, many = run(tmp_path, batch_size, num_epoch=2, clip=0.5, accumulate=accumulate)
+    assert many.progress.step == one.progress.step == 2
+    for a, b in zip(whole.model.parameters(), parts.model.parameters()):
+        assert torch.allclose(a, b, rtol=1e-13)
+    assert many.progress.history[0]["train_loss"] == pytest.approx(one.progress.history[0]["train_loss"], rel=1e-12)
+
+
+def test_last_group_of_an_epoch_is_smaller(tmp_path):
+    """Six batches in groups of four: two steps an epoch. Breaks if a group reaches into the next epoch."""
+    _, trainer = run(tmp_path, num_epoch=3, accumulate=4)
+    assert (trainer.progress.step, trainer.progress.epoch, trainer.progress.batch) == (6, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "options, steps, epochs",
+    [
+        ({"num_epoch": 2}, [6, 12], [1, 2]),
+        ({"num_step": 9}, [6, 9], [1, 2]),
+        ({"num_step": 9, "valid_every": 4}, [4, 8, 9], [1, 2, 2]),
+        ({"num_epoch": 2, "valid_every": 4}, [4, 8, 12], [1, 2, 2]),
+        ({"num_epoch": 2, "valid_every": 5}, [5, 10, 12], [1, 2, 2]),
+        ({"num_step": 6}, [6], [1]),
+    ],
+)
+def test_rows_of_the_history(tmp_path, options, steps, epochs):
+    """After each epoch, or every so many steps, within an epoch too, and at the end, once. Breaks if validation leaves the
+    model in evaluation mode."""
+    task, trainer = run(tmp_path, **options)
+    history = trainer.progress.history
+    assert [row["step"] for row in history] == steps and [row["epoch"] for row in history] == epochs
+    assert [(step, rows) for _, step, rows in task.evaluations] == [(step, k) for k, step in enumerate(steps)]
+    assert task.model.training and not any(row["valid_training"] for row in history)
+
+
+def test_loss_of_a_row(tmp_path):
+    """The mean over the events since the last row: 10 and 1 of the 11. Breaks if a row begins with the sums of the last one."""
+    (whole,), (first, second) = (run(tmp_path, num_epoch=1, **more)[1].progress.history for more in ({}, {"valid_every": 5}))
+    assert (10 * first["train_loss"] + second["train_loss"]) / 11 == pytest.approx(whole["train_loss"], rel=1e-12)
+
+
+def test_counts_are_told(tmp_path, monkeypatch):
+    """What a task counts is in the log, those that are 0 are not, and each row begins anew."""
+    lines = []
+    monkeypatch.setattr("src.training.trainer.log.warning", lines.append)
+    run(tmp_path, num_epoch=2)
+    assert lines == ["training: 5 odd events", "valid: 5 odd events"] * 2
+
+
+def test_metrics_see_the_averaged_weights(tmp_path):
+    """With --ema the weights that are evaluated are those that metrics (a probe) look at; training goes on with its own."""
+    task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
+    seen, own = trainer.progress.history[0]["valid_weight"], task.model.weight.item()
+    assert seen == pytest.approx(trainer.average.module.weight.item()) and abs(seen - own) > 0.01
+
+
+def test_same_as_without_the_new_options(tmp_path):
+    """Defaults change nothing: a plain loop of gradient steps gives the same bits."""
+    task, _ = run(tmp_path, num_epoch=2)
+    other = Task()
+    optimizer = torch.optim.SGD(other.model.parameters(), lr=0.1)
+    for _ in range(2):
+        for numbers in EpochBatches(len(DATA), 2, shuffle=False):
+            optimizer.zero_grad()
+            other.step(Numbers(torch.tensor(numbers))).loss.backward()
+            optimizer.step()
+    assert torch.equal(task.model.weight, other.model.weight)
+
+
+def test_unknown_metric(tmp_path):
+    """Named before training begins."""
+    with pytest.raises(ValueError, match="best_by"):
+        run(tmp_path, best_by="AUC")
