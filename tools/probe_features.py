@@ -8,6 +8,7 @@ mini-PointNet), and plain statistics of each token's points, as they are and in 
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,13 +23,17 @@ from src.data.pilarnet import CloudSelection, open_splits  # noqa: E402
 from src.layers.grouping import Tokens  # noqa: E402
 from src.models.point_mae import PointMAE  # noqa: E402
 from src.models.published import read_checkpoint  # noqa: E402
-from src.tasks.token_probe import TokenProbe  # noqa: E402
+from src.tasks.token_probe import MOST, TokenProbe  # noqa: E402
 from train_pointmae import make_parser  # noqa: E402
 
 
+Features = Callable[[Tokens], Tensor]
+
+
 def statistics(tokens: Tokens) -> Tensor:
-    """(T, 29) of each token's points: number, mean, standard deviation, least and largest of x, y, z (in units of the radius)
-    and energy, eigenvalues of the positions' covariance, energy summed, and the centre with its distance from the middle."""
+    """(T, 29) of each token's points: number; mean, standard deviation, least and largest of x, y, z (in units of the radius) and
+    energy, and how far they extend; eigenvalues of the positions' covariance; the energies' sum; the centre and its distance
+    from the detector's."""
     rows = []
     for points in tokens.groups.split(tokens.counts.tolist()):
         position = points[:, :3] - points[:, :3].mean(0)
@@ -42,7 +47,7 @@ def statistics(tokens: Tokens) -> Tensor:
     return torch.cat([torch.stack(rows), tokens.centres, tokens.centres.norm(dim=1, keepdim=True)], 1)
 
 
-def standardised(probe: TokenProbe, model: PointMAE, features) -> "callable":
+def standardised(probe: TokenProbe, model: PointMAE, features: Features) -> Features:
     """`features` less their mean over the probe's training tokens, over their spread."""
     known = torch.cat([features(part.tokens) for part in probe.tokens(model.encoder, "train")])
     mean, spread = known.mean(0), known.std(0).clamp_min(1e-9)
@@ -63,25 +68,22 @@ def main(argv=None) -> None:
     checkpoint = take_network_from(args, set(), read_checkpoint(given.checkpoint), given.checkpoint)
     selection = CloudSelection(args.remove_led, args.energy_threshold, args.emin, clusters=False)
     datasets = open_splits(given.datadir, selection, {"train": -1, "valid": given.num_valid}, given.seed)
-    probe = TokenProbe(datasets, given.seed)
+    probe = TokenProbe(datasets, given.seed, MOST)
     torch.manual_seed(given.seed)
     trained, untrained = (PointMAE(point_mae_config(args)).eval() for _ in range(2))
     load_weights(trained, checkpoint, given.checkpoint)
     kinds = {
         "statistics of the points": statistics,
-        "the same, standardised": standardised(probe, trained, statistics),
         "mini-PointNet, untrained": untrained.encoder.embed,
-        "the same, standardised ": standardised(probe, trained, untrained.encoder.embed),
         "encoder, untrained": untrained.encoder.encode,
-        "the same, standardised  ": standardised(probe, trained, untrained.encoder.encode),
         "mini-PointNet, pretrained": trained.encoder.embed,
         "encoder, pretrained": trained.encoder.encode,
-        "the same, standardised   ": standardised(probe, trained, trained.encoder.encode),
     }
     print("| features | " + " | ".join((*probe.names, "mean")) + " |\n|---" + "|---" * (len(probe.names) + 1) + "|")
     for name, features in kinds.items():
-        scores = probe.judge(trained.encoder, "valid", features)
-        print(f"| {name.strip()} | " + " | ".join(f"{score:.3f}" for score in scores.values()) + " |", flush=True)
+        for kind, what in ((name, features), (f"{name}, standardised", standardised(probe, trained, features))):
+            scores = probe.judge(trained.encoder, "valid", what)
+            print(f"| {kind} | " + " | ".join(f"{score:.3f}" for score in scores.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
     probed = [row for row in history if row.get("valid_probe_f1_mean", float("nan")) == row.get("valid_probe_f1_mean", 0)]
     figure = Figure(figsize=(10 if probed else 5.5, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if probed else 1, squeeze=False)[0]
-    curves = {"train_loss": "training (with dropout, turned events)"}
+    curves = {"train_loss": "training (turned events)"}
     curves |= {f"valid_{name}": f"validation: {name}" for name in ("loss", "chamfer", "energy")}
     for name, label in curves.items():
         if name in history[0]:
@@ -23,8 +23,9 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
         for name in sorted(names, key=lambda name: name.endswith("mean")):
             _curve(axes[1], probed, name, name.removeprefix("valid_probe_f1_"), lw=3 if name.endswith("mean") else 1.2)
         axes[1].set(xlabel="step", ylabel="F1", title="Linear probe on tokens of validation events", ylim=(0, 1))
+        axes[1].legend(fontsize=8, loc="upper center", ncols=3)  # above all but perfect scores
+    axes[0].legend(fontsize=8)
     for ax in axes:
-        ax.legend(fontsize=8)
         ax.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)
 
