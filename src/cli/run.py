@@ -218,7 +218,7 @@ class Run:
         if distributed.num_ranks() > 1:
             log.info(f"{distributed.num_ranks()} processes with batches of {self.args.batch_size}: global batches of {distributed.num_ranks() * self.args.batch_size} events")
         log.info(f"commit {git_commit() or 'unknown'}, PyTorch {torch.__version__}, {self.device}, {self.args.dtype}, {torch.get_num_threads()} threads, seed {self.args.seed}")
-        settings = yaml.safe_dump({k: v for k, v in sorted(vars(self.args).items()) if k not in ("yaml", "task", "load")}, sort_keys=True, default_flow_style=None, width=110)
+        settings = yaml.safe_dump({k: v for k, v in sorted(vars(self.args).items()) if k not in ("yaml", "task", "load") and v is not None}, sort_keys=True, default_flow_style=None, width=110)
         if not self.evaluating:
             with whole_file(self.paths.settings) as temporary:
                 temporary.write_text(settings)

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import train_pointmae as script
+from src.cli.clouds import point_mae_config
+from src.cli.presets import parse_arguments
 from src.cli.run import run_script
 from src.data.pilarnet_files import index_path
 from src.models.published import read_checkpoint
 from tests.cli.test_classifier_script import same, weights
-from tests.conftest import golden_files
+from tests.conftest import ROOT, golden_files
 
 TINY = [
     "--arch", "vit_tiny", "--depth", "1", "--decoder-depth", "1", "--group-size", "8", "--context", "60", "--min-points", "50",
@@ -148,6 +150,17 @@ def test_learning_rates(data, tmp_path):
     script.main(command(data, tmp_path, *flags, "--warmup-steps", "4", "--num-step", "1", "--no-plot", "--no-probe"))
     (only,) = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
     assert only["lr"] == pytest.approx(1e-3 * (8 / 128) ** 0.5) and only["step"] == 1  # a ramp longer than the run is shortened
+
+
+def test_presets(data, tmp_path):
+    """The committed presets are read, and log/PREFIX.yaml is one. Breaks if a flag without a value is written to it."""
+    script.main(command(data, tmp_path, "--num-step", "1", "--no-plot", "--no-probe"))
+    args, given = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert (args.depth, args.context, args.radius, args.num_step) == (1, 60, None, 1)
+    assert "clip" in given and "clip" not in parse_arguments(script.make_parser, ["--depth", "2"])[1]
+    for name in ("pointmae", "polarmae", "pointmae_quick"):
+        args, _ = parse_arguments(script.make_parser, ["--yaml", str(ROOT / f"config/{name}.yaml")])
+        assert args.model == ("pointmae" if name == "pointmae" else "polarmae") and point_mae_config(args)
 
 
 @pytest.mark.parametrize("path", golden_files("polarmae", "p*mae.ckpt"), ids=lambda path: path.stem)
