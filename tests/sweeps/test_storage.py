@@ -105,16 +105,25 @@ def test_a_restarted_server_is_waited_for(server, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
 def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
-    """Three processes that start together on an empty storage take 18 waiting trials, none twice."""
+    """Three processes that start together on an empty storage take 18 waiting trials, none twice.
+
+    They take only when all trials wait: a list of waiting trials that was read before may be used up by the others."""
     url = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal", "postgresql": server.url}[kind]
     code = (
         "import sys, optuna; from src.sweeps.storage import open_storage\n"
         "study = optuna.create_study(study_name='queue', storage=open_storage(sys.argv[1], 30), load_if_exists=True)\n"
         "for k in range(6): study.enqueue_trial({'x': k})\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
         "for k in range(6): trial = study.ask(); print('took', trial.number); study.tell(trial, trial.suggest_int('x', 0, 9))\n"
     )
     environment = os.environ | server.secret | {"PYTHONPATH": str(ROOT)}
-    workers = [subprocess.Popen([sys.executable, "-c", code, url], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    command = [sys.executable, "-c", code, url]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
+    assert [w.stdout.readline() for w in workers] == ["ready\n"] * 3
+    for w in workers:
+        w.stdin.write("go\n")
+        w.stdin.flush()
     taken = [int(line.split()[1]) for w in workers for line in w.communicate()[0].splitlines()]
     assert all(w.returncode == 0 for w in workers)
     assert sorted(taken) == list(range(18))
