@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import InputError, first_line
+from .hdf5 import open_hdf5
 from .packing import JetBatch
 from .scalars import Scalar
 from .targets import ClassLabels, Momenta, read_weights
@@ -76,7 +77,7 @@ class JetDataset(Dataset):
         self._handles: dict[int, h5py.File] = {}
         sizes, chunk_rows, targets, weights = [], [], [], []
         for path in self.files:
-            with _open(path) as file:
+            with open_hdf5(path) as file:
                 sizes.append(_check(file, path, selection.scalars))
                 stored = (file[MOMENTA].chunks or (1,))[0]
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
@@ -190,7 +191,7 @@ class JetDataset(Dataset):
 
     def _read_key(self, f: int, key: str, rows: slice) -> np.ndarray:
         if f not in self._handles:
-            self._handles[f] = _open(self.files[f])
+            self._handles[f] = open_hdf5(self.files[f])
         last = None if self.selection.nobj < 0 else self.selection.nobj
         try:
             block = self._handles[f][key][rows, :last]
@@ -232,15 +233,6 @@ def choose_events(labels: Tensor | None, available: int, wanted: int, seed: int,
         signal = min(max(wanted // 2, wanted - len(classes[1])), len(classes[0]))
         order = torch.cat([classes[0][:signal], classes[1][: wanted - signal]])
     return order[:wanted].sort().values
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
 
 
 def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:
