@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import InputError, first_line
 from .events import EventDataset, choose_events
 from .hdf5 import open_hdf5
-from .packing import JetBatch
+from .packing import JetBatch, rows_of_events
 from .scalars import Scalar
 from .targets import ClassLabels, Momenta, read_weights
 
@@ -192,8 +192,7 @@ def _joined(targets: list[np.ndarray]) -> np.ndarray:
 def _take(particles: Tensor, ptr: Tensor, jets: Tensor) -> tuple[Tensor, Tensor]:
     """Particles (N, ...) and lengths (B,) of some jets, from the particles of jets one after another; jet k begins at ptr[k]."""
     lengths = ptr[jets + 1] - ptr[jets]
-    within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    return particles[torch.repeat_interleave(ptr[jets], lengths) + within], lengths
+    return particles[rows_of_events(ptr[jets], lengths)], lengths
 
 
 def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:

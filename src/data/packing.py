@@ -82,6 +82,12 @@ class CloudBatch(_Batch):
     skipped: int = 0
 
 
+def rows_of_events(first: Tensor, lengths: Tensor) -> Tensor:
+    """Row numbers (sum of lengths,) of events in packed rows: those of event k are first[k], first[k] + 1, ..., lengths[k] in all."""
+    behind = lengths.cumsum(0)
+    return torch.arange(int(lengths.sum())) + torch.repeat_interleave(first - behind + lengths, lengths)
+
+
 def pack_padded(fourmomenta: Tensor, valid: Tensor, scalars: Tensor | None = None, target: Tensor | None = None) -> JetBatch:
     """Pack padded jets: fourmomenta (B, M, 4), valid (B, M) bool, scalars (B, M, S)."""
     return JetBatch(

@@ -2,7 +2,7 @@
 
 import torch
 
-from src.data.packing import JetBatch
+from src.data.packing import JetBatch, rows_of_events
 
 
 def test_lengths_and_index_stay():
@@ -20,3 +20,10 @@ def test_lengths_and_index_stay():
     assert type(moved) is JetBatch and len(moved) == 2 and batch.fourmomenta.device.type == "cpu"
     bare = JetBatch(torch.ones(1, 4), torch.tensor([1])).to(torch.device("meta"))
     assert bare.target is bare.scalars is None
+
+
+def test_rows_of_events():
+    """In any order, twice, without rows, or none at all."""
+    first, lengths = torch.tensor([5, 0, 9, 5]), torch.tensor([2, 3, 0, 2])
+    assert rows_of_events(first, lengths).tolist() == [5, 6, 0, 1, 2, 5, 6]
+    assert rows_of_events(first[:0], lengths[:0]).tolist() == []
