@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 
 from ..data.scalars import DATASETS, TRANSFORMS
 from ..layers.activations import ACTIVATIONS
@@ -51,14 +52,19 @@ def norm_name(text: str) -> str:
     return name
 
 
-def loss_terms(text: str) -> str:
-    """Named terms with weights, checked: m:0.05,3d:0.01."""
-    parse_terms(text)
-    return text
+def checked(parse: Callable[[str], object], *words: str) -> Callable[[str], str]:
+    """The type of a flag whose value stays a text, which `parse` must take unless it is one of `words`."""
+
+    def check(text: str) -> str:
+        if text not in words:
+            parse(text)
+        return text
+
+    return check
 
 
 def parse_terms(text: str) -> dict[str, float]:
-    """The terms of --loss by name."""
+    """The terms of --loss by name: m:0.05,3d:0.01."""
     terms = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
@@ -69,13 +75,6 @@ def parse_terms(text: str) -> dict[str, float]:
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{name}: expected a number after the colon, got {weight!r}") from error
     return terms
-
-
-def class_weights(text: str) -> str:
-    """'none', 'balanced', or a weight for each class, checked."""
-    if text not in ("none", "balanced"):
-        parse_numbers(text)
-    return text
 
 
 def parse_numbers(text: str) -> list[float]:
@@ -210,10 +209,10 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
 def add_classification_arguments(parser: argparse.ArgumentParser) -> None:
     """The loss of a classifier."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--class-weights", type=class_weights, default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
+    group.add_argument("--class-weights", type=checked(parse_numbers, "none", "balanced"), default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
 
 
 def add_regression_arguments(parser: argparse.ArgumentParser) -> None:
     """The loss of a regressor."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss", type=loss_terms, default="m:0.05,3d:0.01", metavar="TERMS", help=f"terms and their weights ({', '.join(MOMENTUM_LOSSES)})")
+    group.add_argument("--loss", type=checked(parse_terms), default="m:0.05,3d:0.01", metavar="TERMS", help=f"terms and their weights ({', '.join(MOMENTUM_LOSSES)})")

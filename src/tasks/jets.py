@@ -48,7 +48,8 @@ class JetClassification:
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """The CSV columns of spec section 7."""
-        return classification_metrics(*_arrays(outputs)[:2], loss, _arrays(outputs)[2])
+        scores, targets, weights = _arrays(outputs)
+        return classification_metrics(scores, targets, loss, weights)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or .h5 (predict, targets, index, weights), ROC curves, and for more than two classes the
