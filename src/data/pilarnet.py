@@ -38,7 +38,7 @@ class CloudSelection:
     +1.  emin None: the threshold where it is above 0 (as in the published code, which has no way to choose otherwise), else 0.01.
     min_points: of an event, LED included, before any cut.  clusters: give the clusters and PID of the points too, which
     neither pretraining nor semantic segmentation needs, and which cost a worker a third of its speed.
-    skip_bad: leave bad events out and count them.
+    skip_bad: leave bad events out and count them.  rows: tell which points of the file those of an event are.
     """
 
     remove_led: bool = True
@@ -48,6 +48,7 @@ class CloudSelection:
     min_points: int = 1024
     clusters: bool = True
     skip_bad: bool = False
+    rows: bool = False
 
     def __post_init__(self):
         if self.energy_threshold < 0:
@@ -194,11 +195,18 @@ class CloudDataset(Dataset):
             self.skipped += len(bad)
         return counts
 
+    def places(self, numbers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """File (its place in `files`) and row there of events (B,) int64 of the current selection."""
+        return self._place(self.events[numbers].numpy())
+
+    def _place(self, event):
+        file = np.searchsorted(self.first, event, side="right") - 1
+        return file, event - self.first[file]
+
     def _read(self, event: int) -> tuple[np.ndarray, np.ndarray]:
-        f = int(np.searchsorted(self.first, event, side="right")) - 1
+        f, row = map(int, self._place(event))
         if f not in self._handles:
             self._handles[f] = EventFile(self.files[f])
-        row = event - int(self.first[f])
         points, clusters = self._handles[f].read(row)
         if len(points) != self.points[event]:
             raise InputError(
@@ -219,7 +227,9 @@ class CloudDataset(Dataset):
             kept &= ~np.repeat(is_led, table[:, 0])
         kept_before = np.concatenate([[0], np.cumsum(kept)])
         of_cluster = np.diff(kept_before[np.cumsum([0, *table[:, 0]])])
-        of_event = np.diff(kept_before[np.cumsum([0, *map(len, points)])])
+        begin = np.cumsum([0, *map(len, points)])
+        of_event = np.diff(kept_before[begin])
+        places = np.flatnonzero(kept) - np.repeat(begin[:-1], of_event) if self.selection.rows else None
         rows = rows[kept]
         rows[:, :3] = normalize_coordinates(rows[:, :3])
         rows[:, 3] = normalize_energy(rows[:, 3], self.selection.eps, self.selection.emax)
@@ -229,6 +239,7 @@ class CloudDataset(Dataset):
         return CloudBatch(
             points=torch.from_numpy(rows),
             lengths=torch.from_numpy(of_event),
+            row=None if places is None else torch.from_numpy(places),
             index=torch.tensor(index, dtype=torch.int64),
             skipped=skipped,
             **{names[column - 1]: torch.from_numpy(row) for column, row in zip(columns, ids)},

@@ -22,7 +22,7 @@ def points():
 def test_centimetres():
     """The detector's edge, 768 voxels of 3 mm, is 230.4 cm. Breaks with another unit."""
     edge = np.array([[-1, 0, 0], [1, 0, 0]]) / 3**0.5
-    centre, half = _extent(Page("", [Layer(edge)]))
+    centre, half = _extent([Page("", [Layer(edge)])])
     assert np.ptp(edge[:, 0]) * CM == pytest.approx(230.4) and half > 115.2 and centre == pytest.approx([0, 0, 0])
 
 
@@ -69,7 +69,7 @@ def test_draws_an_event(tmp_path):
     assert truth.shape == predicted.shape and {tuple(p) for p in np.round(truth * 1e4)} <= everything
     assert model.training and torch.equal(state, torch.get_rng_state())
     dataset.restrict(torch.tensor([2]))
-    written = draw_events(tmp_path, "x", model, dataset, 3, 1, html=False)
+    written = draw_events(tmp_path, "x", model, dataset, [0], 1, html=False)
     assert len(written) == 6 and all(path.stat().st_size > 10_000 for path in written)
     assert written[0].name == "x.event0.energy.png"
 
