@@ -17,7 +17,7 @@ from ..models.published import read_checkpoint
 from ..models.published_clouds import published_network
 from ..models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
 from ..tasks.segmentation import PointSegmentation
-from .arguments import class_weights, loss_terms, parse_numbers, parse_terms, take_stored
+from .arguments import OnOff, class_weights, loss_terms, parse_numbers, parse_terms, take_stored
 from .clouds import DATA, ENCODER, add_encoder_arguments, add_picture_arguments, encoder_config, encoder_flags, encoder_without_dropout
 from .run import Run, log, weights_of
 
@@ -32,6 +32,7 @@ def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--finetune", choices=FINETUNE, default="fft", help="what of the encoder learns: all, nothing (a probe), or low-rank updates of its attention; the head always does")
     group.add_argument("--pretrained", default="", metavar="FILE", help="masked autoencoder, ours or published, whose encoder and its settings to take (none: from random weights)")
+    group.add_argument("--scratch", action=OnOff, default=False, help="with --pretrained: only its settings, and random weights, to compare with")
     group.add_argument("--layer-decay", type=float, default=1.0, metavar="F", help="with fft: factor of the learning rate from each block to the one before it; try 0.75")
     group.add_argument("--lora-rank", type=int, default=8, metavar="N", help="rank of the updates")
     group.add_argument("--lora-alpha", type=float, default=16.0, metavar="A", help="updates are multiplied by A / rank")
@@ -102,14 +103,15 @@ def take_segmentation_from(args: argparse.Namespace, given: set[str], checkpoint
 
 
 def take_pretrained(args: argparse.Namespace, given: set[str]) -> dict[str, Tensor] | None:
-    """Set the encoder's arguments to those of --pretrained; returns its weights, None if there is none.
+    """Set the encoder's arguments to those of --pretrained; returns its weights, None if there are none to take.
 
     InputError if a flag that was given contradicts them, if it is no masked autoencoder, or if one is needed."""
     if args.loadfile and args.pretrained:
         raise InputError(f"--pretrained {args.pretrained}, --loadfile {args.loadfile}: expected one of them; the second has an encoder already")
+    if args.finetune != "fft" and not args.loadfile and (args.scratch or not args.pretrained):
+        raise InputError(f"--finetune {args.finetune}: would leave random weights as they are; give --pretrained FILE without --scratch, or use --finetune fft")
     if not args.pretrained:
-        if args.finetune != "fft" and not args.loadfile:
-            raise InputError(f"--finetune {args.finetune}: leaves random weights as they are; give --pretrained FILE, or use --finetune fft")
+        log.info("encoder: " + (f"that of {args.loadfile}" if args.loadfile else "random weights"))
         return None
     path = Path(args.pretrained)
     if not path.is_file():
@@ -126,6 +128,9 @@ def take_pretrained(args: argparse.Namespace, given: set[str]) -> dict[str, Tens
         raise InputError(f"--pretrained {path}: not a checkpoint of a masked autoencoder{hint}")
     take_stored(args, given, stored, path, ENCODER)
     _take_further(args, given, stored, DATA)
+    log.info(f"encoder: {f'random weights, with the settings of {path}' if args.scratch else path}")
+    if args.scratch:
+        return None
     weights = weights_of(checkpoint, path)
     return {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
 

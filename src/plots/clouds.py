@@ -152,7 +152,8 @@ def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
         _draw_space(space, page, limits)
         plane = figure.add_subplot(2, len(pages), len(pages) + column)
         _draw_plane(plane, page, limits, a, b)
-        _show_handles(plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9), page)
+        if any(layer.name for layer in page.layers):
+            _show_handles(plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9), page)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

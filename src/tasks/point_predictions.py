@@ -21,6 +21,7 @@ from ..data.pilarnet import CloudDataset
 from ..files import whole_file
 
 _CHUNK = 2**16  # rows
+_EVENTS = {"file": np.int32, "event": np.int64, "ptr": np.int64}
 _POINTS = {"row": np.int32, "truth": np.uint8, "class": np.uint8, "probability": np.float16}
 
 
@@ -41,12 +42,10 @@ class PointPredictions:
             file = stack.enter_context(h5py.File(stack.enter_context(whole_file(self.target)), "w"))
             file.attrs["files"] = [str(path) for path in self.dataset.files]
             file.attrs["classes"] = list(self.names)
-            self._file = file
-            for name, dtype in (("file", np.int32), ("event", np.int64), ("ptr", np.int64)):
-                self._create(name, dtype)
+            shapes = {"probability": (len(self.names),)}
+            # held open: a data set that is closed writes its last chunk, and reads it again when it grows
+            self._data = {name: _create(file, name, dtype, shapes.get(name, ())) for name, dtype in (_EVENTS | _POINTS).items()}
             self._append("ptr", np.zeros(1, np.int64))
-            for name, dtype in _POINTS.items():
-                self._create(name, dtype, (len(self.names),) if name == "probability" else ())
             self._open = stack.pop_all()
         return self
 
@@ -59,17 +58,18 @@ class PointPredictions:
         files, events = self.dataset.places(rows["index"])
         self._append("file", files)
         self._append("event", events)
-        self._append("ptr", len(self._file["class"]) + rows["lengths"].cumsum(0).numpy())
+        self._append("ptr", len(self._data["class"]) + rows["lengths"].cumsum(0).numpy())
         for name in _POINTS:
             self._append(name, rows[f"particle_{name}"].numpy())
 
-    def _create(self, name: str, dtype, shape: tuple[int, ...] = ()) -> None:
-        # probabilities hardly shrink, and would be most of the time
-        packed = {} if name == "probability" else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        self._file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK, *shape), **packed)
-
     def _append(self, name: str, values: np.ndarray) -> None:
-        data = self._file[name]
+        data = self._data[name]
         before = len(data)
         data.resize(before + len(values), 0)
         data[before:] = values
+
+
+def _create(file: h5py.File, name: str, dtype, shape: tuple[int, ...]) -> h5py.Dataset:
+    """An empty data set that grows; probabilities hardly shrink, and would be most of the time."""
+    packed = {} if name == "probability" else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK, *shape), **packed)
