@@ -7,7 +7,8 @@ Flags after -- go to train_segmentation.py as they are.  `scratch` has the netwo
 weights; budgets are the seed's subsets of the training events.  Runs are called STUDY-METHOD-BUDGET-sSEED.  To go on after a
 stop, give the same command: runs whose row is in log/STUDY.Best.metrics.csv are skipped, one that has begun continues
 where it was.  The table holds mean and standard deviation over the seeds of the F1 on the test events (validation events
-where there are no others) with the best epoch's weights; tools/plot_label_budgets.py draws it.
+where there are no others) with the best epoch's weights; tools/plot_label_budgets.py draws it.  --num-valid and --num-test
+are subsets of the seed too, so leave them out for numbers to report.
 """
 
 import argparse

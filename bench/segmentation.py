@@ -5,7 +5,8 @@
 
 A checkpoint is made by one step of training, and two files from the sample's events, the second ten times as long.  Each is
 labelled by the script in a process of its own, with and without writing predictions; flags after -- go to it.  Points per
-second are those of the events that the longer file has more, so that the opening of files does not count.  Memory [bytes] is the largest that the process had of its own, less what it had when PyTorch was imported: it must not grow with the file.
+second are those of the events that the longer file has more, so that the opening of files does not count.  Memory [bytes]
+is the largest that the process had of its own, less what it had when PyTorch was imported: it must not grow with the file.
 The first batches fill the C library's pools, so take enough events for both files.
 """
 

@@ -105,7 +105,11 @@ class ClassLoss(NamedTuple):
         return self.value(self.sums(logits, target, weight), weight)
 
 
-CLASS_LOSSES = {"focal": ClassLoss(focal_sums, mean_of), "nll": ClassLoss(nll_sums, mean_of), "dice": ClassLoss(dice_sums, dice_of)}
+CLASS_LOSSES = {
+    "focal": ClassLoss(focal_sums, mean_of),
+    "nll": ClassLoss(nll_sums, mean_of),
+    "dice": ClassLoss(dice_sums, dice_of),
+}
 
 
 class LossTerms:

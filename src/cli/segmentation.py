@@ -17,6 +17,7 @@ from ..models.published import read_checkpoint
 from ..models.published_clouds import published_network
 from ..models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
 from ..tasks.segmentation import PointSegmentation
+from ..training import distributed
 from .arguments import OnOff, class_weights, loss_terms, parse_numbers, parse_terms, take_stored
 from .clouds import DATA, ENCODER, add_encoder_arguments, add_picture_arguments, encoder_config, encoder_flags, encoder_without_dropout
 from .run import Run, log, weights_of
@@ -179,7 +180,8 @@ def make_task(run: Run, model: Segmentation, datasets: dict[str, CloudDataset]) 
     if args.class_weights == "data":
         if "train" not in datasets:
             raise InputError("--class-weights data: expected training events in --datadir; give those that were used, or numbers")
-        weights = inverse_shares(class_counts(datasets["train"], model.config.num_classes))
+        counts = class_counts(datasets["train"], model.config.num_classes) if distributed.is_main() else None
+        weights = inverse_shares(distributed.from_main(counts))
         args.class_weights = ",".join(f"{weight:.8g}" for weight in weights.tolist())
         log.info(f"class weights: {args.class_weights}")
     loss = LossTerms(parse_terms(args.loss, tuple(CLASS_LOSSES)), weights_of_classes(args.class_weights, model.config.num_classes))

@@ -15,11 +15,11 @@ def confusion_of(truth: Tensor, given: Tensor, num_classes: int) -> Tensor:
 
 
 def segmentation_metrics(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Accuracy; precision, recall, F1 and intersection over union of each class, and their means over the classes (macro).
+    """Accuracy; precision, recall, F1 and intersection over union of each class, and their means over classes (macro).
 
     confusion (C, C) as of `confusion_of`.  A class that neither the truth nor the prediction has is nan and not in the
-    means; in every other class 0 / 0 counts as 0, such as the precision of a class that no point was given.  This is what
-    scikit-learn does by itself."""
+    means; in every other class 0 / 0 counts as 0, such as the precision of a class that no point was given: the rule
+    of scikit-learn."""
     confusion = np.asarray(confusion, np.float64)
     right, true, given = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     seen = true + given > 0

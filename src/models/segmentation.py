@@ -95,7 +95,9 @@ class Segmentation(nn.Module):
         self.config = config
         self.encoder = PointEncoder(config.encoder)
         transformer = config.encoder.transformer
-        self.decoder = Transformer(replace(transformer, depth=config.head_depth, final_norm=True)) if config.head_depth else None
+        self.decoder = None
+        if config.head_depth:
+            self.decoder = Transformer(replace(transformer, depth=config.head_depth, final_norm=True))
         self.upsampler = Upsampler(config.encoder.dim, config.encoder.sync_batchnorm)
         self.head = SegmentationHead(config.encoder.dim, config)
         self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(False)  # never called
@@ -127,7 +129,7 @@ class Segmentation(nn.Module):
         return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens)
 
     def _features(self, tokens: Tokens) -> Tensor:
-        """(T, dim): mean of the normalised outputs of the chosen blocks, through the blocks of the head if there are any."""
+        """(T, dim): mean of the normalised outputs of the chosen blocks, passed through those of the head."""
         transformer, position = self.encoder.transformer, self.encoder.position(tokens.centres)
         outputs = islice(transformer.outputs(self.encoder.embed(tokens), position, tokens.lengths), self._last_block + 1)
         chosen = [transformer.normalised(x) for block, x in enumerate(outputs) if block in self.config.layers]
@@ -135,12 +137,12 @@ class Segmentation(nn.Module):
         return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
 
     def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
-        """Parameters that learn, with the factors (`lr_scale`) of their learning rates: 1 for the head, and going down the
-        encoder a factor layer_decay for each block, and for what is before the first."""
+        """Parameters that learn, with factors (`lr_scale`) of their learning rates: 1 for the head, and down the encoder
+        a factor layer_decay more for each block, and for what is before the first."""
         if layer_decay == 1:
             return [{"params": [p for p in self.parameters() if p.requires_grad]}]
-        floors = [[self.encoder.embedding, self.encoder.position], *self.encoder.transformer.blocks[: self._last_block + 1]]
-        floors = [nn.ModuleList(floor) if isinstance(floor, list) else floor for floor in floors]
+        encoder = self.encoder
+        floors = [nn.ModuleList([encoder.embedding, encoder.position]), *encoder.transformer.blocks[: self._last_block + 1]]
         groups = [[p for p in floor.parameters() if p.requires_grad] for floor in floors]
         below = {id(p) for group in groups for p in group}
         groups.append([p for p in self.parameters() if p.requires_grad and id(p) not in below])

@@ -91,19 +91,26 @@ def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) ->
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
 
     names = list(next(iter(summaries.values())).mean)
-    figure = Figure(figsize=(4.2 * min(len(names), 3), 3.8 * -(-len(names) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False, sharex=True).flat
+    budgets = sorted({budget for _, budget in summaries})
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, name in zip(panels, names):
-        for method in METHODS:
-            points = sorted((budget, s.mean[name], s.spread[name]) for (m, budget), s in summaries.items() if m == method)
-            if points:
-                x, mean, spread = np.array(points, float).T
-                axes.errorbar(x, mean, np.nan_to_num(spread), marker="o", ms=4, lw=1.6, capsize=3, color=_COLOURS[method], label=method)
-        axes.set(xscale="log", xlabel="labelled events", ylabel="F1", title="mean over classes" if name == "macro" else name)
-        axes.xaxis.set_tick_params(labelbottom=True)
-        axes.grid(alpha=0.3, which="both")
-    for unused in list(panels):
+        for place, method in enumerate(METHODS):
+            found = [(budget, summaries[method, budget]) for budget in budgets if (method, budget) in summaries]
+            if found:
+                x = np.array([budget for budget, _ in found]) * 1.03 ** (place - 1.5)  # bars beside each other
+                bars = np.nan_to_num([s.spread[name] for _, s in found])
+                style = {"marker": "o", "ms": 4, "lw": 1.6, "capsize": 3, "color": _COLOURS[method], "label": method}
+                axes.errorbar(x, [s.mean[name] for _, s in found], bars, **style)
+        title = "mean over classes" if name == "macro" else name
+        axes.set(xscale="log", xlabel="labelled events", ylabel="F1", title=title)
+        axes.set_xticks(budgets, list(map(str, budgets)))
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+    for unused in panels[len(names) :]:
         unused.set_axis_off()
-    figure.axes[0].legend(fontsize=9)
+    panels[0].legend(fontsize=9)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=130)

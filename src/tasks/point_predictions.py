@@ -44,7 +44,8 @@ class PointPredictions:
             file.attrs["classes"] = list(self.names)
             shapes = {"probability": (len(self.names),)}
             # held open: a data set that is closed writes its last chunk, and reads it again when it grows
-            self._data = {name: _create(file, name, dtype, shapes.get(name, ())) for name, dtype in (_EVENTS | _POINTS).items()}
+            every = (_EVENTS | _POINTS).items()
+            self._data = {name: _create(file, name, dtype, shapes.get(name, ())) for name, dtype in every}
             self._append("ptr", np.zeros(1, np.int64))
             self._open = stack.pop_all()
         return self

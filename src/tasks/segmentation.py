@@ -32,9 +32,11 @@ class PointSegmentation:
     splits by name, which tell where an event of a split lies.  plot: draw confusion matrices."""
 
     def __init__(
-        self, model: Segmentation, loss: LossTerms, datasets: dict[str, CloudDataset], rotate: bool = True, layer_decay: float = 1.0, plot: bool = False
-    ):
-        self.model, self.loss, self.datasets, self.rotate, self.layer_decay, self.plot = model, loss, datasets, rotate, layer_decay, plot
+        self, model: Segmentation, loss: LossTerms, datasets: dict[str, CloudDataset], rotate: bool = True,
+        layer_decay: float = 1.0, plot: bool = False,
+    ):  # fmt: skip
+        self.model, self.loss, self.datasets = model, loss, datasets
+        self.rotate, self.layer_decay, self.plot = rotate, layer_decay, plot
         self.names = CLASS_NAMES[: model.config.num_classes]
         self.metric_directions = {"loss": -1, "accuracy": 1}
         self.metric_directions |= {f"{metric}_{name}": 1 for metric in PER_CLASS for name in ("macro", *self.names)}
@@ -60,9 +62,13 @@ class PointSegmentation:
         sums = self.loss.sums(logits, batch.semantic)
         if model.training:
             return StepOutput(self.loss.total([all_reduce_sum(s) for s in sums]), len(logits), {})
-        outputs = {"index": batch.index, "lengths": batch.lengths, "particle_truth": batch.semantic, "particle_class": logits.argmax(1)}
-        outputs |= {"particle_probability": logits.softmax(1)} | ({} if batch.row is None else {"particle_row": batch.row})
-        return StepOutput(self.loss.total(sums), len(logits), outputs | {"sums": torch.cat(sums)})
+        outputs = {
+            "index": batch.index, "lengths": batch.lengths, "sums": torch.cat(sums), "particle_truth": batch.semantic,
+            "particle_class": logits.argmax(1), "particle_probability": logits.softmax(1),
+        }  # fmt: skip
+        if batch.row is not None:
+            outputs["particle_row"] = batch.row
+        return StepOutput(self.loss.total(sums), len(logits), outputs)
 
     def _check(self, batch: CloudBatch) -> None:
         classes = len(self.names)
@@ -70,8 +76,8 @@ class PointSegmentation:
             wrong = torch.nonzero(batch.semantic >= classes)[0, 0].item()
             event = int(batch.index[torch.searchsorted(batch.lengths.cumsum(0), wrong, right=True)])
             raise InputError(
-                f"event {event} of the split: expected classes 0 to {classes - 1}, got {int(batch.semantic.max())}; the network has no "
-                f"class for low-energy deposits outside of cluster 0: train with --no-remove-led, or leave the event out"
+                f"event {event} of the split: expected classes 0 to {classes - 1}, got {int(batch.semantic.max())}; the network has "
+                f"no class for low-energy deposits outside of cluster 0: train with --no-remove-led, or leave the event out"
             )
 
     def collect(self, name: str, stem: Path | None, shared: bool) -> "PointSums":
@@ -80,9 +86,10 @@ class PointSegmentation:
 
     def numbers(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
         """CSV columns, from the confusion matrix (C, C) and the sums of the loss over a split."""
-        terms = self.loss.values(sums)
-        shown = {"loss": self.loss.total(sums)} | ({f"loss_{name}": value for name, value in terms.items()} if len(terms) > 1 else {})
-        return {name: float(value) for name, value in shown.items()} | segmentation_metrics(confusion.numpy(), self.names)
+        terms, losses = self.loss.values(sums), {"loss": float(self.loss.total(sums))}
+        if len(terms) > 1:
+            losses |= {f"loss_{name}": float(value) for name, value in terms.items()}
+        return losses | segmentation_metrics(confusion.numpy(), self.names)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>_confusion.csv and, if pictures are wanted, .png; returns the files, <stem>.h5 among them."""
@@ -132,9 +139,9 @@ class PointSums:
     def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
         """Metrics and the confusion matrix (C, C) int64, on process 0."""
         if self.shared:
-            sizes = [self.confusion.numel(), *(len(s) for s in self.sums)]
-            every = torch.tensor(distributed.total(*self.confusion.flatten().tolist(), *torch.cat(self.sums).tolist()), dtype=torch.float64)
-            confusion, *self.sums = every.split(sizes)
+            mine = torch.cat([self.confusion.flatten().double(), *self.sums])
+            every = torch.tensor(distributed.total(*mine.tolist()), dtype=torch.float64)
+            confusion, *self.sums = every.split([self.confusion.numel(), *map(len, self.sums)])
             self.confusion = confusion.view_as(self.confusion).long()
         if not distributed.is_main():
             return None, {}
