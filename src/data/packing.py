@@ -67,8 +67,9 @@ class CloudBatch(_Batch):
 
     points (P, 4) float32: x, y, z and energy, normalized; lengths (B,) int64, always on the CPU: points of each event;
     semantic, fragment, group, interaction (P,) int64: class and clusters of each point, numbered within its event
-    (-1: low-energy deposits); pid (P,) int64 or None; index (B,) int64: the events' places in their data set;
-    skipped: events that were asked for and are bad.
+    (-1: low-energy deposits); pid (P,) int64 or None; row (P,) int64 or None, always on the CPU: the points' places in
+    their events of the file; index (B,) int64: the events' places in their data set; skipped: events that were asked for
+    and are bad.
     """
 
     points: Tensor
@@ -78,6 +79,7 @@ class CloudBatch(_Batch):
     group: Tensor | None = None
     interaction: Tensor | None = None
     pid: Tensor | None = None
+    row: Tensor | None = None
     index: Tensor | None = None
     skipped: int = 0
 

@@ -37,7 +37,7 @@ class CloudSelection:
     +1.  emin None: the threshold where it is above 0 (as in the published code, which has no way to choose otherwise), else 0.01.
     min_points: of an event, LED included, before any cut.  clusters: give the clusters and PID of the points too, which
     neither pretraining nor semantic segmentation needs, and which cost a worker a third of its speed.
-    skip_bad: leave bad events out and count them.
+    skip_bad: leave bad events out and count them.  rows: tell which points of the file those of an event are.
     """
 
     remove_led: bool = True
@@ -47,6 +47,7 @@ class CloudSelection:
     min_points: int = 1024
     clusters: bool = True
     skip_bad: bool = False
+    rows: bool = False
 
     def __post_init__(self):
         if self.energy_threshold < 0:
@@ -174,9 +175,16 @@ class CloudDataset(EventDataset):
             self.skipped += len(bad)
         return counts
 
+    def places(self, numbers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """File (its place in `files`) and row there of events (B,) int64 of the current selection."""
+        return self._place(self.events[numbers].numpy())
+
+    def _place(self, event):
+        file = np.searchsorted(self.first, event, side="right") - 1
+        return file, event - self.first[file]
+
     def _read(self, event: int) -> tuple[np.ndarray, np.ndarray]:
-        f = int(np.searchsorted(self.first, event, side="right")) - 1
-        row = event - int(self.first[f])
+        f, row = map(int, self._place(event))
         points, clusters = self._opened(f).read(row)
         if len(points) != self.points[event]:
             raise InputError(
@@ -197,7 +205,9 @@ class CloudDataset(EventDataset):
             kept &= ~np.repeat(is_led, table[:, 0])
         kept_before = np.concatenate([[0], np.cumsum(kept)])
         of_cluster = np.diff(kept_before[np.cumsum([0, *table[:, 0]])])
-        of_event = np.diff(kept_before[np.cumsum([0, *map(len, points)])])
+        begin = np.cumsum([0, *map(len, points)])
+        of_event = np.diff(kept_before[begin])
+        places = np.flatnonzero(kept) - np.repeat(begin[:-1], of_event) if self.selection.rows else None
         rows = rows[kept]
         rows[:, :3] = normalize_coordinates(rows[:, :3])
         rows[:, 3] = normalize_energy(rows[:, 3], self.selection.eps, self.selection.emax)
@@ -207,6 +217,7 @@ class CloudDataset(EventDataset):
         return CloudBatch(
             points=torch.from_numpy(rows),
             lengths=torch.from_numpy(of_event),
+            row=None if places is None else torch.from_numpy(places),
             index=torch.tensor(index, dtype=torch.int64),
             skipped=skipped,
             **{names[column - 1]: torch.from_numpy(row) for column, row in zip(columns, ids)},

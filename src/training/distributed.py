@@ -217,4 +217,5 @@ def global_loss(loss: Tensor, weight: int, flag: bool) -> tuple[Tensor, Callable
     mine = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)
     numbers = torch.stack([mine, torch.full_like(mine, weight), torch.full_like(mine, flag)])
     dist.all_reduce(numbers)
-    return loss * (weight * num_ranks() / numbers[1]).to(loss.dtype), numbers.tolist
+    items = numbers[1].clamp_min(1e-30)  # there may be none at all
+    return loss * (weight * num_ranks() / items).to(loss.dtype), numbers.tolist
