@@ -36,7 +36,7 @@ TINY_CLOUDS = [
     "--valid-every", "1", "--cpu", "--threads", "1", "--no-plot", "--num-train", "6", "--num-valid", "4",
     "--datadir", str(ROOT / "data/sample_data/lartpc"),
 ]  # fmt: skip
-FEW = ["--num-train", "100", "--num-valid", "20", "--num-test", "20"]
+FEW = ["--num-train", "100", "--num-valid", "20", "--num-test", "20", "--batch-size", "20"]
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +145,8 @@ def test_bad_flags(tmp_path, capsys, flags, reason):
 
 @pytest.fixture(scope="session")
 def fork_server():
-    """Processes from one that has imported everything, which takes each new one seconds.  Those of --jobs are started as people do."""
+    """Starts processes from one that has imported everything, which takes seconds.  Those of --jobs are started anew, as
+    people start them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["optuna_search", "train_pelican_classifier", __name__])
     return context
@@ -301,7 +302,7 @@ def test_a_wrong_password(workers, server):
 @pytest.mark.parametrize("workers", ["journal"], indirect=True)
 def test_sigterm_hands_the_trial_over(workers):
     """To two local workers at once: both save, their trials wait, and the same command goes on with them."""
-    flags = ["--num-trials", "4", "--num-epoch", "10", "-j", "2", "--pruner", "none", "--sampler-seed", "5"]
+    flags = ["--num-trials", "4", "--num-epoch", "10", "--batch-size", "10", "-j", "2", "--pruner", "none", "--sampler-seed", "5"]
     parent = workers.start(*flags)
     workers.until(lambda trials: len([t for t in trials if t.state.name == "RUNNING" and t.intermediate_values]) == 2)
     parent.terminate()
