@@ -10,7 +10,7 @@ from torch import nn
 from ..data.jets import choose_events
 from ..data.pilarnet import CloudDataset, CloudSelection, open_splits
 from ..errors import InputError
-from ..layers.grouping import CENTRES, NEIGHBOURS, REDUCTIONS, TOKENIZERS, TokenizerConfig
+from ..layers.grouping import CENTRES, NEIGHBOURS, REDUCTIONS, TOKENIZERS
 from ..layers.transformer import ARCHITECTURES, TransformerConfig
 from ..models.point_encoder import EncoderConfig
 from ..models.point_mae import PointMAE, PointMAEConfig

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-_ON_CPU = ("lengths", "index")
+_ON_CPU = ("lengths", "index", "row")
 
 
 class _Batch:
@@ -19,7 +19,7 @@ class _Batch:
         return len(self.lengths)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Self:
-        """The batch on a device, lengths and index excepted; floating-point tensors in `dtype` if given."""
+        """The batch on a device, but for what stays on the CPU; floating-point tensors in `dtype` if given."""
         return self._changed(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking=True))
 
     def pin_memory(self) -> Self:

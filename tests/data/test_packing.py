@@ -2,7 +2,7 @@
 
 import torch
 
-from src.data.packing import JetBatch, rows_of_events
+from src.data.packing import CloudBatch, JetBatch, rows_of_events
 
 
 def test_lengths_and_index_stay():
@@ -20,6 +20,8 @@ def test_lengths_and_index_stay():
     assert type(moved) is JetBatch and len(moved) == 2 and batch.fourmomenta.device.type == "cpu"
     bare = JetBatch(torch.ones(1, 4), torch.tensor([1])).to(torch.device("meta"))
     assert bare.target is bare.scalars is None
+    cloud = CloudBatch(torch.ones(1, 4), torch.tensor([1]), torch.tensor([2]), row=torch.tensor([5])).to(torch.device("meta"))
+    assert (cloud.semantic.device.type, cloud.row.device.type, cloud.skipped) == ("meta", "cpu", 0)
 
 
 def test_rows_of_events():
