@@ -74,7 +74,7 @@ def parse_terms(text: str, names: Collection[str] = tuple(MOMENTUM_LOSSES)) -> d
     return terms
 
 
-def class_weights(text: str, words: Collection[str] = ("none", "balanced")) -> str:
+def class_weights(text: str, words: Collection[str] = ("balanced", "none")) -> str:
     """One of these words, or a weight for each class, checked."""
     if text not in words:
         parse_numbers(text, words)
