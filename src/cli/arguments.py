@@ -79,7 +79,7 @@ def parse_terms(text: str, names: Collection[str] = tuple(MOMENTUM_LOSSES)) -> d
     return terms
 
 
-def parse_numbers(text: str, words: Collection[str] = ("none", "balanced")) -> list[float]:
+def parse_numbers(text: str, words: Collection[str] = ("balanced", "none")) -> list[float]:
     """Numbers of --class-weights, none negative and not all zero."""
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -226,7 +226,7 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
 def add_classification_arguments(parser: argparse.ArgumentParser) -> None:
     """The loss of a classifier."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--class-weights", type=checked(parse_numbers, "none", "balanced"), default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
+    group.add_argument("--class-weights", type=checked(parse_numbers, "balanced", "none"), default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
 
 
 def add_regression_arguments(parser: argparse.ArgumentParser) -> None:
