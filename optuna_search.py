@@ -5,16 +5,17 @@ Example (ten short trainings on real simulated jets, two at a time; a few minute
   python3 optuna_search.py --task classifier --study-name tops --num-trials 10 -j 2 --nobj 20 --num-epoch 4 --cpu
 """
 
-import train_pelican_classifier
-import train_pelican_cov
 from src.cli.run import run_script
 from src.cli.sweep import SweepTask, run_sweep
 from src.tasks.jets import JetClassification
 from src.tasks.momenta import MomentumRegression
 
 TASKS = {
-    "classifier": SweepTask(train_pelican_classifier, JetClassification.metric_directions, "AUC"),
-    "cov": SweepTask(train_pelican_cov, MomentumRegression.metric_directions, "loss"),
+    "classifier": SweepTask("train_pelican_classifier", JetClassification.metric_directions, "AUC"),
+    "cov": SweepTask("train_pelican_cov", MomentumRegression.metric_directions, "loss"),
+    # losses of trials with other masks or tokens cannot be compared; the probe can, so each validation makes one
+    "pointmae": SweepTask("train_pointmae", {"probe_f1_mean": 1, "loss": -1, "chamfer": -1}, "probe_f1_mean", {"probe_every": 1}),
+    "segmentation": SweepTask("train_segmentation", {"f1_macro": 1, "iou_macro": 1, "accuracy": 1, "loss": -1}, "f1_macro"),
 }
 
 

@@ -41,8 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv=None) -> None:
-    """Parse the flags and run."""
+def main(argv=None, report=None) -> list[dict]:
+    """Parse the flags and run; returns one dict of numbers per epoch.  report(all so far) is called after each."""
     args, given = parse_arguments(make_parser, argv)
     run = Run(args)
     start = run.starting_point()
@@ -56,8 +56,15 @@ def main(argv=None) -> None:
     probe = TokenProbe(datasets, args.seed) if args.probe and "train" in datasets else None
     task = MaskedModelling(model, args.seed, args.rotate, probe, args.probe_every, args.predict_format)
     pictures = Pictures(run, model, datasets)
-    train_and_evaluate(run, task, datasets, start, draw_pretraining, pictures.after_row)
+
+    def after_row(history: list[dict]) -> None:
+        pictures.after_row(history)
+        if report is not None:
+            report(history)
+
+    history = train_and_evaluate(run, task, datasets, start, draw_pretraining, after_row)
     pictures.draw("end")
+    return history
 
 
 if __name__ == "__main__":

@@ -19,12 +19,7 @@ is small, because Linux lets a child inherit the parent's peak.
 import argparse
 import contextlib
 import importlib.util
-import json
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +33,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from bench import pelican_lite_peer  # noqa: E402
 from bench.dense_pelican import SPURIONS, DensePelican  # noqa: E402
+from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish  # noqa: E402
 from src.data.packing import pack_padded  # noqa: E402
 from src.models.pelican import PelicanClassifier, PelicanConfig  # noqa: E402
 from src.ops import library  # noqa: E402
@@ -185,50 +181,22 @@ def build(name: str, preset: str) -> tuple[Implementation, torch.optim.Optimizer
     return implementation, torch.optim.AdamW(implementation.network.parameters(), lr=1e-3)
 
 
-def peak_memory() -> int:
-    """Bytes: the most this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def memory_of_step(name: str, preset: str, batch: Batch) -> int:
     """Bytes that one training step adds at its peak. Meant for a fresh process."""
     implementation, optimizer = build(name, preset)
     step = make_step(implementation, batch, optimizer)
     make_step(implementation, Batch(batch.fourmomenta[:2, :4], batch.labels[:2]), optimizer)()
-    before = peak_memory()
-    step()
-    return peak_memory() - before
-
-
-def memory_in_child(name: str, arguments: list[str]) -> int:
-    command = [sys.executable, __file__, *arguments, "--memory-of", name]
-    child = subprocess.run(command, capture_output=True, text=True)
-    if child.returncode:
-        sys.exit(f"measuring the memory of {name} failed (exit {child.returncode}):\n{child.stderr[-2000:]}")
-    return json.loads(child.stdout)
-
-
-def timed(action: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+    return memory_of(step)
 
 
 def measure_times(names: list[str], preset: str, batches: list[Batch], repeat: int) -> dict[str, Row]:
     """Median seconds per implementation; `memory` is left 0."""
     built = {name: build(name, preset) for name in names}
-    train, infer = ({name: [] for name in names} for _ in range(2))
-    for turn in range(-1, repeat):  # turn -1 warms up
-        batch = batches[turn % len(batches)]
-        for name, (implementation, optimizer) in built.items():
-            train[name].append(timed(make_step(implementation, batch, optimizer)))
-            infer[name].append(timed(make_inference(implementation, batch)))
-            print(f"turn {turn + 1}/{repeat} {name}: {train[name][-1]:.3f} s, {infer[name][-1]:.3f} s", file=sys.stderr)
+    steps = {name: [make_step(network, b, optimizer) for b in batches] for name, (network, optimizer) in built.items()}
+    inferences = {name: [make_inference(network, b) for b in batches] for name, (network, _) in built.items()}
+    train, infer = in_turns(steps, repeat, "step"), in_turns(inferences, repeat, "inference")
     count = {name: sum(p.numel() for p in built[name][0].network.parameters()) for name in names}
-    return {
-        name: Row(statistics.median(train[name][1:]), statistics.median(infer[name][1:]), 0, count[name])
-        for name in names
-    }
+    return {name: Row(train[name], infer[name], 0, count[name]) for name in names}
 
 
 def table(rows: dict[str, Row]) -> str:
@@ -258,16 +226,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="jets per step (default: %(default)s)")
     parser.add_argument("--num-jets", type=int, help="jets to read; turns take batch after batch (default: one)")
     parser.add_argument("--nobj", type=int, default=85, help="constituents kept per jet (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
     parser.add_argument("--default-malloc", action="store_true", help="leave the C library's memory as it is")
     parser.add_argument("--only", nargs="+", choices=BUILDERS, help=f"besides {REFERENCE}, only these (default: all)")
-    parser.add_argument("--out", type=Path, help="write the table to this text file too")
-    parser.add_argument("--memory-of", choices=BUILDERS, help=argparse.SUPPRESS)
+    add_timing_arguments(parser, tuple(BUILDERS))
     args = parser.parse_args(arguments)
-    for name in ("batch_size", "nobj", "repeat", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_positive(parser, args, "batch_size", "nobj")
     return args
 
 
@@ -287,13 +250,11 @@ def main(arguments: list[str]):
         if module and importlib.util.find_spec(module) is None:
             notes.append(f"{name} left out: not installed. To compare with it: {install}")
             names.remove(name)
-    memory = {name: memory_in_child(name, arguments) for name in names}
+    memory = {name: memory_in_child(__file__, name, arguments) for name in names}
     times = measure_times(names, args.preset, batches, args.repeat)
     rows = {name: times[name]._replace(memory=memory[name]) for name in names}
     report = "\n".join([describe(args, batches), "", table(rows), *notes])
-    print(report)
-    if args.out:
-        args.out.write_text(report + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ operations, and their rate as a part of what one large matrix product reaches he
 """
 
 import argparse
-import json
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +24,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of  # noqa: E402
-from bench.pelican import peak_memory, timed  # noqa: E402
+from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish, timed  # noqa: E402
 from src.cloud_losses import energy_error, group_chamfer  # noqa: E402
 from src.layers.grouping import TOKENIZERS, VOXEL, Tokens, tokenize  # noqa: E402
 from src.layers.packed import pad  # noqa: E402
@@ -93,26 +90,7 @@ def memory_of_step(name: str, config: PointMAEConfig, points: Tensor, lengths: T
     few = int(lengths[0].clamp(max=200))
     make_step(name, config, points[:few], torch.tensor([few]))()  # thread pools, allocator
     step = make_step(name, config, points, lengths)
-    before = peak_memory()
-    step()
-    return peak_memory() - before
-
-
-def memory_in_child(name: str, arguments: list[str]) -> int:
-    child = subprocess.run([sys.executable, __file__, *arguments, "--memory-of", name], capture_output=True, text=True)
-    if child.returncode:
-        sys.exit(f"measuring the memory of {name} failed (exit {child.returncode}):\n{child.stderr[-2000:]}")
-    return json.loads(child.stdout)
-
-
-def in_turns(actions: dict[str, Callable[[], None]], repeat: int, label: str) -> dict[str, float]:
-    """Median seconds of each."""
-    seconds = {name: [] for name in actions}
-    for turn in range(-1, repeat):  # turn -1 warms up
-        for name, action in actions.items():
-            seconds[name].append(timed(action))
-            print(f"{label} {turn + 1}/{repeat} {name}: {seconds[name][-1]:.3f} s", file=sys.stderr)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return memory_of(step)
 
 
 def product_rate() -> float:
@@ -184,14 +162,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dropout", action=switch, default=True, help="attention dropout, stochastic depth")
     parser.add_argument("--batch-size", type=int, default=8, help="events per step (default: %(default)s)")
     parser.add_argument("--points", type=int, default=4400, help="mean number of points of an event (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="write the report to this text file too")
-    parser.add_argument("--memory-of", choices=NAMES, help=argparse.SUPPRESS)
+    add_timing_arguments(parser, NAMES)
     args = parser.parse_args(arguments)
-    for name in ("batch_size", "points", "repeat", "threads"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_positive(parser, args, "batch_size", "points")
     return args
 
 
@@ -204,14 +177,14 @@ def main(arguments: list[str]):
     if args.memory_of:
         print(memory_of_step(args.memory_of, config, points, lengths))
         return
-    memory = {name: memory_in_child(name, arguments) for name in NAMES}
+    memory = {name: memory_in_child(__file__, name, arguments) for name in NAMES}
     tokens, tokenizer = tokenize(points, lengths, config.encoder.tokenizer), config.encoder.tokenizer
     cloud = pad(points, lengths)
     makers = {
-        "padded": lambda: padded_tokens(cloud, lengths, tokenizer),
-        "packed": lambda: tokenize(points, lengths, tokenizer),
+        "padded": [lambda: padded_tokens(cloud, lengths, tokenizer)],
+        "packed": [lambda: tokenize(points, lengths, tokenizer)],
     }
-    steps = {name: make_step(name, config, points, lengths) for name in NAMES}
+    steps = {name: [make_step(name, config, points, lengths)] for name in NAMES}
     rows = {
         "tokens": in_turns(makers, args.repeat, "tokens"),
         "training step": in_turns(steps, args.repeat, "step"),
@@ -224,9 +197,7 @@ def main(arguments: list[str]):
         f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
         "", table(rows, memory), "", where_time_goes(config, points, lengths, args.repeat),
     ])  # fmt: skip
-    print(report)
-    if args.out:
-        args.out.write_text(report + "\n")
+    publish(report, args.out)
 
 
 if __name__ == "__main__":

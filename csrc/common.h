@@ -16,11 +16,15 @@ namespace puffin {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+inline void check_floating(const Tensor& x, const char* name) {
+  const auto type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+}
+
 // points (B, N, D >= 3), float32 or float64
 inline void check_points(const Tensor& points, const char* name) {
   STD_TORCH_CHECK(points.dim() == 3 && points.size(2) >= 3, name, ": expected (B, N, D >= 3)");
-  const auto type = points.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+  check_floating(points, name);
 }
 
 // b must look like a: same batch, dtype and device

@@ -18,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.data.hdf5 import open_hdf5  # noqa: E402
 from src.data.jet_writer import (  # noqa: E402
     BLOCK,
     check_outputs,
@@ -25,7 +26,6 @@ from src.data.jet_writer import (  # noqa: E402
     jet_file,
     jet_rows,
     one_hot_numbers,
-    open_hdf5,
     progress,
     report,
     run_converter,

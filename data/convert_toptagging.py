@@ -22,13 +22,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.data.hdf5 import open_hdf5  # noqa: E402
 from src.data.jet_writer import (  # noqa: E402
     BLOCK,
     check_outputs,
     converter_parser,
     jet_file,
     jet_rows,
-    open_hdf5,
     progress,
     report,
     run_converter,

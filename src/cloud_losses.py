@@ -3,6 +3,9 @@
 Source: spec/polarmae.md sections 6 and 8; focal: Lin et al., arXiv 1708.02002; dice: Milletari et al., 1606.04797.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,27 +43,89 @@ def energy_by_group(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tens
 
 
 def nll(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross entropy, weighted by class: logits (P, C), target (P,) int64, weight (C,)."""
-    return F.cross_entropy(logits, target, weight)
+    """Cross entropy, weighted by class, over the sum of the weights: logits (P, C), target (P,) int64, weight (C,)."""
+    return mean_of(nll_sums(logits, target, weight))
+
+
+def nll_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(2,): the weighted sum over the points, and their weights."""
+    each = F.cross_entropy(logits, target, reduction="none")
+    weights = torch.ones_like(each) if weight is None else weight.to(each)[target]
+    return torch.stack([(each * weights).sum(), weights.sum()])
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
     """Cross entropy of each point, weighted by class and by (1 - p)^gamma of its class's probability p: the mean.
 
     logits (P, C), target (P,) int64, weight (C,); 0 if there are no points."""
+    return mean_of(focal_sums(logits, target, weight, gamma))
+
+
+def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
+    """(2,): the sum over the points, and their number."""
     log_p = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]
     remaining = (-log_p.expm1()).clamp_min(1e-12)  # the slope of 0^gamma is infinite for gamma < 1
     each = -log_p * remaining**gamma
-    return (each if weight is None else each * weight[target]).sum() / max(len(target), 1)
+    each = each if weight is None else each * weight.to(each)[target]
+    return torch.stack([each.sum(), each.new_tensor(len(target))])
 
 
-def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None, smooth: float = 1.0) -> Tensor:
-    """1 - (2 sum(p y) + s) / (sum(p) + sum(y) + s) for each class, averaged with its weight."""
+def mean_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean from a sum and what it is over, (2,); 0 of nothing.  weight: in the sums already."""
+    return sums[0] / sums[1].clamp_min(torch.finfo(sums.dtype).tiny)
+
+
+def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1) for each class, averaged with its weight."""
+    return dice_of(dice_sums(logits, target), weight)
+
+
+def dice_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(3 C,): sum(p y), sum(p) and sum(y) over the points for each class.  weight: comes in later."""
     p = logits.softmax(1)
     y = F.one_hot(target, logits.shape[1]).to(p.dtype)
-    each = 1 - (2 * (p * y).sum(0) + smooth) / (p.sum(0) + y.sum(0) + smooth)
+    return torch.cat([(p * y).sum(0), p.sum(0), y.sum(0)])
+
+
+def dice_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The dice loss from its sums."""
+    both, given, true = sums.unflatten(0, (3, -1))
+    each = 1 - (2 * both + 1) / (given + true + 1)
     weight = torch.ones_like(each) if weight is None else weight.to(each)
     return (each * weight).sum() / weight.sum()
 
 
-CLASS_LOSSES = {"focal": focal, "nll": nll, "dice": dice}
+class ClassLoss(NamedTuple):
+    """A loss as a function `value` of `sums` over points, which add up over batches and processes: dice is no mean."""
+
+    sums: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    value: Callable[[Tensor, Tensor | None], Tensor]
+
+    def __call__(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self.value(self.sums(logits, target, weight), weight)
+
+
+CLASS_LOSSES = {
+    "focal": ClassLoss(focal_sums, mean_of),
+    "nll": ClassLoss(nll_sums, mean_of),
+    "dice": ClassLoss(dice_sums, dice_of),
+}
+
+
+class LossTerms:
+    """Terms of CLASS_LOSSES by name with their factors, and the weights (C,) of the classes, or None for 1."""
+
+    def __init__(self, factors: dict[str, float], weight: Tensor | None = None):
+        self.factors, self.weight = factors, weight
+
+    def sums(self, logits: Tensor, target: Tensor) -> list[Tensor]:
+        """Sums over the points for each term: logits (P, C), target (P,) int64."""
+        return [CLASS_LOSSES[name].sums(logits, target, self.weight) for name in self.factors]
+
+    def values(self, sums: list[Tensor]) -> dict[str, Tensor]:
+        """The terms by name, without their factors."""
+        return {name: CLASS_LOSSES[name].value(s, self.weight) for name, s in zip(self.factors, sums, strict=True)}
+
+    def total(self, sums: list[Tensor]) -> Tensor:
+        """The loss."""
+        return sum(self.factors[name] * value for name, value in self.values(sums).items())

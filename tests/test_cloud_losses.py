@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.cloud_losses import CLASS_LOSSES, dice, energy_error, focal, group_chamfer
+from src.cloud_losses import CLASS_LOSSES, LossTerms, dice, energy_error, focal, group_chamfer, nll
 
 COUNTS = torch.tensor([3, 1, 5])
 
@@ -67,6 +67,24 @@ def test_dice():
     assert float(dice(right.roll(1, 1), target)) > 0.99
     one_wrong = torch.where(target[:, None] == 2, right.roll(1, 1), right)
     assert dice(one_wrong, target, torch.tensor([1.0, 1.0, 9.0])) > dice(one_wrong, target) + 0.1
+
+
+def test_nll():
+    """PyTorch's weighted cross entropy; 0 of nothing."""
+    logits, target, weight = torch.randn(20, 3), torch.randint(3, (20,)), torch.tensor([1.0, 2.0, 30.0])
+    torch.testing.assert_close(nll(logits, target, weight), F.cross_entropy(logits, target, weight))
+    torch.testing.assert_close(nll(logits, target), F.cross_entropy(logits, target))
+    assert float(nll(logits[:0], target[:0], weight)) == 0
+
+
+def test_terms_of_sums():
+    """Sums of two parts give the losses of the whole, each with its factor. Breaks if a loss is averaged over parts."""
+    logits, target, weight = torch.randn(20, 3, dtype=torch.float64), torch.randint(3, (20,)), torch.tensor([1.0, 2.0, 30.0])
+    terms = LossTerms({"dice": 0.5, "nll": 2.0, "focal": 1.0}, weight)
+    sums = [a + b for a, b in zip(terms.sums(logits[:7], target[:7]), terms.sums(logits[7:], target[7:]))]
+    expected = 0.5 * dice(logits, target, weight) + 2 * nll(logits, target, weight) + focal(logits, target, weight)
+    torch.testing.assert_close(terms.total(sums), expected)
+    torch.testing.assert_close(terms.values(sums)["dice"], dice(logits, target, weight))
 
 
 @pytest.mark.parametrize("name", CLASS_LOSSES)

@@ -18,9 +18,8 @@ int64_t num_blocks(int64_t rows) { return (rows + block_rows - 1) / block_rows; 
 void check_matrix(const Tensor& x, const Tensor& like, int64_t rows, int64_t columns, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, name, ": expected (", rows, ", ", columns,
                   ")");
-  const auto type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
-  STD_TORCH_CHECK(type == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
+  check_floating(x, name);
+  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
 }
 
 void check_vector(const Tensor& x, const Tensor& like, int64_t size, const char* name) {

@@ -63,8 +63,7 @@ struct Blocks {
 
 void check_rows(const Tensor& x, int64_t rows, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows, name, ": expected ", rows, " rows");
-  const auto type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+  check_floating(x, name);
 }
 
 void check_like(const Tensor& x, int64_t rows, const Tensor& like, const char* name) {

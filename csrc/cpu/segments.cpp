@@ -32,8 +32,7 @@ void for_each_segment(const Tensor& ptr, int64_t rows, const F& fn) {
 
 void check_rows(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.is_cpu(), name, ": expected (rows, C) on the CPU");
-  const auto type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+  check_floating(x, name);
 }
 
 void check_segments(const Tensor& x, const Tensor& ptr, const Tensor& like, const char* name) {

@@ -60,8 +60,7 @@ __global__ void share_gradient(const T* grad, const T* extremum, const T* x, con
 
 void check_rows(const Tensor& x, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2, name, ": expected (rows, C)");
-  const auto type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name, ": expected float32 or float64");
+  check_floating(x, name);
 }
 
 void check_ptr(const Tensor& ptr, const Tensor& like) {

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import argon
-from .argon import ELECTRON, MASS, MUON, PHOTON, PION, PROTON
+from .argon import ELECTRON, MASS, MUON, PHOTON, PROTON
 from .endings import end_at_rest, end_in_flight
-from .particles import DELTA, LED, SHOWER, Fragments, Particles, electrons, isotropic
+from .particles import DELTA, LED, SHOWER, Fragments, Particles, isotropic
 from .showers import fly
 from .tracks import EDGE, Segments, transport
 from .voxels import fill, settle_small

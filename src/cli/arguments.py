@@ -2,8 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 from ..data.scalars import DATASETS, TRANSFORMS
+from ..errors import InputError
 from ..layers.activations import ACTIVATIONS
 from ..layers.lorentz import METHODS, STABILIZERS
 from ..layers.norms import NORMS
@@ -51,19 +54,24 @@ def norm_name(text: str) -> str:
     return name
 
 
-def loss_terms(text: str) -> str:
-    """Named terms with weights, checked: m:0.05,3d:0.01."""
-    parse_terms(text)
-    return text
+def checked(parse: Callable[[str], object], *words: str) -> Callable[[str], str]:
+    """The type of a flag whose value stays a text, which `parse` must take unless it is one of `words`."""
+
+    def check(text: str) -> str:
+        if text not in words:
+            parse(text)
+        return text
+
+    return check
 
 
-def parse_terms(text: str) -> dict[str, float]:
-    """The terms of --loss by name."""
+def parse_terms(text: str, names: Collection[str] = tuple(MOMENTUM_LOSSES)) -> dict[str, float]:
+    """The terms of --loss by name: m:0.05,3d:0.01."""
     terms = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
-        if name not in MOMENTUM_LOSSES:
-            raise argparse.ArgumentTypeError(f"expected terms of {', '.join(MOMENTUM_LOSSES)}, got {name!r}")
+        if name not in names:
+            raise argparse.ArgumentTypeError(f"expected terms of {', '.join(names)}, got {name!r}")
         try:
             terms[name] = float(weight or 1)
         except ValueError as error:
@@ -71,22 +79,30 @@ def parse_terms(text: str) -> dict[str, float]:
     return terms
 
 
-def class_weights(text: str) -> str:
-    """'none', 'balanced', or a weight for each class, checked."""
-    if text not in ("none", "balanced"):
-        parse_numbers(text)
-    return text
-
-
-def parse_numbers(text: str) -> list[float]:
+def parse_numbers(text: str, words: Collection[str] = ("balanced", "none")) -> list[float]:
     """Numbers of --class-weights, none negative and not all zero."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = [-1.0]
     if min(numbers) < 0 or not any(numbers):
-        raise argparse.ArgumentTypeError(f"expected 'balanced' or a weight for each class such as 1,2.5, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {', '.join(map(repr, words))} or a weight for each class such as 1,2.5, got {text!r}")
     return numbers
+
+
+def take_stored(
+    args: argparse.Namespace, given: set[str], stored: dict, path: Path, names: Iterable[str], plain: Callable = lambda name, value: value
+) -> None:
+    """Set arguments to what the network of a checkpoint was made with: `stored`, by name; names that it lacks stay.
+
+    InputError if one was given and differs; plain(name, value): the spelling in which values are compared."""
+    for name in names:
+        if name not in stored:
+            continue
+        mine = getattr(args, name)
+        if name in given and plain(name, mine) != plain(name, stored[name]):
+            raise InputError(f"--{name.replace('_', '-')} {mine} contradicts {path}, which was trained with {stored[name]}; leave the flag out")
+        setattr(args, name, stored[name])
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
@@ -210,10 +226,10 @@ def add_pelican_arguments(parser: argparse.ArgumentParser) -> None:
 def add_classification_arguments(parser: argparse.ArgumentParser) -> None:
     """The loss of a classifier."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--class-weights", type=class_weights, default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
+    group.add_argument("--class-weights", type=checked(parse_numbers, "balanced", "none"), default="none", metavar="W", help="a weight for each class, as 1,2.5, or 'balanced': inversely to how many training events it has")
 
 
 def add_regression_arguments(parser: argparse.ArgumentParser) -> None:
     """The loss of a regressor."""
     group = parser.add_argument_group("loss")
-    group.add_argument("--loss", type=loss_terms, default="m:0.05,3d:0.01", metavar="TERMS", help=f"terms and their weights ({', '.join(MOMENTUM_LOSSES)})")
+    group.add_argument("--loss", type=checked(parse_terms), default="m:0.05,3d:0.01", metavar="TERMS", help=f"terms and their weights ({', '.join(MOMENTUM_LOSSES)})")

@@ -1,27 +1,33 @@
 """What the scripts on point clouds share: flags, and from flags to data, network and task."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
+from ..data.jets import choose_events
 from ..data.pilarnet import CloudDataset, CloudSelection, open_splits
 from ..errors import InputError
-from ..layers.grouping import CENTRES, NEIGHBOURS, REDUCTIONS, TOKENIZERS, TokenizerConfig
+from ..layers.grouping import CENTRES, NEIGHBOURS, REDUCTIONS, TOKENIZERS
 from ..layers.transformer import ARCHITECTURES, TransformerConfig
 from ..models.point_encoder import EncoderConfig
 from ..models.point_mae import PointMAE, PointMAEConfig
 from ..models.published_clouds import published_network
 from ..tasks.cloud_pictures import draw_events
 from ..training import distributed
-from .arguments import SPLIT_NAMES, OnOff
+from .arguments import SPLIT_NAMES, OnOff, take_stored
 from .run import Run, log
 
 MODELS = ("pointmae", "polarmae")
 # flags of the tokens, which a preset (--voxels) sets where they are not given
 _TOKENS = ("radius", "context", "group_size", "upscale", "overlap", "centres", "neighbours", "reduction", "seeds", "mean_centres")
-_NETWORK = ("model", "arch", "depth", "decoder_depth", "mask_ratio", "published_norms", "voxels", *_TOKENS)
+ENCODER = ("arch", "depth", "published_norms", "voxels", *_TOKENS)
+_NETWORK = ("model", "decoder_depth", "mask_ratio", *ENCODER)
+_NO_DROPOUT = {"attention_dropout": 0.0, "drop_path": 0.0}
 # settings of the data that a network was trained with; taken from the checkpoint unless given
-_DATA = ("energy_threshold", "emin", "remove_led")
+DATA = ("energy_threshold", "emin", "remove_led")
 
 
 def add_cloud_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +49,18 @@ def add_cloud_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cloud_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tokens and transformer."""
+    """The network of a masked autoencoder."""
     group = parser.add_argument_group("network")
     group.add_argument("--model", choices=MODELS, default="polarmae", help="polarmae: fill in energies too")
-    group.add_argument("--arch", choices=tuple(ARCHITECTURES), default="vit_small", help="size of encoder and decoder")
-    group.add_argument("--depth", type=int, default=12, metavar="N", help="blocks of the encoder")
     group.add_argument("--decoder-depth", type=int, default=4, metavar="N", help="blocks of the decoder")
     group.add_argument("--mask-ratio", type=float, default=0.6, help="part of an event's tokens that is hidden")
+    add_encoder_arguments(group)
+
+
+def add_encoder_arguments(group: argparse._ArgumentGroup) -> None:
+    """Tokens and transformer of an encoder."""
+    group.add_argument("--arch", choices=tuple(ARCHITECTURES), default="vit_small", help="size of the transformer")
+    group.add_argument("--depth", type=int, default=12, metavar="N", help="blocks of the encoder")
     group.add_argument("--attention-dropout", type=float, default=0.05, help="dropout of attention weights")
     group.add_argument("--drop-path", type=float, default=0.25, help="stochastic depth: chance to drop a branch of the last block, falling to 0 in the first")
     group.add_argument("--sync-batchnorm", action=OnOff, default=True, help="with torchrun: batch statistics over the events of all processes")
@@ -72,20 +83,31 @@ def add_pretraining_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pretraining")
     group.add_argument("--probe", action=OnOff, default=True, help="linear probe: how well classes can be read from the tokens; needs training events, with --eval too")
     group.add_argument("--probe-every", type=int, default=0, metavar="N", help="probe at the first validation after every N steps (0: only at the end)")
+    add_picture_arguments(group)
+
+
+def add_picture_arguments(group: argparse._ArgumentGroup) -> None:
+    """Pictures of events."""
     group.add_argument("--plot-every", type=int, default=0, metavar="N", help="draw events at the first validation after every N steps (0: only at the end)")
     group.add_argument("--plot-events", type=int, default=1, metavar="N", help="validation events to draw (--no-plot: none), to LOGDIR/PREFIX/")
+    group.add_argument("--plot-numbers", type=int, nargs="+", default=None, metavar="EVENT", help="draw these validation events, counted from 0, instead of the first --plot-events")
     group.add_argument("--plot-html", action=OnOff, default=False, help="draw them as interactive HTML too; needs plotly")
+
+
+def encoder_config(args: argparse.Namespace) -> EncoderConfig:
+    """The encoder that the flags describe; ValueError if they contradict each other."""
+    given = {name: getattr(args, name) for name in _TOKENS if getattr(args, name) is not None}
+    transformer = TransformerConfig(args.arch, args.depth, args.attention_dropout, args.drop_path, batch_wide_norm=args.published_norms)
+    return EncoderConfig(
+        replace(TOKENIZERS[args.voxels], **given), transformer, padding_row=args.published_norms, sync_batchnorm=args.sync_batchnorm
+    )
 
 
 def point_mae_config(args: argparse.Namespace) -> PointMAEConfig:
     """The network that the flags describe; InputError if they contradict each other."""
     try:
-        given = {name: getattr(args, name) for name in _TOKENS if getattr(args, name) is not None}
-        transformer = TransformerConfig(args.arch, args.depth, args.attention_dropout, args.drop_path, batch_wide_norm=args.published_norms)
-        encoder = EncoderConfig(
-            replace(TOKENIZERS[args.voxels], **given), transformer, padding_row=args.published_norms, sync_batchnorm=args.sync_batchnorm
-        )
-        decoder = replace(transformer, depth=args.decoder_depth, final_norm=True)
+        encoder = encoder_config(args)
+        decoder = replace(encoder.transformer, depth=args.decoder_depth, final_norm=True)
         return PointMAEConfig(encoder, decoder, args.mask_ratio, args.model == "polarmae")
     except ValueError as error:
         raise InputError(f"network flags: {error}") from error
@@ -106,12 +128,8 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
         stored = checkpoint.get("args")
         if not isinstance(stored, dict) or not {"voxels", "decoder_depth"} <= stored.keys():
             raise InputError(f"{path}: not a checkpoint of a masked autoencoder (it does not say how its network was built)")
-    for name in _NETWORK:
-        mine = getattr(args, name)
-        if name in given and mine != stored[name]:
-            raise InputError(f"--{name.replace('_', '-')} {mine} contradicts {path}, which was trained with {stored[name]}; leave the flag out")
-        setattr(args, name, stored[name])
-    for name in _DATA:
+    take_stored(args, given, stored, path, _NETWORK)
+    for name in DATA:
         if name in stored and name not in given:
             setattr(args, name, stored[name])
     if "hyper_parameters" not in checkpoint and "rng" not in checkpoint:  # published: is anything of it not a flag?
@@ -122,20 +140,28 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
 
 
 def _flags_of(config: PointMAEConfig) -> dict:
-    """The flags that describe a published network; the tokens are written out, so that the preset does not matter."""
-    encoder, transformer = config.encoder, config.encoder.transformer
+    """The flags that describe a published network."""
+    return encoder_flags(config.encoder) | {
+        "model": "polarmae" if config.energy else "pointmae", "decoder_depth": config.decoder.depth, "mask_ratio": config.mask_ratio
+    }  # fmt: skip
+
+
+def encoder_flags(config: EncoderConfig) -> dict:
+    """The flags that describe an encoder; the tokens are written out, so that the preset does not matter."""
     return {
-        "model": "polarmae" if config.energy else "pointmae", "arch": transformer.arch, "depth": transformer.depth,
-        "decoder_depth": config.decoder.depth, "mask_ratio": config.mask_ratio, "published_norms": encoder.padding_row,
-        "voxels": "5", **{name: getattr(encoder.tokenizer, name) for name in _TOKENS},
+        "arch": config.transformer.arch, "depth": config.transformer.depth, "published_norms": config.padding_row,
+        "voxels": "5", **{name: getattr(config.tokenizer, name) for name in _TOKENS},
     }  # fmt: skip
 
 
 def _without_dropout(config: PointMAEConfig) -> PointMAEConfig:
     """The part of the settings that weights and their outputs depend on."""
-    none = {"attention_dropout": 0.0, "drop_path": 0.0}
-    encoder = replace(config.encoder, transformer=replace(config.encoder.transformer, **none), sync_batchnorm=False)
-    return replace(config, encoder=encoder, decoder=replace(config.decoder, **none))
+    return replace(config, encoder=encoder_without_dropout(config.encoder), decoder=replace(config.decoder, **_NO_DROPOUT))
+
+
+def encoder_without_dropout(config: EncoderConfig) -> EncoderConfig:
+    """The same of an encoder."""
+    return replace(config, transformer=replace(config.transformer, **_NO_DROPOUT), sync_batchnorm=False)
 
 
 def open_clouds(run: Run) -> dict[str, CloudDataset]:
@@ -152,6 +178,7 @@ def open_clouds(run: Run) -> dict[str, CloudDataset]:
     datasets = open_splits(args.datadir, selection, wanted, args.seed, jobs) if not args.testfile or not run.evaluating else {}
     if args.testfile:
         datasets["test"] = CloudDataset([args.testfile], selection, jobs)
+        datasets["test"].restrict(choose_events(None, len(datasets["test"]), args.num_test, args.seed, "test"))
     elif "test" not in datasets and "valid" in datasets:
         log.info(f"{args.datadir}: no test/ folder; the final numbers are of the validation events")
         datasets["test"] = datasets["valid"]
@@ -162,11 +189,17 @@ def open_clouds(run: Run) -> dict[str, CloudDataset]:
 
 
 class Pictures:
-    """Pictures of validation events (of test events, if there are no others), as the flags ask for them."""
+    """Pictures of validation events (of test events, if there are no others), as the flags ask for them.
 
-    def __init__(self, run: Run, model: PointMAE, datasets: dict[str, CloudDataset]):
-        self.run, self.model = run, model
+    draw_(folder, stem, model, dataset, numbers, seed, html): draws events, and returns the files."""
+
+    def __init__(self, run: Run, model: nn.Module, datasets: dict[str, CloudDataset], draw_: Callable = draw_events):
+        self.run, self.model, self._draw = run, model, draw_
         self.dataset = datasets.get("valid", datasets.get("test", datasets.get("train")))
+        asked = run.args.plot_numbers
+        if asked and not all(0 <= number < len(self.dataset) for number in asked):
+            raise InputError(f"--plot-numbers: expected 0 to {len(self.dataset) - 1}, got {' '.join(map(str, asked))}")
+        self.numbers = asked or range(min(run.args.plot_events, len(self.dataset)))
 
     def after_row(self, history: list[dict]) -> None:
         """Draw at the first validation after every --plot-every steps."""
@@ -180,5 +213,5 @@ class Pictures:
         args = self.run.args
         if args.plot and distributed.is_main():
             folder = self.run.paths.logdir / self.run.paths.prefix
-            written = draw_events(folder, stem, self.model, self.dataset, args.plot_events, args.seed, args.plot_html)
+            written = self._draw(folder, stem, self.model, self.dataset, self.numbers, args.seed, args.plot_html)
             log.info(f"{len(written)} pictures: {folder}/{stem}.*")

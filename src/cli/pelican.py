@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.pelican import PelicanConfig
-from .arguments import norm_name
+from .arguments import norm_name, take_stored
 
 # settings of the data that a network was trained with; taken from the checkpoint unless given
 _DATA_SETTINGS = ("nobj", "scale", "target", "dataset", "read_pid", "scalars_keys")
@@ -51,15 +51,8 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
         # published networks keep their diagonal maps, and write their norm as a letter
         stored = {**stored, "irc_diagonal": True, "published_projections": True, "batchnorm": norm_name(stored.get("batchnorm"))}
         stored["dataset"] = stored.get("dataset") or "jet"
-    for name in _NAMES:
-        if name not in stored or name in ("drop_rate", "drop_rate_out", "sync_batchnorm", "scale"):
-            continue
-        mine = getattr(args, name)
-        if name in given and _plain(name, mine) != _plain(name, stored[name]):
-            raise InputError(
-                f"--{name.replace('_', '-')} {mine} contradicts {path}, which was trained with {stored[name]}; leave the flag out"
-            )
-        setattr(args, name, stored[name])
+    fixed = [name for name in _NAMES if name not in ("drop_rate", "drop_rate_out", "sync_batchnorm", "scale")]
+    take_stored(args, given, stored, path, fixed, _plain)
     for name in _DATA_SETTINGS:
         if stored.get(name) is not None and name not in given:
             setattr(args, name, stored[name])

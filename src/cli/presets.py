@@ -32,15 +32,7 @@ def given_flags(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequen
 
 def read_preset(path: str | Path, parser: argparse.ArgumentParser) -> dict:
     """Settings of a preset file by argument name, checked like the flags."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such preset; those that come with Puffin are config/*.yaml")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:160]})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected 'name: value' lines, got {type(content).__name__}")
+    content = read_yaml(path, "preset", "config/*.yaml", "name: value")
     # several flags may share a name (--device, --cpu): the first one has its type and choices
     actions = {a.dest: a for a in reversed(parser._actions) if a.option_strings and a.dest not in ("help", "yaml")}
     settings = {}
@@ -50,6 +42,22 @@ def read_preset(path: str | Path, parser: argparse.ArgumentParser) -> dict:
             raise InputError(f"{path}: unknown key '{key}'; keys are the names of flags, see --help")
         settings[name] = _checked(actions[name], value, f"{path}: {key}")
     return settings
+
+
+def read_yaml(path: str | Path, kind: str, ours: str, line: str) -> dict:
+    """The mapping of a YAML file; InputError if it is missing or holds none.
+
+    kind: what the file is; ours: where those of this repository are; line: what one looks like."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such {kind}; those that come with Puffin are {ours}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:160]})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected '{line}' lines, got {type(content).__name__}")
+    return content
 
 
 def _checked(action: argparse.Action, value, where: str):

@@ -14,6 +14,7 @@ class _Obsolete(NamedTuple):
 
 
 _FILES = _Obsolete(("",), "files are named after --prefix, in --logdir, --modeldir and --predictdir")
+_EVERY_BATCH = _Obsolete(("true",), "the learning rate changes with every batch; there is no stepping by epoch")
 _SWEEPS = "sweeps are run by optuna_search.py"
 
 OBSOLETE = {
@@ -22,8 +23,8 @@ OBSOLETE = {
     "quiet": _Obsolete(None, "there are no such warnings"),
     "fix-data": _Obsolete(None, "subsets of events depend on --seed alone"),
     "rank1-width-multiplier": _Obsolete(None, "the networks have no such channels"),
-    "lr-minibatch": _Obsolete(("true",), "the learning rate changes with every batch; there is no stepping by epoch"),
-    "lr-mb": _Obsolete(("true",), "the learning rate changes with every batch; there is no stepping by epoch"),
+    "lr-minibatch": _EVERY_BATCH,
+    "lr-mb": _EVERY_BATCH,
     "lr-decay": _Obsolete(("-1",), "the decay lasts as long as the training; choose its form with --lr-decay-type"),
     "sgd-restart": _Obsolete(("-1",), "warm restarts are --lr-decay-type warm"),
     "weight-init": _Obsolete(("randn",), "there is one initialisation, the published one"),

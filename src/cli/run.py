@@ -148,9 +148,9 @@ def choose_device(name: str) -> torch.device:
 
 
 _LEAST = {"num_workers": 0, "num_epoch": 1, "num_step": 0, "warmup_steps": 0, "valid_every": 0, "accumulate": 1, "min_points": 0,
-          "probe_every": 0, "plot_every": 0, "plot_events": 0, "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0,
-          "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
-_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path")
+          "probe_every": 0, "plot_every": 0, "plot_events": 0, "head_depth": 0, "head_dim": 2, "lora_rank": 1, "lora_alpha": 0,
+          "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0, "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
+_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path", "head_dropout")
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
                   "threads", "datadir", "testfile", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
@@ -207,8 +207,10 @@ class Run:
             return
         append = self.args.load or self.evaluating
         earlier = [] if append else self.paths.of_earlier_run()
-        if self.args.loadfile and any(path.samefile(self.args.loadfile) for path in earlier):
-            raise InputError(f"--loadfile {self.args.loadfile} belongs to the run '{self.paths.prefix}' that would be replaced; choose another --prefix")
+        for flag in ("loadfile", "pretrained"):
+            source = getattr(self.args, flag, "")
+            if source and any(path.samefile(source) for path in earlier):
+                raise InputError(f"--{flag} {source} belongs to the run '{self.paths.prefix}' that would be replaced; choose another --prefix")
         if earlier:
             log.warning(f"replacing {len(earlier)} files of an earlier run '{self.paths.prefix}' (continue it with --load): {', '.join(map(str, earlier))}")
             for path in earlier:
@@ -242,7 +244,7 @@ class Run:
         stored = checkpoint.get("args")
         if not isinstance(stored, dict):
             raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
-        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate"]
+        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate", "finetune", "layer_decay"]
         if len(checkpoint["rng"]) == distributed.num_ranks():  # else the batches differ anyway
             fixed.append("batch_size")
         for name in fixed:
@@ -283,18 +285,25 @@ class Run:
             )  # fmt: skip
         except ValueError as error:
             raise InputError(str(error)) from error
-        optimizer = make_optimizer(args.optim, task.model.parameters(), args.lr_init * factor, args.weight_decay)
+        parameters = task.parameter_groups() if hasattr(task, "parameter_groups") else task.model.parameters()
+        optimizer = make_optimizer(args.optim, parameters, args.lr_init * factor, args.weight_decay)
         return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
 
 
-def load_weights(model: torch.nn.Module, checkpoint: dict, path: Path) -> None:
-    """Put a checkpoint's weights into a model; InputError if they belong to another one."""
+def weights_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint's network is evaluated with, by name; InputError if it holds none."""
     state = checkpoint.get("model_state", checkpoint.get("state_dict"))
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no weights (expected a key 'model_state'; has: {', '.join(map(str, checkpoint))})")
     average = checkpoint.get("average_state")
     if average is not None:  # evaluation uses averaged weights
         state = {**state, **{k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")}}
+    return state
+
+
+def load_weights(model: torch.nn.Module, checkpoint: dict, path: Path) -> None:
+    """Put a checkpoint's weights into a model; InputError if they belong to another one."""
+    state = weights_of(checkpoint, path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -373,13 +382,14 @@ def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: st
     for split in splits:
         if split not in datasets:
             continue
-        metrics, outputs = trainer.evaluate(run.loader(datasets[split])[0], f"{kind} {split}")
+        stem = paths.predictions(kind, split) if split in args.predict else None
+        metrics, outputs = trainer.evaluate(run.loader(datasets[split])[0], f"{kind} {split}", stem)
         if not distributed.is_main():
             continue
         everything[split] = outputs
         log.info(f"{kind} {split}: " + ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
         if split in args.predict:
-            written = task.save_outputs(paths.predictions(kind, split), outputs)
+            written = task.save_outputs(stem, outputs)
             log.info("predictions: " + ", ".join(map(str, written)))
         if split == "test" and args.summarize_csv != "none":
             table = paths.table(kind.capitalize())

@@ -1,7 +1,9 @@
 """A sweep from its flags to its report: optuna_search.py without the table of tasks."""
 
 import argparse
+import importlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -9,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -37,12 +39,18 @@ log = logging.getLogger("puffin")
 class SweepTask:
     """A script that can be swept.
 
-    script: its module, with make_parser() and main(argv, report) -> one dict per epoch; directions: its metrics, +1 if
-    higher is better, -1 if lower; metric: the one to optimise by default."""
+    name: of its module, with make_parser() and main(argv, report) -> one dict per validation; directions: metrics that it
+    takes for --best-by, +1 if higher is better, -1 if lower; metric: the one to optimise by default; arguments: those of
+    every trial, where neither the command line nor a preset gives them."""
 
-    script: ModuleType
+    name: str
     directions: dict[str, int]
     metric: str
+    arguments: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def script(self) -> ModuleType:
+        return importlib.import_module(self.name)
 
     @property
     def file(self) -> Path:
@@ -61,7 +69,7 @@ def make_parser(tasks: dict[str, SweepTask], description: str) -> argparse.Argum
     group.add_argument("--num-trials", type=int, default=20, metavar="N", help="trials of the study, of all workers together")
     group.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="begin no trial after this time")
     group.add_argument("--space", default="", metavar="FILE", help="search space (default: config/search/TASK.yaml)")
-    group.add_argument("--metric", nargs="+", default=[], metavar="M", help="validation metrics to optimise; several: the trials that none beats in all (default: AUC or loss)")
+    group.add_argument("--metric", nargs="+", default=[], metavar="M", help=f"validation metrics to optimise; several: the trials that none beats in all (default: {', '.join(f'{task.metric} of {name}' for name, task in tasks.items())})")
     group.add_argument("--direction", nargs="+", choices=("minimize", "maximize"), default=[], help="of each metric, where it is not known")
     group.add_argument("--sampler", choices=tuple(SAMPLERS), default="tpe", type=str.lower, help="how flags are proposed")
     group.add_argument("--sampler-seed", type=int, default=None, metavar="N", help="makes the proposals of a single worker repeatable")
@@ -117,11 +125,15 @@ class Sweep:
         warnings.filterwarnings("ignore", message="PedAnova")  # report.py gives it what it asks for
         if distributed.num_ranks() > 1:
             raise InputError("torchrun: a sweep is made of workers with one process each; start several with -j, or see slurm/sweep.sbatch")
-        self.args, _ = parse_arguments(task.script.make_parser, rest)
+        self.args, named = parse_arguments(task.script.make_parser, rest)
         self.given = given_flags(task.script.make_parser, rest)
         for name in ("task", "prefix", "load", "test"):
             if name in self.given:
                 raise InputError(f"--{name if name != 'task' else 'eval'}: each trial is a training with a prefix of its own; leave the flag out")
+        for name, value in task.arguments.items():
+            if name not in named:
+                self.fixed = [*self.fixed, f"--{name.replace('_', '-')}={value}"]
+                setattr(self.args, name, value)
         check_ranges(self.args)
         self._check()
         paths = self.paths(own.study_name)
@@ -186,7 +198,7 @@ class Sweep:
             self.num_trials = min(self.num_trials, _size(self.space.grid()))
         storage = open_storage(self.storage, own.patience)
         agreed = {"task": own.task, "metrics": self.metrics}
-        self.study = open_study(own.study_name, storage, self.directions, PRUNERS[self.pruner](self.args.num_epoch), agreed)
+        self.study = open_study(own.study_name, storage, self.directions, PRUNERS[self.pruner](self._num_rows()), agreed)
         seed = own.sampler_seed  # one that begins later is not to repeat what was proposed
         try:
             self.study.sampler = SAMPLERS[own.sampler](self.space, self.num_trials, None if seed is None else seed + len(self.study.trials))
@@ -210,13 +222,14 @@ class Sweep:
         def report(history: list[dict]) -> None:
             nonlocal reported
             trial.set_user_attr("epochs", len(history))
-            new, reported = history[reported:], len(history)
-            values = [self._metrics(row) for row in new]
+            new = [(number, self._metrics(row)) for number, row in enumerate(history, 1) if number > reported]
+            reported = len(history)
             if len(self.metrics) > 1:
                 return  # Optuna takes intermediate values, and prunes, for one metric only
-            for row, value in zip(new, values, strict=True):
-                trial.report(value[0], row["epoch"])
-            if len(history) < self.args.num_epoch and trial.should_prune():
+            measured = [(number, value) for number, (value,) in new if not math.isnan(value)]  # a row may have no probe
+            for number, value in measured:
+                trial.report(value, number)
+            if measured and len(history) < self._num_rows() and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
@@ -224,6 +237,11 @@ class Sweep:
         finally:
             self._log_here()
         return self._metrics(self._best_epoch(history))
+
+    def _num_rows(self) -> int:
+        """Validations of a trial, as far as the flags tell."""
+        args = self.args
+        return math.ceil(args.num_step / args.valid_every) if args.num_step and args.valid_every else args.num_epoch
 
     def _continued(self, trial: optuna.Trial) -> list[str]:
         """Flags that continue the trial that this one repeats, where its checkpoint is within reach."""

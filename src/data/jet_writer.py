@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..files import whole_file
 
 BLOCK = 2048  # jets that a converter holds in memory at once
@@ -96,16 +96,6 @@ def one_hot_numbers(flags: np.ndarray, names: Sequence[str], source: str, first:
         jet = first + int(wrong.argmax())
         raise InputError(f"{source}: jet {jet}: expected exactly one of {', '.join(names)} to be 1, the others 0")
     return flags.argmax(1).astype(np.int32)
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """The file, opened for reading; InputError if it is not there or not HDF5."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
 
 
 def progress(total: int, name: str) -> tqdm:

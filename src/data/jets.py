@@ -14,10 +14,11 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..errors import InputError, first_line
-from .packing import JetBatch
+from .events import EventDataset, choose_events
+from .hdf5 import open_hdf5
+from .packing import JetBatch, rows_of_events
 from .scalars import Scalar
 from .targets import ClassLabels, Momenta, read_weights
 
@@ -62,21 +63,20 @@ class JetSelection:
             raise InputError(f"--nobj: expected a positive number, or -1 for all particles, got {self.nobj}")
 
 
-class JetDataset(Dataset):
+class JetDataset(EventDataset):
     """The jets of several files, in file order; `dataset[list of numbers]` is a packed batch.
 
     Zero-energy entries are dropped.  InputError for files that are missing, damaged, or lack what is asked for, and
     for momenta and features that are not finite.  Particles are kept as rows of momentum and features side by side.
     """
 
+    open_file = staticmethod(open_hdf5)
+
     def __init__(self, files: Sequence[str | Path], selection: JetSelection):
-        if not files:
-            raise InputError("no data files given")
-        self.files, self.selection = [Path(f) for f in files], selection
-        self._handles: dict[int, h5py.File] = {}
+        super().__init__(files, selection)
         sizes, chunk_rows, targets, weights = [], [], [], []
         for path in self.files:
-            with _open(path) as file:
+            with open_hdf5(path) as file:
                 sizes.append(_check(file, path, selection.scalars))
                 stored = (file[MOMENTA].chunks or (1,))[0]
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
@@ -98,13 +98,6 @@ class JetDataset(Dataset):
                 self._memory = self._read_all()
             finally:
                 self.close()
-
-    def __len__(self) -> int:
-        return len(self.events)
-
-    def restrict(self, events: Tensor) -> None:
-        """Keep only these events (numbers within the current selection)."""
-        self.events = self.events[events]
 
     def _leave_out_unknown(self) -> None:
         known = torch.from_numpy(self.selection.target.known(self.targets.numpy()))
@@ -130,18 +123,6 @@ class JetDataset(Dataset):
         weights = None if self.weights is None else self.weights[rows]
         scalars = particles[:, 4:] if self.selection.scalars else None
         return JetBatch(particles[:, :4].contiguous(), lengths, target, scalars, index, weights)
-
-    def __getitem__(self, number: int) -> JetBatch:
-        return self.__getitems__([number])
-
-    def __getstate__(self):
-        return {**self.__dict__, "_handles": {}}  # each worker opens its own
-
-    def close(self) -> None:
-        """Close the files; they are opened again when needed."""
-        for file in self._handles.values():
-            file.close()
-        self._handles.clear()
 
     def _chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """File and chunk (numbered over all files) of each row."""
@@ -189,11 +170,9 @@ class JetDataset(Dataset):
         return np.concatenate([momenta, *features], -1, dtype=np.float32) if features else momenta.astype(np.float32, copy=False)
 
     def _read_key(self, f: int, key: str, rows: slice) -> np.ndarray:
-        if f not in self._handles:
-            self._handles[f] = _open(self.files[f])
         last = None if self.selection.nobj < 0 else self.selection.nobj
         try:
-            block = self._handles[f][key][rows, :last]
+            block = self._opened(f)[key][rows, :last]
         except (OSError, RuntimeError) as error:
             raise InputError(f"{self.files[f]}: cannot read {key} ({first_line(error)}); the file may be damaged") from error
         finite = np.isfinite(block)
@@ -213,34 +192,7 @@ def _joined(targets: list[np.ndarray]) -> np.ndarray:
 def _take(particles: Tensor, ptr: Tensor, jets: Tensor) -> tuple[Tensor, Tensor]:
     """Particles (N, ...) and lengths (B,) of some jets, from the particles of jets one after another; jet k begins at ptr[k]."""
     lengths = ptr[jets + 1] - ptr[jets]
-    within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    return particles[torch.repeat_interleave(ptr[jets], lengths) + within], lengths
-
-
-def choose_events(labels: Tensor | None, available: int, wanted: int, seed: int, name: str) -> Tensor:
-    """Sorted numbers of a seeded subset of `wanted` events (-1: all), half of each class where labels are binary.
-
-    Asking for more than there are takes all, with a warning."""
-    if wanted < 0 or wanted >= available:
-        if wanted > available:
-            log.warning(f"{name}: {wanted} events asked for, {available} there; using all")
-        return torch.arange(available)
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    order = torch.randperm(available, generator=generator)
-    if labels is not None and labels.dim() == 1 and set(labels.unique().tolist()) == {0, 1}:
-        classes = [order[labels[order] == c] for c in (1, 0)]
-        signal = min(max(wanted // 2, wanted - len(classes[1])), len(classes[0]))
-        order = torch.cat([classes[0][:signal], classes[1][: wanted - signal]])
-    return order[:wanted].sort().values
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
+    return particles[rows_of_events(ptr[jets], lengths)], lengths
 
 
 def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..errors import InputError
-from .jets import choose_events
+from .events import EventDataset, choose_events
 from .packing import CloudBatch
 from .parallel import ordered_map
 from .pilarnet_files import LED, SIZE, WIDTHS, BadEvent, EventFile, index_path, load_index, make_index
@@ -38,7 +37,7 @@ class CloudSelection:
     +1.  emin None: the threshold where it is above 0 (as in the published code, which has no way to choose otherwise), else 0.01.
     min_points: of an event, LED included, before any cut.  clusters: give the clusters and PID of the points too, which
     neither pretraining nor semantic segmentation needs, and which cost a worker a third of its speed.
-    skip_bad: leave bad events out and count them.
+    skip_bad: leave bad events out and count them.  rows: tell which points of the file those of an event are.
     """
 
     remove_led: bool = True
@@ -48,6 +47,7 @@ class CloudSelection:
     min_points: int = 1024
     clusters: bool = True
     skip_bad: bool = False
+    rows: bool = False
 
     def __post_init__(self):
         if self.energy_threshold < 0:
@@ -90,7 +90,7 @@ def find_split_files(datadir: str | Path, split: str) -> list[Path]:
     return sorted(found)
 
 
-class CloudDataset(Dataset):
+class CloudDataset(EventDataset):
     """The events of several files with enough points, in file order; `dataset[list of numbers]` is a packed batch.
 
     Files without an index get one first (in `jobs` processes).  InputError for files that are missing, damaged or of
@@ -98,12 +98,12 @@ class CloudDataset(Dataset):
     and events that are bad in the index are then counted in `skipped`, others in `CloudBatch.skipped` as they are met.
     """
 
+    open_file = EventFile
+
     def __init__(self, files: Sequence[str | Path], selection: CloudSelection, jobs: int = 1):
-        if not files:
-            raise InputError("no data files given")
-        self.selection, self.skipped = selection, 0
-        self._handles: dict[int, EventFile] = {}
-        self.files, versions = self._usable([Path(f) for f in files])
+        super().__init__(files, selection)
+        self.skipped = 0
+        self.files, versions = self._usable(self.files)
         if len(set(versions)) != 1:
             first = {version: path.name for path, version in reversed(list(zip(self.files, versions)))}
             found = ", ".join(f"{version} ({name})" for version, name in sorted(first.items()))
@@ -120,15 +120,8 @@ class CloudDataset(Dataset):
                 f"{self.files[0].parent}: none of {len(self.points)} events has {selection.min_points} points; see --min-points"
             )
 
-    def __len__(self) -> int:
-        return len(self.events)
-
     def chunk_of_events(self) -> None:
         """No chunks: any event can be read at any time (see EpochBatches)."""
-
-    def restrict(self, events: Tensor) -> None:
-        """Keep only these events (numbers within the current selection)."""
-        self.events = self.events[events]
 
     def __getitems__(self, numbers: list[int]) -> CloudBatch:
         """A batch in the order asked for; bad events are missing from it where they are skipped, so it may be empty."""
@@ -144,18 +137,6 @@ class CloudDataset(Dataset):
             clusters.append(c)
             index.append(number)
         return self._pack(points, clusters, index, len(numbers) - len(index))
-
-    def __getitem__(self, number: int) -> CloudBatch:
-        return self.__getitems__([number])
-
-    def __getstate__(self):
-        return {**self.__dict__, "_handles": {}}  # each worker opens its own
-
-    def close(self) -> None:
-        """Close the files; they are opened again when needed."""
-        for file in self._handles.values():
-            file.close()
-        self._handles.clear()
 
     def _usable(self, files: list[Path]) -> tuple[list[Path], list[str]]:
         kept, versions = [], []
@@ -194,12 +175,17 @@ class CloudDataset(Dataset):
             self.skipped += len(bad)
         return counts
 
+    def places(self, numbers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """File (its place in `files`) and row there of events (B,) int64 of the current selection."""
+        return self._place(self.events[numbers].numpy())
+
+    def _place(self, event):
+        file = np.searchsorted(self.first, event, side="right") - 1
+        return file, event - self.first[file]
+
     def _read(self, event: int) -> tuple[np.ndarray, np.ndarray]:
-        f = int(np.searchsorted(self.first, event, side="right")) - 1
-        if f not in self._handles:
-            self._handles[f] = EventFile(self.files[f])
-        row = event - int(self.first[f])
-        points, clusters = self._handles[f].read(row)
+        f, row = map(int, self._place(event))
+        points, clusters = self._opened(f).read(row)
         if len(points) != self.points[event]:
             raise InputError(
                 f"{index_path(self.files[f])}: expected {len(points)} points for event {row}, got {self.points[event]}; "
@@ -219,7 +205,9 @@ class CloudDataset(Dataset):
             kept &= ~np.repeat(is_led, table[:, 0])
         kept_before = np.concatenate([[0], np.cumsum(kept)])
         of_cluster = np.diff(kept_before[np.cumsum([0, *table[:, 0]])])
-        of_event = np.diff(kept_before[np.cumsum([0, *map(len, points)])])
+        begin = np.cumsum([0, *map(len, points)])
+        of_event = np.diff(kept_before[begin])
+        places = np.flatnonzero(kept) - np.repeat(begin[:-1], of_event) if self.selection.rows else None
         rows = rows[kept]
         rows[:, :3] = normalize_coordinates(rows[:, :3])
         rows[:, 3] = normalize_energy(rows[:, 3], self.selection.eps, self.selection.emax)
@@ -229,6 +217,7 @@ class CloudDataset(Dataset):
         return CloudBatch(
             points=torch.from_numpy(rows),
             lengths=torch.from_numpy(of_event),
+            row=None if places is None else torch.from_numpy(places),
             index=torch.tensor(index, dtype=torch.int64),
             skipped=skipped,
             **{names[column - 1]: torch.from_numpy(row) for column, row in zip(columns, ids)},

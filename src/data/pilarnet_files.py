@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import InputError, first_line
 from ..files import whole_file
+from .hdf5 import open_hdf5
 
 SIZE = 768  # voxels along an edge of the detector
 WIDTHS = {"v1": 5, "v2": 6, "v3": 6}
@@ -37,7 +38,7 @@ class EventFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = open_hdf5(self.path)
         try:
             self.packed = bool(self._file.attrs.get("packed", False))
             names = ("points", "clusters", "point_ptr", "cluster_ptr", "checksum") if self.packed else ("point", "cluster")
@@ -235,15 +236,6 @@ def load_index(path: str | Path, events: int) -> np.ndarray:
     if counts.shape != (events,) or not np.issubdtype(counts.dtype, np.integer):
         raise InputError(f"{place}: expected one integer for each of {events} events, got {counts.shape} {counts.dtype}; {remedy}")
     return counts
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({first_line(error)})") from error
 
 
 def _mapped(data: h5py.Dataset):

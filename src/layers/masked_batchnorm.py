@@ -5,22 +5,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over all ranks, in the forward and in the backward pass."""
-
-    @staticmethod
-    def forward(ctx, x):
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
+from .all_reduce import AllReduceSum
 
 
 class MaskedBatchNorm(nn.Module):
@@ -66,11 +51,11 @@ class MaskedBatchNorm(nn.Module):
         Takes them into the running statistics."""
         count = float(rows)
         if self._synchronises():
-            total = _AllReduceSum.apply(torch.cat([mean * rows, mean.new_tensor([count])]))
-            count = float(total[-1])
+            total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_tensor([count])]))
+            count = total[-1].item()
             common = total[:-1] / max(count, 1)
             squares = variance + (mean - common).square()
-            mean, variance = common, _AllReduceSum.apply(squares * rows) / max(count, 1)
+            mean, variance = common, AllReduceSum.apply(squares * rows) / max(count, 1)
         self.track_(mean.detach(), variance.detach(), count)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return scale, self.bias - mean * scale

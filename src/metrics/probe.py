@@ -26,7 +26,8 @@ def linear_probe(
     scores = dict.fromkeys(names, float("nan"))
     if len(train) and len(test):
         # components and their order are those of the exact decomposition: no random numbers
-        pca = PCA(min(COMPONENTS, *train.shape), svd_solver="full").fit(train.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # of constant features: its ratios of variances, which nothing reads, are 0 / 0
+            pca = PCA(min(COMPONENTS, *train.shape), svd_solver="full").fit(train.astype(np.float64))
         train, test = pca.transform(train), pca.transform(test)
         for k, name in enumerate(names):
             positive = train_labels[:, k]

@@ -3,7 +3,8 @@
 Source: arXiv 2502.02558, sec. 4; spec/polarmae.md section 8.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.grouping import Tokens
+from ..layers.lora import add_lora_
 from ..layers.masked_batchnorm import MaskedBatchNorm
 from ..layers.packed import offsets
+from ..layers.transformer import Transformer
 from ..layers.upsample import Upsampler, global_features, nearest_tokens
 from ..ops.segments import segment_expand
 from .point_encoder import EncoderConfig, PointEncoder
+
+FINETUNE = ("fft", "peft", "lora")
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,9 @@ class SegmentationConfig:
     """Everything that shapes a segmentation network.
 
     layers: blocks of the encoder, counted from 0, whose outputs are averaged.  head_dim: width of the head's first
-    layer, half of it in the second."""
+    layer, half of it in the second.  head_depth: transformer blocks between encoder and points, on the tokens; none as
+    published.  finetune: what of the encoder learns: all of it (fft), nothing (peft), or updates of rank lora_rank, times
+    lora_alpha / lora_rank, of its attention (lora)."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     num_classes: int = 4
@@ -31,11 +38,24 @@ class SegmentationConfig:
     head_dim: int = 512
     dropout: float = 0.5
     neighbours: int = 5
+    head_depth: int = 0
+    finetune: str = "fft"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
 
     def __post_init__(self):
+        if self.finetune not in FINETUNE:
+            raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
+        if self.num_classes < 2 or self.head_dim < 2 or self.head_depth < 0:
+            raise ValueError(f"expected 2 classes or more, head_dim of 2 or more and head_depth of 0 or more, got {self}")
         depth = self.encoder.transformer.depth
         if not self.layers or not all(0 <= layer < depth for layer in self.layers):
             raise ValueError(f"layers: expected blocks of the encoder, 0 to {depth - 1}, got {self.layers}")
+
+
+def spread_layers(depth: int) -> tuple[int, ...]:
+    """Three blocks of an encoder of this depth, the last one among them: 3, 7, 11 of 12, as published."""
+    return tuple(sorted({-(-part * depth // 3) - 1 for part in (1, 2, 3)}))
 
 
 class Segmented(NamedTuple):
@@ -74,8 +94,31 @@ class Segmentation(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = PointEncoder(config.encoder)
+        transformer = config.encoder.transformer
+        self.decoder = None
+        if config.head_depth:
+            self.decoder = Transformer(replace(transformer, depth=config.head_depth, final_norm=True))
         self.upsampler = Upsampler(config.encoder.dim, config.encoder.sync_batchnorm)
         self.head = SegmentationHead(config.encoder.dim, config)
+        self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(False)  # never called
+        if config.finetune == "peft":
+            self.encoder.requires_grad_(False)
+        elif config.finetune == "lora":
+            add_lora_(self.encoder, config.lora_rank, config.lora_alpha)
+        self.train()
+
+    @property
+    def _last_block(self) -> int:
+        return max(self.config.layers)
+
+    def train(self, mode: bool = True) -> "Segmentation":
+        """Training mode, but for what does not learn: its running statistics stay, and nothing of it is dropped."""
+        super().train(mode)
+        if self.config.finetune == "peft":
+            self.encoder.eval()
+        elif self.config.finetune == "lora":
+            self.encoder.embedding.eval()
+        return self
 
     def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
         """points (P, 4) packed, lengths (B,) int64 on the CPU."""
@@ -86,8 +129,22 @@ class Segmentation(nn.Module):
         return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens)
 
     def _features(self, tokens: Tokens) -> Tensor:
-        """(T, dim): mean of the normalised outputs of the chosen blocks."""
-        transformer = self.encoder.transformer
-        outputs = transformer.outputs(self.encoder.embed(tokens), self.encoder.position(tokens.centres), tokens.lengths)
+        """(T, dim): mean of the normalised outputs of the chosen blocks, passed through those of the head."""
+        transformer, position = self.encoder.transformer, self.encoder.position(tokens.centres)
+        outputs = islice(transformer.outputs(self.encoder.embed(tokens), position, tokens.lengths), self._last_block + 1)
         chosen = [transformer.normalised(x) for block, x in enumerate(outputs) if block in self.config.layers]
-        return torch.stack(chosen).mean(0)
+        features = torch.stack(chosen).mean(0)
+        return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
+
+    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
+        """Parameters that learn, with factors (`lr_scale`) of their learning rates: 1 for the head, and down the encoder
+        a factor layer_decay more for each block, and for what is before the first."""
+        if layer_decay == 1:
+            return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        encoder = self.encoder
+        floors = [nn.ModuleList([encoder.embedding, encoder.position]), *encoder.transformer.blocks[: self._last_block + 1]]
+        groups = [[p for p in floor.parameters() if p.requires_grad] for floor in floors]
+        below = {id(p) for group in groups for p in group}
+        groups.append([p for p in self.parameters() if p.requires_grad and id(p) not in below])
+        scaled = [{"params": group, "lr_scale": layer_decay**k} for k, group in enumerate(reversed(groups))]
+        return [group for group in scaled if group["params"]]

@@ -5,8 +5,8 @@ feature is one (P, C) tensor in three blocks: the N diagonal pairs (i, i); the U
 event after event, row by row; the same pairs transposed, (j, i), in the same order.  There is no padding, so there is
 no mask, and to transpose is to swap two blocks.
 
-The primitives: *reduce* and *expand* are each other's gradients, *transpose* is its own, *mix* is all that a layer
-does to pairs.  Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/ARCHITECTURE.md).
+The primitives: *reduce* and *expand* are each other's gradients, *mix* is all that a layer does to
+pairs.  Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/ARCHITECTURE.md).
 """
 
 from typing import NamedTuple
@@ -214,14 +214,6 @@ def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
     if _compiled(u):
         return _expand(u, v, w, pairs)
     return _PairExpand.apply(u, v, w, pairs)
-
-
-@torch.compiler.disable
-def pair_transpose(x: Tensor, pairs: PairIndex) -> Tensor:
-    """(P, C) with x_ji at pair (i, j)."""
-    _check_rows("x", x, pairs.num_pairs, "pairs")
-    diagonal, upper, lower = pairs.blocks(x)
-    return torch.cat([diagonal, lower, upper])
 
 
 @torch.compiler.disable

@@ -64,6 +64,17 @@ def by_class(points: np.ndarray, semantic: np.ndarray, title: str) -> Page:
     return Page(f"{title}: class", layers)
 
 
+def by_error(points: np.ndarray, truth: np.ndarray, given: np.ndarray, title: str) -> Page:
+    """An event (N, 4): grey where the class given is the true one (N,), else in the colour of the true class."""
+    wrong = given != truth
+    layers = [Layer(points[~wrong, :3], f"right ({int((~wrong).sum())})", "#c4c4c4", 2)]
+    for k in sorted(range(len(CLASS_NAMES)), key=lambda k: -int((truth == k).sum())):
+        missed = wrong & (truth == k)
+        if missed.any():
+            layers.append(Layer(points[missed, :3], f"{CLASS_NAMES[k]} missed ({int(missed.sum())})", CLASS_COLOURS[k]))
+    return Page(f"{title}: errors, coloured by the true class", layers)
+
+
 def by_token(points: np.ndarray, members: list[np.ndarray], centres: np.ndarray, title: str) -> Page:
     """An event (N, 4), the points of each token (row numbers) in a colour of its own, and the centres (T, 3).
 
@@ -110,53 +121,102 @@ def principal_colours(features: np.ndarray) -> np.ndarray:
 def draw_page(path: Path, page: Page) -> None:
     """One event to a PNG: a view in three dimensions and the three projections, axes in cm with equal scales."""
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
-    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 10), layout="constrained")
     figure.suptitle(page.title)
-    space = figure.add_subplot(2, 2, 1, projection="3d")
-    planes = [(figure.add_subplot(2, 2, k), a, b) for k, a, b in ((2, 0, 1), (3, 0, 2), (4, 1, 2))]
-    centre, half = _extent(page)
-    colours = None
-    for layer in page.layers:
-        where = layer.points * CM
-        style = {"s": layer.size, "c": layer.colour, "linewidths": 0, "label": layer.name or None}
-        if layer.is_scale:
-            style["cmap"] = "viridis"
-        drawn = space.scatter(*where.T, depthshade=False, **style)
-        colours = drawn if layer.is_scale else colours
-        for axes, a, b in planes:
-            axes.scatter(where[:, a], where[:, b], **style)
-    limits = list(zip(centre - half, centre + half))
-    space.set(xlabel="x [cm]", ylabel="y [cm]", zlabel="z [cm]", xlim=limits[0], ylim=limits[1], zlim=limits[2])
-    space.set_box_aspect((1, 1, 1), zoom=0.85)  # room for the labels
-    for axis in (space.xaxis, space.yaxis, space.zaxis):
-        axis.set_major_locator(MaxNLocator(4))
-    space.tick_params(pad=0, labelsize=8)
-    for axes, a, b in planes:
-        axes.set(xlabel=f"{_AXES[a]} [cm]", ylabel=f"{_AXES[b]} [cm]", xlim=limits[a], ylim=limits[b], aspect="equal")
-        axes.grid(alpha=0.3)
+    limits = _limits(*_extent([page]))
+    colours = _draw_space(figure.add_subplot(2, 2, 1, projection="3d"), page, limits)
+    planes = [figure.add_subplot(2, 2, k) for k in (2, 3, 4)]
+    for axes, plane in zip(planes, ((0, 1), (0, 2), (1, 2))):
+        _draw_plane(axes, page, limits, *plane)
     if colours is not None:
-        figure.colorbar(colours, ax=[planes[0][0], planes[2][0]], label=page.scale, shrink=0.6, aspect=30)
+        figure.colorbar(colours, ax=[planes[0], planes[2]], label=page.scale, shrink=0.6, aspect=30)
     if any(layer.name for layer in page.layers):
-        legend = figure.legend(*planes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
-        for handle, layer in zip(legend.legend_handles, [layer for layer in page.layers if layer.name]):
-            handle.set_sizes([25])
-            if not isinstance(layer.colour, str):
-                handle.set_facecolor("none")
-                handle.set_edgecolor("black")
-                handle.set_linewidth(0.8)
+        legend = figure.legend(*planes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+        _show_handles(legend, page)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
 
-def _extent(page: Page) -> tuple[np.ndarray, float]:
+def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
+    """Pages of one event next to each other to a PNG: above in three dimensions, below in the plane of the event's two
+    longest sides; axes in cm with equal scales, the same on all pages."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(pages), 11.5), layout="constrained")
+    figure.suptitle(title)
+    limits, (a, b) = _limits(*_extent(pages)), _longest_sides(pages)
+    for column, page in enumerate(pages, 1):
+        space = figure.add_subplot(2, len(pages), column, projection="3d")
+        space.set_title(page.title)
+        _draw_space(space, page, limits)
+        plane = figure.add_subplot(2, len(pages), len(pages) + column)
+        _draw_plane(plane, page, limits, a, b)
+        if any(layer.name for layer in page.layers):
+            _show_handles(plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9), page)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _draw_space(axes, page: Page, limits: list[tuple[float, float]]):
+    """A view in three dimensions; returns what a colour bar is made from, or None."""
+    from matplotlib.ticker import MaxNLocator
+
+    colours = None
+    for layer in page.layers:
+        drawn = axes.scatter(*(layer.points * CM).T, depthshade=False, **_style(layer))
+        colours = drawn if layer.is_scale else colours
+    axes.set(xlabel="x [cm]", ylabel="y [cm]", zlabel="z [cm]", xlim=limits[0], ylim=limits[1], zlim=limits[2])
+    axes.set_box_aspect((1, 1, 1), zoom=0.85)  # room for the labels
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(pad=0, labelsize=8)
+    return colours
+
+
+def _draw_plane(axes, page: Page, limits: list[tuple[float, float]], a: int, b: int) -> None:
+    """The projection on the plane of two axes."""
+    for layer in page.layers:
+        axes.scatter(layer.points[:, a] * CM, layer.points[:, b] * CM, **_style(layer))
+    axes.set(xlabel=f"{_AXES[a]} [cm]", ylabel=f"{_AXES[b]} [cm]", xlim=limits[a], ylim=limits[b], aspect="equal")
+    axes.grid(alpha=0.3)
+
+
+def _style(layer: Layer) -> dict:
+    style = {"s": layer.size, "c": layer.colour, "linewidths": 0, "label": layer.name or None}
+    return style | ({"cmap": "viridis"} if layer.is_scale else {})
+
+
+def _show_handles(legend, page: Page) -> None:
+    """Make the marks of a legend large enough to be seen."""
+    for handle, layer in zip(legend.legend_handles, [layer for layer in page.layers if layer.name]):
+        handle.set_sizes([25])
+        if not isinstance(layer.colour, str):
+            handle.set_facecolor("none")
+            handle.set_edgecolor("black")
+            handle.set_linewidth(0.8)
+
+
+def _corners(pages: list[Page]) -> np.ndarray:
+    """Lowest and highest coordinates [cm] of all points, (2, 3)."""
+    where = np.concatenate([np.zeros((0, 3)), *(layer.points for page in pages for layer in page.layers)]) * CM
+    return np.stack([where.min(0), where.max(0)]) if len(where) else np.zeros((2, 3))
+
+
+def _extent(pages: list[Page]) -> tuple[np.ndarray, float]:
     """Centre (3,) and half the edge [cm] of a cube around the points."""
-    where = np.concatenate([np.zeros((0, 3)), *(layer.points for layer in page.layers)]) * CM
-    if not len(where):
-        return np.zeros(3), 1.0
-    low, high = where.min(0), where.max(0)
+    low, high = _corners(pages)
     return (low + high) / 2, max(float((high - low).max()) * 0.53, 1.0)
+
+
+def _limits(centre: np.ndarray, half: float) -> list[tuple[float, float]]:
+    return list(zip(centre - half, centre + half))
+
+
+def _longest_sides(pages: list[Page]) -> list[int]:
+    """The two axes along which the points reach farthest, in their order."""
+    low, high = _corners(pages)
+    return sorted(np.argsort(low - high, kind="stable")[:2].tolist())
 
 
 def write_html(path: Path, pages: list[Page]) -> None:

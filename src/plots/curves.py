@@ -1,6 +1,11 @@
-"""Curves of a pretraining run."""
+"""Curves of a run on point clouds."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from ..data.pilarnet import CLASS_NAMES
+from .clouds import CLASS_COLOURS
+from .jets import draw_confusion
 
 
 def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> None:
@@ -30,5 +35,44 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
     figure.savefig(path, dpi=130)
 
 
-def _curve(axes, rows: list[dict], name: str, label: str, lw: float = 1.6) -> None:
-    axes.plot([row["step"] for row in rows], [row[name] for row in rows], marker="o" if len(rows) < 30 else None, ms=3, lw=lw, label=label)
+def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> None:
+    """Losses, F1 of the classes, and the confusion matrix of the test set, to one PNG.
+
+    history: a dict for each validation, or epoch; outputs: confusion (C, C) of the test set, or None."""
+    from matplotlib.figure import Figure
+
+    scored = "valid_f1_macro" in history[0]
+    figure = Figure(figsize=(5.5 * (1 + scored + bool(outputs)), 4.4), layout="constrained")
+    axes = list(figure.subplots(1, 1 + scored + bool(outputs), squeeze=False)[0])
+    for name, label in {"train_loss": "training", "valid_loss": "validation"}.items():
+        if name in history[0]:
+            _curve(axes[0], history, name, label)
+    axes[0].set(xlabel="step", ylabel="loss", title="Segmentation")
+    curves = axes[: 1 + scored]
+    if scored:
+        names = [name for name in CLASS_NAMES if f"valid_f1_{name}" in history[0]]
+        for name, colour in zip(names, CLASS_COLOURS):
+            _curve(axes[1], history, f"valid_f1_{name}", name, lw=1.2, colour=colour)
+        _curve(axes[1], history, "valid_f1_macro", "macro", lw=3, colour="black")
+        axes[1].set(xlabel="step", ylabel="F1", title="Points of validation events", ylim=(0, 1))
+    for ax in curves:
+        ax.legend(fontsize=8)
+        ax.grid(alpha=0.3)
+    if outputs:
+        table = outputs["confusion"].numpy()
+        draw_confusion(axes[-1], table, CLASS_NAMES[: len(table)])
+    figure.savefig(path, dpi=130)
+
+
+def draw_confusion_page(path: Path, table, names: Sequence[str]) -> None:
+    """A confusion matrix (C, C) alone, to one PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    draw_confusion(figure.subplots(), table, names, "Confusion of points")
+    figure.savefig(path, dpi=130)
+
+
+def _curve(axes, rows: list[dict], name: str, label: str, lw: float = 1.6, colour: str | None = None) -> None:
+    style = {"marker": "o" if len(rows) < 30 else None, "ms": 3, "lw": lw, "color": colour, "label": label}
+    axes.plot([row["step"] for row in rows], [row[name] for row in rows], **style)

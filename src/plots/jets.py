@@ -1,5 +1,6 @@
 """Pictures of a jet run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,15 +85,16 @@ def draw_rejections(axes, curves) -> None:
     axes.grid(alpha=0.3, which="both")
 
 
-def draw_confusion(axes, table: np.ndarray) -> None:
-    """Shares of each true class (rows) that were given each class (columns)."""
+def draw_confusion(axes, table: np.ndarray, names: Sequence[str] = (), title: str = "Confusion on the test set") -> None:
+    """Shares of each true class (rows) that were given each class (columns); names: of the classes, their numbers if none."""
     shares = table / np.maximum(table.sum(1, keepdims=True), 1e-30)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for true, given in np.ndindex(*shares.shape):
         dark = shares[true, given] > 0.5
         axes.text(given, true, f"{shares[true, given]:.2f}", ha="center", va="center", color="white" if dark else "black")
-    classes = range(len(shares))
-    axes.set(xticks=classes, yticks=classes, xlabel="class given", ylabel="true class", title="Confusion on the test set (row shares)")
+    ticks = {"xticks": range(len(shares)), "yticks": range(len(shares))}
+    ticks |= {"xticklabels": names, "yticklabels": names} if names else {}
+    axes.set(**ticks, xlabel="class given", ylabel="true class", title=f"{title} (row shares)")
 
 
 def draw_responses(axes, estimates: dict[str, Tensor], true: Tensor, name: str) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from ..cli.presets import read_yaml
 from ..errors import InputError
 
 TYPES = {"float": FloatDistribution, "int": IntDistribution}
@@ -92,15 +92,9 @@ def read_space(path: str | Path, make_parser: Callable[[], argparse.ArgumentPars
     """A space from its file, every value checked as the script would check its flag.
 
     given: arguments that the command line fixes, which are not varied.  InputError says what is wrong, and where."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such search space; those that come with Puffin are config/search/*.yaml")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:160]})") from error
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: expected 'flag: {{type: ..., range: [...]}}' lines, got {type(content).__name__}")
+    content = read_yaml(path, "search space", "config/search/*.yaml", "flag: {type: ..., range: [...]}")
+    if not content:
+        raise InputError(f"{path}: names no flag to vary")
     parser = make_parser()
     parser.exit_on_error = False
     parameters = []

@@ -1,5 +1,7 @@
-"""Pictures of what a masked autoencoder does with an event."""
+"""Pictures of what a masked autoencoder, or a segmentation network, does with an event."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,19 @@ from torch import Tensor
 from ..data.pilarnet import CloudDataset, energy_of
 from ..layers.packed import unpad
 from ..models.point_mae import PointMAE
-from ..plots.clouds import Page, by_class, by_embedding, by_energy, by_token, draw_page, reconstruction, write_html
+from ..models.segmentation import Segmentation
+from ..plots.clouds import (
+    Page,
+    by_class,
+    by_embedding,
+    by_energy,
+    by_error,
+    by_token,
+    draw_page,
+    draw_side_by_side,
+    reconstruction,
+    write_html,
+)
 from .clouds import fixed_mask
 
 
@@ -49,11 +63,12 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
         model.train(was_training)
 
 
-def draw_events(folder: Path, stem: str, model: PointMAE, dataset: CloudDataset, events: int, seed: int, html: bool) -> list[Path]:
-    """Draw the first events of a data set to FOLDER/STEM.event<k>.<page>.png, and with html to one .html for each; returns
-    the files."""
+def draw_events(
+    folder: Path, stem: str, model: PointMAE, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
+) -> list[Path]:
+    """Draw events of a data set to FOLDER/STEM.event<k>.<page>.png, and with html to one .html for each; returns the files."""
     written = []
-    for number in range(min(events, len(dataset))):
+    for number in numbers:
         pages = event_pages(model, dataset, number, seed)
         for name, page in pages.items():
             written.append(folder / f"{stem}.event{number}.{name}.png")
@@ -61,6 +76,46 @@ def draw_events(folder: Path, stem: str, model: PointMAE, dataset: CloudDataset,
         if html and pages:
             written.append(folder / f"{stem}.event{number}.html")
             write_html(written[-1], list(pages.values()))
+    return written
+
+
+@torch.no_grad()
+def label_pages(model: Segmentation, dataset: CloudDataset, number: int) -> list[Page]:
+    """Truth, prediction and errors of an event; none if it has no points.  The model is left in the mode it was in."""
+    weight = model.head.linear3.weight
+    batch = dataset.__getitems__([number]).to(weight.device, weight.dtype)
+    if not len(batch.points):
+        return []
+    was_training = model.training
+    model.eval()
+    try:
+        given = _array(model(batch.points, batch.lengths).logits.argmax(1))
+    finally:
+        model.train(was_training)
+    points, truth = _array(batch.points), _array(batch.semantic)
+    return [
+        replace(by_class(points, truth, ""), title="truth"),
+        replace(by_class(points, given, ""), title="prediction"),
+        replace(by_error(points, truth, given, ""), title="errors, coloured by the true class"),
+    ]
+
+
+def draw_labels(
+    folder: Path, stem: str, model: Segmentation, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
+) -> list[Path]:
+    """Draw the classes of events to FOLDER/STEM.event<k>.classes.png, and with html to .html; returns the files.  seed: not
+    needed, as nothing is drawn at random."""
+    written = []
+    for number in numbers:
+        pages = label_pages(model, dataset, number)
+        if not pages:
+            continue
+        written.append(folder / f"{stem}.event{number}.classes.png")
+        points = sum(len(layer.points) for layer in pages[0].layers)
+        draw_side_by_side(written[-1], f"Event {number}, {points} points", pages)
+        if html:
+            written.append(folder / f"{stem}.event{number}.html")
+            write_html(written[-1], pages)
     return written
 
 

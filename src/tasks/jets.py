@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..data.packing import JetBatch
 from ..errors import InputError
-from ..files import whole_file
 from ..metrics.classification import classification_metrics, confusion, one_vs_rest
 from ..models.pelican import PelicanClassifier
 from ..training.trainer import StepOutput
-from .saving import save_predictions
+from .saving import save_predictions, save_table
 from .weighting import weighted_mean
 
 
@@ -48,7 +47,8 @@ class JetClassification:
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """The CSV columns of spec section 7."""
-        return classification_metrics(*_arrays(outputs)[:2], loss, _arrays(outputs)[2])
+        scores, targets, weights = _arrays(outputs)
+        return classification_metrics(scores, targets, loss, weights)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or .h5 (predict, targets, index, weights), ROC curves, and for more than two classes the
@@ -59,10 +59,10 @@ class JetClassification:
             if curve is not None:
                 name = f"{stem.name}_ROC.csv" if self.num_classes == 2 else f"{stem.name}_ROC_{c}.csv"
                 header = "background_efficiency,signal_efficiency,threshold"
-                written.append(_save_table(stem.with_name(name), np.stack(curve, 1), header))
+                written.append(save_table(stem.with_name(name), np.stack(curve, 1), header))
         if self.num_classes > 2:
             header = ",".join(f"given_{c}" for c in range(self.num_classes))
-            written.append(_save_table(stem.with_name(f"{stem.name}_confusion.csv"), confusion(*arrays), header))
+            written.append(save_table(stem.with_name(f"{stem.name}_confusion.csv"), confusion(*arrays), header))
         return written
 
 
@@ -70,9 +70,3 @@ def _arrays(outputs: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Scores, targets and event weights."""
     weights = outputs.get("weights")
     return outputs["predict"].double().numpy(), outputs["targets"].numpy(), None if weights is None else weights.numpy()
-
-
-def _save_table(path: Path, rows: np.ndarray, header: str) -> Path:
-    with whole_file(path) as temporary:
-        np.savetxt(temporary, rows, delimiter=",", header=header, comments="", fmt="%.8g")
-    return path

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..data.packing import JetBatch
 from ..errors import InputError
+from ..layers.packed import offsets
 from ..losses import momentum_loss
 from ..metrics.regression import regression_metrics
 from ..models.pelican import PelicanRegressor
@@ -40,7 +40,7 @@ class MomentumRegression:
         per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
         outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
         if not self.model.training:
-            ptr = torch.nn.functional.pad(batch.lengths.cumsum(0), (1, 0)).to(batch.fourmomenta.device)
+            ptr = offsets(batch.lengths).to(batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
             outputs |= {"particle_weights": out.weights.detach(), "lengths": out.lengths}
         return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,4 +26,11 @@ def save_predictions(stem: Path, outputs: dict[str, Tensor], format_: str) -> Pa
             with h5py.File(temporary, "w") as file:
                 for name, value in outputs.items():
                     file.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
+    return path
+
+
+def save_table(path: Path, rows: np.ndarray, header: str, format_: str = "%.8g") -> Path:
+    """Write rows of numbers (N, C) to a CSV file; returns it."""
+    with whole_file(path) as temporary:
+        np.savetxt(temporary, rows, delimiter=",", header=header, comments="", fmt=format_)
     return path

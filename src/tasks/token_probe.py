@@ -1,7 +1,7 @@
 """Tokens for the linear probe: chosen once, encoded whenever asked."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from ..models.point_encoder import PointEncoder
 
 MOST = 15000  # tokens to fit and to judge with
 _EVENTS = 16  # encoded together
-_SPLITS_JUDGED = ("valid", "test")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data.packing import rows_of_events
 from ..errors import InputError
 
 log = logging.getLogger("puffin")
@@ -171,10 +172,7 @@ def gather_events(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     rows = {False: order}
     if "lengths" in joined:
         lengths = joined["lengths"]
-        first = (lengths.cumsum(0) - lengths)[order]
-        lengths = lengths[order]
-        within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        rows[True] = torch.repeat_interleave(first, lengths) + within
+        rows[True] = rows_of_events((lengths.cumsum(0) - lengths)[order], lengths[order])
     return {key: value[rows[key.startswith("particle_")]] for key, value in joined.items()}
 
 
@@ -219,4 +217,5 @@ def global_loss(loss: Tensor, weight: int, flag: bool) -> tuple[Tensor, Callable
     mine = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)
     numbers = torch.stack([mine, torch.full_like(mine, weight), torch.full_like(mine, flag)])
     dist.all_reduce(numbers)
-    return loss * (weight * num_ranks() / numbers[1]).to(loss.dtype), numbers.tolist
+    items = numbers[1].clamp_min(1e-30)  # there may be none at all
+    return loss * (weight * num_ranks() / items).to(loss.dtype), numbers.tolist

@@ -3,6 +3,7 @@
 A `Task` says what a model's loss, metrics and outputs are; the trainer knows nothing else of it.
 """
 
+import contextlib
 import itertools
 import logging
 import math
@@ -40,8 +41,12 @@ class StepOutput(NamedTuple):
 class Task(Protocol):
     """What differs between the scripts.
 
-    A task may also have `counts` (dict of numbers by name): what the log is to tell if it is not 0, such as events
-    that were left out; and `begin_evaluation(name, progress)`, called before each evaluation."""
+    A task may also have
+    `counts` (dict of numbers by name): what the log is to tell if it is not 0, such as events that were left out;
+    `details`: names of metrics that the log's line of an epoch leaves out;
+    `begin_evaluation(name, progress)`, called before each evaluation;
+    `collect(name, stem, shared)`: the Collector of an evaluation, for outputs too large to be kept; `metrics` is not needed then;
+    `parameter_groups()`: what the optimizer gets (optimizers.py)."""
 
     model: nn.Module
     metric_directions: dict[str, int]  # metrics that can choose the best epoch: +1 higher is better, -1 lower
@@ -51,6 +56,40 @@ class Task(Protocol):
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """A flat dict of numbers from the gathered outputs of a split."""
+
+
+class Collector(Protocol):
+    """What becomes of the outputs of an evaluation: a context, which ends, also by an error, after the last batch."""
+
+    def add(self, output: StepOutput) -> None:
+        """Take the outputs of a batch.  The processes that share an evaluation have the same number of batches."""
+
+    def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
+        """Metrics (None except on process 0), and what is left of the outputs."""
+
+
+class GatheredOutputs(contextlib.nullcontext):
+    """All outputs in memory, until the task's metrics are made of them.  shared: by all processes."""
+
+    def __init__(self, task: Task, shared: bool):
+        super().__init__(self)
+        self.task, self.shared = task, shared
+        self.loss_sum, self.items, self.gathered = 0.0, 0, {}
+
+    def add(self, output: StepOutput) -> None:
+        loss, weight, outputs = output
+        self.loss_sum += loss.item() * weight if weight else 0.0
+        self.items += weight
+        for key, value in outputs.items():
+            self.gathered.setdefault(key, []).append(value.cpu())
+
+    def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
+        outputs = {key: torch.cat(values) for key, values in self.gathered.items()}
+        if self.shared:
+            self.loss_sum, self.items = distributed.total(self.loss_sum, self.items)
+            outputs = distributed.gather_events(outputs)
+        metrics = self.task.metrics(outputs, self.loss_sum / (self.items or 1)) if distributed.is_main() else None
+        return metrics, outputs
 
 
 @dataclass(frozen=True)
@@ -259,7 +298,7 @@ class Trainer:
         p = self.progress
         lr = self.schedule(p.step)
         for settings in self.optimizer.param_groups:
-            settings["lr"] = lr
+            settings["lr"] = lr * settings.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, items, asked_to_stop = 0.0, 0.0, 0
         for batch in group:
@@ -312,7 +351,8 @@ class Trainer:
         if better:
             self.save(self.best)
         self.save(self.checkpoint)
-        shown = ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in ("epoch", "step") and not math.isnan(v))
+        hidden = ("epoch", "step", *(f"valid_{name}" for name in getattr(self.task, "details", ())))
+        shown = ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in hidden and not math.isnan(v))
         step = f" step {p.step}" if options.valid_every or options.num_step else ""
         log.info(f"epoch {epoch}/{options.num_epoch}{step}: {shown}{'  *best*' if better and valid is not None else ''}")
         report(p.history)
@@ -327,11 +367,13 @@ class Trainer:
         counts.update(dict.fromkeys(counts, 0))
 
     @torch.no_grad()
-    def evaluate(self, loader: Iterable, name: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def evaluate(self, loader: Iterable, name: str, stem: Path | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics and gathered outputs (on the CPU) over a split, with the averaged weights if there are any.
 
-        Every process gets the metrics, process 0 the outputs too; the others get {}."""
-        if not (self.options.distribute_eval or distributed.is_main()):
+        stem: of the prediction files, for tasks that write them as they go.  Every process gets the metrics, process 0
+        the outputs too; the others get {}."""
+        shared = self.options.distribute_eval
+        if not (shared or distributed.is_main()):
             return distributed.from_main(None), {}
         model = self.task.model
         original = model.state_dict() if self.average is not None else None
@@ -342,26 +384,20 @@ class Trainer:
         model.eval()
         if hasattr(self.task, "begin_evaluation"):
             self.task.begin_evaluation(name, self.progress)
-        loss_sum, items, gathered = 0.0, 0, {}
+        collector = self.task.collect(name, stem, shared) if hasattr(self.task, "collect") else GatheredOutputs(self.task, shared)
         try:
-            for batch in tqdm(loader, desc=name, unit="batch", disable=None, leave=False, dynamic_ncols=True):
-                with self._autocast():
-                    loss, weight, outputs = self.task.step(batch.to(self.device, self.dtype))
-                loss_sum += loss.item() * weight if weight else 0.0
-                items += weight
-                for key, value in outputs.items():
-                    gathered.setdefault(key, []).append(value.cpu())
-            outputs = {key: torch.cat(values) for key, values in gathered.items()}
-            if self.options.distribute_eval:
-                loss_sum, items = distributed.total(loss_sum, items)
-                outputs = distributed.gather_events(outputs)
-            metrics = self.task.metrics(outputs, loss_sum / (items or 1)) if distributed.is_main() else None
+            with collector:
+                for batch in tqdm(loader, desc=name, unit="batch", disable=None, leave=False, dynamic_ncols=True):
+                    with self._autocast():
+                        output = self.task.step(batch.to(self.device, self.dtype))
+                    collector.add(output)
+                metrics, outputs = collector.finish()
             metrics = distributed.from_main(metrics)
         finally:
             model.train(was_training)
             if original is not None:
                 model.load_state_dict(original)
-        self._log_counts(name, self.options.distribute_eval)
+        self._log_counts(name, shared)
         return metrics, outputs
 
     def _autocast(self):

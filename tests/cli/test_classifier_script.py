@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ import yaml
 import train_pelican_classifier as script
 from src.cli.run import run_script
 from src.models.published import read_checkpoint
+from tests.cli.helpers import refused_by, same, weights
 from tests.conftest import ROOT
 
 TINY = [
@@ -24,6 +26,8 @@ TINY = [
     "--num-channels-scalar", "2", "--nobj", "12", "--batch-size", "20", "--drop-rate", "0.1", "--cpu", "--threads", "1",
     "--warmup", "0.5", "--cooldown", "0.5", "--summarize-csv", "all",
 ]  # fmt: skip
+
+refused = partial(refused_by, script.main)
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +44,6 @@ def data(tmp_path_factory, request):
 def command(data, work, *flags):
     """Flags of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *flags]
-
-
-def refused(argv, capsys) -> str:
-    """The last line of a script that must fail; its exit status must not be 0."""
-    with pytest.raises(SystemExit) as stop:
-        run_script(script.main, argv)
-    assert stop.value.code not in (0, None)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert "Traceback" not in "\n".join(lines)
-    return lines[-1]
-
-
-def weights(path):
-    """Model state of a checkpoint."""
-    return read_checkpoint(path)["model_state"]
-
-
-def same(a, b) -> bool:
-    """Bit for bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_train_then_evaluate(data, tmp_path):

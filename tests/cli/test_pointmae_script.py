@@ -1,9 +1,9 @@
 """The pretraining script, from its flags to its files."""
 
-import csv
 import os
 import shutil
 import signal
+from functools import partial
 
 import h5py
 import numpy as np
@@ -16,37 +16,14 @@ from src.cli.presets import parse_arguments
 from src.cli.run import run_script
 from src.data.pilarnet_files import index_path
 from src.models.published import read_checkpoint
-from tests.cli.test_classifier_script import same, weights
+from tests.cli.helpers import refused_by, row, same, walk, weights, write
 from tests.conftest import ROOT, golden_files
 
 TINY = [
     "--arch", "vit_tiny", "--depth", "1", "--decoder-depth", "1", "--group-size", "8", "--context", "60", "--min-points", "50",
     "--batch-size", "3", "--cpu", "--threads", "1", "--num-epoch", "2", "--prefix", "tiny",
 ]  # fmt: skip
-
-
-def walk(rng, number):
-    """Event of three random walks on the lattice: points (N, 8), clusters (4, 6), LED first."""
-    sizes = [number // 10, number // 2, number // 4, number - number // 10 - number // 2 - number // 4]
-    points = np.zeros((number, 8), np.float32)
-    steps = rng.normal(size=(number, 3)) * 0.8
-    steps[: sizes[0]] *= 40
-    points[:, :3] = np.clip(np.round(steps.cumsum(0) + rng.uniform(200, 500, 3)), 0, 767)
-    points[:, 3] = rng.uniform(0.2, 3, number)
-    clusters = np.array([[n, k, k, 0, k - 1, k] for k, n in enumerate(sizes)])
-    clusters[0, 1:] = [-1, -1, -1, 4, -1]
-    return points, clusters
-
-
-def write(path, events):
-    """A file in the published layout."""
-    path.parent.mkdir(exist_ok=True, parents=True)
-    with h5py.File(path, "w") as file:
-        for k, (name, kind) in enumerate((("point", "f4"), ("cluster", "i4"))):
-            file.create_dataset(name, (len(events),), h5py.vlen_dtype(kind))
-            for row, event in enumerate(events):
-                file[name][row] = event[k].reshape(-1)
-    return path
+refused = partial(refused_by, script.main)
 
 
 @pytest.fixture
@@ -61,22 +38,6 @@ def data(tmp_path):
 def command(data, work, *flags):
     """Flags of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), *flags]
-
-
-def refused(argv, capsys) -> str:
-    """The last line of a script that must fail; its exit status must not be 0."""
-    with pytest.raises(SystemExit) as stop:
-        run_script(script.main, argv)
-    assert stop.value.code not in (0, None)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert "Traceback" not in "\n".join(lines)
-    return lines[-1]
-
-
-def row(path) -> dict:
-    """First row of a CSV file."""
-    with open(path) as file:
-        return next(csv.DictReader(file))
 
 
 def test_train_then_evaluate(data, tmp_path):

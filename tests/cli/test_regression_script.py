@@ -12,7 +12,8 @@ import train_pelican_cov as regressor
 from src.cli.run import run_script
 from src.metrics.classification import columns as classification_columns
 from src.metrics.regression import columns as regression_columns
-from tests.cli.test_classifier_script import TINY, same, weights
+from tests.cli.helpers import same, weights
+from tests.cli.test_classifier_script import TINY
 from tests.conftest import ROOT
 
 

@@ -1,9 +1,9 @@
 """The sweep script: real workers on sample jets, with every kind of storage, killed and cut off from their database."""
 
 import csv
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,6 +15,7 @@ import optuna_search
 import train_pelican_classifier
 import train_pelican_cov
 from src.cli.run import run_script
+from src.models.published import read_checkpoint
 from src.sweeps.storage import open_storage
 from src.sweeps.study import counted
 from tests.conftest import ROOT
@@ -29,6 +30,13 @@ TINY = [
     "--num-channels-scalar", "2", "--nobj", "10", "--batch-size", "10", "--cpu", "--threads", "1", "--no-plot",
     "--num-train", "200", "--num-valid", "60", "--num-test", "60", "--datadir", str(ROOT / "data/sample_data/run12"),
 ]  # fmt: skip
+
+TINY_CLOUDS = [
+    "--arch", "vit_tiny", "--depth", "1", "--decoder-depth", "1", "--group-size", "8", "--context", "60", "--batch-size", "3",
+    "--valid-every", "1", "--cpu", "--threads", "1", "--no-plot", "--num-train", "6", "--num-valid", "4",
+    "--datadir", str(ROOT / "data/sample_data/lartpc"),
+]  # fmt: skip
+FEW = ["--num-train", "100", "--num-valid", "20", "--num-test", "20", "--batch-size", "20"]
 
 
 @pytest.fixture(scope="session")
@@ -77,15 +85,36 @@ def test_a_sweep_and_what_it_leaves(tmp_path, task, script):
 
 def test_pruned_and_several_metrics(tmp_path, capsys):
     """A pruned trial ends after an epoch and keeps its checkpoint; two metrics give a Pareto front, and no pruning."""
-    flags = ["--num-trials", "5", "--sampler", "random", "--sampler-seed", "3", "--pruner", "asha", "--num-epoch", "4", "--no-report"]
+    flags = [*FEW, "--num-trials", "5", "--sampler", "random", "--sampler-seed", "3", "--pruner", "asha", "--num-epoch", "4", "--no-report"]
     optuna_search.main(["--task", "classifier", *command(tmp_path, *flags)])
     trials = optuna.load_study(study_name="s", storage=open_storage(str(tmp_path / "log/s.journal"), 0)).get_trials()
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert pruned and all(0 < len(t.intermediate_values) < 4 and (tmp_path / f"model/s-{t.number}.pt").exists() for t in pruned)
     assert all(len(t.intermediate_values) == 4 for t in trials if t not in pruned)
-    two = ["--task", "classifier", *command(tmp_path, "--num-trials", "3", "--metric", "AUC", "loss", "--study-name", "two")]
+    two = ["--task", "classifier", *command(tmp_path, *FEW, "--num-trials", "3", "--metric", "AUC", "loss", "--study-name", "two")]
     optuna_search.main(two)
     assert (tmp_path / "log/two.pareto.png").exists() and {"AUC", "loss"} <= rows(tmp_path / "log/two.trials.csv")[0].keys()
+
+
+def test_pretraining_is_judged_by_the_probe(tmp_path):
+    """Every validation is probed, of which there are several in an epoch; where only some are, the others do not count.
+    Breaks if the loss decides, if rows of the same epoch are taken for one, or if a row without a probe prunes a trial."""
+    (tmp_path / "space.yaml").write_text("mask-ratio: {type: float, range: [0.4, 0.8]}")
+    line = ["--task", "pointmae", "--space", str(tmp_path / "space.yaml"), "--workdir", str(tmp_path), *TINY_CLOUDS, "--num-epoch", "2"]
+    optuna_search.main([*line, "--study-name", "s", "--num-trials", "2"])
+    table = rows(tmp_path / "log/s.trials.csv")
+    histories = [read_checkpoint(tmp_path / f"model/s-{k}.pt")["progress"]["history"] for k in range(2)]
+    found = [[row["valid_probe_f1_mean"] for row in history] for history in histories]
+    assert [max(values) for values in found] == [float(row["probe_f1_mean"]) for row in table]
+    assert [row["epoch"] for row in histories[0]] == [1, 1, 2, 2]
+    study = optuna.load_study(study_name="s", storage=open_storage(str(tmp_path / "log/s.journal"), 0))
+    assert [list(t.intermediate_values.values()) for t in study.get_trials()] == found
+    preset = yaml.safe_load((tmp_path / "log/s.best.yaml").read_text())
+    assert preset["probe_every"] == 1 and preset["best_by"] == "probe_f1_mean"
+
+    optuna_search.main([*line, "--study-name", "some", "--num-trials", "1", "--probe-every", "2", "--no-report"])
+    some = optuna.load_study(study_name="some", storage=open_storage(str(tmp_path / "log/some.journal"), 0)).get_trials()[0]
+    assert list(some.intermediate_values) == [2, 4] and some.value == max(some.intermediate_values.values())
 
 
 @pytest.mark.parametrize(
@@ -114,24 +143,48 @@ def test_bad_flags(tmp_path, capsys, flags, reason):
 # -- workers as processes --------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def fork_server():
+    """Starts processes from one that has imported everything, which takes seconds.  Those of --jobs are started anew, as
+    people start them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["optuna_search", "train_pelican_classifier", __name__])
+    return context
+
+
+def be_a_worker(flags, output, environment):
+    """The script, in a process of its own."""
+    with open(output, "w") as out:
+        os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+    os.environ.update(environment)
+    sys.argv = ["optuna_search.py", *flags]
+    run_script(optuna_search.main)
+
+
 class Workers:
-    """Workers of one study, started as people start them."""
+    """Workers of one study."""
 
-    def __init__(self, work, storage, secret):
-        self.work, self.storage, self.secret, self.started = work, storage, secret, []
+    def __init__(self, fork_server, work, storage, secret):
+        self.fork_server, self.work, self.storage, self.secret, self.started = fork_server, work, storage, secret, []
 
-    def start(self, *flags) -> subprocess.Popen:
-        line = [sys.executable, "optuna_search.py", "--task", "classifier", *command(self.work, "--storage", self.storage, *flags)]
-        with open(self.work / f"worker{len(self.started)}.txt", "w") as out:
-            process = subprocess.Popen(line, cwd=ROOT, stdout=out, stderr=out, env=os.environ | self.secret | {"OMP_NUM_THREADS": "1"})
-        self.started.append(process)
-        return process
+    def start(self, *flags) -> "multiprocessing.Process":
+        flags = ["--task", "classifier", *command(self.work, "--storage", self.storage, *FEW, *flags)]
+        worker = self.fork_server.Process(target=be_a_worker, args=(flags, self._file(len(self.started)), self.secret))
+        worker.start()
+        self.started.append(worker)
+        return worker
+
+    def _file(self, number):
+        return self.work / f"worker{number}.txt"
 
     def output(self, worker) -> str:
-        return (self.work / f"worker{self.started.index(worker)}.txt").read_text()
+        return self._file(self.started.index(worker)).read_text()
 
-    def wait(self, seconds=150) -> list[int]:
-        return [worker.wait(seconds) for worker in self.started]
+    def status(self, worker, seconds=150) -> int:
+        """Its exit status, when it has ended."""
+        worker.join(seconds)
+        assert worker.exitcode is not None, f"still there after {seconds} s: {self.output(worker)}"
+        return worker.exitcode
 
     def study(self) -> optuna.Study:
         return optuna.load_study(study_name="s", storage=open_storage(self.storage, 30))
@@ -146,13 +199,13 @@ class Workers:
                 found = None
             if found:
                 return found
-            assert not any(w.poll() for w in self.started), [self.output(w) for w in self.started]
+            assert not any(w.exitcode for w in self.started), [self.output(w) for w in self.started]
             time.sleep(0.1)
         raise AssertionError("waited in vain")
 
 
 @pytest.fixture
-def workers(request, tmp_path, monkeypatch):
+def workers(request, tmp_path, monkeypatch, fork_server):
     """Workers on the storage that the test names; whatever happens, none of them stays."""
     kind, secret = request.param, {}
     storage = {"sqlite": f"{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal"}.get(kind)
@@ -162,7 +215,7 @@ def workers(request, tmp_path, monkeypatch):
         monkeypatch.setenv("PGPASSWORD", server.password)
     else:
         storage = storage if kind == "journal" else f"sqlite:///{storage}"
-    workers = Workers(tmp_path, storage, secret)
+    workers = Workers(fork_server, tmp_path, storage, secret)
     yield workers
     for worker in workers.started:
         worker.kill()
@@ -171,8 +224,8 @@ def workers(request, tmp_path, monkeypatch):
 
 
 def in_training(trials):
-    """A trial that has finished an epoch, but not all."""
-    return next((t for t in trials if t.state.name == "RUNNING" and t.intermediate_values and "sign_of_life" in t.user_attrs), None)
+    """A trial that has finished one epoch."""
+    return next((t for t in trials if t.state.name == "RUNNING" and len(t.intermediate_values) == 1 and "sign_of_life" in t.user_attrs), None)
 
 
 def check_nothing_lost(workers, num_trials):
@@ -198,12 +251,12 @@ def check_no_password(workers, server):
 def test_a_worker_is_killed(workers, number, num_trials, request):
     """Three workers, twelve trials, one kill -9 in mid-trial: another worker continues that trial from its checkpoint."""
     for _ in range(number):
-        workers.start("--num-trials", str(num_trials), "--heartbeat", "1", "--num-epoch", "3", "--no-report", "--pruner", "none")
+        workers.start("--num-trials", str(num_trials), "--heartbeat", "1", "--num-epoch", "4", "--no-report", "--pruner", "none")
     trial = workers.until(in_training)
     pid = int(trial.user_attrs["sign_of_life"].split()[0].rsplit(":", 1)[1])
     os.kill(pid, signal.SIGKILL)
     killed = next(w for w in workers.started if w.pid == pid)
-    codes = workers.wait()
+    codes = [workers.status(w) for w in workers.started]
     assert [code for w, code in zip(workers.started, codes, strict=True) if w is not killed] == [0] * (number - 1), [workers.output(w) for w in workers.started]
     study = check_nothing_lost(workers, num_trials)
     lost = [t for t in study.get_trials() if t.state.name == "FAIL" and "surplus" not in t.user_attrs]
@@ -223,10 +276,10 @@ def test_the_database_is_restarted(workers, server):
     workers.until(in_training)
     server.stop()
     try:
-        assert hasty.wait(30) == 1
+        assert workers.status(hasty, 30) == 1
     finally:
         server.start()
-    assert [w.wait(120) for w in patient] == [0, 0], [workers.output(w) for w in patient]
+    assert [workers.status(w, 120) for w in patient] == [0, 0], [workers.output(w) for w in patient]
     last = workers.output(hasty).strip().splitlines()[-1]
     assert "not back after" in last and "Traceback" not in workers.output(hasty)
     assert any("answers again" in workers.output(w) for w in patient)
@@ -240,7 +293,7 @@ def test_a_wrong_password(workers, server):
     """One line that says so, without the one that was tried."""
     workers.secret = {"PGPASSWORD": "hunter2"}
     worker = workers.start()
-    assert worker.wait(60) == 1
+    assert workers.status(worker, 60) == 1
     output = workers.output(worker)
     assert "the password is wrong or missing: put it into PGPASSWORD" in output and "hunter2" not in output and "Traceback" not in output
     optuna.create_study(study_name="s", storage=open_storage(server.url, 0))
@@ -249,16 +302,16 @@ def test_a_wrong_password(workers, server):
 @pytest.mark.parametrize("workers", ["journal"], indirect=True)
 def test_sigterm_hands_the_trial_over(workers):
     """To two local workers at once: both save, their trials wait, and the same command goes on with them."""
-    flags = ["--num-trials", "4", "--num-epoch", "10", "-j", "2", "--pruner", "none", "--sampler-seed", "5"]
+    flags = ["--num-trials", "4", "--num-epoch", "10", "--batch-size", "10", "-j", "2", "--pruner", "none", "--sampler-seed", "5"]
     parent = workers.start(*flags)
     workers.until(lambda trials: len([t for t in trials if t.state.name == "RUNNING" and t.intermediate_values]) == 2)
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(60) == 128 + signal.SIGTERM
+    parent.terminate()
+    assert workers.status(parent, 60) == 128 + signal.SIGTERM
     states = [t.state.name for t in workers.study().get_trials()]
     assert states.count("FAIL") == states.count("WAITING") == 2
     workers.started.clear()
     again = workers.start(*flags)
-    assert again.wait(120) == 0
+    assert workers.status(again, 120) == 0
     trials = workers.study().get_trials()
     assert [t.state.name for t in trials].count("COMPLETE") == 4
     assert len({t.params["lr-init"] for t in trials}) == 4  # new proposals are new, though the seed is the same

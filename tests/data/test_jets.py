@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.jets import JetDataset, JetSelection, choose_events, find_split_files, open_splits
+from src.data.jets import JetDataset, JetSelection, find_split_files, open_splits
 from src.data.loader import make_loader
 from src.data.sampler import EpochBatches
 from src.data.scalars import chosen_scalars
@@ -85,22 +85,6 @@ def test_ranks_share_an_epoch():
     one = [sorted(b) for b in EpochBatches(12, 4, True, 5)]
     two = [list(EpochBatches(12, 2, True, 5, rank, 2)) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*two)] == one
-
-
-def test_subsets(caplog):
-    """Balanced, seeded, sorted; too many takes all and says so."""
-    labels = torch.tensor([0] * 90 + [1] * 10)
-    subset = choose_events(labels, 100, 20, 1, "train")
-    assert len(subset) == 20 and int(labels[subset].sum()) == 10 and subset.tolist() == sorted(subset.tolist())
-    assert torch.equal(subset, choose_events(labels, 100, 20, 1, "train"))
-    assert not torch.equal(subset, choose_events(labels, 100, 20, 2, "train"))
-    assert int(labels[choose_events(labels, 100, 60, 1, "train")].sum()) == 10  # not enough signal: background fills up
-    with caplog.at_level("WARNING", "puffin"):
-        import logging
-
-        logging.getLogger("puffin").propagate = True
-        assert len(choose_events(labels, 100, 1000, 1, "train")) == 100
-    assert "1000 events asked for, 100 there" in caplog.text
 
 
 def test_split_names(tmp_path):

@@ -115,6 +115,22 @@ def test_without_clusters(events, tmp_path):
     assert few.fragment is None and few.pid is None and few.to(torch.device("cpu")).group is None
 
 
+def test_places(events, tmp_path):
+    """Where an event and its points lie in the files, after events and points were left out."""
+    paths = [write(tmp_path / f"{name}_v2.h5", part) for name, part in (("a", events[:2]), ("b", events[2:]))]
+    dataset = CloudDataset(paths, CloudSelection(min_points=0, energy_threshold=0.3, emin=0.01, rows=True))
+    chosen = torch.arange(len(dataset))[::2]
+    dataset.restrict(chosen)
+    numbers = torch.arange(len(dataset))
+    batch, (files, rows) = dataset.__getitems__(numbers.tolist()), dataset.places(numbers)
+    for event, file, row, points, places in zip(numbers, files, rows, batch.points.split(batch.lengths.tolist()), batch.row.split(batch.lengths.tolist())):
+        assert int(file) * 2 + int(row) == int(chosen[event])
+        with EventFile(paths[file]) as source:
+            original = source.read(int(row))[0]
+        assert np.allclose((original[places, :3] - 384) / (384 * 3**0.5), points[:, :3], atol=1e-6) and len(places) < len(original)
+    assert CloudDataset(paths, ALL).__getitems__([0]).row is None
+
+
 def test_first_cluster_that_is_not_led_stays(events, tmp_path):
     """Breaks if cluster 0 is dropped unseen: an event without LED would lose a particle."""
     events[3][1][0, 4] = 1

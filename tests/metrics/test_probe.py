@@ -47,6 +47,13 @@ def test_classes_that_cannot_be_judged():
     assert math.isnan(linear_probe(train[:0], y[:0], test, z, NAMES)["probe_f1_mean"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_constant_features():
+    """Those of a collapsed network: a machine that always says no, without a warning."""
+    y = np.arange(100)[:, None] % 4 == 0
+    assert linear_probe(np.ones((100, 8)), y, np.ones((100, 8)), y, ("a",))["probe_f1_mean"] == 0
+
+
 def test_f1():
     """By hand: TP 1, FP 1, FN 2."""
     given, true = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)

@@ -9,7 +9,7 @@ from src.cloud_losses import focal
 from src.layers.grouping import TokenizerConfig
 from src.layers.transformer import TransformerConfig
 from src.models.point_encoder import EncoderConfig
-from src.models.segmentation import Segmentation, SegmentationConfig
+from src.models.segmentation import Segmentation, SegmentationConfig, spread_layers
 from tests.layers.clouds import tracks, without_gradient
 
 CONFIG = SegmentationConfig(
@@ -79,6 +79,67 @@ def test_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         half = model(points, lengths).logits
     assert float((half - model(points, lengths).logits).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("finetune", ["fft", "peft", "lora"])
+def test_what_learns(finetune):
+    """The head always; of the encoder all, nothing, or updates of its attention; where the embedding is frozen, its running
+    statistics do not move, and evaluation gives what training saw. Breaks if the encoder is left in training mode."""
+    model = Segmentation(replace(CONFIG, finetune=finetune, lora_rank=2))
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    model.train()
+    assert model.encoder.embedding.training == (finetune == "fft") and model.head.training
+    points, lengths = tracks([300, 150])
+    optimizer = torch.optim.SGD(model.parameter_groups()[0]["params"], lr=0.1)
+    for _ in range(2):  # the first step moves one factor of an update, the second the other
+        focal(model(points, lengths).logits, torch.randint(4, (450,))).backward()
+        optimizer.step()
+    moved = {name for name, value in model.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    if finetune == "fft":
+        assert moved == set(before)
+    else:
+        assert moved == ({name for name in before if name.endswith((".up", ".down"))} if finetune == "lora" else set())
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_layer_decay():
+    """A factor less for each block down, the embedding last; every parameter that learns is in one group, the head's first."""
+    model = Segmentation(replace(CONFIG, head_depth=1))
+    groups = model.parameter_groups(0.5)
+    assert [group["lr_scale"] for group in groups] == [1, 0.5, 0.25, 0.125]
+    places = {id(p): k for k, group in enumerate(groups) for p in group["params"]}
+    assert len(places) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    for name, p in model.named_parameters():
+        part = name.split(".")
+        expected = 2 - int(part[3]) if part[1] == "transformer" else 3 if part[0] == "encoder" else 0
+        assert places[id(p)] == expected, name
+    (only,) = model.parameter_groups()
+    assert "lr_scale" not in only and len(only["params"]) == len(places)
+
+
+def test_blocks_beyond_the_last_layer():
+    """They are not called, so they neither learn nor are waited for by other processes."""
+    model = Segmentation(replace(CONFIG, layers=(0,)))
+    points, lengths = tracks([100])
+    model(points, lengths).logits.sum().backward()
+    assert without_gradient(model) == [n for n, _ in model.named_parameters() if n.startswith("encoder.transformer.blocks.1.")]
+    assert all(p.requires_grad == (p.grad is not None) for p in model.parameters())
+
+
+def test_transformer_in_the_head():
+    """Its blocks see the tokens of their own event only, and learn."""
+    model = Segmentation(replace(CONFIG, head_depth=2)).double()
+    points, lengths = tracks([120, 300], dtype=torch.float64)
+    logits = model(points, lengths).logits
+    logits.sum().backward()
+    assert without_gradient(model) == []
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(points[:120], lengths[:1]).logits, model(points, lengths).logits[:120])
+
+
+def test_layers_of_other_depths():
+    assert [spread_layers(depth) for depth in (12, 6, 4, 2, 1)] == [(3, 7, 11), (1, 3, 5), (1, 2, 3), (0, 1), (0,)]
 
 
 @pytest.mark.parametrize("layers", [(), (2,), (-1, 0)])

@@ -8,7 +8,22 @@ import torch
 
 from src.data.pilarnet import CloudDataset, CloudSelection, energy_of, normalize_energy
 from src.errors import InputError
-from src.plots.clouds import CM, Layer, Page, _extent, by_class, by_energy, by_token, draw_page, principal_colours, write_html
+from src.plots.clouds import (
+    CLASS_COLOURS,
+    CM,
+    Layer,
+    Page,
+    _extent,
+    _longest_sides,
+    by_class,
+    by_energy,
+    by_error,
+    by_token,
+    draw_page,
+    draw_side_by_side,
+    principal_colours,
+    write_html,
+)
 from src.tasks.cloud_pictures import draw_events, event_pages
 from tests.conftest import ROOT
 from tests.tasks.test_clouds import make_task
@@ -22,7 +37,7 @@ def points():
 def test_centimetres():
     """The detector's edge, 768 voxels of 3 mm, is 230.4 cm. Breaks with another unit."""
     edge = np.array([[-1, 0, 0], [1, 0, 0]]) / 3**0.5
-    centre, half = _extent(Page("", [Layer(edge)]))
+    centre, half = _extent([Page("", [Layer(edge)])])
     assert np.ptp(edge[:, 0]) * CM == pytest.approx(230.4) and half > 115.2 and centre == pytest.approx([0, 0, 0])
 
 
@@ -69,9 +84,21 @@ def test_draws_an_event(tmp_path):
     assert truth.shape == predicted.shape and {tuple(p) for p in np.round(truth * 1e4)} <= everything
     assert model.training and torch.equal(state, torch.get_rng_state())
     dataset.restrict(torch.tensor([2]))
-    written = draw_events(tmp_path, "x", model, dataset, 3, 1, html=False)
+    written = draw_events(tmp_path, "x", model, dataset, [0], 1, html=False)
     assert len(written) == 6 and all(path.stat().st_size > 10_000 for path in written)
     assert written[0].name == "x.event0.energy.png"
+
+
+def test_errors_and_pages_side_by_side(points, tmp_path):
+    """Every point once: right, or missed in the colour of its true class; three pages to one picture, empty ones too."""
+    truth, given = np.arange(40) % 4, np.zeros(40, int)
+    page = by_error(points, truth, given, "E")
+    assert [layer.name for layer in page.layers] == ["right (10)", "track missed (10)", "michel missed (10)", "delta missed (10)"]
+    assert [layer.colour for layer in page.layers[1:]] == list(CLASS_COLOURS[1:4])
+    flat = points * np.array([1, 0.01, 1, 1])
+    assert _longest_sides([by_class(flat, truth, "")]) == [0, 2]
+    draw_side_by_side(tmp_path / "e.png", "event", [by_class(points, truth, "truth"), page, Page("empty", [])])
+    assert (tmp_path / "e.png").stat().st_size > 10_000
 
 
 def test_html(points, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import torch
 
 import train_pelican_classifier as script
 from src.training import distributed
-from tests.cli.test_classifier_script import data, same, weights  # noqa: F401  (data is a fixture)
+from tests.cli.helpers import same, weights
+from tests.cli.test_classifier_script import data  # noqa: F401  (a fixture)
 from tests.conftest import ROOT, relative
 from tests.training.two_processes import FIXED, SAME, flags
 

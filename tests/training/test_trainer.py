@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from src.data.sampler import EpochBatches
+from src.errors import InputError
 from src.training.schedules import Schedule
 from src.training.trainer import StepOutput, Trainer, TrainerOptions
 
@@ -137,6 +138,52 @@ def test_same_as_without_the_new_options(tmp_path):
             other.step(Numbers(torch.tensor(numbers))).loss.backward()
             optimizer.step()
     assert torch.equal(task.model.weight, other.model.weight)
+
+
+def test_learning_rates_of_groups(tmp_path):
+    """Each group has its factor of the schedule's rate in every step; a factor of 1 changes no bit."""
+    trainer = run(tmp_path, num_epoch=1)[1]
+    weight, bias = trainer.task.model.parameters()
+    trainer.optimizer = torch.optim.SGD([{"params": [weight], "lr_scale": 1.0}, {"params": [bias], "lr_scale": 0.25}], lr=9.0)
+    trainer._train_step([Numbers(torch.arange(3))])
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.1, 0.025]
+
+
+class Counting:
+    """A collector that counts batches, and notes how it ended."""
+
+    def __init__(self):
+        self.batches, self.ended = 0, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.ended = kind
+
+    def add(self, output):
+        self.batches += 1
+        if self.batches > 3:
+            raise InputError("bad batch")
+
+    def finish(self):
+        return {"batches": self.batches}, {}
+
+
+@pytest.mark.parametrize("size, ended", [(4, None), (2, InputError)])
+def test_collector(tmp_path, size, ended):
+    """A task may collect outputs itself, and hears of the end, of an error too; the model is back in its mode after both."""
+    task, trainer = run(tmp_path, num_epoch=1)
+    collector, asked = Counting(), []
+    task.collect = lambda *arguments: asked.append(arguments) or collector
+    task.model.train()
+    loader = Loader(EpochBatches(len(DATA), size, shuffle=False))
+    if ended is None:
+        assert trainer.evaluate(loader, "best test", tmp_path / "x") == ({"batches": 3}, {})
+    else:
+        with pytest.raises(InputError):
+            trainer.evaluate(loader, "best test", tmp_path / "x")
+    assert asked == [("best test", tmp_path / "x", True)] and collector.ended is ended and task.model.training
 
 
 def test_unknown_metric(tmp_path):

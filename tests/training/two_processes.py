@@ -1,6 +1,6 @@
 """What test_distributed.py has two processes do: scenarios of the classifier script, one after another in one group.
 
-    python -m tests.training.two_processes whole|fail DATA WORK     # with torchrun's environment variables
+    python -m tests.training.two_processes whole|fail|points DATA WORK     # with torchrun's environment variables
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 import torch
 
 import train_pelican_classifier as script
+import train_segmentation as segmentation
 from src.cli.run import run_script
 from src.errors import InputError
 from src.tasks.jets import JetClassification
@@ -20,6 +21,13 @@ from tests.cli.test_classifier_script import TINY
 
 FIXED = [*TINY, "--no-plot", "--double", "--prefix", "tiny", "--num-epoch", "2", "--num-train", "61", "--lr-init", "0.01", "--clip", "1"]
 SAME = [*FIXED, "--drop-rate", "0", "--predict", "--ema", "0.5"]  # one process with twice the batch size does the same
+
+
+# segmentation: 9 = 2 x 4 + 1 training events; one process with twice the batch size does the same
+POINTS = ["--arch", "vit_tiny", "--depth", "2", "--layers", "0", "--group-size", "8", "--context", "60", "--min-points", "50", "--head-dim", "16",
+          "--head-dropout", "0", "--attention-dropout", "0", "--drop-path", "0", "--no-rotate", "--loss", "focal:0.5,dice,nll:0.1",
+          "--num-train", "9", "--num-epoch", "2", "--warmup", "0", "--lr-init", "1e-3", "--double", "--cpu", "--threads", "1", "--no-plot",
+          "--prefix", "points", "--predict"]  # fmt: skip
 
 
 def flags(data: str, work: str, *further: str) -> list[str]:
@@ -52,6 +60,8 @@ def main(argv: list[str]) -> None:
     scenario, data, work = argv
     if scenario == "fail":
         fail_on_the_second(flags(data, f"{work}/fail", *FIXED))
+    if scenario == "points":
+        return points(data, work)
     half = ["--batch-size", "10"]
     script.main(flags(data, f"{work}/two", *SAME, *half))
     script.main(flags(data, f"{work}/alone", *SAME, *half, "--no-distribute-eval", "--no-RAMdataset", "--num-workers", "1"))
@@ -64,6 +74,16 @@ def main(argv: list[str]) -> None:
         torch.save(state, f"{work}/fewer/model/tiny.pt")
     distributed.from_main(None)  # the checkpoint is there
     script.main(flags(data, f"{work}/cut", "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
+
+
+def points(data: str, work: str) -> None:
+    """Segmentation, whose losses are sums over both processes; evaluated by both, and by the first alone; and a step in
+    which neither has anything."""
+    segmentation.main(flags(data, f"{work}/two", *POINTS, "--batch-size", "2"))
+    loadfile = ["--eval", "--loadfile", f"{work}/two/model/points.pt", "--min-points", "50", "--cpu", "--double", "--no-plot"]
+    segmentation.main(flags(data, f"{work}/alone", *loadfile, "--prefix", "alone", "--no-distribute-eval"))
+    loss, totals = distributed.global_loss(torch.zeros(()), 0, False)
+    assert float(loss) == 0 and totals() == [0, 0, 0]
 
 
 def fail_on_the_second(argv: list[str]) -> None:

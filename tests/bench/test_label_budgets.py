@@ -1,0 +1,40 @@
+"""The study of label budgets: trains what is missing, once."""
+
+import pytest
+
+import bench.label_budgets as study
+from src.errors import InputError
+from tests.cli.test_segmentation_script import data, pretrained  # noqa: F401  (fixtures)
+from tools import plot_label_budgets
+
+
+def test_study(data, pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Every run once, and a table; after a stop in the second run, the first is not repeated and the second continues; the
+    tool draws the same table."""
+    seen, main = [], study.train_segmentation.main
+
+    def spied(argv):
+        seen.append((argv[argv.index("--prefix") + 1], "--load" in argv))
+        return main(argv, stop if len(seen) == 2 else None)
+
+    def stop(history):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study.train_segmentation, "main", spied)
+    flags = ["--pretrained", str(pretrained), "--datadir", str(data), "--workdir", str(tmp_path), "--methods", "scratch", "peft", "--budgets", "4"]
+    flags += ["--seeds", "1", "--", "--cpu", "--threads", "1", "--min-points", "50", "--num-step", "2", "--valid-every", "1", "--batch-size", "2", "--head-dim", "16"]
+    with pytest.raises(KeyboardInterrupt):
+        study.main(flags)
+    study.main(flags)
+    assert seen == [("budgets-scratch-4-s1", False), ("budgets-peft-4-s1", False), ("budgets-peft-4-s1", True)]
+    study.main(flags)
+    assert len(seen) == 3
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][-4:]
+    assert [line.split("|")[1:4] for line in table[2:]] == [[" scratch ", " 4 ", " 1 "], [" peft ", " 4 ", " 1 "]]
+    plot_label_budgets.main([str(tmp_path / "log/budgets.Best.metrics.csv"), "--out", str(tmp_path / "b.png")])
+    assert capsys.readouterr().out.splitlines()[:4] == table and (tmp_path / "b.png").exists()
+
+
+def test_bad_name():
+    with pytest.raises(InputError, match="without dashes"):
+        study.parse(["--pretrained", "x", "--study", "a-b"])

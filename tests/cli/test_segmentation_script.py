@@ -1,0 +1,295 @@
+"""The segmentation script, from its flags to its files."""
+
+import os
+import signal
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
+
+import train_pointmae
+import train_segmentation as script
+from src.cli.presets import parse_arguments
+from src.cli.run import run_script
+from src.cli.segmentation import check_flags, segmentation_config
+from src.data.pilarnet_files import EventFile
+from src.models.published import read_checkpoint
+from tests.cli.helpers import refused_by, row, same, walk, weights, write
+from tests.conftest import ROOT, golden_files
+
+TINY = [
+    "--group-size", "8", "--context", "60", "--min-points", "50", "--batch-size", "3", "--cpu", "--threads", "1", "--num-epoch", "2",
+    "--prefix", "tiny",
+]  # fmt: skip
+SCRATCH = ["--arch", "vit_tiny", "--depth", "1", "--head-dim", "16"]
+refused = partial(refused_by, script.main)
+CLASSES = ("shower", "track", "michel", "delta")
+
+
+def hard_events(rng):
+    """One without any point above the threshold, and one whose points all lie in one token: no neighbours to choose from."""
+    faint, small = walk(rng, 60), walk(rng, 60)
+    faint[0][:, 3] = 0.1
+    small[0][6:, :3] = np.round(300 + rng.uniform(0, 2, (54, 3)))
+    return [faint, small]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """10 training and 7 validation events, two of them hard; no event has deltas."""
+    folder, rng = tmp_path_factory.mktemp("clouds"), np.random.default_rng(0)
+    for split, number in (("train", 10), ("val", 5)):
+        events = [walk(rng, n) for n in rng.integers(100, 300, number)] + (hard_events(rng) if split == "val" else [])
+        write(folder / split / "events_v2.h5", events)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory):
+    """A masked autoencoder after one step."""
+    work = tmp_path_factory.mktemp("pretrained")
+    flags = ["--arch", "vit_tiny", "--depth", "1", "--decoder-depth", "1", "--num-step", "1", "--no-plot", "--no-probe", "--ema", "0.5"]
+    train_pointmae.main([*TINY, *flags, "--energy-threshold", "0.2", "--datadir", str(data), "--workdir", str(work)])
+    return work / "model/tiny.pt"
+
+
+def command(data, work, *flags):
+    """Flags of a tiny run."""
+    return [*TINY, "--head-dim", "16", "--datadir", str(data), "--workdir", str(work), *flags]
+
+
+def encoder_of(path) -> dict:
+    """The encoder's weights in a segmentation checkpoint."""
+    return {k.removeprefix("encoder."): v for k, v in weights(path).items() if k.startswith("encoder.")}
+
+
+def test_probe_then_evaluate(data, pretrained, tmp_path):
+    """Every promised output of a frozen encoder; metrics are scikit-learn's on the predictions, which point to the right
+    places of the input; the encoder is the averaged one of the pretraining, to the bit; evaluation elsewhere agrees."""
+    probe = ["--finetune", "peft", "--pretrained", str(pretrained), "--loss", "focal:1,dice:0.5", "--predict", "valid", "test"]
+    history = script.main(command(data, tmp_path, *probe, "--plot-numbers", "1", "6"))
+    assert len(history) == 2 and history[0]["valid_f1_macro"] >= 0
+    for name in (
+        "log/tiny.log", "log/tiny.png", "log/tiny/end.event1.classes.png", "log/tiny/end.event6.classes.png", "model/tiny_best.pt",
+        "predict/tiny.best.valid.h5", "predict/tiny.final.test.h5", "predict/tiny.best.test_confusion.png",
+    ):  # fmt: skip
+        assert (tmp_path / name).stat().st_size > 0, name
+    found = row(tmp_path / "log/tiny.Best.metrics.csv")
+    assert list(found)[:6] == ["prefix", "timestamp", "loss", "loss_focal", "loss_dice", "accuracy"]
+
+    with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file, EventFile(data / "val/events_v2.h5") as source:
+        truth, given, ptr = file["truth"][()], file["class"][()], file["ptr"][()]
+        assert file.attrs["files"].tolist() == [str(data / "val/events_v2.h5")] and file["event"][()].tolist() == list(range(7))
+        assert ptr[0] == 0 and ptr[5] == ptr[6] < ptr[7] == len(truth) == len(file["probability"])
+        assert (file["probability"][()].argmax(1) == given).mean() > 0.99  # half precision ties
+        for event, (first, last) in enumerate(zip(ptr[:-1], ptr[1:])):
+            points, clusters = source.read(event)
+            rows = file["row"][first:last]
+            assert np.array_equal(np.repeat(clusters[:, 4], clusters[:, 0])[rows], truth[first:last])
+            assert len(rows) == ((points[:, 3] > 0.2) & (np.arange(len(points)) >= clusters[0, 0])).sum()
+    labels = np.union1d(truth, given)
+    numbers = precision_recall_fscore_support(truth, given, labels=labels, zero_division=0)[:3]
+    each = dict(zip(("precision", "recall", "f1"), numbers)) | {"iou": jaccard_score(truth, given, labels=labels, average=None)}
+    assert float(found["accuracy"]) == pytest.approx(accuracy_score(truth, given), rel=1e-12)
+    for metric, values in each.items():
+        assert float(found[f"{metric}_macro"]) == pytest.approx(values.mean(), rel=1e-12)
+        for k, name in enumerate(CLASSES):
+            expected = values[labels == k][0] if k in labels else np.nan
+            assert float(found[f"{metric}_{name}"]) == pytest.approx(expected, rel=1e-12, nan_ok=True), (metric, name)
+    table = np.loadtxt(tmp_path / "predict/tiny.best.test_confusion.csv", delimiter=",", skiprows=1)
+    assert table.sum() == len(truth) and table.trace() == (truth == given).sum()
+
+    before = read_checkpoint(pretrained)
+    averaged = {k.removeprefix("module."): v for k, v in before["average_state"].items()}
+    for name, value in encoder_of(tmp_path / "model/tiny.pt").items():
+        assert torch.equal(value, averaged.get(f"encoder.{name}", before["model_state"][f"encoder.{name}"])), name
+
+    best = ["--eval", "--cpu", "--min-points", "50", "--testfile", str(data / "val/events_v2.h5"), "--loadfile", str(tmp_path / "model/tiny_best.pt")]
+    script.main([*best, "--workdir", str(tmp_path / "e"), "--prefix", "again", "--batch-size", "2"])
+    again = row(tmp_path / "e/log/again.Best.metrics.csv")
+    for name in list(found)[2:]:
+        assert float(again[name]) == pytest.approx(float(found[name]), rel=1e-5, nan_ok=True), name
+    script.main([*best, "--workdir", str(tmp_path / "e"), "--prefix", "few", "--num-test", "2", "--no-predict", "--no-plot"])
+    assert not list((tmp_path / "e/predict").glob("few*"))
+
+
+@pytest.mark.parametrize("flags", [["--finetune", "lora", "--lora-rank", "2"], ["--layer-decay", "0.5"]], ids=["lora", "decay"])
+def test_fine_tuning(data, pretrained, tmp_path, flags):
+    """What learns, learns, and nothing else: with LoRA the weights of the pretraining stay, and its updates grow; the
+    checkpoint says what it is when it is evaluated, or trained further."""
+    script.main(command(data, tmp_path, "--pretrained", str(pretrained), "--no-plot", "--no-predict", "--num-step", "3", *flags))
+    before, after = read_checkpoint(pretrained), encoder_of(tmp_path / "model/tiny.pt")
+    before = {k.removeprefix("module.encoder."): v for k, v in before["average_state"].items() if k.startswith("module.encoder.")}
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    if "lora" in flags:
+        assert not moved and all(value.any() for name, value in after.items() if name.endswith(".up")) and len(after) > len(before)
+    else:
+        assert moved == set(before)
+        scales = [group.get("lr_scale") for group in read_checkpoint(tmp_path / "model/tiny.pt")["optimizer_state"]["param_groups"]]
+        assert scales == [1, 0.5, 0.25]
+    script.main(["--eval", "--cpu", "--prefix", "tiny", "--workdir", str(tmp_path), "--datadir", str(data), "--min-points", "50", "--no-plot"])
+    first, again = (tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()[1:]
+    assert [float(x) for x in again.split(",")[2:6]] == pytest.approx([float(x) for x in first.split(",")[2:6]], rel=1e-5)
+    further = command(data, tmp_path, "--loadfile", str(tmp_path / "model/tiny.pt"), "--prefix", "more", "--num-step", "1", "--no-plot")
+    script.main(further)
+    assert read_checkpoint(tmp_path / "model/more.pt")["args"]["finetune"] == ("lora" if "lora" in flags else "fft")
+
+
+def test_low_energy_deposits_as_a_class(data, tmp_path):
+    """Five classes, weights from the data that the checkpoint keeps, a transformer in the head, all losses."""
+    flags = [*SCRATCH, "--no-remove-led", "--class-weights", "data", "--head-depth", "1", "--loss", "nll:0.1,focal,dice:2", "--no-plot"]
+    script.main(command(data, tmp_path, *flags, "--num-step", "1"))
+    found = row(tmp_path / "log/tiny.Best.metrics.csv")
+    assert {"recall_led", "loss_nll"} <= found.keys()
+    total = 0.1 * float(found["loss_nll"]) + float(found["loss_focal"]) + 2 * float(found["loss_dice"])
+    assert float(found["loss"]) == pytest.approx(total, rel=1e-9)
+    kept = [float(x) for x in read_checkpoint(tmp_path / "model/tiny.pt")["args"]["class_weights"].split(",")]
+    with EventFile(data / "train/events_v2.h5") as file:
+        counts = np.zeros(5)
+        for event in range(len(file)):
+            points, clusters = file.read(event)
+            counts += np.bincount(np.repeat(clusters[:, 4], clusters[:, 0])[points[:, 3] > 0.13], minlength=5)
+    assert kept == pytest.approx([counts.sum() / n if n else 0 for n in counts], rel=1e-6)
+    bare = ["--eval", "--cpu", "--prefix", "tiny", "--workdir", str(tmp_path), "--datadir", str(data), "--min-points", "50"]
+    script.main([*bare, "--no-predict", "--plot-events", "0"])  # the flags come from the checkpoint
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers):
+    """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the weights and
+    numbers of a run that was not stopped. Breaks if a rotation or dropout comes from a generator that is not in the
+    checkpoint, or if a validation or a picture draws from one that is."""
+    copy = tmp_path / "pretrained.pt"
+    copy.write_bytes(pretrained.read_bytes())
+    every = ["--pretrained", str(copy), "--layer-decay", "0.7", "--drop-path", "0.2", "--loss", "focal,dice", "--class-weights", "data"]
+    every += ["--valid-every", "2", "--accumulate", "2", "--num-step", "6", "--batch-size", "2", "--ema", "0.5", "--no-predict"]
+    script.main(command(data, tmp_path / "whole", *every, *(["--no-plot"] if workers == "1" else ["--plot-every", "4"])))
+    every += ["--no-plot"]
+    from src.tasks.segmentation import PointSegmentation
+
+    step, calls = PointSegmentation.step, []
+
+    def step_and_signal(self, batch):
+        calls.append(self.model.training)
+        if sum(calls) == 6:  # five batches make the three steps of the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+            monkeypatch.undo()
+        return step(self, batch)
+
+    monkeypatch.setattr(PointSegmentation, "step", step_and_signal)
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, command(data, tmp_path / "cut", *every))
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["step"] == 4
+    copy.unlink()
+    script.main(["--load", "--cpu", "--threads", "1", "--prefix", "tiny", "--datadir", str(data), "--workdir", str(tmp_path / "cut"), "--num-workers", workers])
+    for name in ("model/tiny.pt", "model/tiny_best.pt"):
+        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+    whole, cut = (read_checkpoint(tmp_path / k / "model/tiny.pt")["progress"]["history"] for k in ("whole", "cut"))
+    assert [r["step"] for r in whole] == [2, 4, 6]
+    for a, b in zip(whole, cut, strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k and v == v} == {k: v for k, v in b.items() if "second" not in k and v == v}
+
+
+def test_published_checkpoints(data, tmp_path):
+    """A published segmentation network is evaluated; a published masked autoencoder is fine-tuned, and what comes of it
+    still has its norms."""
+    (fine, *_), (masked, *_) = golden_files("polarmae", "segmentation.ckpt"), golden_files("polarmae", "polarmae.ckpt")
+    common = ["--cpu", "--datadir", str(data), "--min-points", "50", "--workdir", str(tmp_path), "--no-plot"]
+    script.main(["--eval", "--loadfile", str(fine), *common, "--prefix", "fine"])
+    assert 0 < float(row(tmp_path / "log/fine.Best.metrics.csv")["f1_macro"]) < 1
+    script.main(["--pretrained", str(masked), "--finetune", "lora", "--num-step", "1", "--batch-size", "5", "--head-dim", "16", *common, "--prefix", "more"])
+    stored = read_checkpoint(tmp_path / "model/more.pt")["args"]
+    assert stored["published_norms"] and stored["layers"] == [0, 1] and stored["context"]
+    script.main(["--eval", "--prefix", "more", *common])
+
+
+def test_presets(data, tmp_path):
+    """The committed presets are read, and log/PREFIX.yaml is one."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
+    args, _ = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert (args.layers, args.class_weights, args.head_dim) == ([0], "pilarnet", 16)
+    presets = sorted((ROOT / "config").glob("segmentation_*.yaml"))
+    assert len(presets) == 5
+    for path in presets:
+        args, _ = parse_arguments(script.make_parser, ["--yaml", str(path)])
+        check_flags(args)
+        config = segmentation_config(args)
+        assert path.stem.endswith("quick") or (config.layers == (3, 7, 11) and config.finetune in path.stem)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--finetune", "peft"], "give --pretrained"),
+        (["--pretrained", "nowhere.pt"], "make one with train_pointmae.py"),
+        (["--pretrained", "PRETRAINED", "--depth", "7"], "--depth 7 contradicts"),
+        (["--loadfile", "PRETRAINED"], "to fine-tune it: --pretrained"),
+        (["--pretrained", "JETS"], "not a checkpoint of a masked autoencoder"),
+        (["--pretrained", "SEGMENTATION"], "start from it with --loadfile"),
+        (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "expected one of them"),
+        (["--loadfile", "SEGMENTATION", "--layers", "0"], "--layers [0] contradicts"),
+        (["--loadfile", "SEGMENTATION", "--no-remove-led"], "--remove-led False contradicts"),
+        (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only with --finetune fft"),
+        (["--layer-decay", "1.5"], "--layer-decay"),
+        (["--class-weights", "1,2"], "expected 4 numbers"),
+        (["--class-weights", "1,-2,3,4"], "'pilarnet', 'data', 'none'"),
+        (["--class-weights", "data", "--eval", "--loadfile", "SEGMENTATION", "--testfile", "TEST"], "expected training events"),
+        (["--loss", "focal:1,dce:1"], "expected terms of focal, nll, dice"),
+        (["--layers", "1", "--depth", "1"], "blocks of the encoder, 0 to 0"),
+        (["--predict-format", "pt"], "expected h5"),
+        (["--plot-numbers", "7"], "expected 0 to 6"),
+        (["--lora-rank", "0"], "--lora-rank"),
+        (["--best-by", "AUC"], "--best-by"),
+        (["--compile"], "--compile"),
+    ],
+)
+def test_bad_flags(data, pretrained, tmp_path, capsys, run_folder, flags, message):
+    """One line, a non-zero status, and nothing written."""
+    places = {
+        "PRETRAINED": pretrained, "JETS": run_folder / "ref_best.pt", "SEGMENTATION": golden_files("polarmae", "segmentation.ckpt")[0],
+        "TEST": data / "val/events_v2.h5",
+    }  # fmt: skip
+    flags = [str(places.get(flag, flag)) for flag in flags]
+    small = [] if "--loadfile" in flags or "--pretrained" in flags else SCRATCH
+    base = ["--cpu", "--min-points", "50", "--datadir", str(data), "--workdir", str(tmp_path / "w")]
+    assert message in refused([*base, *small, *flags], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+def test_pretraining_is_never_replaced(data, pretrained, tmp_path, capsys):
+    """The encoder's checkpoint belongs to the run of that prefix: refused, and still there."""
+    (tmp_path / "model").mkdir()
+    mine = tmp_path / "model/tiny_best.pt"
+    mine.write_bytes(pretrained.read_bytes())
+    assert "choose another --prefix" in refused(command(data, tmp_path, "--pretrained", str(mine), "--no-plot"), capsys)
+    assert mine.exists()
+
+
+def test_probe_first_then_all_weights(data, pretrained, tmp_path):
+    """--loadfile with another --finetune: the same weights, of which more learn; but a run is not continued so."""
+    script.main(command(data, tmp_path, "--finetune", "peft", "--pretrained", str(pretrained), "--num-step", "1", "--no-plot", "--no-predict"))
+    first = encoder_of(tmp_path / "model/tiny.pt")
+    more = ["--loadfile", str(tmp_path / "model/tiny.pt"), "--finetune", "fft", "--prefix", "all", "--num-step", "1"]
+    script.main(command(data, tmp_path, *more, "--no-plot", "--no-predict"))
+    assert not same(first, encoder_of(tmp_path / "model/all.pt"))
+
+
+def test_continuing_refuses_another_way(data, tmp_path, capsys):
+    """What learns cannot change within a run: the optimizer's state would not fit."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
+    assert "cannot be continued" in refused(command(data, tmp_path, *SCRATCH, "--load", "--finetune", "peft"), capsys)
+
+
+def test_unexpected_class(data, tmp_path, capsys):
+    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named."""
+    rng = np.random.default_rng(1)
+    events = [walk(rng, 100), walk(rng, 100)]
+    events[1][1][2, 4] = 4
+    for split in ("train", "val"):
+        write(tmp_path / "bad" / split / "events_v2.h5", events)
+    line = refused(command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--no-shuffle"), capsys)
+    assert "event 1 of the split: expected classes 0 to 3, got 4" in line and "--no-remove-led" in line

@@ -1,0 +1,139 @@
+"""Segmentation as a task: sums over a split, hard events, files of predictions."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from src.cloud_losses import LossTerms
+from src.data.packing import CloudBatch
+from src.errors import InputError
+from src.layers.grouping import VOXEL, TokenizerConfig
+from src.layers.transformer import TransformerConfig
+from src.models.point_encoder import EncoderConfig
+from src.models.segmentation import Segmentation, SegmentationConfig
+from src.tasks.segmentation import BAD, DROPPED, NO_TOKENS, PointSegmentation
+from tests.layers.clouds import tracks
+
+TOKENS = TokenizerConfig(3 * VOXEL, context=40, group_size=8, upscale=16)
+WEIGHT = torch.tensor([1.0, 2.0, 30.0, 5.0])
+
+
+class Places:
+    """The part of a data set that predictions need: every event is of the second file."""
+
+    files = ("a.h5", "b.h5")
+
+    @staticmethod
+    def places(index):
+        return np.ones(len(index), np.int64), index.numpy() + 100
+
+
+def make_task(terms=("focal", "nll", "dice")):
+    torch.manual_seed(2)
+    config = SegmentationConfig(EncoderConfig(TOKENS, TransformerConfig("vit_tiny", 1)), layers=(0,), head_dim=16)
+    loss = LossTerms({name: 1.0 + k for k, name in enumerate(terms)}, WEIGHT)
+    return PointSegmentation(Segmentation(config).double().eval(), loss, {"valid": Places})
+
+
+def make_batch(lengths, first=0, **more):
+    points, counts = tracks(lengths, dtype=torch.float64)
+    rows = torch.cat([torch.arange(n) * 2 for n in [0, *lengths]]).long()
+    return CloudBatch(points, counts, torch.arange(len(points)) % 3, index=torch.arange(first, first + len(lengths)), row=rows, **more)
+
+
+def parts_of(batch):
+    """Its events, one to a batch, in another order."""
+    columns = [x.split(batch.lengths.tolist()) for x in (batch.points, batch.semantic, batch.row)]
+    for k in reversed(range(len(batch))):
+        points, semantic, row = (column[k] for column in columns)
+        yield CloudBatch(points, batch.lengths[k : k + 1], semantic, index=batch.index[k : k + 1], row=row)
+
+
+@torch.no_grad()
+def evaluate(task, batches, stem=None):
+    with task.collect("best valid", stem, shared=False) as collector:
+        for batch in batches:
+            collector.add(task.step(batch))
+        return collector.finish()
+
+
+def test_split_is_summed_exactly():
+    """Losses (dice too, which is no mean) and counts of a split do not depend on its batches; a class that no point has is
+    nan. Breaks if values of batches are averaged."""
+    task, whole = make_task(), make_batch([120, 0, 90, 1])
+    one, outputs = evaluate(task, [whole])
+    many, others = evaluate(task, parts_of(whole))
+    assert many == pytest.approx(one, rel=1e-12, nan_ok=True) and torch.equal(outputs["confusion"], others["confusion"])
+    assert one["loss"] == pytest.approx(float(task.step(whole).loss.detach()), rel=1e-12)
+    assert one["loss"] == pytest.approx(one["loss_focal"] + 2 * one["loss_nll"] + 3 * one["loss_dice"], rel=1e-12)
+    assert outputs["confusion"].sum() == 211 and outputs["confusion"].sum(1)[3] == 0
+    assert "loss_dice" not in evaluate(make_task(["dice"]), [whole])[0]
+
+
+def test_hard_events():
+    """Without a point, with one: counted, and without influence on the others. A batch of nothing has a loss of 0, and a
+    gradient, as a process's share may be such."""
+    task = make_task(["dice", "focal"])
+    alone = make_batch([120])
+    among = replace(alone, lengths=torch.tensor([0, 120, 0]), index=torch.arange(3), skipped=2)
+    torch.testing.assert_close(*(task.step(batch).outputs["particle_probability"] for batch in (alone, among)), rtol=1e-12, atol=0)
+    assert task.counts == {NO_TOKENS: 2, DROPPED: 0, BAD: 2}
+    task.model.train()
+    for lengths in ([], [0, 0]):
+        out = task.step(make_batch(lengths))
+        assert out.weight == 0 and torch.isfinite(out.loss) and out.outputs == {}
+        out.loss.backward()
+    task.step(make_batch([2000]))
+    assert task.counts[DROPPED] > 0
+
+
+def test_training_turns_events():
+    """The loss of a batch changes with the global generator, whose state checkpoints hold, and repeats with it."""
+    task, batch = make_task(), make_batch([200, 150])
+    task.model.train()
+    state = torch.get_rng_state()
+    first, second = task.step(batch).loss, task.step(batch).loss
+    torch.set_rng_state(state)
+    assert first != second and torch.equal(task.step(batch).loss, first)
+
+
+def test_class_that_the_network_lacks():
+    """The event is named. Breaks if the search is off by one, or an empty event before it is counted."""
+    task, batch = make_task(), make_batch([3, 0, 5, 4], first=10)
+    batch.semantic[3] = 4
+    with pytest.raises(InputError, match="event 12 of the split: expected classes 0 to 3, got 4"):
+        task.step(batch)
+
+
+def test_predictions(tmp_path):
+    """The file holds every point of every event, in the order that came; an error leaves none, and nothing temporary."""
+    task, whole = make_task(), make_batch([120, 0, 90])
+    stem = tmp_path / "p" / "x.best.valid"
+    numbers, outputs = evaluate(task, list(parts_of(whole))[::-1], stem)
+    (tmp_path / "p/x.best.valid.h5").rename(tmp_path / "kept.h5")
+    with h5py.File(tmp_path / "kept.h5") as file:
+        assert file["ptr"][()].tolist() == [0, 120, 120, 210] and file["event"][()].tolist() == [100, 101, 102]
+        assert file["file"][()].tolist() == [1, 1, 1] and file.attrs["files"][1] == "b.h5" and list(file.attrs["classes"]) == list(task.names)
+        assert np.array_equal(file["row"], whole.row) and np.array_equal(file["truth"], whole.semantic)
+        logits = task.model(whole.points, whole.lengths).logits
+        assert np.array_equal(file["class"], logits.argmax(1))
+        assert np.abs(file["probability"][()] - logits.softmax(1).detach().numpy()).max() < 1e-3
+    with pytest.raises(KeyError):
+        evaluate(task, [whole, Broken()], stem)
+    assert list((tmp_path / "p").iterdir()) == []
+    assert {path.name for path in task.save_outputs(stem, outputs)} == {"x.best.valid.h5", "x.best.valid_confusion.csv"}
+    header, *rows = (tmp_path / "p/x.best.valid_confusion.csv").read_text().splitlines()
+    assert header == "given_shower,given_track,given_michel,given_delta" and len(rows) == 4
+
+
+class Broken:
+    """A batch that fails when it is looked at."""
+
+    semantic = ()
+
+    @property
+    def points(self):
+        raise KeyError("points")
