@@ -52,7 +52,7 @@ def add_cloud_network_arguments(parser: argparse.ArgumentParser) -> None:
     """The network of a masked autoencoder."""
     group = parser.add_argument_group("network")
     group.add_argument("--model", choices=MODELS, default="polarmae", help="polarmae: fill in energies too")
-    group.add_argument("--decoder-depth", type=int, default=4, metavar="N", help="blocks of the decoder")
+    group.add_argument("--decoder-depth", type=int, default=4, metavar="N", help="blocks of the decoder; 0: none, the encoder gets mask tokens for what is hidden (SimMIM), which teaches it more in a short run")
     group.add_argument("--mask-ratio", type=float, default=0.6, help="part of an event's tokens that is hidden")
     add_encoder_arguments(group)
 
