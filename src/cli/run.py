@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import signal
 import sys
 import time
 import traceback
@@ -95,7 +96,9 @@ class RunPaths:
 def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Call a script's main; failures become one readable line and a non-zero exit status.
 
-    Under torchrun the processes are joined first; the failure of any is a line in the log of process 0."""
+    SIGTERM ends it as an exception does, so that no half-written file stays; training, which saves first, and sweeps have
+    handlers of their own.  Under torchrun the processes are joined first; the failure of any is a line in the log of process 0."""
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         distributed.connect()
         main(argv)
@@ -119,6 +122,14 @@ def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str]
         else:
             print(f"error: {text}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(signum: int, frame) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # a second one would disturb the tidying
+    log.warning(f"stopped by {signal.Signals(signum).name}")
+    raise SystemExit(128 + signum)
 
 
 def _one_line(error: Exception) -> str:

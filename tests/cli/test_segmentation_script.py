@@ -17,6 +17,7 @@ from src.cli.run import run_script
 from src.cli.segmentation import check_flags, segmentation_config
 from src.data.pilarnet_files import EventFile
 from src.models.published import read_checkpoint
+from src.tasks.point_predictions import PointPredictions
 from tests.cli.helpers import refused_by, row, same, walk, weights, write
 from tests.conftest import ROOT, golden_files
 
@@ -293,3 +294,20 @@ def test_unexpected_class(data, tmp_path, capsys):
         write(tmp_path / "bad" / split / "events_v2.h5", events)
     line = refused(command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--no-shuffle"), capsys)
     assert "event 1 of the split: expected classes 0 to 3, got 4" in line and "--no-remove-led" in line
+
+
+def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
+    """Status 143 and no file of predictions, neither whole nor half. Breaks if the signal is left to the system."""
+    append, before = PointPredictions.append, signal.getsignal(signal.SIGTERM)
+
+    def append_and_signal(self, rows):
+        append(self, rows)
+        assert len(list((tmp_path / "predict").iterdir())) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(PointPredictions, "append", append_and_signal)
+    published = ["--eval", "--loadfile", str(golden_files("polarmae", "segmentation.ckpt")[0]), "--min-points", "50", "--batch-size", "2"]
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, [*published, "--cpu", "--no-plot", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "cut"])
+    assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert list((tmp_path / "predict").iterdir()) == [] and "stopped by SIGTERM" in (tmp_path / "log/cut.log").read_text()
