@@ -23,6 +23,7 @@ from src.cli.segmentation import (
 from src.models.segmentation import Segmentation
 from src.plots.curves import draw_segmentation
 from src.tasks.cloud_pictures import draw_labels
+from src.tasks.segmentation import PointSegmentation
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_run_arguments(parser, prefix="segmentation")
     add_cloud_data_arguments(parser)
     add_segmentation_arguments(parser)
-    add_training_arguments(parser, ("loss", "accuracy", "f1_macro", "iou_macro", "precision_macro", "recall_macro"))
+    add_training_arguments(parser, tuple(PointSegmentation.metric_directions))
     parser.set_defaults(
         lr_init=3e-4, lr_start=1e-6, lr_final=1e-6, lr_decay_type="cos", weight_decay=0.05, warmup=1, cooldown=0, clip=3.0,
         batch_size=16, num_epoch=20, best_by="f1_macro", predict_format="h5",

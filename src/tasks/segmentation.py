@@ -31,6 +31,8 @@ class PointSegmentation:
     the sums over all its points.  layer_decay: of the learning rate, from block to block down the encoder.  datasets: the
     splits by name, which tell where an event of a split lies.  plot: draw confusion matrices."""
 
+    metric_directions = {"loss": -1, "accuracy": 1} | {f"{metric}_macro": 1 for metric in PER_CLASS}
+
     def __init__(
         self, model: Segmentation, loss: LossTerms, datasets: dict[str, CloudDataset], rotate: bool = True,
         layer_decay: float = 1.0, plot: bool = False,
@@ -38,8 +40,7 @@ class PointSegmentation:
         self.model, self.loss, self.datasets = model, loss, datasets
         self.rotate, self.layer_decay, self.plot = rotate, layer_decay, plot
         self.names = CLASS_NAMES[: model.config.num_classes]
-        self.metric_directions = {"loss": -1, "accuracy": 1}
-        self.metric_directions |= {f"{metric}_{name}": 1 for metric in PER_CLASS for name in ("macro", *self.names)}
+        self.metric_directions = self.metric_directions | {f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names}
         self.details = [name for name in self.metric_directions if name.startswith(("precision_", "recall_", "iou_"))]
         self.counts = {NO_TOKENS: 0, DROPPED: 0, BAD: 0}
 
