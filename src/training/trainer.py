@@ -3,7 +3,6 @@
 A `Task` says what a model's loss, metrics and outputs are; the trainer knows nothing else of it.
 """
 
-import contextlib
 import itertools
 import logging
 import math
@@ -68,13 +67,18 @@ class Collector(Protocol):
         """Metrics (None except on process 0), and what is left of the outputs."""
 
 
-class GatheredOutputs(contextlib.nullcontext):
+class GatheredOutputs:
     """All outputs in memory, until the task's metrics are made of them.  shared: by all processes."""
 
     def __init__(self, task: Task, shared: bool):
-        super().__init__(self)
         self.task, self.shared = task, shared
         self.loss_sum, self.items, self.gathered = 0.0, 0, {}
+
+    def __enter__(self) -> "GatheredOutputs":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Nothing is open."""
 
     def add(self, output: StepOutput) -> None:
         loss, weight, outputs = output
