@@ -175,6 +175,8 @@ def make_task(run: Run, model: Segmentation, datasets: dict[str, CloudDataset]) 
     """Loss and outputs that the flags describe; weights that are counted become numbers of --class-weights, so that the
     checkpoints hold them."""
     args = run.args
+    for dataset in datasets.values():
+        dataset.selection = replace(dataset.selection, strict_led=True)
     for split in set(args.predict) & datasets.keys():
         datasets[split].selection = replace(datasets[split].selection, rows=True)
     if args.class_weights == "data":
@@ -210,9 +212,9 @@ def inverse_shares(counts: Tensor) -> Tensor:
 
 
 def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:
-    """Points of each class (C,) int64 in a data set."""
+    """Points of each class (C,) int64 in a data set, which has no other classes."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for start in tqdm(range(0, len(dataset), _EVENTS), desc="class weights", unit="batch", disable=None, leave=False):
         batch = dataset.__getitems__(list(range(start, min(start + _EVENTS, len(dataset)))))
-        counts += torch.bincount(batch.semantic, minlength=num_classes)[:num_classes]
+        counts += torch.bincount(batch.semantic, minlength=num_classes)
     return counts

@@ -10,7 +10,6 @@ from ..cloud_losses import LossTerms
 from ..data.augment import random_rotations, rotate
 from ..data.packing import CloudBatch
 from ..data.pilarnet import CLASS_NAMES, CloudDataset
-from ..errors import InputError
 from ..files import whole_file
 from ..layers.all_reduce import all_reduce_sum
 from ..metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
@@ -52,7 +51,6 @@ class PointSegmentation:
         """Loss over the points.  Outputs, in evaluation only: index and lengths (B,), sums of the loss, and for each point
         particle_truth, particle_class, particle_probability (P, C) and, if the batch has them, particle_row."""
         model = self.model
-        self._check(batch)
         if model.training and self.rotate:
             batch = rotate(batch, random_rotations(len(batch)))
         logits, tokens = model(batch.points, batch.lengths)
@@ -70,16 +68,6 @@ class PointSegmentation:
         if batch.row is not None:
             outputs["particle_row"] = batch.row
         return StepOutput(self.loss.total(sums), len(logits), outputs)
-
-    def _check(self, batch: CloudBatch) -> None:
-        classes = len(self.names)
-        if len(batch.semantic) and int(batch.semantic.max()) >= classes:
-            wrong = torch.nonzero(batch.semantic >= classes)[0, 0].item()
-            event = int(batch.index[torch.searchsorted(batch.lengths.cumsum(0), wrong, right=True)])
-            raise InputError(
-                f"event {event} of the split: expected classes 0 to {classes - 1}, got {int(batch.semantic.max())}; the network has "
-                f"no class for low-energy deposits outside of cluster 0: train with --no-remove-led, or leave the event out"
-            )
 
     def collect(self, name: str, stem: Path | None, shared: bool) -> "PointSums":
         """For an evaluation: sums instead of points; with a stem, the points go to <stem>.h5 as they come."""

@@ -286,14 +286,19 @@ def test_continuing_refuses_another_way(data, tmp_path, capsys):
 
 
 def test_unexpected_class(data, tmp_path, capsys):
-    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named."""
+    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named, or left out and counted."""
     rng = np.random.default_rng(1)
     events = [walk(rng, 100), walk(rng, 100)]
     events[1][1][2, 4] = 4
     for split in ("train", "val"):
         write(tmp_path / "bad" / split / "events_v2.h5", events)
-    line = refused(command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--no-shuffle"), capsys)
-    assert "event 1 of the split: expected classes 0 to 3, got 4" in line and "--no-remove-led" in line
+    flags = command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--num-step", "1", "--no-plot")
+    line = refused(flags, capsys)
+    assert "events_v2.h5: event 1: expected low-energy deposits in cluster 0 alone" in line and "--skip-bad" in line
+    script.main([*flags, "--skip-bad"])
+    assert "best test: 1 bad events" in (tmp_path / "log/tiny.log").read_text()
+    with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file:
+        assert file["event"][()].tolist() == [0]
 
 
 def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
