@@ -9,10 +9,11 @@ import argparse
 
 from src.cli.arguments import Formatter, add_run_arguments, add_training_arguments
 from src.cli.clouds import Pictures, add_cloud_data_arguments, open_clouds
-from src.cli.presets import parse_arguments
+from src.cli.presets import given_flags, parse_arguments
 from src.cli.run import Run, run_script, train_and_evaluate
 from src.cli.segmentation import (
     add_segmentation_arguments,
+    check_evaluation,
     check_flags,
     load_encoder_,
     make_task,
@@ -43,6 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None, report=None) -> list[dict]:
     """Parse the flags and run; returns one dict of numbers per epoch.  report(all so far) is called after each."""
     args, given = parse_arguments(make_parser, argv)
+    if args.task == "eval":
+        check_evaluation(given_flags(make_parser, argv))
     run = Run(args)
     start, encoder = run.starting_point(), None
     if start is not None:

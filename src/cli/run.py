@@ -264,6 +264,7 @@ class Run:
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
+        self.args.loadfile = self.args.loadfile or stored.get("loadfile", "")  # not read again: where the weights came from
         self._be_reproducible()
 
     def loader(self, dataset, training: bool = False):
@@ -352,16 +353,19 @@ def train_and_evaluate(
         task.model.compile(dynamic=True)
     log.info(f"{type(task.model).__name__} with {sum(p.numel() for p in task.model.parameters()):,} parameters; events: " + ", ".join(f"{k} {len(v)}" for k, v in datasets.items()))
 
+    splits = [s for s in datasets if s in args.predict or s == "test"]
     if run.evaluating:
+        missing = [s for s in args.predict if s not in datasets]
+        if missing:
+            log.warning(f"--predict: no {' and no '.join(missing)} events here")
         for kind, path in _checkpoints_to_evaluate(run, start):
             load_weights(task.model, start[0] if path == start[1] else read_checkpoint(path), path)
             trainer.average = None
-            evaluate_and_save(run, trainer, task, datasets, kind, ["test"])
+            evaluate_and_save(run, trainer, task, datasets, kind, splits)
         return []
     valid = run.loader(datasets["valid"])[0] if "valid" in datasets else None
     with _EpochReports(run, report) as reports:
         history = trainer.fit(loader, batches, valid, reports.epoch if distributed.is_main() else _no_report)
-    splits = [s for s in datasets if s in args.predict or s == "test"]
     outputs = evaluate_and_save(run, trainer, task, datasets, "final", splits)
     if distributed.from_main(args.save and paths.best.exists()):
         epoch = trainer.use_weights_of(paths.best)

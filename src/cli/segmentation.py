@@ -74,6 +74,13 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError(f"--predict-format {args.predict_format}: expected h5, which points are written to as they come")
 
 
+def check_evaluation(flags: dict) -> None:
+    """InputError for flags of the command line (a preset may have them) that an evaluation would not look at."""
+    for name in ("pretrained", "scratch"):
+        if flags.get(name):
+            raise InputError(f"--{name}: an evaluation takes the network of --loadfile, or of --prefix, as it is; leave the flag out")
+
+
 # -- checkpoints ----------------------------------------------------------------------------------------------------
 
 

@@ -310,7 +310,8 @@ class Sweep:
         checkpoint = self.paths(best.number).best
         if not checkpoint.exists():
             raise InputError(f"--optuna-test: {checkpoint} is not on this machine; run there, or without --no-save")
-        script.main([*best.user_attrs["flags"], "--eval", f"--loadfile={checkpoint}", f"--prefix={self.own.study_name}-best"])
+        started = [flag for name, flag in (("pretrained", "--pretrained="), ("scratch", "--no-scratch")) if hasattr(self.args, name)]
+        script.main([*best.user_attrs["flags"], *started, "--eval", f"--loadfile={checkpoint}", f"--prefix={self.own.study_name}-best"])
         self._log_here()
 
 

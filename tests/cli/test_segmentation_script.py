@@ -114,6 +114,11 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
     for name in list(found)[2:]:
         assert float(again[name]) == pytest.approx(float(found[name]), rel=1e-5, nan_ok=True), name
     script.main([*best, "--workdir", str(tmp_path / "e"), "--prefix", "few", "--num-test", "2", "--no-predict", "--no-plot"])
+    here = ["--eval", "--cpu", "--min-points", "50", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "tiny"]
+    (tmp_path / "predict/tiny.best.valid.h5").unlink()
+    script.main([*here, "--num-valid", "2", "--predict", "valid", "--no-plot"])
+    with h5py.File(tmp_path / "predict/tiny.best.valid.h5") as file:
+        assert file["event"].shape == (2,)
     assert not list((tmp_path / "e/predict").glob("few*"))
 
 
@@ -236,6 +241,8 @@ def test_presets(data, tmp_path):
         (["--loadfile", "SEGMENTATION", "--no-remove-led"], "--remove-led False contradicts"),
         (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only with --finetune fft"),
         (["--layer-decay", "1.5"], "--layer-decay"),
+        (["--eval", "--loadfile", "SEGMENTATION", "--pretrained", "PRETRAINED"], "as it is; leave the flag out"),
+        (["--eval", "--loadfile", "SEGMENTATION", "--scratch"], "--scratch: an evaluation"),
         (["--class-weights", "1,2"], "expected 4 numbers"),
         (["--class-weights", "1,-2,3,4"], "'pilarnet', 'data', 'none'"),
         (["--class-weights", "data", "--eval", "--loadfile", "SEGMENTATION", "--testfile", "TEST"], "expected training events"),
@@ -277,6 +284,8 @@ def test_probe_first_then_all_weights(data, pretrained, tmp_path):
     more = ["--loadfile", str(tmp_path / "model/tiny.pt"), "--finetune", "fft", "--prefix", "all", "--num-step", "1"]
     script.main(command(data, tmp_path, *more, "--no-plot", "--no-predict"))
     assert not same(first, encoder_of(tmp_path / "model/all.pt"))
+    script.main(["--load", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "all", "--num-step", "2"])
+    assert read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]  # the table of few labels asks for it
 
 
 def test_continuing_refuses_another_way(data, tmp_path, capsys):
