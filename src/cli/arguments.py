@@ -105,6 +105,13 @@ def take_stored(
         setattr(args, name, stored[name])
 
 
+def take_further(args: argparse.Namespace, given: set[str], stored: dict, names: tuple[str, ...]) -> None:
+    """Settings that may differ from a checkpoint's: taken from it unless given."""
+    for name in names:
+        if name in stored and name not in given:
+            setattr(args, name, stored[name])
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     """What to do, under which name, where and on what."""
     group = parser.add_argument_group("run")

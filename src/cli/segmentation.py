@@ -18,7 +18,7 @@ from ..models.published_clouds import published_network
 from ..models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
 from ..tasks.segmentation import PointSegmentation
 from ..training import distributed
-from .arguments import OnOff, checked, parse_numbers, parse_terms, take_stored
+from .arguments import OnOff, checked, parse_numbers, parse_terms, take_further, take_stored
 from .clouds import DATA, ENCODER, add_encoder_arguments, add_picture_arguments, encoder_config, encoder_flags, encoder_without_dropout
 from .run import Run, log, weights_of
 
@@ -104,7 +104,7 @@ def take_segmentation_from(args: argparse.Namespace, given: set[str], checkpoint
         take_stored(args, given, stored, path, ("finetune",))
     if args.finetune == "lora":
         take_stored(args, given, stored, path, _LORA)
-    _take_further(args, given, stored, (*DATA, "loss", "class_weights"))
+    take_further(args, given, stored, (*DATA, "loss", "class_weights"))
     if published and _same_outputs(segmentation_config(args)) != _same_outputs(model.config):
         raise InputError(f"{path}: the stored settings describe a network that our flags cannot; expected one like {segmentation_config(args)}")
     return checkpoint
@@ -135,7 +135,7 @@ def take_pretrained(args: argparse.Namespace, given: set[str]) -> dict[str, Tens
         hint = "; start from it with --loadfile" if isinstance(stored, dict) and "finetune" in stored else ""
         raise InputError(f"--pretrained {path}: not a checkpoint of a masked autoencoder{hint}")
     take_stored(args, given, stored, path, ENCODER)
-    _take_further(args, given, stored, DATA)
+    take_further(args, given, stored, DATA)
     log.info(f"encoder: {f'random weights, with the settings of {path}' if args.scratch else path}")
     if args.scratch:
         return None
@@ -152,13 +152,6 @@ def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) ->
     missing = [name for name in result.missing_keys if not name.endswith((".up", ".down"))]
     if missing or result.unexpected_keys:
         raise InputError(f"--pretrained {path}: the weights are of another encoder ({(missing + result.unexpected_keys)[0]})")
-
-
-def _take_further(args: argparse.Namespace, given: set[str], stored: dict, names: tuple[str, ...]) -> None:
-    """Settings that may differ from a checkpoint's: taken from it unless given."""
-    for name in names:
-        if name in stored and name not in given:
-            setattr(args, name, stored[name])
 
 
 def _flags_of(config: SegmentationConfig, path: Path) -> dict:
