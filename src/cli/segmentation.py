@@ -190,7 +190,9 @@ def make_task(run: Run, model: Segmentation, datasets: dict[str, CloudDataset]) 
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
         log.info(f"{frozen:,} parameters stay as they are")
-    return PointSegmentation(model, loss, datasets, args.rotate, args.layer_decay, args.plot)
+    best = Path(args.loadfile) if run.evaluating and args.loadfile else run.paths.best
+    checkpoints = {"best": best, "final": run.paths.checkpoint}
+    return PointSegmentation(model, loss, datasets, args.rotate, args.layer_decay, args.plot, checkpoints)
 
 
 def weights_of_classes(wish: str, num_classes: int) -> Tensor | None:

@@ -115,6 +115,7 @@ class CloudDataset(EventDataset):
         self.first = np.concatenate([[0], np.cumsum([len(c) for c in counts])])
         self.points = torch.from_numpy(np.concatenate(counts))  # of every event of the files, -1 if bad
         self.events = torch.nonzero(self.points >= max(selection.min_points, 0)).flatten()
+        self.too_small = int((self.points >= 0).sum()) - len(self.events)
         if self.skipped:
             log.warning(f"{self.skipped} files or events cannot be read; skipped")
         if len(self.events) == 0:

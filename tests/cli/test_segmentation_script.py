@@ -83,7 +83,7 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
 
     with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file, EventFile(data / "val/events_v2.h5") as source:
         truth, given, ptr = file["truth"][()], file["class"][()], file["ptr"][()]
-        assert file.attrs["files"].tolist() == [str(data / "val/events_v2.h5")] and file["event"][()].tolist() == list(range(7))
+        assert file.attrs["files"].tolist() == [str((data / "val/events_v2.h5").resolve())] and file["event"][()].tolist() == list(range(7))
         assert ptr[0] == 0 and ptr[5] == ptr[6] < ptr[7] == len(truth) == len(file["probability"])
         assert (file["probability"][()].argmax(1) == given).mean() > 0.99  # half precision ties
         for event, (first, last) in enumerate(zip(ptr[:-1], ptr[1:])):
@@ -325,3 +325,19 @@ def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
         run_script(script.main, [*published, "--cpu", "--no-plot", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "cut"])
     assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
     assert list((tmp_path / "predict").iterdir()) == [] and "stopped by SIGTERM" in (tmp_path / "log/cut.log").read_text()
+
+
+def test_every_event_gets_labels(tmp_path):
+    """--min-points 0: an event of nothing at all has its place in the file; otherwise the log counts what is left out."""
+    rng = np.random.default_rng(3)
+    empty = np.zeros((0, 8), np.float32), np.zeros((0, 6), np.int32)
+    path = write(tmp_path / "data/events_v2.h5", [empty, walk(rng, 90), walk(rng, 20), empty, walk(rng, 60), empty])
+    checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
+    flags = ["--eval", "--cpu", "--loadfile", str(checkpoint), "--testfile", str(path), "--batch-size", "2", "--workdir", str(tmp_path), "--no-plot"]
+    script.main([*flags, "--min-points", "0", "--prefix", "all"])
+    with h5py.File(tmp_path / "predict/all.best.test.h5") as file:
+        assert file["event"][()].tolist() == list(range(6)) and (np.diff(file["ptr"]) > 0).tolist() == [False, True, True, False, True, False]
+        assert file.attrs["checkpoint"] == str(checkpoint.resolve())
+    script.main([*flags, "--min-points", "50", "--prefix", "few"])
+    assert "best test: 4 events without labels" in (tmp_path / "log/few.log").read_text()
+    assert "without labels" not in (tmp_path / "log/all.log").read_text()
