@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from src.cloud_losses import focal
 from src.layers.grouping import TokenizerConfig
 from src.layers.transformer import TransformerConfig
 from src.models.point_encoder import EncoderConfig
@@ -46,7 +46,7 @@ def test_features_are_means_over_blocks():
 def test_every_weight_learns():
     model = Segmentation(CONFIG)
     points, lengths = tracks([300, 0, 1, 150])
-    focal(model(points, lengths).logits, torch.randint(4, (451,))).backward()
+    F.cross_entropy(model(points, lengths).logits, torch.randint(4, (451,))).backward()
     assert without_gradient(model) == []
 
 
@@ -58,7 +58,7 @@ def test_training_tells_halves_apart():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(30):
         optimizer.zero_grad()
-        focal(model(points, lengths).logits, target).backward()
+        F.cross_entropy(model(points, lengths).logits, target).backward()
         optimizer.step()
     assert (model(points, lengths).logits.argmax(1) == target).float().mean() > 0.9
 
@@ -92,7 +92,7 @@ def test_what_learns(finetune):
     points, lengths = tracks([300, 150])
     optimizer = torch.optim.SGD(model.parameter_groups()[0]["params"], lr=0.1)
     for _ in range(2):  # the first step moves one factor of an update, the second the other
-        focal(model(points, lengths).logits, torch.randint(4, (450,))).backward()
+        F.cross_entropy(model(points, lengths).logits, torch.randint(4, (450,))).backward()
         optimizer.step()
     moved = {name for name, value in model.encoder.state_dict().items() if not torch.equal(value, before[name])}
     if finetune == "fft":
