@@ -163,14 +163,15 @@ def test_low_energy_deposits_as_a_class(data, tmp_path):
     script.main([*bare, "--no-predict", "--plot-events", "0"])  # the flags come from the checkpoint
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize("workers, finetune", [("0", "fft"), ("1", "lora"), ("0", "peft")])
+def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers, finetune):
     """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the weights and
     numbers of a run that was not stopped. Breaks if a rotation or dropout comes from a generator that is not in the
     checkpoint, or if a validation or a picture draws from one that is."""
     copy = tmp_path / "pretrained.pt"
     copy.write_bytes(pretrained.read_bytes())
-    every = ["--pretrained", str(copy), "--layer-decay", "0.7", "--drop-path", "0.2", "--loss", "focal,dice", "--class-weights", "data"]
+    every = ["--pretrained", str(copy), "--finetune", finetune, "--drop-path", "0.2", "--loss", "focal,dice", "--class-weights", "data"]
+    every += ["--layer-decay", "0.7"] if finetune == "fft" else []
     every += ["--valid-every", "2", "--accumulate", "2", "--num-step", "6", "--batch-size", "2", "--ema", "0.5", "--no-predict"]
     script.main(command(data, tmp_path / "whole", *every, *(["--no-plot"] if workers == "1" else ["--plot-every", "4"])))
     every += ["--no-plot"]
