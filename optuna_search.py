@@ -7,15 +7,17 @@ Example (ten short trainings on real simulated jets, two at a time; a few minute
 
 from src.cli.run import run_script
 from src.cli.sweep import SweepTask, run_sweep
+from src.tasks.clouds import MaskedModelling
 from src.tasks.jets import JetClassification
 from src.tasks.momenta import MomentumRegression
+from src.tasks.segmentation import PointSegmentation
 
 TASKS = {
     "classifier": SweepTask("train_pelican_classifier", JetClassification.metric_directions, "AUC"),
     "cov": SweepTask("train_pelican_cov", MomentumRegression.metric_directions, "loss"),
     # losses of trials with other masks or tokens cannot be compared; the probe can, so each validation makes one
-    "pointmae": SweepTask("train_pointmae", {"probe_f1_mean": 1, "loss": -1, "chamfer": -1}, "probe_f1_mean", {"probe_every": 1}),
-    "segmentation": SweepTask("train_segmentation", {"f1_macro": 1, "iou_macro": 1, "accuracy": 1, "loss": -1}, "f1_macro"),
+    "pointmae": SweepTask("train_pointmae", MaskedModelling.metric_directions, "probe_f1_mean", {"probe_every": 1}),
+    "segmentation": SweepTask("train_segmentation", PointSegmentation.metric_directions, "f1_macro"),
 }
 
 

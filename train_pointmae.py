@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_cloud_data_arguments(parser)
     add_cloud_network_arguments(parser)
     add_pretraining_arguments(parser)
-    add_training_arguments(parser, ("loss", "chamfer", "probe_f1_mean"))
+    add_training_arguments(parser, tuple(MaskedModelling.metric_directions))
     # the published settings, but for the length of the run
     parser.set_defaults(
         lr_init=1e-4, lr_start=8.6e-6, lr_final=8.6e-6, lr_decay_type="cos", weight_decay=0.05, warmup=1, cooldown=0,

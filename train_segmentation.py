@@ -9,10 +9,11 @@ import argparse
 
 from src.cli.arguments import Formatter, add_run_arguments, add_training_arguments
 from src.cli.clouds import Pictures, add_cloud_data_arguments, open_clouds
-from src.cli.presets import parse_arguments
+from src.cli.presets import given_flags, parse_arguments
 from src.cli.run import Run, run_script, train_and_evaluate
 from src.cli.segmentation import (
     add_segmentation_arguments,
+    check_evaluation,
     check_flags,
     load_encoder_,
     make_task,
@@ -23,6 +24,7 @@ from src.cli.segmentation import (
 from src.models.segmentation import Segmentation
 from src.plots.curves import draw_segmentation
 from src.tasks.cloud_pictures import draw_labels
+from src.tasks.segmentation import PointSegmentation
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_run_arguments(parser, prefix="segmentation")
     add_cloud_data_arguments(parser)
     add_segmentation_arguments(parser)
-    add_training_arguments(parser, ("loss", "accuracy", "f1_macro", "iou_macro", "precision_macro", "recall_macro"))
+    add_training_arguments(parser, tuple(PointSegmentation.metric_directions))
     parser.set_defaults(
         lr_init=3e-4, lr_start=1e-6, lr_final=1e-6, lr_decay_type="cos", weight_decay=0.05, warmup=1, cooldown=0, clip=3.0,
         batch_size=16, num_epoch=20, best_by="f1_macro", predict_format="h5",
@@ -42,6 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv=None, report=None) -> list[dict]:
     """Parse the flags and run; returns one dict of numbers per epoch.  report(all so far) is called after each."""
     args, given = parse_arguments(make_parser, argv)
+    if args.task == "eval":
+        check_evaluation(given_flags(make_parser, argv))
     run = Run(args)
     start, encoder = run.starting_point(), None
     if start is not None:

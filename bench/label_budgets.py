@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 import train_segmentation  # noqa: E402
+from src.cli.presets import parse_arguments  # noqa: E402
 from src.cli.run import run_script  # noqa: E402
+from src.data.pilarnet import CloudDataset, CloudSelection, find_split_files  # noqa: E402
 from src.errors import InputError  # noqa: E402
 from src.plots.label_budgets import METHODS, markdown, read_runs, summarize  # noqa: E402
 
@@ -44,6 +46,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, arguments[split + 1 :]
 
 
+def check_budgets(args: argparse.Namespace, further: list[str]) -> None:
+    """InputError for more events than there are: a training would take all of them, and the table name another number."""
+    flags, _ = parse_arguments(train_segmentation.make_parser, [*further, "--datadir", args.datadir])
+    selection = CloudSelection(min_points=flags.min_points, skip_bad=flags.skip_bad)
+    events = len(CloudDataset(find_split_files(args.datadir, "train"), selection, max(1, flags.num_workers)))
+    if not 0 < min(args.budgets) <= max(args.budgets) <= events:
+        raise InputError(f"--budgets: expected 1 to {events}, the training events with {flags.min_points} points in {args.datadir}, got {args.budgets}")
+
+
 def finished(table: Path) -> set[str]:
     """Prefixes of the runs in a table."""
     if not table.exists():
@@ -55,6 +66,7 @@ def finished(table: Path) -> set[str]:
 def main(arguments: list[str]) -> None:
     """Train what is missing, then print."""
     args, further = parse(arguments)
+    check_budgets(args, further)
     work = Path(args.workdir)
     table = work / f"log/{args.study}.Best.metrics.csv"
     runs = [(method, budget, seed) for budget in args.budgets for seed in args.seeds for method in args.methods]
@@ -67,7 +79,7 @@ def main(arguments: list[str]) -> None:
         begun = ["--load"] if (work / f"model/{prefix}.pt").exists() else []
         train_segmentation.main(["--no-predict", "--no-plot", *further, *own, *begun, "--datadir", args.datadir, "--workdir", args.workdir])
     wanted = {f"{args.study}-{method}-{budget}-s{seed}" for method, budget, seed in runs}
-    print(markdown(summarize([run for run in read_runs([table]) if run.prefix in wanted])))
+    print(markdown(summarize(read_runs([table], wanted=wanted))))
 
 
 if __name__ == "__main__":

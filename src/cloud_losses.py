@@ -42,30 +42,20 @@ def energy_by_group(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tens
     return squares.new_zeros(len(counts)).index_add(0, group, squares)
 
 
-def nll(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross entropy, weighted by class, over the sum of the weights: logits (P, C), target (P,) int64, weight (C,)."""
-    return mean_of(nll_sums(logits, target, weight))
-
-
 def nll_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """(2,): the weighted sum over the points, and their weights."""
+    """Cross entropy, weighted by class: (2,), the sum over the points, and their weights.
+
+    logits (P, C), target (P,) int64, weight (C,)."""
     each = F.cross_entropy(logits, target, reduction="none")
     weights = torch.ones_like(each) if weight is None else weight.to(each)[target]
     return torch.stack([(each * weights).sum(), weights.sum()])
 
 
-def focal(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
-    """Cross entropy of each point, weighted by class and by (1 - p)^gamma of its class's probability p: the mean.
-
-    logits (P, C), target (P,) int64, weight (C,); 0 if there are no points."""
-    return mean_of(focal_sums(logits, target, weight, gamma))
-
-
-def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
-    """(2,): the sum over the points, and their number."""
+def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross entropy of each point, weighted by class and by (1 - p)^2 of its class's probability p: (2,), the sum over the
+    points, and their number.  Arguments as above."""
     log_p = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]
-    remaining = (-log_p.expm1()).clamp_min(1e-12)  # the slope of 0^gamma is infinite for gamma < 1
-    each = -log_p * remaining**gamma
+    each = -log_p * log_p.expm1().square()
     each = each if weight is None else each * weight.to(each)[target]
     return torch.stack([each.sum(), each.new_tensor(len(target))])
 
@@ -73,11 +63,6 @@ def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None, gam
 def mean_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:
     """The mean from a sum and what it is over, (2,); 0 of nothing.  weight: in the sums already."""
     return sums[0] / sums[1].clamp_min(torch.finfo(sums.dtype).tiny)
-
-
-def dice(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1) for each class, averaged with its weight."""
-    return dice_of(dice_sums(logits, target), weight)
 
 
 def dice_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -88,7 +73,7 @@ def dice_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> T
 
 
 def dice_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The dice loss from its sums."""
+    """1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1) for each class, averaged with its weight."""
     both, given, true = sums.unflatten(0, (3, -1))
     each = 1 - (2 * both + 1) / (given + true + 1)
     weight = torch.ones_like(each) if weight is None else weight.to(each)
@@ -100,9 +85,6 @@ class ClassLoss(NamedTuple):
 
     sums: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     value: Callable[[Tensor, Tensor | None], Tensor]
-
-    def __call__(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return self.value(self.sums(logits, target, weight), weight)
 
 
 CLASS_LOSSES = {

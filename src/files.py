@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+_unfinished: set[Path] = set()  # temporary files of this process
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the name `path` only if the block ends without an error."""
@@ -19,6 +22,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -27,6 +31,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
+        temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of every `whole_file` that is open: for a process that ends without leaving its blocks."""
+    for temporary in tuple(_unfinished):
         temporary.unlink(missing_ok=True)
 
 

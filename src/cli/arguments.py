@@ -105,11 +105,18 @@ def take_stored(
         setattr(args, name, stored[name])
 
 
+def take_further(args: argparse.Namespace, given: set[str], stored: dict, names: tuple[str, ...]) -> None:
+    """Settings that may differ from a checkpoint's: taken from it unless given."""
+    for name in names:
+        if name in stored and name not in given:
+            setattr(args, name, stored[name])
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     """What to do, under which name, where and on what."""
     group = parser.add_argument_group("run")
     group.add_argument("--task", choices=("train", "eval"), default="train", help="what to do")
-    group.add_argument("--eval", dest="task", action="store_const", const="eval", default=argparse.SUPPRESS, help="same as --task eval: only evaluate a checkpoint on the test file")
+    group.add_argument("--eval", dest="task", action="store_const", const="eval", default=argparse.SUPPRESS, help="same as --task eval: only evaluate a checkpoint on the test file, and the splits of --predict")
     group.add_argument("--prefix", "--jobname", default=prefix, help="name of the run, and of all its files")
     group.add_argument("--yaml", nargs="+", action="extend", default=[], metavar="FILE", help="presets: files that set defaults; the command line wins")
     group.add_argument("--load", action=OnOff, default=False, help="continue the run of this prefix from its last checkpoint")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..data.jets import choose_events
+from ..data.events import choose_events
 from ..data.pilarnet import CloudDataset, CloudSelection, open_splits
 from ..errors import InputError
 from ..layers.grouping import CENTRES, NEIGHBOURS, REDUCTIONS, TOKENIZERS
@@ -17,7 +17,7 @@ from ..models.point_mae import PointMAE, PointMAEConfig
 from ..models.published_clouds import published_network
 from ..tasks.cloud_pictures import draw_events
 from ..training import distributed
-from .arguments import SPLIT_NAMES, OnOff, take_stored
+from .arguments import SPLIT_NAMES, OnOff, take_further, take_stored
 from .run import Run, log
 
 MODELS = ("pointmae", "polarmae")
@@ -52,7 +52,7 @@ def add_cloud_network_arguments(parser: argparse.ArgumentParser) -> None:
     """The network of a masked autoencoder."""
     group = parser.add_argument_group("network")
     group.add_argument("--model", choices=MODELS, default="polarmae", help="polarmae: fill in energies too")
-    group.add_argument("--decoder-depth", type=int, default=4, metavar="N", help="blocks of the decoder")
+    group.add_argument("--decoder-depth", type=int, default=4, metavar="N", help="blocks of the decoder; 0: none, the encoder gets mask tokens for what is hidden (SimMIM), which teaches it more in a short run")
     group.add_argument("--mask-ratio", type=float, default=0.6, help="part of an event's tokens that is hidden")
     add_encoder_arguments(group)
 
@@ -129,9 +129,7 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
         if not isinstance(stored, dict) or not {"voxels", "decoder_depth"} <= stored.keys():
             raise InputError(f"{path}: not a checkpoint of a masked autoencoder (it does not say how its network was built)")
     take_stored(args, given, stored, path, _NETWORK)
-    for name in DATA:
-        if name in stored and name not in given:
-            setattr(args, name, stored[name])
+    take_further(args, given, stored, DATA)
     if "hyper_parameters" not in checkpoint and "rng" not in checkpoint:  # published: is anything of it not a flag?
         ours = point_mae_config(args)
         if _without_dropout(ours) != _without_dropout(model.config):

@@ -11,7 +11,7 @@ from ..data.targets import ClassLabels, Momenta
 from ..errors import InputError
 from ..models.pelican import PelicanBackbone
 from ..tasks.symmetry import report_symmetries
-from .arguments import parse_numbers
+from .arguments import SPLIT_NAMES, parse_numbers
 from .pelican import pelican_config, take_network_from
 from .run import Run, load_weights, train_and_evaluate
 
@@ -44,9 +44,10 @@ def run_jets(
         report_symmetries(model, args.seed, trained=start is not None)
         return []
     selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key)
-    wanted = {"test": args.num_test}
-    if not run.evaluating:
-        wanted = {"train": args.num_train, "valid": args.num_valid, **wanted}
+    splits = SPLIT_NAMES
+    if run.evaluating:
+        splits = [s for s in SPLIT_NAMES if s == "test" or s in args.predict and not args.testfile]
+    wanted = {split: getattr(args, f"num_{split}") for split in splits}
     datasets = open_splits(args.datadir, selection, wanted, args.seed, args.testfile)
     needed = "test" if run.evaluating else "train"
     if needed not in datasets:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import signal
 import sys
 import time
 import traceback
@@ -95,7 +96,9 @@ class RunPaths:
 def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Call a script's main; failures become one readable line and a non-zero exit status.
 
-    Under torchrun the processes are joined first; the failure of any is a line in the log of process 0."""
+    SIGTERM ends it as an exception does, so that no half-written file stays; training, which saves first, and sweeps have
+    handlers of their own.  Under torchrun the processes are joined first; the failure of any is a line in the log of process 0."""
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         distributed.connect()
         main(argv)
@@ -119,6 +122,14 @@ def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str]
         else:
             print(f"error: {text}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(signum: int, frame) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # a second one would disturb the tidying
+    log.warning(f"stopped by {signal.Signals(signum).name}")
+    raise SystemExit(128 + signum)
 
 
 def _one_line(error: Exception) -> str:
@@ -253,6 +264,7 @@ class Run:
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
+        self.args.loadfile = self.args.loadfile or stored.get("loadfile", "")  # not read again: where the weights came from
         self._be_reproducible()
 
     def loader(self, dataset, training: bool = False):
@@ -341,16 +353,19 @@ def train_and_evaluate(
         task.model.compile(dynamic=True)
     log.info(f"{type(task.model).__name__} with {sum(p.numel() for p in task.model.parameters()):,} parameters; events: " + ", ".join(f"{k} {len(v)}" for k, v in datasets.items()))
 
+    splits = [s for s in datasets if s in args.predict or s == "test"]
     if run.evaluating:
+        missing = [s for s in args.predict if s not in datasets]
+        if missing:
+            log.warning(f"--predict: no {' and no '.join(missing)} events here")
         for kind, path in _checkpoints_to_evaluate(run, start):
             load_weights(task.model, start[0] if path == start[1] else read_checkpoint(path), path)
             trainer.average = None
-            evaluate_and_save(run, trainer, task, datasets, kind, ["test"])
+            evaluate_and_save(run, trainer, task, datasets, kind, splits)
         return []
     valid = run.loader(datasets["valid"])[0] if "valid" in datasets else None
     with _EpochReports(run, report) as reports:
         history = trainer.fit(loader, batches, valid, reports.epoch if distributed.is_main() else _no_report)
-    splits = [s for s in datasets if s in args.predict or s == "test"]
     outputs = evaluate_and_save(run, trainer, task, datasets, "final", splits)
     if distributed.from_main(args.save and paths.best.exists()):
         epoch = trainer.use_weights_of(paths.best)

@@ -18,7 +18,7 @@ from ..models.published_clouds import published_network
 from ..models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
 from ..tasks.segmentation import PointSegmentation
 from ..training import distributed
-from .arguments import OnOff, checked, parse_numbers, parse_terms, take_stored
+from .arguments import OnOff, checked, parse_numbers, parse_terms, take_further, take_stored
 from .clouds import DATA, ENCODER, add_encoder_arguments, add_picture_arguments, encoder_config, encoder_flags, encoder_without_dropout
 from .run import Run, log, weights_of
 
@@ -74,6 +74,13 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError(f"--predict-format {args.predict_format}: expected h5, which points are written to as they come")
 
 
+def check_evaluation(flags: dict) -> None:
+    """InputError for flags of the command line (a preset may have them) that an evaluation would not look at."""
+    for name in ("pretrained", "scratch"):
+        if flags.get(name):
+            raise InputError(f"--{name}: an evaluation takes the network of --loadfile, or of --prefix, as it is; leave the flag out")
+
+
 # -- checkpoints ----------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +104,7 @@ def take_segmentation_from(args: argparse.Namespace, given: set[str], checkpoint
         take_stored(args, given, stored, path, ("finetune",))
     if args.finetune == "lora":
         take_stored(args, given, stored, path, _LORA)
-    _take_further(args, given, stored, (*DATA, "loss", "class_weights"))
+    take_further(args, given, stored, (*DATA, "loss", "class_weights"))
     if published and _same_outputs(segmentation_config(args)) != _same_outputs(model.config):
         raise InputError(f"{path}: the stored settings describe a network that our flags cannot; expected one like {segmentation_config(args)}")
     return checkpoint
@@ -128,7 +135,7 @@ def take_pretrained(args: argparse.Namespace, given: set[str]) -> dict[str, Tens
         hint = "; start from it with --loadfile" if isinstance(stored, dict) and "finetune" in stored else ""
         raise InputError(f"--pretrained {path}: not a checkpoint of a masked autoencoder{hint}")
     take_stored(args, given, stored, path, ENCODER)
-    _take_further(args, given, stored, DATA)
+    take_further(args, given, stored, DATA)
     log.info(f"encoder: {f'random weights, with the settings of {path}' if args.scratch else path}")
     if args.scratch:
         return None
@@ -145,13 +152,6 @@ def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) ->
     missing = [name for name in result.missing_keys if not name.endswith((".up", ".down"))]
     if missing or result.unexpected_keys:
         raise InputError(f"--pretrained {path}: the weights are of another encoder ({(missing + result.unexpected_keys)[0]})")
-
-
-def _take_further(args: argparse.Namespace, given: set[str], stored: dict, names: tuple[str, ...]) -> None:
-    """Settings that may differ from a checkpoint's: taken from it unless given."""
-    for name in names:
-        if name in stored and name not in given:
-            setattr(args, name, stored[name])
 
 
 def _flags_of(config: SegmentationConfig, path: Path) -> dict:
@@ -175,6 +175,8 @@ def make_task(run: Run, model: Segmentation, datasets: dict[str, CloudDataset]) 
     """Loss and outputs that the flags describe; weights that are counted become numbers of --class-weights, so that the
     checkpoints hold them."""
     args = run.args
+    for dataset in datasets.values():
+        dataset.selection = replace(dataset.selection, strict_led=True)
     for split in set(args.predict) & datasets.keys():
         datasets[split].selection = replace(datasets[split].selection, rows=True)
     if args.class_weights == "data":
@@ -188,7 +190,9 @@ def make_task(run: Run, model: Segmentation, datasets: dict[str, CloudDataset]) 
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
         log.info(f"{frozen:,} parameters stay as they are")
-    return PointSegmentation(model, loss, datasets, args.rotate, args.layer_decay, args.plot)
+    best = Path(args.loadfile) if run.evaluating and args.loadfile else run.paths.best
+    checkpoints = {"best": best, "final": run.paths.checkpoint}
+    return PointSegmentation(model, loss, datasets, args.rotate, args.layer_decay, args.plot, checkpoints)
 
 
 def weights_of_classes(wish: str, num_classes: int) -> Tensor | None:
@@ -210,9 +214,9 @@ def inverse_shares(counts: Tensor) -> Tensor:
 
 
 def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:
-    """Points of each class (C,) int64 in a data set."""
+    """Points of each class (C,) int64 in a data set, which has no other classes."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for start in tqdm(range(0, len(dataset), _EVENTS), desc="class weights", unit="batch", disable=None, leave=False):
         batch = dataset.__getitems__(list(range(start, min(start + _EVENTS, len(dataset)))))
-        counts += torch.bincount(batch.semantic, minlength=num_classes)[:num_classes]
+        counts += torch.bincount(batch.semantic, minlength=num_classes)
     return counts

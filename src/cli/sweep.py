@@ -40,7 +40,7 @@ class SweepTask:
     """A script that can be swept.
 
     name: of its module, with make_parser() and main(argv, report) -> one dict per validation; directions: metrics that it
-    takes for --best-by, +1 if higher is better, -1 if lower; metric: the one to optimise by default; arguments: those of
+    takes for --best-by, all of them, +1 if higher is better, -1 if lower; metric: the one to optimise by default; arguments: those of
     every trial, where neither the command line nor a preset gives them."""
 
     name: str
@@ -267,7 +267,7 @@ class Sweep:
         """The epoch that the script takes for the best."""
         if not history:
             raise InputError("nothing was trained")
-        key, sign = f"valid_{self.args.best_by}", self.task.directions.get(self.args.best_by, -1)
+        key, sign = f"valid_{self.args.best_by}", self.task.directions[self.args.best_by]
         return max(history, key=lambda row: sign * row[key] if row.get(key, float("nan")) == row.get(key) else -float("inf"))
 
     # -- several workers and the end -----------------------------------------------------------------------------
@@ -310,7 +310,8 @@ class Sweep:
         checkpoint = self.paths(best.number).best
         if not checkpoint.exists():
             raise InputError(f"--optuna-test: {checkpoint} is not on this machine; run there, or without --no-save")
-        script.main([*best.user_attrs["flags"], "--eval", f"--loadfile={checkpoint}", f"--prefix={self.own.study_name}-best"])
+        started = [flag for name, flag in (("pretrained", "--pretrained="), ("scratch", "--no-scratch")) if hasattr(self.args, name)]
+        script.main([*best.user_attrs["flags"], *started, "--eval", f"--loadfile={checkpoint}", f"--prefix={self.own.study_name}-best"])
         self._log_here()
 
 

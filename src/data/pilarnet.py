@@ -38,6 +38,7 @@ class CloudSelection:
     min_points: of an event, LED included, before any cut.  clusters: give the clusters and PID of the points too, which
     neither pretraining nor semantic segmentation needs, and which cost a worker a third of its speed.
     skip_bad: leave bad events out and count them.  rows: tell which points of the file those of an event are.
+    strict_led: an event with LED outside of cluster 0, which remove_led leaves in as published, is bad.
     """
 
     remove_led: bool = True
@@ -48,6 +49,7 @@ class CloudSelection:
     clusters: bool = True
     skip_bad: bool = False
     rows: bool = False
+    strict_led: bool = False
 
     def __post_init__(self):
         if self.energy_threshold < 0:
@@ -113,6 +115,7 @@ class CloudDataset(EventDataset):
         self.first = np.concatenate([[0], np.cumsum([len(c) for c in counts])])
         self.points = torch.from_numpy(np.concatenate(counts))  # of every event of the files, -1 if bad
         self.events = torch.nonzero(self.points >= max(selection.min_points, 0)).flatten()
+        self.too_small = int((self.points >= 0).sum()) - len(self.events)
         if self.skipped:
             log.warning(f"{self.skipped} files or events cannot be read; skipped")
         if len(self.events) == 0:
@@ -190,6 +193,11 @@ class CloudDataset(EventDataset):
             raise InputError(
                 f"{index_path(self.files[f])}: expected {len(points)} points for event {row}, got {self.points[event]}; "
                 f"the index is of another file: make it again with data/index_pilarnet.py"
+            )
+        if self.selection.strict_led and self.selection.remove_led and clusters[1:][clusters[1:, 4] == LED, 0].any():
+            raise BadEvent(
+                f"{self.files[f]}: event {row}: expected low-energy deposits in cluster 0 alone, as a network without a class for "
+                f"them needs, got some in others; leave such events out with --skip-bad, or train with --no-remove-led"
             )
         return points, clusters
 

@@ -1,6 +1,7 @@
 """Masked autoencoders on point clouds: Point-MAE, and PoLAr-MAE, which also fills in energies.
 
-Source: arXiv 2502.02558, sec. 3; Pang et al., arXiv 2203.06604; spec/polarmae.md section 6.
+Source: arXiv 2502.02558, sec. 3; Pang et al., arXiv 2203.06604; spec/polarmae.md section 6.  Without a decoder: SimMIM, Xie et
+al., arXiv 2111.09886.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from .point_encoder import EncoderConfig, PointEncoder
 class PointMAEConfig:
     """Everything that shapes a masked autoencoder.
 
-    mask_ratio: part of an event's tokens that is hidden, floor(ratio n) of n.  energy: PoLAr-MAE."""
+    mask_ratio: part of an event's tokens that is hidden, floor(ratio n) of n.  energy: PoLAr-MAE.  decoder: with a depth
+    of 0 there is none, and the encoder gets the hidden tokens too, as mask tokens at their places."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=4, final_norm=True))
@@ -31,6 +33,8 @@ class PointMAEConfig:
     def __post_init__(self):
         if self.decoder.dim != self.encoder.dim:
             raise ValueError(f"decoder: expected the encoder's width {self.encoder.dim}, got {self.decoder.dim}")
+        if self.decoder.depth < 0:
+            raise ValueError(f"decoder: expected 0 blocks or more, got {self.decoder.depth}")
         if not 0 <= self.mask_ratio <= 1:
             raise ValueError(f"mask_ratio: expected 0 to 1, got {self.mask_ratio}")
 
@@ -99,7 +103,7 @@ class PointMAE(nn.Module):
         encoder, size = config.encoder, config.encoder.tokenizer.group_size
         self.encoder = PointEncoder(encoder)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.dim), std=0.02))
-        self.decoder = Transformer(config.decoder)
+        self.decoder = Transformer(config.decoder) if config.decoder.depth else None
         self.points = nn.Linear(encoder.dim, encoder.in_channels * size)
         init_weights(self.points)
         self.energy = None
@@ -127,9 +131,11 @@ class PointMAE(nn.Module):
         return Reconstruction(tokens, masked, hidden, predicted, energy)
 
     def _decode(self, tokens: Tokens, masked: Tensor) -> Tensor:
-        """(M, dim): the decoder's output at the masked tokens; only the visible ones pass the encoder."""
-        seen = self.encoder.encode(tokens.select(~masked))
+        """(M, dim): the last transformer's output at the masked tokens; only the visible ones pass an encoder before a decoder."""
+        encoder, visible = self.encoder, tokens.select(~masked)
+        seen = encoder.embed(visible) if self.decoder is None else encoder.encode(visible)
         device = seen.device
         at_seen, at_hidden = (~masked).nonzero()[:, 0].to(device), masked.nonzero()[:, 0].to(device)
         x = self.mask_token.to(seen.dtype).expand(len(tokens), -1).index_copy(0, at_seen, seen)
-        return self.decoder(x, self.encoder.position(tokens.centres), tokens.lengths)[at_hidden]
+        last = encoder.transformer if self.decoder is None else self.decoder
+        return last(x, encoder.position(tokens.centres), tokens.lengths)[at_hidden]

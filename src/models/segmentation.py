@@ -100,11 +100,11 @@ class Segmentation(nn.Module):
             self.decoder = Transformer(replace(transformer, depth=config.head_depth, final_norm=True))
         self.upsampler = Upsampler(config.encoder.dim, config.encoder.sync_batchnorm)
         self.head = SegmentationHead(config.encoder.dim, config)
-        self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(False)  # never called
         if config.finetune == "peft":
             self.encoder.requires_grad_(False)
         elif config.finetune == "lora":
             add_lora_(self.encoder, config.lora_rank, config.lora_alpha)
+        self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(False)  # never called; the updates in them neither
         self.train()
 
     @property

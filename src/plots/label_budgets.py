@@ -1,7 +1,7 @@
 """F1 against the number of labelled events, from the tables that runs of train_segmentation.py write."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +33,11 @@ class Summary(NamedTuple):
     spread: dict[str, float]
 
 
-def read_runs(tables: Iterable[str | Path], all_events: int = 0) -> list[LabelRun]:
+def read_runs(tables: Iterable[str | Path], all_events: int = 0, wanted: Container[str] | None = None) -> list[LabelRun]:
     """Runs of several metrics CSVs; their settings are in PREFIX.yaml beside.  Of a run that is there twice, the last row.
 
-    all_events: how many labels a run with --num-train -1 had.  InputError for files that are missing or of other scripts."""
+    all_events: how many labels a run with --num-train -1 had.  wanted: prefixes, None for all.  InputError for files that are
+    missing or of other scripts, and for runs with different classes."""
     runs = {}
     for table in map(Path, tables):
         if not table.is_file():
@@ -45,9 +46,13 @@ def read_runs(tables: Iterable[str | Path], all_events: int = 0) -> list[LabelRu
             for row in csv.DictReader(file):
                 if "f1_macro" not in row:
                     raise InputError(f"{table}: column 'f1_macro' not found; expected a table of train_segmentation.py")
-                run = _run_of(row, table, all_events)
-                runs[run.prefix] = run
-    return list(runs.values())
+                if wanted is None or row["prefix"] in wanted:
+                    runs[row["prefix"]] = _run_of(row, table, all_events)
+    runs = list(runs.values())
+    for run in runs:
+        if run.f1.keys() != runs[0].f1.keys():
+            raise InputError(f"{run.prefix}: expected the classes of {runs[0].prefix} ({', '.join(runs[0].f1)}), got {', '.join(run.f1)}; compare runs with the same --remove-led")
+    return runs
 
 
 def _run_of(row: dict, table: Path, all_events: int) -> LabelRun:

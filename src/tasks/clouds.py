@@ -26,6 +26,8 @@ class MaskedModelling:
     evaluation of a finished run.
     """
 
+    metric_directions = {"loss": -1, "chamfer": -1, "probe_f1_mean": 1}  # where there is a probe
+
     def __init__(
         self, model: PointMAE, seed: int, rotate: bool = True, probe: TokenProbe | None = None, probe_every: int = 0, predict_format: str = "pt"
     ):

@@ -4,10 +4,11 @@
   file (B,) int32      its place among the names in the attribute `files`
   event (B,) int64     its row there
   ptr (B + 1,) int64   where its points begin below
-and for each point
+for each point
   row (P,) int32       its place in the event of that file: others were removed before
   truth, class (P,) uint8
   probability (P, C) float16, of the classes named in the attribute `classes`
+and as attributes the `checkpoint` with the weights, and how events were prepared: `energy_threshold` [MeV], `remove_led`.
 """
 
 from contextlib import ExitStack
@@ -28,8 +29,9 @@ _POINTS = {"row": np.int32, "truth": np.uint8, "class": np.uint8, "probability":
 class PointPredictions:
     """A context in which batches are appended; the file appears whole when it ends, and not at all after an error."""
 
-    def __init__(self, stem: Path, dataset: CloudDataset, names: tuple[str, ...]):
+    def __init__(self, stem: Path, dataset: CloudDataset, names: tuple[str, ...], checkpoint: Path | None = None):
         self.target, self.dataset, self.names = self.path(stem), dataset, names
+        self.checkpoint = "" if checkpoint is None else str(checkpoint.resolve())
         self._open = ExitStack()
 
     @staticmethod
@@ -40,8 +42,11 @@ class PointPredictions:
     def __enter__(self) -> "PointPredictions":
         with ExitStack() as stack:
             file = stack.enter_context(h5py.File(stack.enter_context(whole_file(self.target)), "w"))
-            file.attrs["files"] = [str(path) for path in self.dataset.files]
+            file.attrs["files"] = [str(path.resolve()) for path in self.dataset.files]
             file.attrs["classes"] = list(self.names)
+            file.attrs["checkpoint"] = self.checkpoint
+            for name in ("energy_threshold", "remove_led"):
+                file.attrs[name] = getattr(self.dataset.selection, name)
             shapes = {"probability": (len(self.names),)}
             # held open: a data set that is closed writes its last chunk, and reads it again when it grows
             every = (_EVENTS | _POINTS).items()

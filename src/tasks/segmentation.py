@@ -1,6 +1,5 @@
 """Semantic segmentation of point clouds as a task: every point gets a class."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -10,18 +9,18 @@ from ..cloud_losses import LossTerms
 from ..data.augment import random_rotations, rotate
 from ..data.packing import CloudBatch
 from ..data.pilarnet import CLASS_NAMES, CloudDataset
-from ..errors import InputError
 from ..files import whole_file
 from ..layers.all_reduce import all_reduce_sum
 from ..metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
 from ..models.segmentation import Segmentation
 from ..plots.curves import draw_confusion_page
 from ..training import distributed
-from ..training.trainer import StepOutput
+from ..training.trainer import Progress, StepOutput
 from .point_predictions import PointPredictions
 from .saving import save_table
 
 NO_TOKENS, DROPPED, BAD = "events without any point that is kept", "tokens beyond the context", "bad events"
+TOO_SMALL = "events without labels, as they have fewer points than --min-points"
 
 
 class PointSegmentation:
@@ -29,19 +28,21 @@ class PointSegmentation:
 
     loss: functions of sums over the points of a batch of all processes, which dice needs; its value for a split is that of
     the sums over all its points.  layer_decay: of the learning rate, from block to block down the encoder.  datasets: the
-    splits by name, which tell where an event of a split lies.  plot: draw confusion matrices."""
+    splits by name, which tell where an event of a split lies.  plot: draw confusion matrices.  checkpoints: the files that the
+    `best` and `final` weights are in, to be named with what they predict."""
+
+    metric_directions = {"loss": -1, "accuracy": 1} | {f"{metric}_macro": 1 for metric in PER_CLASS}
 
     def __init__(
         self, model: Segmentation, loss: LossTerms, datasets: dict[str, CloudDataset], rotate: bool = True,
-        layer_decay: float = 1.0, plot: bool = False,
+        layer_decay: float = 1.0, plot: bool = False, checkpoints: dict[str, Path] | None = None,
     ):  # fmt: skip
         self.model, self.loss, self.datasets = model, loss, datasets
-        self.rotate, self.layer_decay, self.plot = rotate, layer_decay, plot
+        self.rotate, self.layer_decay, self.plot, self.checkpoints = rotate, layer_decay, plot, checkpoints or {}
         self.names = CLASS_NAMES[: model.config.num_classes]
-        self.metric_directions = {"loss": -1, "accuracy": 1}
-        self.metric_directions |= {f"{metric}_{name}": 1 for metric in PER_CLASS for name in ("macro", *self.names)}
+        self.metric_directions = self.metric_directions | {f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names}
         self.details = [name for name in self.metric_directions if name.startswith(("precision_", "recall_", "iou_"))]
-        self.counts = {NO_TOKENS: 0, DROPPED: 0, BAD: 0}
+        self.counts = {NO_TOKENS: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
 
     def parameter_groups(self) -> list[dict]:
         """What the optimizer gets."""
@@ -51,7 +52,6 @@ class PointSegmentation:
         """Loss over the points.  Outputs, in evaluation only: index and lengths (B,), sums of the loss, and for each point
         particle_truth, particle_class, particle_probability (P, C) and, if the batch has them, particle_row."""
         model = self.model
-        self._check(batch)
         if model.training and self.rotate:
             batch = rotate(batch, random_rotations(len(batch)))
         logits, tokens = model(batch.points, batch.lengths)
@@ -70,19 +70,18 @@ class PointSegmentation:
             outputs["particle_row"] = batch.row
         return StepOutput(self.loss.total(sums), len(logits), outputs)
 
-    def _check(self, batch: CloudBatch) -> None:
-        classes = len(self.names)
-        if len(batch.semantic) and int(batch.semantic.max()) >= classes:
-            wrong = torch.nonzero(batch.semantic >= classes)[0, 0].item()
-            event = int(batch.index[torch.searchsorted(batch.lengths.cumsum(0), wrong, right=True)])
-            raise InputError(
-                f"event {event} of the split: expected classes 0 to {classes - 1}, got {int(batch.semantic.max())}; the network has "
-                f"no class for low-energy deposits outside of cluster 0: train with --no-remove-led, or leave the event out"
-            )
+    def begin_evaluation(self, name: str, progress: Progress) -> None:
+        """Count the events that are not in the split; name: 'valid' in training, '<which weights> <split>' afterwards."""
+        if name != "valid" and distributed.is_main():
+            self.counts[TOO_SMALL] += self.datasets[name.split()[-1]].too_small
 
     def collect(self, name: str, stem: Path | None, shared: bool) -> "PointSums":
         """For an evaluation: sums instead of points; with a stem, the points go to <stem>.h5 as they come."""
-        return PointSums(self, self.datasets[name.split()[-1]], stem, shared)
+        predictions = None
+        if stem is not None and distributed.is_main():
+            weights, split = name.split()
+            predictions = PointPredictions(stem, self.datasets[split], self.names, self.checkpoints.get(weights))
+        return PointSums(self, predictions, stem is not None, shared)
 
     def numbers(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
         """CSV columns, from the confusion matrix (C, C) and the sums of the loss over a split."""
@@ -105,22 +104,23 @@ class PointSegmentation:
 
 class PointSums:
     """What is kept of an evaluation: the confusion matrix and the sums of the loss, added up exactly over batches and
-    processes, so that memory does not grow with the split; and the file of predictions, if there is to be one."""
+    processes, so that memory does not grow with the split; and the file of predictions, if there is to be one (`save`), which
+    process 0 has."""
 
-    def __init__(self, task: PointSegmentation, dataset: CloudDataset, stem: Path | None, shared: bool):
-        self.task, self.dataset, self.stem, self.shared = task, dataset, stem, shared
+    def __init__(self, task: PointSegmentation, predictions: PointPredictions | None, save: bool, shared: bool):
+        self.task, self.predictions, self.save, self.shared = task, predictions, save, shared
         classes = len(task.names)
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.sums = task.loss.sums(torch.zeros(0, classes, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
-        self._files, self.predictions = ExitStack(), None
 
     def __enter__(self) -> "PointSums":
-        if self.stem is not None and distributed.is_main():
-            self.predictions = self._files.enter_context(PointPredictions(self.stem, self.dataset, self.task.names))
+        if self.predictions is not None:
+            self.predictions.__enter__()
         return self
 
     def __exit__(self, *error) -> None:
-        self._files.__exit__(*error)
+        if self.predictions is not None:
+            self.predictions.__exit__(*error)
 
     def add(self, output: StepOutput) -> None:
         """Take a batch."""
@@ -128,7 +128,7 @@ class PointSums:
         self.confusion += confusion_of(rows["particle_truth"], rows["particle_class"], len(self.confusion)).cpu()
         for total, part in zip(self.sums, rows.pop("sums").cpu().split([len(s) for s in self.sums]), strict=True):
             total += part
-        if self.stem is None:
+        if not self.save:
             return
         rows = {name: value.cpu() for name, value in rows.items()}
         rows["particle_probability"] = rows["particle_probability"].half()

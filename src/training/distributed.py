@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.packing import rows_of_events
 from ..errors import InputError
+from ..files import remove_unfinished
 
 log = logging.getLogger("puffin")
 
@@ -108,6 +109,7 @@ class _Watch(threading.Thread):
             cause = self.cause()
             if cause and not self._stopped.wait(_GRACE / 2):  # this process may be about to find the same
                 log.error(cause)
+                remove_unfinished()
                 os._exit(1)
 
     def stop(self) -> None:

@@ -68,13 +68,18 @@ class Collector(Protocol):
         """Metrics (None except on process 0), and what is left of the outputs."""
 
 
-class GatheredOutputs(contextlib.nullcontext):
+class GatheredOutputs:
     """All outputs in memory, until the task's metrics are made of them.  shared: by all processes."""
 
     def __init__(self, task: Task, shared: bool):
-        super().__init__(self)
         self.task, self.shared = task, shared
         self.loss_sum, self.items, self.gathered = 0.0, 0, {}
+
+    def __enter__(self) -> "GatheredOutputs":
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Nothing is open."""
 
     def add(self, output: StepOutput) -> None:
         loss, weight, outputs = output
@@ -214,11 +219,12 @@ class Trainer:
                 save_checkpoint(path, state)
 
     def use_weights_of(self, path: Path) -> int:
-        """Take the weights of a checkpoint for evaluation; returns its epoch."""
+        """Take the weights of a checkpoint for evaluation, those that were averaged if there are any; returns its epoch."""
         state = load_checkpoint(path)
         self.task.model.load_state_dict(state["model_state"])
         if self.average is not None and state["average_state"] is not None:
             self.average.load_state_dict(state["average_state"])
+            self.task.model.load_state_dict(dict(self.average.module.named_parameters()), strict=False)  # not the buffers
         progress = state["progress"]
         return progress["best"].get("epoch", progress["epoch"])
 
@@ -355,7 +361,8 @@ class Trainer:
         shown = ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in hidden and not math.isnan(v))
         step = f" step {p.step}" if options.valid_every or options.num_step else ""
         log.info(f"epoch {epoch}/{options.num_epoch}{step}: {shown}{'  *best*' if better and valid is not None else ''}")
-        report(p.history)
+        with self.averaged_weights():  # of which it may make pictures
+            report(p.history)
 
     def _log_counts(self, where: str, shared: bool = True) -> None:
         """Tell what the task has counted in all processes (`shared`), and begin anew."""
@@ -365,6 +372,20 @@ class Trainer:
         if told:
             log.warning(f"{where}: {told}")
         counts.update(dict.fromkeys(counts, 0))
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """A context in which the model has the averaged weights, if there are any."""
+        if self.average is None:
+            yield
+            return
+        model = self.task.model
+        own = {k: v.clone() for k, v in model.state_dict().items()}
+        model.load_state_dict({**own, **dict(self.average.module.named_parameters())})
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable, name: str, stem: Path | None = None) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -376,17 +397,13 @@ class Trainer:
         if not (shared or distributed.is_main()):
             return distributed.from_main(None), {}
         model = self.task.model
-        original = model.state_dict() if self.average is not None else None
-        if original is not None:
-            original = {k: v.clone() for k, v in original.items()}
-            model.load_state_dict({**original, **dict(self.average.module.named_parameters())})
         was_training = model.training
         model.eval()
         if hasattr(self.task, "begin_evaluation"):
             self.task.begin_evaluation(name, self.progress)
         collector = self.task.collect(name, stem, shared) if hasattr(self.task, "collect") else GatheredOutputs(self.task, shared)
         try:
-            with collector:
+            with self.averaged_weights(), collector:
                 for batch in tqdm(loader, desc=name, unit="batch", disable=None, leave=False, dynamic_ncols=True):
                     with self._autocast():
                         output = self.task.step(batch.to(self.device, self.dtype))
@@ -395,8 +412,6 @@ class Trainer:
             metrics = distributed.from_main(metrics)
         finally:
             model.train(was_training)
-            if original is not None:
-                model.load_state_dict(original)
         self._log_counts(name, shared)
         return metrics, outputs
 

@@ -35,6 +35,14 @@ def test_study(data, pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert capsys.readouterr().out.splitlines()[:4] == table and (tmp_path / "b.png").exists()
 
 
+def test_more_labels_than_there_are(data, tmp_path):  # noqa: F811
+    """10 training events have 50 points or more: refused before anything is trained."""
+    flags = ["--pretrained", "x.pt", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--budgets", "4", "11", "--", "--min-points", "50"]
+    with pytest.raises(InputError, match="expected 1 to 10, .* got .4, 11."):
+        study.main(flags)
+    assert not (tmp_path / "w").exists()
+
+
 def test_bad_name():
     with pytest.raises(InputError, match="without dashes"):
         study.parse(["--pretrained", "x", "--study", "a-b"])

@@ -74,6 +74,13 @@ def test_train_then_evaluate(data, tmp_path):
         again = next(csv.DictReader(file))
     assert float(again["loss"]) == pytest.approx(float(first["loss"]), rel=1e-5) and again["AUC"] == first["AUC"]
 
+    named = ["--eval", "--cpu", "--loadfile", best, "--workdir", str(tmp_path / "e"), "--prefix", "named", "--predict", "valid"]
+    script.main([*named, "--datadir", str(data), "--num-valid", "7"])
+    assert [path.name for path in (tmp_path / "e/predict").glob("named*.pt")] == ["named.best.valid.pt"]
+    assert torch.load(tmp_path / "e/predict/named.best.valid.pt", weights_only=True)["predict"].shape == (7, 2)
+    script.main([*named, "--datadir", str(only_test)])
+    assert "no valid events here" in (tmp_path / "e/log/named.log").read_text()
+
     # the same prefix without --load replaces the run; the table keeps both rows
     script.main(command(data, tmp_path, "--num-epoch", "1"))
     assert not list((tmp_path / "predict").glob("*train*")) and len((tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()) == 3

@@ -17,6 +17,7 @@ from src.cli.run import run_script
 from src.cli.segmentation import check_flags, segmentation_config
 from src.data.pilarnet_files import EventFile
 from src.models.published import read_checkpoint
+from src.tasks.point_predictions import PointPredictions
 from tests.cli.helpers import refused_by, row, same, walk, weights, write
 from tests.conftest import ROOT, golden_files
 
@@ -82,7 +83,7 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
 
     with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file, EventFile(data / "val/events_v2.h5") as source:
         truth, given, ptr = file["truth"][()], file["class"][()], file["ptr"][()]
-        assert file.attrs["files"].tolist() == [str(data / "val/events_v2.h5")] and file["event"][()].tolist() == list(range(7))
+        assert file.attrs["files"].tolist() == [str((data / "val/events_v2.h5").resolve())] and file["event"][()].tolist() == list(range(7))
         assert ptr[0] == 0 and ptr[5] == ptr[6] < ptr[7] == len(truth) == len(file["probability"])
         assert (file["probability"][()].argmax(1) == given).mean() > 0.99  # half precision ties
         for event, (first, last) in enumerate(zip(ptr[:-1], ptr[1:])):
@@ -113,6 +114,11 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
     for name in list(found)[2:]:
         assert float(again[name]) == pytest.approx(float(found[name]), rel=1e-5, nan_ok=True), name
     script.main([*best, "--workdir", str(tmp_path / "e"), "--prefix", "few", "--num-test", "2", "--no-predict", "--no-plot"])
+    here = ["--eval", "--cpu", "--min-points", "50", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "tiny"]
+    (tmp_path / "predict/tiny.best.valid.h5").unlink()
+    script.main([*here, "--num-valid", "2", "--predict", "valid", "--no-plot"])
+    with h5py.File(tmp_path / "predict/tiny.best.valid.h5") as file:
+        assert file["event"].shape == (2,)
     assert not list((tmp_path / "e/predict").glob("few*"))
 
 
@@ -157,14 +163,15 @@ def test_low_energy_deposits_as_a_class(data, tmp_path):
     script.main([*bare, "--no-predict", "--plot-events", "0"])  # the flags come from the checkpoint
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize("workers, finetune", [("0", "fft"), ("1", "lora"), ("0", "peft")])
+def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers, finetune):
     """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the weights and
     numbers of a run that was not stopped. Breaks if a rotation or dropout comes from a generator that is not in the
     checkpoint, or if a validation or a picture draws from one that is."""
     copy = tmp_path / "pretrained.pt"
     copy.write_bytes(pretrained.read_bytes())
-    every = ["--pretrained", str(copy), "--layer-decay", "0.7", "--drop-path", "0.2", "--loss", "focal,dice", "--class-weights", "data"]
+    every = ["--pretrained", str(copy), "--finetune", finetune, "--drop-path", "0.2", "--loss", "focal,dice", "--class-weights", "data"]
+    every += ["--layer-decay", "0.7"] if finetune == "fft" else []
     every += ["--valid-every", "2", "--accumulate", "2", "--num-step", "6", "--batch-size", "2", "--ema", "0.5", "--no-predict"]
     script.main(command(data, tmp_path / "whole", *every, *(["--no-plot"] if workers == "1" else ["--plot-every", "4"])))
     every += ["--no-plot"]
@@ -235,6 +242,8 @@ def test_presets(data, tmp_path):
         (["--loadfile", "SEGMENTATION", "--no-remove-led"], "--remove-led False contradicts"),
         (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only with --finetune fft"),
         (["--layer-decay", "1.5"], "--layer-decay"),
+        (["--eval", "--loadfile", "SEGMENTATION", "--pretrained", "PRETRAINED"], "as it is; leave the flag out"),
+        (["--eval", "--loadfile", "SEGMENTATION", "--scratch"], "--scratch: an evaluation"),
         (["--class-weights", "1,2"], "expected 4 numbers"),
         (["--class-weights", "1,-2,3,4"], "'pilarnet', 'data', 'none'"),
         (["--class-weights", "data", "--eval", "--loadfile", "SEGMENTATION", "--testfile", "TEST"], "expected training events"),
@@ -276,6 +285,8 @@ def test_probe_first_then_all_weights(data, pretrained, tmp_path):
     more = ["--loadfile", str(tmp_path / "model/tiny.pt"), "--finetune", "fft", "--prefix", "all", "--num-step", "1"]
     script.main(command(data, tmp_path, *more, "--no-plot", "--no-predict"))
     assert not same(first, encoder_of(tmp_path / "model/all.pt"))
+    script.main(["--load", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "all", "--num-step", "2"])
+    assert read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]  # the table of few labels asks for it
 
 
 def test_continuing_refuses_another_way(data, tmp_path, capsys):
@@ -285,11 +296,49 @@ def test_continuing_refuses_another_way(data, tmp_path, capsys):
 
 
 def test_unexpected_class(data, tmp_path, capsys):
-    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named."""
+    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named, or left out and counted."""
     rng = np.random.default_rng(1)
     events = [walk(rng, 100), walk(rng, 100)]
     events[1][1][2, 4] = 4
     for split in ("train", "val"):
         write(tmp_path / "bad" / split / "events_v2.h5", events)
-    line = refused(command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--no-shuffle"), capsys)
-    assert "event 1 of the split: expected classes 0 to 3, got 4" in line and "--no-remove-led" in line
+    flags = command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--num-step", "1", "--no-plot")
+    line = refused(flags, capsys)
+    assert "events_v2.h5: event 1: expected low-energy deposits in cluster 0 alone" in line and "--skip-bad" in line
+    script.main([*flags, "--skip-bad"])
+    assert "best test: 1 bad events" in (tmp_path / "log/tiny.log").read_text()
+    with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file:
+        assert file["event"][()].tolist() == [0]
+
+
+def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
+    """Status 143 and no file of predictions, neither whole nor half. Breaks if the signal is left to the system."""
+    append, before = PointPredictions.append, signal.getsignal(signal.SIGTERM)
+
+    def append_and_signal(self, rows):
+        append(self, rows)
+        assert len(list((tmp_path / "predict").iterdir())) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(PointPredictions, "append", append_and_signal)
+    published = ["--eval", "--loadfile", str(golden_files("polarmae", "segmentation.ckpt")[0]), "--min-points", "50", "--batch-size", "2"]
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, [*published, "--cpu", "--no-plot", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "cut"])
+    assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert list((tmp_path / "predict").iterdir()) == [] and "stopped by SIGTERM" in (tmp_path / "log/cut.log").read_text()
+
+
+def test_every_event_gets_labels(tmp_path):
+    """--min-points 0: an event of nothing at all has its place in the file; otherwise the log counts what is left out."""
+    rng = np.random.default_rng(3)
+    empty = np.zeros((0, 8), np.float32), np.zeros((0, 6), np.int32)
+    path = write(tmp_path / "data/events_v2.h5", [empty, walk(rng, 90), walk(rng, 20), empty, walk(rng, 60), empty])
+    checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
+    flags = ["--eval", "--cpu", "--loadfile", str(checkpoint), "--testfile", str(path), "--batch-size", "2", "--workdir", str(tmp_path), "--no-plot"]
+    script.main([*flags, "--min-points", "0", "--prefix", "all"])
+    with h5py.File(tmp_path / "predict/all.best.test.h5") as file:
+        assert file["event"][()].tolist() == list(range(6)) and (np.diff(file["ptr"]) > 0).tolist() == [False, True, True, False, True, False]
+        assert file.attrs["checkpoint"] == str(checkpoint.resolve())
+    script.main([*flags, "--min-points", "50", "--prefix", "few"])
+    assert "best test: 4 events without labels" in (tmp_path / "log/few.log").read_text()
+    assert "without labels" not in (tmp_path / "log/all.log").read_text()

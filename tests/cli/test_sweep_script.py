@@ -59,6 +59,16 @@ def rows(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("name", optuna_search.TASKS)
+def test_directions(name):
+    """The best epoch of a trial is that of its script: each choice of --best-by has a direction, and losses alone are lowered."""
+    task = optuna_search.TASKS[name]
+    (choices,) = [action.choices for action in task.script.make_parser()._actions if action.dest == "best_by"]
+    assert set(choices) == set(task.directions) and task.metric in choices
+    scores = [m for m in choices if m.startswith(("AUC", "Bg", "accuracy", "f1", "iou", "precision", "recall", "probe"))]
+    assert {m: sign for m, sign in task.directions.items() if sign > 0} == dict.fromkeys(scores, 1)
+
+
 @pytest.mark.parametrize("task, script", [("classifier", train_pelican_classifier), ("cov", train_pelican_cov)])
 def test_a_sweep_and_what_it_leaves(tmp_path, task, script):
     """Each trial is a run with files of its own; the table, the best flags and the pictures say what came out."""

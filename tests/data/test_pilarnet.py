@@ -138,6 +138,22 @@ def test_first_cluster_that_is_not_led_stays(events, tmp_path):
     assert dataset.__getitems__([3, 2]).lengths.tolist() == [6, 0]
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
+    """With strict_led an event of its own is bad, and the others of its batch are not; an empty cluster does no harm."""
+    events[3][1][2, 4] = events[0][1][2, 4] = 4
+    strict = CloudSelection(min_points=0, strict_led=True, skip_bad=skip)
+    dataset = CloudDataset([write(tmp_path / "a.h5", events)], strict)
+    if not skip:
+        with pytest.raises(BadEvent, match="a.h5: event 3: .* --skip-bad"):
+            dataset.__getitems__([0, 3, 4])
+    else:
+        batch = dataset.__getitems__([0, 3, 4])
+        assert batch.index.tolist() == [0, 4] and batch.skipped == 1 and 4 not in batch.semantic
+    dataset.selection = CloudSelection(min_points=0, strict_led=True, remove_led=False)
+    assert len(dataset.__getitems__([0, 3, 4])) == 3
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_give_the_same(events, tmp_path, workers):
     """Breaks if open files travel to the workers."""

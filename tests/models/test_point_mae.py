@@ -15,6 +15,7 @@ TINY = TransformerConfig("vit_tiny", 2, attention_dropout=0.0, drop_path=0.0)
 CONFIG = PointMAEConfig(
     EncoderConfig(TokenizerConfig(group_size=16), TINY), replace(TINY, depth=1, final_norm=True), energy=True
 )
+BARE = replace(CONFIG, decoder=replace(CONFIG.decoder, depth=0))  # no decoder
 LENGTHS = [300, 0, 1, 150]
 
 
@@ -40,9 +41,9 @@ def test_masks_are_random_and_reproducible():
     assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
 
 
-@pytest.mark.parametrize("energy", [False, True])
-def test_every_weight_learns(energy):
-    model = PointMAE(replace(CONFIG, energy=energy))
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, energy=False), BARE], ids=["polarmae", "pointmae", "no decoder"])
+def test_every_weight_learns(config):
+    model = PointMAE(config)
     losses(model(*tracks(LENGTHS))).backward()
     assert without_gradient(model) == []
 
@@ -64,9 +65,10 @@ def test_training_lowers_the_loss():
 
 
 @torch.no_grad()
-def test_hidden_points_stay_hidden():
+@pytest.mark.parametrize("config", [CONFIG, BARE], ids=["decoder", "no decoder"])
+def test_hidden_points_stay_hidden(config):
     """Predictions depend on visible energies, and never on those of points that are in hidden groups alone."""
-    model = PointMAE(CONFIG).eval()
+    model = PointMAE(config).eval()
     points, lengths = tracks([300])
     tokens = model.encoder.tokenize(points, lengths)
     masked = random_mask(tokens.lengths, 0.6)
@@ -82,8 +84,9 @@ def test_hidden_points_stay_hidden():
 
 
 @torch.no_grad()
-def test_event_alone_equals_event_in_batch():
-    model = PointMAE(CONFIG).double().eval()
+@pytest.mark.parametrize("config", [CONFIG, BARE], ids=["decoder", "no decoder"])
+def test_event_alone_equals_event_in_batch(config):
+    model = PointMAE(config).double().eval()
     points, lengths = tracks([120, 300, 40], dtype=torch.float64)
     together = model(points, lengths)
     event = torch.repeat_interleave(together.tokens.lengths)

@@ -43,6 +43,12 @@ def test_bad_tables(tmp_path):
     (tmp_path / "b-1.yaml").unlink()
     with pytest.raises(InputError, match="b-1.yaml: not found"):
         read_runs([table])
+    assert read_runs([table], wanted={"b-2"}) == []
+    other = make_table(tmp_path, [("b-1", 0.5, {})]).rename(tmp_path / "other.csv")
+    five = make_table(tmp_path, [("b-2", 0.5, {})])
+    five.write_text(five.read_text().replace("f1_shower", "f1_led"))
+    with pytest.raises(InputError, match="b-2: expected the classes of b-1 .macro, shower, michel., got macro, michel, led"):
+        read_runs([other, five], 10)
     (tmp_path / "jets.csv").write_text("prefix,AUC\na,1\n")
     with pytest.raises(InputError, match="column 'f1_macro'"):
         read_runs([tmp_path / "jets.csv"])

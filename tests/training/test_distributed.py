@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import train_pelican_classifier as script
+from src.files import whole_file
 from src.training import distributed
 from tests.cli.helpers import same, weights
 from tests.cli.test_classifier_script import data  # noqa: F401  (a fixture)
@@ -179,3 +180,19 @@ def test_gathering_sorts_events_and_their_particles(monkeypatch):
     joined = distributed.gather_events(parts[0])
     assert joined["index"].tolist() == [0, 1, 2] and joined["lengths"].tolist() == [1, 3, 2]
     assert joined["particle_x"].tolist() == [0, 10, 11, 12, 20, 21]
+
+
+def test_process_that_is_ended_leaves_no_half_file(tmp_path, monkeypatch):
+    """The watching thread removes what the main thread was writing, whose blocks are never left."""
+    watch, ended = distributed._Watch(torch.distributed.HashStore()), []
+
+    def end(status):
+        ended.append((status, list(tmp_path.iterdir())))
+        watch.stop()
+
+    monkeypatch.setattr(distributed.os, "_exit", end)
+    assert watch.report("event 7 is not finite") == "event 7 is not finite"
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "x.h5"):
+        assert len(list(tmp_path.iterdir())) == 1
+        watch.run()
+    assert ended == [(1, [])]

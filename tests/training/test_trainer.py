@@ -127,6 +127,22 @@ def test_metrics_see_the_averaged_weights(tmp_path):
     assert seen == pytest.approx(trainer.average.module.weight.item()) and abs(seen - own) > 0.01
 
 
+def test_reports_and_the_end_see_the_averaged_weights(tmp_path):
+    """Pictures are of the weights that were evaluated, and an exception of a report leaves the model with its own."""
+    task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
+    own, average, seen = task.model.weight.item(), trainer.average.module.weight.item(), []
+
+    def report(history):
+        seen.append(task.model.weight.item())
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        trainer._close_row(2, None, report)
+    assert seen == [average] and task.model.weight.item() == own != average
+    trainer.use_weights_of(trainer.best)
+    assert task.model.weight.item() == average
+
+
 def test_same_as_without_the_new_options(tmp_path):
     """Defaults change nothing: a plain loop of gradient steps gives the same bits."""
     task, _ = run(tmp_path, num_epoch=2)
