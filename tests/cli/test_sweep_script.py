@@ -48,8 +48,9 @@ def server():
 
 
 def command(work, *flags) -> list[str]:
-    """Flags of a sweep of tiny trainings."""
-    (work / "space.yaml").write_text(SPACE)
+    """Flags of a sweep of tiny trainings.  Its space is written once: a worker may be reading it."""
+    if not (work / "space.yaml").exists():
+        (work / "space.yaml").write_text(SPACE)
     return ["--study-name", "s", "--space", str(work / "space.yaml"), "--workdir", str(work), *TINY, "--num-epoch", "2", *flags]
 
 
