@@ -16,9 +16,10 @@ from src.cli.clouds import (
     open_clouds,
     point_mae_config,
     take_network_from,
+    train_with_pictures,
 )
 from src.cli.presets import parse_arguments
-from src.cli.run import Run, run_script, train_and_evaluate
+from src.cli.run import Run, run_script
 from src.models.point_mae import PointMAE
 from src.plots.curves import draw_pretraining
 from src.tasks.clouds import MaskedModelling
@@ -55,16 +56,7 @@ def main(argv=None, report=None) -> list[dict]:
     datasets = open_clouds(run)
     probe = TokenProbe(datasets, args.seed) if args.probe and "train" in datasets else None
     task = MaskedModelling(model, args.seed, args.rotate, probe, args.probe_every, args.predict_format)
-    pictures = Pictures(run, model, datasets)
-
-    def after_row(history: list[dict]) -> None:
-        pictures.after_row(history)
-        if report is not None:
-            report(history)
-
-    history = train_and_evaluate(run, task, datasets, start, draw_pretraining, after_row)
-    pictures.draw("end")
-    return history
+    return train_with_pictures(run, task, datasets, start, draw_pretraining, Pictures(run, model, datasets), report)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ Example (sample events, an encoder of train_pointmae.py, minutes on a laptop):
 import argparse
 
 from src.cli.arguments import Formatter, add_run_arguments, add_training_arguments
-from src.cli.clouds import Pictures, add_cloud_data_arguments, open_clouds
+from src.cli.clouds import Pictures, add_cloud_data_arguments, open_clouds, train_with_pictures
 from src.cli.presets import given_flags, parse_arguments
-from src.cli.run import Run, run_script, train_and_evaluate
+from src.cli.run import Run, run_script
 from src.cli.segmentation import (
     add_segmentation_arguments,
     check_evaluation,
@@ -60,16 +60,7 @@ def main(argv=None, report=None) -> list[dict]:
         load_encoder_(model, encoder, args.pretrained)
     datasets = open_clouds(run)
     task = make_task(run, model, datasets)
-    pictures = Pictures(run, model, datasets, draw_labels)
-
-    def after_row(history: list[dict]) -> None:
-        pictures.after_row(history)
-        if report is not None:
-            report(history)
-
-    history = train_and_evaluate(run, task, datasets, start, draw_segmentation, after_row)
-    pictures.draw("end")
-    return history
+    return train_with_pictures(run, task, datasets, start, draw_segmentation, Pictures(run, model, datasets, draw_labels), report)
 
 
 if __name__ == "__main__":

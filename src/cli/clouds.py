@@ -18,7 +18,7 @@ from ..models.published_clouds import published_network
 from ..tasks.cloud_pictures import draw_events
 from ..training import distributed
 from .arguments import SPLIT_NAMES, OnOff, take_further, take_stored
-from .run import Run, log
+from .run import Run, log, train_and_evaluate
 
 MODELS = ("pointmae", "polarmae")
 # flags of the tokens, which a preset (--voxels) sets where they are not given
@@ -213,3 +213,16 @@ class Pictures:
             folder = self.run.paths.logdir / self.run.paths.prefix
             written = self._draw(folder, stem, self.model, self.dataset, self.numbers, args.seed, args.plot_html)
             log.info(f"{len(written)} pictures: {folder}/{stem}.*")
+
+
+def train_with_pictures(run: Run, task, datasets: dict[str, CloudDataset], start, draw: Callable, pictures: Pictures, report=None) -> list[dict]:
+    """`train_and_evaluate` with pictures of events along the way and at the end.  report(all rows so far): called after each."""
+
+    def after_row(history: list[dict]) -> None:
+        pictures.after_row(history)
+        if report is not None:
+            report(history)
+
+    history = train_and_evaluate(run, task, datasets, start, draw, after_row)
+    pictures.draw("end")
+    return history

@@ -1,6 +1,8 @@
 """What the tests of the scripts share."""
 
 import csv
+import os
+import signal
 
 import h5py
 import numpy as np
@@ -19,6 +21,23 @@ def refused_by(main, argv, capsys) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     assert "Traceback" not in "\n".join(lines)
     return lines[-1]
+
+
+def stop_in_training_step(monkeypatch, task, number, main, argv) -> None:
+    """Run a script that gets SIGTERM at the begin of this training step (counted from 1) of a task's class, and must end by it."""
+    step, calls = task.step, []
+
+    def step_and_signal(self, batch):
+        calls.append(self.model.training)
+        if sum(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+            monkeypatch.undo()
+        return step(self, batch)
+
+    monkeypatch.setattr(task, "step", step_and_signal)
+    with pytest.raises(SystemExit) as stop:
+        run_script(main, argv)
+    assert stop.value.code == 128 + signal.SIGTERM
 
 
 def weights(path):

@@ -1,8 +1,6 @@
 """The pretraining script, from its flags to its files."""
 
-import os
 import shutil
-import signal
 from functools import partial
 
 import h5py
@@ -13,10 +11,9 @@ import torch
 import train_pointmae as script
 from src.cli.clouds import point_mae_config
 from src.cli.presets import parse_arguments
-from src.cli.run import run_script
 from src.data.pilarnet_files import index_path
 from src.models.published import read_checkpoint
-from tests.cli.helpers import refused_by, row, same, walk, weights, write
+from tests.cli.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
 from tests.conftest import ROOT, golden_files
 
 TINY = [
@@ -74,19 +71,8 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers)
     script.main(command(data, tmp_path / "whole", *every))
     from src.tasks.clouds import MaskedModelling
 
-    step, calls = MaskedModelling.step, []
-
-    def step_and_signal(self, batch):
-        calls.append(self.model.training)
-        if sum(calls) == 6:  # five batches make the three steps of the first epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-            monkeypatch.undo()
-        return step(self, batch)
-
-    monkeypatch.setattr(MaskedModelling, "step", step_and_signal)
-    with pytest.raises(SystemExit) as stop:
-        run_script(script.main, command(data, tmp_path / "cut", *every))
-    assert stop.value.code == 128 + signal.SIGTERM
+    # five batches make the three steps of the first epoch
+    stop_in_training_step(monkeypatch, MaskedModelling, 6, script.main, command(data, tmp_path / "cut", *every))
     progress = read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]
     assert (progress["epoch"], progress["batch"], progress["step"], len(progress["history"])) == (1, 2, 4, 2)
     script.main(["--load", "--cpu", "--threads", "1", "--prefix", "tiny", "--datadir", str(data), "--workdir", str(tmp_path / "cut"), "--num-workers", workers])

@@ -18,7 +18,7 @@ from src.cli.segmentation import check_flags, segmentation_config
 from src.data.pilarnet_files import EventFile
 from src.models.published import read_checkpoint
 from src.tasks.point_predictions import PointPredictions
-from tests.cli.helpers import refused_by, row, same, walk, weights, write
+from tests.cli.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
 from tests.conftest import ROOT, golden_files
 
 TINY = [
@@ -177,19 +177,8 @@ def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypat
     every += ["--no-plot"]
     from src.tasks.segmentation import PointSegmentation
 
-    step, calls = PointSegmentation.step, []
-
-    def step_and_signal(self, batch):
-        calls.append(self.model.training)
-        if sum(calls) == 6:  # five batches make the three steps of the first epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-            monkeypatch.undo()
-        return step(self, batch)
-
-    monkeypatch.setattr(PointSegmentation, "step", step_and_signal)
-    with pytest.raises(SystemExit) as stop:
-        run_script(script.main, command(data, tmp_path / "cut", *every))
-    assert stop.value.code == 128 + signal.SIGTERM
+    # five batches make the three steps of the first epoch
+    stop_in_training_step(monkeypatch, PointSegmentation, 6, script.main, command(data, tmp_path / "cut", *every))
     assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["step"] == 4
     copy.unlink()
     script.main(["--load", "--cpu", "--threads", "1", "--prefix", "tiny", "--datadir", str(data), "--workdir", str(tmp_path / "cut"), "--num-workers", workers])
