@@ -38,29 +38,30 @@ class Report:
     def write(self) -> FrozenTrial | None:
         """Every file; returns the best trial, None if no trial was finished."""
         trials = [t for t in self.study.get_trials(deepcopy=False) if "surplus" not in t.user_attrs]
-        self._table(trials)
+        chosen = self.chosen()
+        self._table(trials, {t.number for t in chosen})
         finished = [t for t in trials if t.state == TrialState.COMPLETE]
         counts = {s: sum(t.state == s for t in trials) for s in TrialState}
         log.info(f"trials: {', '.join(f'{n} {s.name.lower()}' for s, n in counts.items() if n)}; table: {self.path('trials.csv')}")
-        if not finished:
+        if not chosen:
             return None
-        best = self.best()
+        best = chosen[0]
         flags = self._best_flags(best)
-        self._pictures(finished)
+        self._pictures(finished, {t.number for t in chosen})
         log.info(f"best trial: {best.number} ({', '.join(f'{m} {v:.6g}' for m, v in zip(self.metrics, best.values, strict=True))})")
         log.info(f"its flags, for --yaml: {self.path('best.yaml')}; as a command:\n{flags}")
         return best
 
-    def best(self) -> FrozenTrial:
-        """The best trial by the first metric, of those that no other beats in all metrics."""
-        front = self.study.best_trials if len(self.metrics) > 1 else [self.study.best_trial]
-        maximize = self.study.directions[0] == StudyDirection.MAXIMIZE
-        return (max if maximize else min)(front, key=lambda t: t.values[0])
+    def chosen(self) -> list[FrozenTrial]:
+        """The best trial, of equal ones the first; with several metrics all that no other beats in all of them, the best by the
+        first metric in front.  Empty if no trial was finished."""
+        sign = -1 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1
+        front = sorted(self.study.best_trials, key=lambda t: (sign * t.values[0], t.number))
+        return front if len(self.metrics) > 1 else front[:1]
 
-    def _table(self, trials: list[FrozenTrial]) -> None:
+    def _table(self, trials: list[FrozenTrial], chosen: set[int]) -> None:
         names = sorted({name for t in trials for name in t.params})
         repeated = {t.user_attrs.get("repeats") for t in trials}
-        front = {t.number for t in self.study.best_trials} if any(t.state == TrialState.COMPLETE for t in trials) else set()
         with whole_file(self.path("trials.csv")) as temporary, open(temporary, "w", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["trial", "state", *self.metrics, "best", "epochs", "started", "seconds", "repeats", "failure", *names])
@@ -70,7 +71,7 @@ class Report:
                 started = f"{t.datetime_start:%Y-%m-%d %H:%M:%S}" if t.datetime_start else ""
                 seconds = f"{t.duration.total_seconds():.1f}" if t.duration else ""
                 extra = [t.user_attrs.get(key, "") for key in ("repeats", "failure")]
-                row = [t.number, state, *values, int(t.number in front), t.user_attrs.get("epochs", ""), started, seconds, *extra]
+                row = [t.number, state, *values, int(t.number in chosen), t.user_attrs.get("epochs", ""), started, seconds, *extra]
                 table.writerow(row + [t.params.get(name, "") for name in names])
 
     def _best_flags(self, best: FrozenTrial) -> str:
@@ -83,7 +84,7 @@ class Report:
             temporary.write_text(f"# {command}\n" + yaml.safe_dump(settings, default_flow_style=None, width=110))
         return command
 
-    def _pictures(self, finished: list[FrozenTrial]) -> None:
+    def _pictures(self, finished: list[FrozenTrial], chosen: set[int]) -> None:
         metric, values = self.metrics[0], [t.values[0] for t in finished]
         maximize = self.study.directions[0] == StudyDirection.MAXIMIZE
         names = sorted({name for t in finished for name in t.params})
@@ -99,9 +100,8 @@ class Report:
             importances = optuna.importance.get_param_importances(self.study, target=lambda t: sign * t.values[0])
             pictures["importance.png"] = lambda path: draw_importance(path, importances, metric)
         if len(self.metrics) > 1:
-            front = {t.number for t in self.study.best_trials}
-            table, chosen = [t.values for t in finished], [t.number in front for t in finished]
-            pictures["pareto.png"] = lambda path: draw_pareto(path, table, chosen, self.metrics)
+            table, marked = [t.values for t in finished], [t.number in chosen for t in finished]
+            pictures["pareto.png"] = lambda path: draw_pareto(path, table, marked, self.metrics)
         for ending, draw in pictures.items():
             with whole_file(self.path(ending)) as temporary:
                 draw(temporary)
