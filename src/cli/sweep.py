@@ -122,7 +122,6 @@ class Sweep:
         self.own, self.fixed, self.task = own, rest, task
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="PedAnova")  # report.py gives it what it asks for
         if distributed.num_ranks() > 1:
             raise InputError("torchrun: a sweep is made of workers with one process each; start several with -j, or see slurm/sweep.sbatch")
         self.args, named = parse_arguments(task.script.make_parser, rest)

@@ -4,6 +4,7 @@ import argparse
 import csv
 import logging
 import shlex
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,9 @@ class Report:
         }
         if len(finished) > 2:
             sign = -1 if maximize else 1  # it asks what makes the target low
-            importances = optuna.importance.get_param_importances(self.study, target=lambda t: sign * t.values[0])
+            with warnings.catch_warnings():  # which say the same, and that few or equal trials tell little
+                warnings.filterwarnings("ignore", category=UserWarning)
+                importances = optuna.importance.get_param_importances(self.study, target=lambda t: sign * t.values[0])
             pictures["importance.png"] = lambda path: draw_importance(path, importances, metric)
         if len(self.metrics) > 1:
             table, marked = [t.values for t in finished], [t.number in chosen for t in finished]

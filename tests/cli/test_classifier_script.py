@@ -20,6 +20,7 @@ from src.cli.run import run_script
 from src.models.published import read_checkpoint
 from tests.cli.helpers import refused_by, same, weights
 from tests.conftest import ROOT
+from tests.patience import PATIENCE, wait_until
 
 TINY = [
     "--num-channels-m", "[[6],[6]]", "--num-channels-2to2", "[4,4]", "--num-channels-m-out", "[6,4]", "--num-channels-out", "6",
@@ -115,17 +116,16 @@ def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
         return subprocess.Popen([sys.executable, "train_pelican_classifier.py", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
     whole = start(tmp_path / "whole")
-    assert whole.wait(300) == 0, whole.stderr.read()
+    assert whole.wait(PATIENCE) == 0, whole.stderr.read()
     killed = start(tmp_path / "killed")
-    checkpoint, deadline = tmp_path / "killed/model/tiny.pt", time.monotonic() + 200
-    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    checkpoint = tmp_path / "killed/model/tiny.pt"
+    wait_until(lambda: checkpoint.exists() or killed.poll() is not None)
     time.sleep(random.SystemRandom().uniform(0, 0.4))
     killed.kill()
     killed.wait()
     assert checkpoint.exists()
     again = start(tmp_path / "killed", "--load")
-    assert again.wait(300) == 0, again.stderr.read()
+    assert again.wait(PATIENCE) == 0, again.stderr.read()
     assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(checkpoint))
     assert same(weights(tmp_path / "whole/model/tiny_best.pt"), weights(tmp_path / "killed/model/tiny_best.pt"))
     assert len((tmp_path / "killed/log/tiny.Best.metrics.csv").read_text().splitlines()) == 2

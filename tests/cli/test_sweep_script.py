@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 
 import optuna
 import pytest
@@ -18,7 +17,9 @@ from src.cli.run import run_script
 from src.models.published import read_checkpoint
 from src.sweeps.storage import open_storage
 from src.sweeps.study import counted
+from tests.cli import held_sweep
 from tests.conftest import ROOT
+from tests.patience import PATIENCE, wait_until
 from tests.postgres import Server
 
 SPACE = """
@@ -163,12 +164,15 @@ def fork_server():
     return context
 
 
-def be_a_worker(flags, output, environment):
-    """The script, in a process of its own."""
+def be_a_worker(flags, output, environment, held):
+    """The script, in a process of its own, held in its first trial if a folder is given; with --jobs each of its workers is."""
     with open(output, "w") as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     os.environ.update(environment)
     sys.argv = ["optuna_search.py", *flags]
+    if held:
+        held_sweep.hold_first_trial(held)
+        optuna_search.__file__, os.environ[held_sweep.FOLDER] = held_sweep.__file__, str(held)
     run_script(optuna_search.main)
 
 
@@ -178,12 +182,25 @@ class Workers:
     def __init__(self, fork_server, work, storage, secret):
         self.fork_server, self.work, self.storage, self.secret, self.started = fork_server, work, storage, secret, []
 
-    def start(self, *flags) -> "multiprocessing.Process":
+    def start(self, *flags, held=False) -> "multiprocessing.Process":
         flags = ["--task", "classifier", *command(self.work, "--storage", self.storage, *FEW, *flags)]
-        worker = self.fork_server.Process(target=be_a_worker, args=(flags, self._file(len(self.started)), self.secret))
+        arguments = flags, self._file(len(self.started)), self.secret, self.work if held else None
+        worker = self.fork_server.Process(target=be_a_worker, args=arguments)
         worker.start()
         self.started.append(worker)
         return worker
+
+    def all_held(self, number: int) -> list[int]:
+        """Wait until so many workers stand still in mid-trial, each after one epoch; their process numbers."""
+        wait_until(lambda: len(list(self.work.glob("held.*"))) == number, self._none_failed)
+        return [int(held.suffix[1:]) for held in self.work.glob("held.*")]
+
+    def let_go(self) -> None:
+        """The held workers go on."""
+        (self.work / "go").touch()
+
+    def _none_failed(self) -> None:
+        assert not any(w.exitcode for w in self.started), [self.output(w) for w in self.started]
 
     def _file(self, number):
         return self.work / f"worker{number}.txt"
@@ -191,28 +208,23 @@ class Workers:
     def output(self, worker) -> str:
         return self._file(self.started.index(worker)).read_text()
 
-    def status(self, worker, seconds=150) -> int:
+    def status(self, worker) -> int:
         """Its exit status, when it has ended."""
-        worker.join(seconds)
-        assert worker.exitcode is not None, f"still there after {seconds} s: {self.output(worker)}"
+        worker.join(PATIENCE)
+        assert worker.exitcode is not None, f"still there after {PATIENCE} s: {self.output(worker)}"
         return worker.exitcode
 
     def study(self) -> optuna.Study:
         return optuna.load_study(study_name="s", storage=open_storage(self.storage, 30))
 
-    def until(self, condition, seconds=60):
-        """What condition(trials) gives, as soon as it is true."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                found = condition(self.study().get_trials())
-            except KeyError:  # no study yet
-                found = None
-            if found:
-                return found
-            assert not any(w.exitcode for w in self.started), [self.output(w) for w in self.started]
-            time.sleep(0.1)
-        raise AssertionError("waited in vain")
+    def trial_of(self, pid: int) -> optuna.trial.FrozenTrial:
+        """The trial that a worker is busy with, when it has given a sign of life there."""
+
+        def find():
+            running = (t for t in self.study().get_trials() if t.state.name == "RUNNING")
+            return next((t for t in running if f":{pid} " in t.user_attrs.get("sign_of_life", "")), None)
+
+        return wait_until(find, self._none_failed)
 
 
 @pytest.fixture
@@ -232,11 +244,6 @@ def workers(request, tmp_path, monkeypatch, fork_server):
         worker.kill()
     if kind == "postgresql":
         optuna.delete_study(study_name="s", storage=open_storage(storage, 30))
-
-
-def in_training(trials):
-    """A trial that has finished one epoch."""
-    return next((t for t in trials if t.state.name == "RUNNING" and len(t.intermediate_values) == 1 and "sign_of_life" in t.user_attrs), None)
 
 
 def check_nothing_lost(workers, num_trials):
@@ -262,10 +269,11 @@ def check_no_password(workers, server):
 def test_a_worker_is_killed(workers, number, num_trials, request):
     """Three workers, twelve trials, one kill -9 in mid-trial: another worker continues that trial from its checkpoint."""
     for _ in range(number):
-        workers.start("--num-trials", str(num_trials), "--heartbeat", "1", "--num-epoch", "4", "--no-report", "--pruner", "none")
-    trial = workers.until(in_training)
-    pid = int(trial.user_attrs["sign_of_life"].split()[0].rsplit(":", 1)[1])
+        workers.start("--num-trials", str(num_trials), "--heartbeat", "1", "--num-epoch", "4", "--no-report", "--pruner", "none", held=True)
+    pid, *_ = workers.all_held(number)
+    trial = workers.trial_of(pid)
     os.kill(pid, signal.SIGKILL)
+    workers.let_go()
     killed = next(w for w in workers.started if w.pid == pid)
     codes = [workers.status(w) for w in workers.started]
     assert [code for w, code in zip(workers.started, codes, strict=True) if w is not killed] == [0] * (number - 1), [workers.output(w) for w in workers.started]
@@ -281,19 +289,21 @@ def test_a_worker_is_killed(workers, number, num_trials, request):
 @pytest.mark.parametrize("workers", ["postgresql"], indirect=True)
 def test_the_database_is_restarted(workers, server):
     """Two workers wait and finish; one without patience says why it ends, and its trial is run by the others."""
-    patient = [workers.start("--num-trials", "6", "--heartbeat", "2", "--num-epoch", "3", "--no-report") for _ in range(2)]
-    hasty = workers.start("--num-trials", "6", "--heartbeat", "2", "--num-epoch", "20", "--no-report", "--patience", "0.5")
-    workers.until(lambda trials: [t for t in trials if f":{hasty.pid} " in t.user_attrs.get("sign_of_life", "")])
-    workers.until(in_training)
+    flags = ["--num-trials", "6", "--heartbeat", "2", "--num-epoch", "3", "--no-report"]
+    patient = [workers.start(*flags, held=True) for _ in range(2)]
+    hasty = workers.start(*flags, "--patience", "0.5", held=True)
+    workers.all_held(3)
     server.stop()
+    workers.let_go()
     try:
-        assert workers.status(hasty, 30) == 1
+        assert workers.status(hasty) == 1
+        wait_until(lambda: all("trying again" in workers.output(w) for w in patient))
     finally:
         server.start()
-    assert [workers.status(w, 120) for w in patient] == [0, 0], [workers.output(w) for w in patient]
+    assert [workers.status(w) for w in patient] == [0, 0], [workers.output(w) for w in patient]
     last = workers.output(hasty).strip().splitlines()[-1]
     assert "not back after" in last and "Traceback" not in workers.output(hasty)
-    assert any("answers again" in workers.output(w) for w in patient)
+    assert all("answers again" in workers.output(w) for w in patient)
     study = workers.study()
     assert len(counted(study)) == 6 and not [t for t in counted(study) if t.state.name not in ("COMPLETE", "PRUNED")]
     check_no_password(workers, server)
@@ -304,7 +314,7 @@ def test_a_wrong_password(workers, server):
     """One line that says so, without the one that was tried."""
     workers.secret = {"PGPASSWORD": "hunter2"}
     worker = workers.start()
-    assert workers.status(worker, 60) == 1
+    assert workers.status(worker) == 1
     output = workers.output(worker)
     assert "the password is wrong or missing: put it into PGPASSWORD" in output and "hunter2" not in output and "Traceback" not in output
     optuna.create_study(study_name="s", storage=open_storage(server.url, 0))
@@ -314,15 +324,15 @@ def test_a_wrong_password(workers, server):
 def test_sigterm_hands_the_trial_over(workers):
     """To two local workers at once: both save, their trials wait, and the same command goes on with them."""
     flags = ["--num-trials", "4", "--num-epoch", "10", "--batch-size", "10", "-j", "2", "--pruner", "none", "--sampler-seed", "5"]
-    parent = workers.start(*flags)
-    workers.until(lambda trials: len([t for t in trials if t.state.name == "RUNNING" and t.intermediate_values]) == 2)
+    parent = workers.start(*flags, held=True)
+    workers.all_held(2)
     parent.terminate()
-    assert workers.status(parent, 60) == 128 + signal.SIGTERM
+    assert workers.status(parent) == 128 + signal.SIGTERM
     states = [t.state.name for t in workers.study().get_trials()]
     assert states.count("FAIL") == states.count("WAITING") == 2
     workers.started.clear()
     again = workers.start(*flags)
-    assert workers.status(again, 120) == 0
+    assert workers.status(again) == 0
     trials = workers.study().get_trials()
     assert [t.state.name for t in trials].count("COMPLETE") == 4
     assert len({t.params["lr-init"] for t in trials}) == 4  # new proposals are new, though the seed is the same

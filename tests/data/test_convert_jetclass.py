@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from src.errors import InputError
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "data"))
@@ -94,5 +95,5 @@ def test_missing_reader_is_one_line(tmp_path):
     (tmp_path / "uproot.py").write_text("raise ImportError('No module named uproot')")
     (tmp_path / "a.root").touch()
     result = subprocess.run([sys.executable, str(ROOT / "data" / "convert_jetclass.py"), str(tmp_path / "a.root"), "--out", "o.h5"],
-                            cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)  # fmt: skip
+                            cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and "'.[convert]'" in result.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from src.data.jets import JetDataset, JetSelection
 from src.errors import InputError
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "data"))
@@ -146,7 +147,7 @@ def test_command_line(reference, tmp_path):
 
     def run(*words):
         command = [sys.executable, str(ROOT / "data" / "convert_toptagging.py"), *map(str, words)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
 
     assert run(path, "--out", "o.h5").returncode == 0 and (tmp_path / "o.h5").exists()
     again = run(path, "--out", "o.h5")

@@ -13,6 +13,7 @@ import pytest
 
 from src.data.jet_writer import Parser, check_outputs, converter_parser, jet_file, jet_rows, one_hot_numbers, run_converter
 from src.errors import InputError
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,6 +160,6 @@ def test_stopped_converter_leaves_nothing(tmp_path):
                                env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
     assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
     process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=20)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 1 and error.startswith("interrupted") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from src.data.loader import make_loader
 from src.data.sampler import EpochBatches
 from src.errors import InputError
 from tests.conftest import ROOT
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -95,4 +96,4 @@ def test_a_loader_left_open_does_not_keep_the_process(files, in_memory):
         "batches = EpochBatches(len(dataset), 4, True, chunk_of=dataset.chunk_of_events())\n"
         "iterator = iter(make_loader(dataset, batches, 1, False))\nnext(iterator)\nsys.keep = iterator\n"
     )
-    subprocess.run([sys.executable, "-c", code, *map(str, files)], cwd=ROOT, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code, *map(str, files)], cwd=ROOT, timeout=PATIENCE, check=True)

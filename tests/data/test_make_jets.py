@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
+from tests.patience import PATIENCE, wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data" / "make_jets.py"
 SAMPLE = ROOT / "data" / "sample_data" / "run12"
@@ -26,7 +28,7 @@ WIDE = ["--pt-min", "100", "--pt-max", "2000", "--eta-max", "5"]  # nearly every
 
 
 def run(*arguments, **options):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
 def jet_of(n, truth=NO_TRUTH):
@@ -272,12 +274,10 @@ def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
     """Breaks if Ctrl-C or SIGTERM leaves a temporary file, a traceback, waits for the blocks under way, or exits 0."""
     process = subprocess.Popen([sys.executable, str(SCRIPT), "--outdir", str(tmp_path / "out"), "-j", str(jobs)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.train.h5*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: list(tmp_path.glob("out/.train.h5*")))
     time.sleep(1)
     process.send_signal(number)
-    error = process.communicate(timeout=20)[1]
+    error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0 and "Traceback" not in error and "interrupted" in error
     assert not list((tmp_path / "out").iterdir())
 

@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data" / "make_lartpc.py"
 sys.path.append(str(SCRIPT.parent))
@@ -26,7 +28,7 @@ def events():
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE)
 
 
 def segments_of(start, end, energy, fragment):

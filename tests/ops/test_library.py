@@ -9,6 +9,7 @@ import torch
 
 from src.ops import chamfer, cnms, fps, library, neighbors
 from tests.ops.clouds import DEVICES, cloud, require_kernels
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = [
@@ -24,7 +25,7 @@ SCHEMAS = [
 
 def run(*command, **environment):
     """stdout and stderr of a Python command in the root of the repository, which must succeed."""
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
                           env={**os.environ, **environment})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -6,7 +6,6 @@ import signal
 import stat
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import optuna
@@ -14,6 +13,7 @@ import pytest
 
 from src.sweeps.storage import open_storage
 from tests.conftest import ROOT
+from tests.patience import PATIENCE, wait_until
 from tests.postgres import as_nobody, programs
 
 
@@ -38,10 +38,11 @@ def start(folder, log) -> subprocess.Popen:
                    "HOME": str(folder), "SLURM_JOB_ID": "42", "NETWORK": "127.0.0.1/32"}  # fmt: skip
     with open(log, "w") as out:
         job = subprocess.Popen(["bash", str(folder / "database.sbatch")], env=environment, cwd=folder, stdout=out, stderr=out, **as_nobody())
-    deadline = time.monotonic() + 40
-    while not (folder / "shared/service").exists():
-        assert job.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+
+    def still_runs():
+        assert job.poll() is None, log.read_text()
+
+    wait_until((folder / "shared/service").exists, still_runs)
     return job
 
 
@@ -61,7 +62,7 @@ def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
     study = optuna.create_study(study_name="kept", storage=open_storage("postgresql://?service=puffin", 0))
     study.tell(study.ask(), 7.0)
     job.send_signal(signal.SIGUSR1)
-    assert job.wait(30) == 0, (tmp_path / "1.txt").read_text()
+    assert job.wait(PATIENCE) == 0, (tmp_path / "1.txt").read_text()
     assert (folder / "calls").read_text() == "scontrol requeue 42\n"
     assert not (folder / "shared/service").exists() and not list(folder.glob("puffin-database.*"))
 
@@ -71,7 +72,7 @@ def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
     assert study.best_value == 7.0
     study.tell(study.ask(), 5.0)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(30) == 0 and (folder / "calls").read_text().count("requeue") == 1
+    assert job.wait(PATIENCE) == 0 and (folder / "calls").read_text().count("requeue") == 1
     printed = (tmp_path / "1.txt").read_text() + (tmp_path / "2.txt").read_text()
     assert "restored" in printed and "saved" in printed and password not in printed
     assert password not in service
@@ -80,7 +81,7 @@ def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
 WORKER = """#!/bin/bash
 trap 'echo "handed over" >> calls; exit 143' TERM
 echo "$PGSERVICEFILE $*" >> calls
-for i in $(seq 200); do sleep 0.05; done
+for i in $(seq 6000); do sleep 0.05; done
 """
 
 
@@ -96,11 +97,9 @@ def test_a_worker_hands_over_and_is_requeued(tmp_path, storage):
     environment = os.environ | {"SLURM_SUBMIT_DIR": str(tmp_path), "VENV": "venv", "SLURM_JOB_ID": "43", "SLURM_CPUS_PER_TASK": "2",
                                 "FOLDER": str(tmp_path), "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
     job = subprocess.Popen(["bash", str(ROOT / "slurm/sweep.sbatch"), "--task", "classifier", *storage], env=environment)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "calls").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / "calls").exists)
     job.send_signal(signal.SIGUSR1)
-    assert job.wait(20) == 0
+    assert job.wait(PATIENCE) == 0
     wanted = "--task classifier --storage log/s.journal" if storage else "--storage postgresql://?service=puffin --task classifier"
     first, *rest = (tmp_path / "calls").read_text().splitlines()
     assert first == f"{tmp_path}/service optuna_search.py --patience 3600 {wanted}" and rest == ["handed over", "scontrol requeue 43"]

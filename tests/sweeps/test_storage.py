@@ -12,6 +12,7 @@ import pytest
 from src.errors import InputError
 from src.sweeps.storage import StorageLost, check_url, copy_study, describe, open_storage, postgresql_url
 from tests.conftest import ROOT
+from tests.patience import PATIENCE
 from tests.postgres import USER
 
 SECRET = "hunter2"
@@ -86,20 +87,19 @@ def test_ways_of_the_password(server, tmp_path, monkeypatch, way):
 def test_a_restarted_server_is_waited_for(server, monkeypatch):
     """An operation during an outage succeeds afterwards; without patience it fails with a line.  Breaks without _patient."""
     monkeypatch.setenv("PGPASSWORD", server.password)
-    patient = optuna.create_study(study_name="outage", storage=open_storage(server.url, 60))
+    patient = optuna.create_study(study_name="outage", storage=open_storage(server.url, PATIENCE))
     hasty = optuna.load_study(study_name="outage", storage=open_storage(server.url, 0.3))
     server.stop()
     try:
         with pytest.raises(StorageLost, match="not back after") as loss:
             hasty.ask()
         assert server.password not in str(loss.value)
-        late = threading.Timer(1.5, server.start)
-        late.start()
-        start = time.monotonic()
-        patient.tell(patient.ask(), 1.0)
-        assert time.monotonic() - start > 1
     finally:
-        late.join()
+        start, late = time.monotonic(), threading.Timer(1.5, server.start)
+        late.start()
+    patient.tell(patient.ask(), 1.0)
+    assert time.monotonic() - start > 1.5
+    late.join()
     assert [t.value for t in patient.get_trials()] == [1.0]
 
 

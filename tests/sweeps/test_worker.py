@@ -2,6 +2,7 @@
 
 import signal
 import time
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -39,9 +40,9 @@ def study_in(storage) -> optuna.Study:
     return open_study("s", open_storage(storage, 5), ["minimize"], optuna.pruners.NopPruner(), {"task": "x"})
 
 
-def work(study, run_trial, num_trials, timeout=None):
+def work(study, run_trial, num_trials, timeout=None, interval=INTERVAL):
     """A worker to its end."""
-    Worker(study, run_trial, num_trials, timeout, INTERVAL).work()
+    Worker(study, run_trial, num_trials, timeout, interval).work()
 
 
 def value(trial) -> list[float]:
@@ -94,11 +95,17 @@ def test_a_sweep_that_can_only_fail_ends(storage):
     assert states(study) == ["FAIL"] * 5
 
 
-def test_timeout(storage):
-    """No trial begins after it."""
-    study = study_in(storage)
-    work(study, lambda trial: time.sleep(0.1) or value(trial), 1000, timeout=0.5)
-    assert 1 <= len(states(study)) <= 6
+def test_timeout(storage, monkeypatch):
+    """No trial begins after it.  Each takes a second of a clock of its own."""
+    study, now = study_in(storage), [0.0]
+    monkeypatch.setattr("src.sweeps.worker.time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+
+    def run(trial):
+        now[0] += 1
+        return value(trial)
+
+    work(study, run, 1000, timeout=5)
+    assert states(study) == ["COMPLETE"] * 5
 
 
 @BOTH
@@ -152,12 +159,12 @@ def test_the_trial_of_a_dead_worker_is_run_again(storage):
 
 def test_the_trial_of_a_living_worker_is_left_alone(storage):
     """However long it takes, while its worker gives signs; and the other one does not wait for its end."""
-    there = study_in(storage)
-    signs = SignsOfLife(there, INTERVAL)
+    there, interval = study_in(storage), 5 * INTERVAL  # a busy machine may hold up the signs for a second
+    signs = SignsOfLife(there, interval)
     signs.trial = there.ask()
     signs.start()
     study = study_in(storage)
-    work(study, value, 2)
+    work(study, value, 2, interval=interval)
     assert states(study) == ["RUNNING", "COMPLETE"]
     signs.stopped.set()
 

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from src.training import distributed
 from tests.cli.helpers import same, weights
 from tests.cli.test_classifier_script import data  # noqa: F401  (a fixture)
 from tests.conftest import ROOT, relative
+from tests.patience import PATIENCE, wait_until
 from tests.training.two_processes import FIXED, SAME, flags
 
 
@@ -34,13 +34,13 @@ def start_two(scenario: str, data, work) -> list[subprocess.Popen]:
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:
     """Two processes under the real launcher."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def end_of(processes, timeout: float) -> list[str]:
+def end_of(processes) -> list[str]:
     """stderr of each process; all are gone afterwards."""
     try:
-        return [p.communicate(timeout=timeout)[1] for p in processes]
+        return [p.communicate(timeout=PATIENCE)[1] for p in processes]
     finally:
         [p.kill() for p in processes]
 
@@ -50,7 +50,7 @@ def runs(data, tmp_path_factory):  # noqa: F811
     """Folder of runs on two processes, and of one of them on one process with the same global batch."""
     work = tmp_path_factory.mktemp("two")
     processes = start_two("whole", data, work)
-    errors = end_of(processes, 240)
+    errors = end_of(processes)
     assert [p.returncode for p in processes] == [0, 0], errors
     assert errors[1] == ""  # process 0 alone speaks
     script.main(flags(str(data), str(work / "one"), *SAME, "--batch-size", "20"))
@@ -136,11 +136,9 @@ def test_failure_of_one_ends_all(data, tmp_path):  # noqa: F811
 def test_killed_process_ends_all(data, tmp_path):  # noqa: F811
     """A process that vanishes without a word (kill -9) is named as lost, and the other one does not wait for it."""
     processes = start_two("whole", data, tmp_path)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "two/model/tiny.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / "two/model/tiny.pt").exists)
     processes[1].kill()
-    errors = end_of(processes, 60)
+    errors = end_of(processes)
     assert processes[0].returncode == 1 and "lost another process" in errors[0].strip().splitlines()[-1]
 
 
