@@ -123,12 +123,14 @@ def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
     time.sleep(random.SystemRandom().uniform(0, 0.4))
     killed.kill()
     killed.wait()
+    table = tmp_path / "killed/log/tiny.Best.metrics.csv"
+    rows = 2 + table.exists()  # a slow machine kills it after its end
     assert checkpoint.exists()
     again = start(tmp_path / "killed", "--load")
     assert again.wait(PATIENCE) == 0, again.stderr.read()
     assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(checkpoint))
     assert same(weights(tmp_path / "whole/model/tiny_best.pt"), weights(tmp_path / "killed/model/tiny_best.pt"))
-    assert len((tmp_path / "killed/log/tiny.Best.metrics.csv").read_text().splitlines()) == 2
+    assert len(table.read_text().splitlines()) == rows
 
 
 @pytest.mark.parametrize("ways", [[[], [], []], [["--no-RAMdataset"], ["--no-RAMdataset", "--num-workers", "2"], ["--num-workers", "1"]]])

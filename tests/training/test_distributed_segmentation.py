@@ -17,7 +17,7 @@ def runs(data, tmp_path_factory):  # noqa: F811
     """Folder of a run on two processes, and of the same on one process with the same global batch."""
     work = tmp_path_factory.mktemp("points")
     processes = start_two("points", data, work)
-    errors = end_of(processes, 600)
+    errors = end_of(processes)
     assert [p.returncode for p in processes] == [0, 0], errors
     assert errors[1] == ""
     script.main(flags(str(data), str(work / "one"), *POINTS, "--batch-size", "4"))
