@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-PATIENCE = 300  # s after which something hangs; no working machine is that slow
+PATIENCE = 600  # s after which something hangs; no working machine is that slow
 
 
 def wait_until(condition: Callable, still_possible: Callable[[], None] = lambda: None):
