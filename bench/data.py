@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +29,7 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from bench.timing import PeakMemory  # noqa: E402
 from src.data.jets import JetDataset, JetSelection  # noqa: E402
 from src.data.loader import make_loader  # noqa: E402
 from src.data.sampler import EpochBatches  # noqa: E402
@@ -63,35 +63,21 @@ def make_file(path: Path, sample: Path, number: int) -> None:
         file["is_signal"] = targets
 
 
-class PeakMemory(threading.Thread):
-    """Watches the memory of this process and its children."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.before = self.peak = self.now()
-        self.start()
-
-    @staticmethod
-    def now() -> float:
-        """MiB."""
-        total = 0
-        for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
-            try:
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            except OSError:  # it has ended
-                continue
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total / 2**10
-
-    def run(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            time.sleep(0.05)
+def memory_with_children() -> float:
+    """MiB that this process and its children hold, pages that they share counted once."""
+    total = 0
+    for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has ended
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 2**10
 
 
 def measure(way: Way, file: Path, batch_size: int) -> dict[str, float]:
     """Seconds to open, jets per second, MiB."""
-    memory, clock = PeakMemory(), time.perf_counter()
+    memory, clock = PeakMemory(memory_with_children), time.perf_counter()
     dataset = JetDataset([file], JetSelection(in_memory=way.in_memory))
     opened = time.perf_counter() - clock
     batches = EpochBatches(len(dataset), batch_size, True, 1, chunk_of=dataset.chunk_of_events())

@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -48,25 +47,10 @@ def make_file(path: Path, sample: Path, number: int) -> None:
         file["checksum"] = np.zeros(number, np.uint32)  # not looked at
 
 
-class PeakMemory(threading.Thread):
-    """Watches what this process holds of its own, every 20 ms: without mapped files, whose pages the system can take back
-    (Linux only)."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.before = self.peak = self.now()
-        self.start()
-
-    @staticmethod
-    def now() -> int:
-        """Bytes."""
-        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
-        return int(line.split()[1]) * 1024
-
-    def run(self) -> None:
-        while True:
-            self.peak = max(self.peak, self.now())
-            time.sleep(0.02)
+def own_memory() -> int:
+    """Bytes that this process holds of its own: without mapped files, whose pages the system can take back (Linux only)."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
 
 
 def measure(argv: list[str]) -> None:
@@ -74,9 +58,10 @@ def measure(argv: list[str]) -> None:
     import torch
 
     import train_segmentation
+    from bench.timing import PeakMemory
     from src.cli.run import run_script
 
-    memory, clock = PeakMemory(), time.perf_counter()
+    memory, clock = PeakMemory(own_memory), time.perf_counter()
     run_script(train_segmentation.main, argv)
     result = {"seconds": time.perf_counter() - clock, "memory": memory.peak - memory.before}
     if torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -6,6 +6,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,21 @@ def memory_in_child(program: str, name: str, arguments: Sequence[str]) -> int:
     if child.returncode:
         sys.exit(f"measuring the memory of {name} failed (exit {child.returncode}):\n{child.stderr[-2000:]}")
     return json.loads(child.stdout)
+
+
+class PeakMemory(threading.Thread):
+    """Asks every 50 ms how much memory is held now, `before` at first, `peak` at most; to the end of the process."""
+
+    def __init__(self, now: Callable[[], float]):
+        super().__init__(daemon=True)
+        self.now, self.before = now, now()
+        self.peak = self.before
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, self.now())
+            time.sleep(0.05)
 
 
 def publish(report: str, out: Path | None) -> None:

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child
+from bench.timing import PeakMemory, add_timing_arguments, check_positive, in_turns, memory_in_child
 from tests.conftest import ROOT
+from tests.patience import wait_until
 
 
 def test_turns(monkeypatch):
@@ -56,3 +57,11 @@ def test_flags(capsys):
         with pytest.raises(SystemExit):
             check_positive(parser, parser.parse_args([flag, "0"]), "batch_size")
         assert f"{flag} must be at least 1" in capsys.readouterr().err
+
+
+def test_peak_memory():
+    """The most that was held while it watched, and what was held before."""
+    held = [100, 150, 900, 300]
+    memory = PeakMemory(lambda: held.pop(0) if len(held) > 1 else held[0])
+    wait_until(lambda: len(held) == 1)
+    assert (memory.before, memory.peak) == (100, 900)
