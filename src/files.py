@@ -6,7 +6,6 @@ import fcntl
 import io
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,26 +40,33 @@ def remove_unfinished() -> None:
         temporary.unlink(missing_ok=True)
 
 
-def append_row(path: str | Path, row: dict) -> Path | None:
+def append_row(path: str | Path, row: dict) -> None:
     """Append a row to a CSV file, with a header if it is new; safe when several processes append at once.
 
-    A file with other columns is kept under another name, which is returned."""
+    Columns that the file does not have are added to it, empty in the earlier rows; those that the row lacks are empty in it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    moved = None
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        header = _csv_line(row)
-        exists = path.exists() and path.stat().st_size > 0
-        if exists and path.open().readline() != header:
-            moved = path.with_name(f"{path.stem}.{time.strftime('%Y%m%d-%H%M%S')}{path.suffix}")
-            os.replace(path, moved)
-            exists = False
-        with open(path, "a", newline="") as file:
-            file.write(("" if exists else header) + _csv_line(row.values()))
-            file.flush()
-            os.fsync(file.fileno())
-    return moved
+        rows = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = list(csv.reader(file))
+        names = rows[0] if rows else []
+        added = [name for name in row if name not in names]
+        names = names + added
+        values = [row.get(name, "") for name in names]
+        if added:
+            with whole_file(path) as temporary:
+                earlier = (r + [""] * (len(names) - len(r)) for r in rows[1:])
+                temporary.write_text("".join(map(_csv_line, [names, *earlier, values])))
+        else:
+            with open(path, "rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"  # by a full disk
+                file.write((b"\n" if torn else b"") + _csv_line(values).encode())
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def _csv_line(values) -> str:

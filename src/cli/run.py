@@ -408,9 +408,7 @@ def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: st
             log.info("predictions: " + ", ".join(map(str, written)))
         if split == "test" and args.summarize_csv != "none":
             table = paths.table(kind.capitalize())
-            moved = append_row(table, {"prefix": paths.prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics})
-            if moved:
-                log.warning(f"{table} had other columns; kept as {moved}")
+            append_row(table, {"prefix": paths.prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics})
             log.info(f"metrics: {table}")
     return everything
 
