@@ -48,8 +48,7 @@ class RunPaths:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "RunPaths":
         """Paths that the flags ask for."""
-        if not args.prefix or "/" in args.prefix or args.prefix.startswith("."):
-            raise InputError(f"--prefix: expected a plain file name, got {args.prefix!r}")
+        check_plain_name(args.prefix, "--prefix")
         work = Path(args.workdir)
         return cls(args.prefix, work / args.logdir, work / args.modeldir, work / args.predictdir)
 
@@ -165,6 +164,12 @@ _FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_drop
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
                   "threads", "datadir", "testfile", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
+
+
+def check_plain_name(name: str, flag: str) -> None:
+    """InputError for what cannot begin the name of a file."""
+    if not name or "/" in name or name.startswith("."):
+        raise InputError(f"{flag}: expected a plain file name, got {name!r}")
 
 
 def check_ranges(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import logging
 import math
 import os
@@ -30,9 +31,12 @@ from ..training.logs import start_logging
 from ..training.trainer import Interrupted
 from .arguments import Formatter, OnOff
 from .presets import given_flags, parse_arguments
-from .run import RunPaths, check_ranges
+from .run import RunPaths, check_plain_name, check_ranges
 
 log = logging.getLogger("puffin")
+
+# flags with which trials are the same wherever they run
+_OF_THE_MACHINE = ("yaml", "workdir", "logdir", "modeldir", "predictdir", "device", "threads", "num_workers", "log_level")
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class Sweep:
             raise InputError("torchrun: a sweep is made of workers with one process each; start several with -j, or see slurm/sweep.sbatch")
         self.args, named = parse_arguments(task.script.make_parser, rest)
         self.given = given_flags(task.script.make_parser, rest)
+        settings = {name: getattr(self.args, name) for name in sorted(named) if name not in _OF_THE_MACHINE}
+        self.settings = json.loads(json.dumps(settings, default=str))  # as they come back from the study
         for name in ("task", "prefix", "load", "test"):
             if name in self.given:
                 raise InputError(f"--{name if name != 'task' else 'eval'}: each trial is a training with a prefix of its own; leave the flag out")
@@ -134,6 +140,7 @@ class Sweep:
                 self.fixed = [*self.fixed, f"--{name.replace('_', '-')}={value}"]
                 setattr(self.args, name, value)
         check_ranges(self.args)
+        check_plain_name(own.study_name, "--study-name")
         self._check()
         paths = self.paths(own.study_name)
         self.logfile, self.logdir = paths.logdir / f"{own.study_name}.sweep.log", paths.logdir
@@ -198,6 +205,7 @@ class Sweep:
         storage = open_storage(self.storage, own.patience)
         agreed = {"task": own.task, "metrics": self.metrics}
         self.study = open_study(own.study_name, storage, self.directions, PRUNERS[self.pruner](self._num_rows()), agreed)
+        self._compare_with_earlier_trials()
         seed = own.sampler_seed  # one that begins later is not to repeat what was proposed
         try:
             self.study.sampler = SAMPLERS[own.sampler](self.space, self.num_trials, None if seed is None else seed + len(self.study.trials))
@@ -208,12 +216,28 @@ class Sweep:
             f"varied: {', '.join(p.name for p in self.space.parameters)}; {own.sampler}, pruner {self.pruner}, {self.num_trials} trials"
         )
 
+    def _compare_with_earlier_trials(self) -> None:
+        """InputError where a new study would replace the runs of another; a warning where its trials have other flags."""
+        trials = self.study.get_trials(deepcopy=False)
+        there = self.paths(0).of_earlier_run()
+        if not trials and there:
+            raise InputError(
+                f"study '{self.own.study_name}' is new in {describe(self.storage)}, but there are runs of one with that name ({there[0]}); "
+                "continue that one with its --storage, copy it with --copy-from, or choose another --study-name"
+            )
+        earlier = next((t.user_attrs["settings"] for t in reversed(trials) if "settings" in t.user_attrs), self.settings)
+        names = [n for n in sorted({*earlier, *self.settings}) if earlier.get(n) != self.settings.get(n)]
+        if names:
+            said = "; ".join(", ".join(f"{n}={s[n]}" if n in s else f"{n} not given" for n in names) for s in (earlier, self.settings))
+            log.warning(f"other flags than in earlier trials, with which the new ones are compared all the same (then; now): {said}")
+
     # -- one trial -----------------------------------------------------------------------------------------------
 
     def run_trial(self, trial: optuna.Trial) -> list[float]:
         """Run the script with the flags of a trial; returns its metrics at the best epoch."""
         flags = [*self.space.sample(trial), *self.fixed]
         trial.set_user_attr("flags", flags)
+        trial.set_user_attr("settings", self.settings)
         log.info(f"trial {trial.number}: {' '.join(flags[: len(flags) - len(self.fixed)])}")
         name = self.paths(trial.number).prefix
         reported = 0

@@ -61,7 +61,7 @@ class Report:
         return front if len(self.metrics) > 1 else front[:1]
 
     def _table(self, trials: list[FrozenTrial], chosen: set[int]) -> None:
-        names = sorted({name for t in trials for name in t.params})
+        names = sorted({name for t in trials for name in t.params} | self._differing(trials))
         repeated = {t.user_attrs.get("repeats") for t in trials}
         with whole_file(self.path("trials.csv")) as temporary, open(temporary, "w", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
@@ -73,7 +73,15 @@ class Report:
                 seconds = f"{t.duration.total_seconds():.1f}" if t.duration else ""
                 extra = [t.user_attrs.get(key, "") for key in ("repeats", "failure")]
                 row = [t.number, state, *values, int(t.number in chosen), t.user_attrs.get("epochs", ""), started, seconds, *extra]
-                table.writerow(row + [t.params.get(name, "") for name in names])
+                settings = {name.replace("_", "-"): value for name, value in t.user_attrs.get("settings", {}).items()}
+                table.writerow(row + [t.params.get(name, settings.get(name, "")) for name in names])
+
+    @staticmethod
+    def _differing(trials: list[FrozenTrial]) -> set[str]:
+        """Flags on the command line that were not the same for all trials."""
+        settings = [t.user_attrs["settings"] for t in trials if "settings" in t.user_attrs]
+        names = {name for s in settings for name in s}
+        return {name.replace("_", "-") for name in names if any(s.get(name) != settings[0].get(name) for s in settings)}
 
     def _best_flags(self, best: FrozenTrial) -> str:
         """Write the best settings as a preset, headed by their command, which is returned."""

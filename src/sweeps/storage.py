@@ -6,7 +6,10 @@ through here, so none can get into a log, a study or a command line.
 
 import contextlib
 import functools
+import json
 import logging
+import os
+import re
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage  # what Optuna puts around every RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file  # what Optuna's own appending holds
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from ..errors import InputError, first_line
@@ -25,6 +29,7 @@ _LONGEST_PAUSE = 5.0  # s, between two attempts to reach a database
 # a broken network is noticed within about a minute
 _POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 _HOPELESS = ("no password", "authentication failed", "pg_hba", "does not exist", "permission denied", "definition of service")
+_ENTRY = b'{"op_code":'  # how every line of a journal begins
 _PASSWORDS = "put it into PGPASSWORD, a pgpass file (~/.pgpass or PGPASSFILE) or a service file, as docs/SWEEPS.md shows"
 
 
@@ -33,19 +38,22 @@ class StorageLost(InputError):
 
 
 def postgresql_url(host: str, port: int | None, user: str | None, database: str) -> str:
-    """The URL of a database; what is None is left to libpq (PGPORT, PGUSER, ...)."""
+    """The URL of a database; what is None is left to libpq (PGPORT, PGUSER, ...).  InputError for a password after the user."""
+    if ":" in (user or ""):
+        raise InputError(f"--user: expected a name without a colon; a password does not belong here: {_PASSWORDS}")
     return sqlalchemy.URL.create("postgresql", user, None, host, port, database).render_as_string()
 
 
 def check_url(storage: str, flag: str) -> str:
     """The storage, if it is a journal file or a URL of SQLite or PostgreSQL without a password; else InputError.
 
-    The message repeats nothing of a URL: there may be a password in it."""
+    The message repeats nothing but a plain file name: there may be a password in it."""
     if "://" not in storage:
         if Path(storage).suffix in (".db", ".sqlite", ".sqlite3"):
             return f"sqlite:///{storage}"
         if Path(storage).suffix not in (".journal", ".log"):
-            raise InputError(f"{flag}: expected FILE.journal, FILE.db, sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE, got {storage!r}")
+            got = f"got {storage!r}" if re.fullmatch(r"[\w./-]+", storage) else "got something else"
+            raise InputError(f"{flag}: expected FILE.journal, FILE.db, sqlite:///FILE or postgresql://USER@HOST:PORT/DATABASE, {got}")
         return storage
     try:
         url = sqlalchemy.make_url(storage)
@@ -66,7 +74,7 @@ def open_storage(storage: str, patience: float) -> BaseStorage:
     if "://" not in storage:
         Path(storage).parent.mkdir(parents=True, exist_ok=True)
         try:
-            return JournalStorage(JournalFileBackend(storage))
+            return JournalStorage(_Journal(storage))
         except (OSError, ValueError) as error:
             raise InputError(f"{storage}: not a readable journal of Optuna ({first_line(error)})") from error
     url = sqlalchemy.make_url(storage)
@@ -105,15 +113,50 @@ def describe(storage: str) -> str:
 
 def copy_study(name: str, source: str, target: str) -> int:
     """Copy a study to another storage; returns its number of trials.  InputError if there is none, or one there already."""
-    from_storage, to_storage = open_storage(source, 0), open_storage(target, 0)
+    file = source.removeprefix("sqlite:///")
+    if "://" not in file and not Path(file).exists():
+        raise InputError(f"{file}: no such file")
+    from_storage = open_storage(source, 0)
+    there = [s.study_name for s in from_storage.get_all_studies()]
+    if name not in there:
+        raise InputError(f"{describe(source)}: no study '{name}' (has: {', '.join(there) or 'none'})")
+    to_storage = open_storage(target, 0)
     try:
         optuna.copy_study(from_study_name=name, from_storage=from_storage, to_storage=to_storage)
-    except KeyError as error:
-        there = ", ".join(s.study_name for s in from_storage.get_all_studies()) or "none"
-        raise InputError(f"{describe(source)}: no study '{name}' (has: {there})") from error
     except optuna.exceptions.DuplicatedStudyError as error:
         raise InputError(f"{describe(target)}: already has a study '{name}'; it stays as it is") from error
     return len(optuna.load_study(study_name=name, storage=to_storage).get_trials(deepcopy=False))
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, which survives a torn last line.
+
+    A full disk or a crashed machine leaves one, and what is appended to it could never be read again."""
+
+    def append_logs(self, logs: list[dict]) -> None:
+        """A line for each, all or none."""
+        lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in logs).encode()
+        with get_lock_file(self._lock):
+            self._cut_torn_line()
+            with open(self._file_path, "ab") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _cut_torn_line(self) -> None:
+        with open(self._file_path, "rb+") as file:
+            if not file.seek(0, os.SEEK_END):
+                return
+            file.seek(-1, os.SEEK_END)
+            if file.read() == b"\n":
+                return
+            file.seek(0)
+            text = file.read()
+            whole = text.rfind(b"\n") + 1
+            if text[whole:][: len(_ENTRY)] != _ENTRY[: len(text) - whole]:
+                raise InputError(f"{self._file_path}: not a journal of Optuna")
+            file.truncate(whole)
+        log.warning(f"{self._file_path}: its last line was torn (was the disk full?); left out")
 
 
 def _take_turns(engine: sqlalchemy.Engine) -> None:

@@ -90,7 +90,7 @@ class Worker:
         self.study, self.run_trial, self.num_trials = study, run_trial, num_trials
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.signs = SignsOfLife(study, interval)
-        self._failures, self._succeeded = 0, False
+        self._failures, self._reason, self._succeeded = 0, "", False
 
     def work(self) -> None:
         """Raises Interrupted or KeyboardInterrupt if it was told to stop; then its trial is queued again."""
@@ -103,17 +103,20 @@ class Worker:
                     trial = claim(self.study, self.num_trials)
                     if trial is None and not self._others_may_be_dead(idle_since):
                         self.signs.stopped.set()
-                        return
+                        break
                 if trial is not None:
                     idle_since = None
                     self._run(trial)
                 else:
                     idle_since = idle_since or time.monotonic()
                     time.sleep(min(1.0, self.signs.interval))
-            log.info("--timeout: no further trial begins")
+            else:
+                log.info("--timeout: no further trial begins")
         finally:
             self.signs.stopped.set()
             self.signs.join(timeout=10)
+        if self._failures and not self._succeeded:
+            raise InputError(f"all {self._failures} trials of this worker failed; the last one: {self._reason}")
 
     def _others_may_be_dead(self, idle_since: float | None) -> bool:
         """Whether to wait: a trial that runs elsewhere, for all we know, may soon be found to have no worker."""
@@ -151,7 +154,8 @@ class Worker:
         shown = reason or ", ".join(f"{v:.6g}" for v in values or ())
         log.log(logging.ERROR if reason else logging.INFO, f"trial {trial.number}: {state.name.lower()}{': ' if shown else ''}{shown}")
         self._succeeded |= not reason
-        self._failures += bool(reason)
+        if reason:
+            self._failures, self._reason = self._failures + 1, reason
         if self._failures >= _MOST_FAILURES and not self._succeeded:
             raise InputError(f"the first {self._failures} trials all failed; the last one: {reason}")
 

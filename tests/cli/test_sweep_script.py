@@ -14,6 +14,7 @@ import optuna_search
 import train_pelican_classifier
 import train_pelican_cov
 from src.cli.run import run_script
+from src.errors import InputError
 from src.models.published import read_checkpoint
 from src.sweeps.storage import open_storage
 from src.sweeps.study import counted
@@ -108,6 +109,24 @@ def test_pruned_and_several_metrics(tmp_path, capsys):
     assert (tmp_path / "log/two.pareto.png").exists() and {"AUC", "loss"} <= rows(tmp_path / "log/two.trials.csv")[0].keys()
 
 
+def test_a_study_that_is_continued_otherwise(tmp_path, capsys):
+    """Other flags are warned of and shown in the table; another storage does not replace the runs of the first."""
+    line = ["--task", "classifier", *command(tmp_path, *FEW, "--num-epoch", "1", "--pruner", "none", "--no-report")]
+    optuna_search.main([*line, "--num-trials", "2"])
+    assert "other flags" not in capsys.readouterr().err
+    optuna_search.main([*line, "--num-trials", "2", "--threads", "2", "--num-workers", "1"])
+    assert "other flags" not in capsys.readouterr().err
+    optuna_search.main([*line, "--num-trials", "3", "--nobj", "8", "--lr-init", "0.004", "--report"])
+    assert "(then; now): lr_init not given, nobj=10; lr_init=0.004, nobj=8" in capsys.readouterr().err
+    table = rows(tmp_path / "log/s.trials.csv")
+    assert [row["nobj"] for row in table] == ["10", "10", "8"] and table[2]["lr-init"] == "0.004" and float(table[0]["lr-init"]) < 0.01
+
+    before = {p: p.read_bytes() for p in tmp_path.rglob("s-0*")}
+    with pytest.raises(InputError, match="s-0.log.*--copy-from"):
+        optuna_search.main([*line, "--num-trials", "1", "--storage", str(tmp_path / "other.journal")])
+    assert before and before == {p: p.read_bytes() for p in tmp_path.rglob("s-0*")}
+
+
 def test_pretraining_is_judged_by_the_probe(tmp_path):
     """Every validation is probed, of which there are several in an epoch; where only some are, the others do not count.
     Breaks if the loss decides, if rows of the same epoch are taken for one, or if a row without a probe prunes a trial."""
@@ -137,6 +156,7 @@ def test_pretraining_is_judged_by_the_probe(tmp_path):
         (["--prefix", "mine"], "leave the flag out"),
         (["--eval"], "leave the flag out"),
         (["--metric", "speed"], "--direction"),
+        (["--study-name", "a/b"], "--study-name: expected a plain file name"),
         (["--metric", "AUC", "loss", "--pruner", "median"], "several metrics"),
         (["--host", "a", "--storage", "b.db"], "one of both"),
         (["--lr-init", "0.01", "--activation", "gelu"], "nothing is left to vary"),

@@ -28,7 +28,13 @@ def test_passwords_in_urls_are_refused(url):
     assert SECRET not in str(refusal.value)
 
 
-@pytest.mark.parametrize("url", [f"mysql://me@host/{SECRET}", f"nonsense://{SECRET}", f"postgresql://host:{SECRET}/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"mysql://me@host/{SECRET}", f"nonsense://{SECRET}", f"postgresql://host:{SECRET}/db", f"host=db user=me password={SECRET}",
+        f"postgresql:/me:{SECRET}@h/db",
+    ],
+)  # fmt: skip
 def test_bad_urls_are_not_repeated(url):
     """What was typed wrongly may hold a password."""
     with pytest.raises(InputError, match="--storage") as refusal:
@@ -42,11 +48,42 @@ def test_names_of_storages(tmp_path):
     assert check_url("a/b.journal", "--storage") == "a/b.journal"
     assert postgresql_url("db7", 5433, "me", "puffin") == "postgresql://me@db7:5433/puffin"
     assert describe("postgresql://me@db7/puffin") == "postgresql://me@db7/puffin"
-    with pytest.raises(InputError, match="FILE.journal"):
+    with pytest.raises(InputError, match="FILE.journal.*'somewhere'"):
         check_url("somewhere", "--storage")
+    with pytest.raises(InputError, match="--user: .*PGPASSWORD") as refusal:
+        postgresql_url("db7", 5433, f"me:{SECRET}", "puffin")
+    assert SECRET not in str(refusal.value)
     (tmp_path / "x.journal").write_text("no journal\nat all\n")
     with pytest.raises(InputError, match="not a readable journal"):
         open_storage(str(tmp_path / "x.journal"), 0)
+
+
+def test_a_torn_journal_goes_on(tmp_path, caplog):
+    """A line that a full disk cut short is left out, at the opening and while others have the journal open.
+
+    Breaks with Optuna's own file, where the next line is appended to the torn one and nothing after it can be read."""
+    path = tmp_path / "s.journal"
+    first = optuna.create_study(study_name="s", storage=open_storage(str(path), 0))
+    first.tell(first.ask(), 1.0)
+    for torn in ('{"op_code":5,"trial_i', '{"o', "{"):
+        with open(path, "a") as file:
+            file.write(torn)
+        caplog.clear()
+        later = optuna.load_study(study_name="s", storage=open_storage(str(path), 0))
+        later.tell(later.ask(), 2.0)
+        first.tell(first.ask(), 3.0)
+        assert "last line was torn" in caplog.text
+    there = optuna.load_study(study_name="s", storage=open_storage(str(path), 0)).get_trials()
+    assert [t.value for t in there] == [1.0] + [2.0, 3.0] * 3
+
+
+def test_other_files_stay_as_they_are(tmp_path):
+    """A file that is no journal is refused, also one of a single line, which is not cut off."""
+    path = tmp_path / "notes.log"
+    path.write_text("what I found out")
+    with pytest.raises(InputError, match="not a journal of Optuna"):
+        optuna.create_study(study_name="s", storage=open_storage(str(path), 0))
+    assert path.read_text() == "what I found out"
 
 
 def test_wrong_and_missing_passwords(server, monkeypatch):
@@ -149,4 +186,8 @@ def test_copies(server, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="already has"):
         copy_study("moves", journal, sqlite)
     with pytest.raises(InputError, match="no study 'other' .has: moves"):
-        copy_study("other", journal, sqlite)
+        copy_study("other", journal, str(tmp_path / "new.journal"))
+    for source in (str(tmp_path / "no.journal"), f"sqlite:///{tmp_path}/no.db"):
+        with pytest.raises(InputError, match="no such file"):
+            copy_study("moves", source, str(tmp_path / "new.journal"))
+    assert not list(tmp_path.glob("n*"))

@@ -95,6 +95,16 @@ def test_a_sweep_that_can_only_fail_ends(storage):
     assert states(study) == ["FAIL"] * 5
 
 
+def test_a_worker_without_any_success_fails(storage):
+    """Though it had fewer trials than make it give up.  Breaks if a sweep of failures ends with status 0."""
+
+    def run(trial):
+        raise InputError("no such folder")
+
+    with pytest.raises(InputError, match="all 2 trials of this worker failed; the last one: no such folder"):
+        work(study_in(storage), run, 2)
+
+
 def test_timeout(storage, monkeypatch):
     """No trial begins after it.  Each takes a second of a clock of its own."""
     study, now = study_in(storage), [0.0]
