@@ -15,6 +15,8 @@ def main(argv: list[str]) -> None:
     if not rows:
         sys.exit(f"{argv[0]}: no rows")
     for name, value in rows[-1].items():
+        if not value:  # a column of other runs
+            continue
         try:
             value = f"{float(value):.5g}"
         except ValueError:

@@ -46,7 +46,7 @@ def read_runs(tables: Iterable[str | Path], all_events: int = 0, wanted: Contain
             for row in csv.DictReader(file):
                 if "f1_macro" not in row:
                     raise InputError(f"{table}: column 'f1_macro' not found; expected a table of train_segmentation.py")
-                if wanted is None or row["prefix"] in wanted:
+                if row["f1_macro"] and (wanted is None or row["prefix"] in wanted):  # other scripts may write to the same table
                     runs[row["prefix"]] = _run_of(row, table, all_events)
     runs = list(runs.values())
     for run in runs:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from src.errors import InputError
+from src.files import append_row
 from src.plots.label_budgets import draw_label_budgets, markdown, read_runs, summarize
 
 
@@ -24,6 +25,7 @@ def test_runs_and_their_spread(tmp_path):
         ("b-3", 0.1, {"num_train": 10}), ("b-4", 0.2, {"pretrained": "x.pt", "scratch": True}), ("b-5", 0.3, {"pretrained": "x.pt", "finetune": "peft"}),
         ("b-3", 0.4, {"num_train": 10}),
     ])  # fmt: skip
+    append_row(table, {"prefix": "b-mae", "timestamp": "now", "loss": 0.2})  # of another script: no F1
     found = summarize(read_runs([table], all_events=1000))
     assert list(found) == [("scratch", 10), ("scratch", 1000), ("peft", 1000), ("fft", 10)]
     assert found["scratch", 10].mean["macro"] == 0.4 and found["fft", 10].runs == 2
