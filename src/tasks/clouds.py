@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..cloud_losses import mean_of
 from ..data.augment import random_rotations, rotate
 from ..data.packing import CloudBatch
+from ..layers.all_reduce import all_reduce_sum
 from ..layers.grouping import Tokens
 from ..layers.packed import event_of_row
 from ..models.point_mae import PointMAE, random_mask
@@ -40,8 +42,8 @@ class MaskedModelling:
         self._probed_split = ""
 
     def step(self, batch: CloudBatch) -> StepOutput:
-        """Mean loss over the hidden tokens.  Outputs, in evaluation only, one row for each event: index, hidden tokens
-        and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
+        """Loss over the hidden tokens and their points, in training those of all processes.  Outputs, in evaluation only, one
+        row for each event: index, hidden tokens and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
         model = self.model
         if model.training and self.rotate:
             batch = rotate(batch, random_rotations(len(batch)))
@@ -51,7 +53,8 @@ class MaskedModelling:
         else:
             masked = fixed_mask(tokens.lengths, model.config.mask_ratio, self.seed, batch.index)
         result = model.reconstruct(tokens, masked)
-        loss = sum(result.losses().values())
+        # the terms are means over different things, tokens and points: one weight for each process would not do
+        loss = sum(mean_of(all_reduce_sum(sums) if model.training else sums) for sums in result.sums().values())
         outputs = {}
         if not model.training:
             event = event_of_row(result.hidden.lengths)
