@@ -20,7 +20,7 @@ from ..errors import InputError
 from .events import EventDataset, choose_events
 from .packing import CloudBatch
 from .parallel import ordered_map
-from .pilarnet_files import LED, SIZE, WIDTHS, BadEvent, EventFile, index_path, load_index, make_index
+from .pilarnet_files import LED, SIZE, WIDTHS, BadEvent, EventFile, hdf5_files, index_path, load_index, make_index
 
 log = logging.getLogger("puffin")
 
@@ -86,8 +86,8 @@ def find_split_files(datadir: str | Path, split: str) -> list[Path]:
     folder = Path(datadir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with train/, val/ and test/ with --datadir")
-    found = [p for name in SPLITS[split] for p in (folder / name).glob("*") if p.suffix in (".h5", ".hdf5")]
-    if not found and not any(p.suffix in (".h5", ".hdf5") for p in folder.glob("*/*")):
+    found = [p for name in SPLITS[split] for p in hdf5_files(folder / name, "*")]
+    if not found and not hdf5_files(folder, "*/*"):
         raise InputError(f"{folder}: expected .h5 files in train/, val/ or test/, found none; give another folder with --datadir")
     return sorted(found)
 

@@ -196,13 +196,19 @@ def checksum(points: np.ndarray, clusters: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(clusters, np.int32), zlib.crc32(np.ascontiguousarray(points, np.float32)))
 
 
+def hdf5_files(folder: Path, pattern: str) -> list[Path]:
+    """HDF5 files in a folder that match, but for hidden ones: those that are not complete yet, and what macOS leaves (`._X.h5`)."""
+    found = (p for p in folder.glob(pattern) if p.suffix in (".h5", ".hdf5"))
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
     """The files among paths, and the HDF5 files of folders and their subfolders, sorted; InputError if there is none."""
     found = set()
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        found |= {p for p in path.rglob("*") if p.suffix in (".h5", ".hdf5")} if path.is_dir() else {path}
+        found.update(hdf5_files(path, "**/*") if path.is_dir() else [path])
     if not found:
         raise InputError(f"{', '.join(map(str, paths))}: expected .h5 files, found none")
     return sorted(found)

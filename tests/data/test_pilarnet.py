@@ -11,9 +11,10 @@ import torch
 
 from src.data.loader import make_loader
 from src.data.pilarnet import CloudDataset, CloudSelection, find_split_files, open_splits
-from src.data.pilarnet_files import BadEvent, EventFile, checksum, index_path, make_index
+from src.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path, make_index
 from src.data.sampler import EpochBatches
 from src.errors import InputError
+from src.files import whole_file
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
 
@@ -309,6 +310,22 @@ def test_folders(tmp_path):
         find_split_files(tmp_path, "train")
     with pytest.raises(InputError, match="--emin, --emax"):
         CloudSelection(emin=30)
+
+
+def test_hidden_files_are_no_data(events, tmp_path):
+    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden does
+    no harm. Breaks if a run next to a conversion reads half a file."""
+    folder = tmp_path / ".cache" / "data"
+    good = write(folder / "train" / "a.h5", events)
+    with whole_file(folder / "train" / "b.h5") as unfinished:
+        unfinished.write_bytes(good.read_bytes()[:100])
+        (folder / "train" / "._a.h5").write_bytes(b"Mac OS X")
+        write(folder / ".trash" / "c.h5", events)
+        assert find_split_files(folder, "train") == [good] and find_files([folder]) == [good]
+        assert find_files([unfinished]) == [unfinished]  # asked for by name
+        good.unlink()
+        with pytest.raises(InputError, match="found none"):
+            find_split_files(folder, "train")
 
 
 # ---- repacking
