@@ -25,6 +25,7 @@ WIDTHS = {"v1": 5, "v2": 6, "v3": 6}
 LED, CLASSES = 4, 5
 _POINT_WIDTH = 8
 _ROWS_AT_ONCE = 1024
+_CHECKED_ROWS = 8  # of a file, spread over it, to tell whether an index is its own
 
 
 class BadEvent(InputError):
@@ -95,13 +96,10 @@ class EventFile:
             if self.packed:
                 yield np.stack([np.diff(ptr[start : stop + 1]) for ptr in (self._point_ptr, self._cluster_ptr)], 1)
             else:
-                yield np.array([self._size(row, skip_bad) for row in range(start, stop)], np.int64)
+                yield np.array([self.size(row, skip_bad) for row in range(start, stop)], np.int64)
 
-    def checksums(self) -> np.ndarray:
-        """Stored CRC-32 of the events of a packed file."""
-        return self._file["checksum"][()]
-
-    def _size(self, row: int, skip_bad: bool) -> tuple[int, int]:
+    def size(self, row: int, skip_bad: bool = False) -> tuple[int, int]:
+        """The same of one event of the published layout."""
         try:
             sizes = self._clusters(row)[:, 0]
             if (sizes < 0).any():
@@ -111,6 +109,10 @@ class EventFile:
             if not skip_bad:
                 raise
             return -1, 0
+
+    def checksums(self) -> np.ndarray:
+        """Stored CRC-32 of the events of a packed file."""
+        return self._file["checksum"][()]
 
     def _row(self, data: h5py.Dataset, row: int, width: int, name: str) -> np.ndarray:
         """A row of the published layout, (n, width)."""
@@ -231,17 +233,20 @@ def make_index(path: str | Path, skip_bad: bool = False) -> np.ndarray:
     return counts
 
 
-def load_index(path: str | Path, events: int) -> np.ndarray:
-    """The index beside a file of `events` events; InputError if it is not one."""
-    place = index_path(path)
-    remedy = "remove it, or make it again with data/index_pilarnet.py"
+def known_counts(file: EventFile) -> np.ndarray | None:
+    """Points of each event (-1: bad), (events,) int64: of a packed file its own, else by the index beside it; None if there is
+    none, or that of another file, as a few events tell."""
+    if file.packed:
+        return np.concatenate([np.zeros((0, 2), np.int64), *file.sizes()])[:, 0]
     try:
-        counts = np.load(place, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{place}: not a readable index ({first_line(error)}); {remedy}") from error
-    if counts.shape != (events,) or not np.issubdtype(counts.dtype, np.integer):
-        raise InputError(f"{place}: expected one integer for each of {events} events, got {counts.shape} {counts.dtype}; {remedy}")
-    return counts
+        counts = np.load(index_path(file.path), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if counts.shape != (len(file),) or not np.issubdtype(counts.dtype, np.integer):
+        return None
+    rows = np.unique(np.linspace(0, len(file) - 1, _CHECKED_ROWS).astype(int)) if len(file) else []
+    pairs = ((counts[row], file.size(row, skip_bad=True)[0]) for row in rows)
+    return counts if all(told == found or told < 0 or found < 0 for told, found in pairs) else None
 
 
 def _mapped(data: h5py.Dataset):

@@ -1,6 +1,7 @@
 """Reading PILArNet-M: all versions and both layouts alike, preparation as specified, every kind of bad file named."""
 
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.data import pilarnet
 from src.data.loader import make_loader
 from src.data.pilarnet import CloudDataset, CloudSelection, find_split_files, open_splits
 from src.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path, make_index
@@ -186,21 +188,55 @@ def test_splits_and_subsets(events, tmp_path):
 # ---- the index
 
 def test_index(events, tmp_path):
-    """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it or
-    if the index of another file is believed."""
+    """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it."""
     path = write(tmp_path / "a.h5", events)
     assert len(CloudDataset([path], CloudSelection(min_points=10))) == 2
     assert np.load(index_path(path)).tolist() == [20, 4, 7, 6, 54]
-    np.save(index_path(path), np.array([20, 30, 7, 6, 54]))
-    with pytest.raises(InputError, match="expected 4 points for event 1, got 30.*index_pilarnet"):
+    counts = np.array([20, -1, 7, 6, 54])
+    np.save(index_path(path), counts)
+    assert len(CloudDataset([path], CloudSelection(min_points=0, skip_bad=True))) == 4
+    assert np.load(index_path(path)).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("wrong", [[54, 6, 7, 4, 20], [0] * 5, [20, 4, 7], [20.0] * 5, None])
+def test_wrong_index(events, tmp_path, monkeypatch, wrong, skip_bad):
+    """That of another file (reversed, or all too small), of another length or kind, or no index at all: made anew, with one
+    warning, in both files. Breaks if it is believed, and events are left out unseen, or stops a run that skips bad ones."""
+    paths = [write(tmp_path / f"{name}.h5", events) for name in "ab"]
+    for path in paths:
+        index_path(path).write_bytes(b"no index") if wrong is None else np.save(index_path(path), np.array(wrong))
+    told = []
+    monkeypatch.setattr(pilarnet.log, "warning", told.append)
+    dataset = CloudDataset(paths, CloudSelection(min_points=7, remove_led=False, energy_threshold=0, skip_bad=skip_bad))
+    assert dataset.__getitems__(list(range(len(dataset)))).lengths.tolist() == [20, 7, 54] * 2
+    assert len(told) == 1 and re.search("2 indices .*a_points.npy.*index_pilarnet.py --force", told[0])
+    assert np.load(index_path(paths[1])).tolist() == [20, 4, 7, 6, 54]
+    told.clear()
+    CloudDataset(paths, ALL)
+    assert not told
+
+
+def test_wrong_index_of_an_event(events, tmp_path):
+    """One that the look at a few does not find is found when it is read, and is skipped where bad events are."""
+    path = write(tmp_path / "a.h5", events * 4)
+    counts = make_index(path)
+    counts[1] = 30
+    np.save(index_path(path), counts)
+    with pytest.raises(BadEvent, match="expected 4 points for event 1, got 30.*index_pilarnet.py --force"):
         CloudDataset([path], CloudSelection(min_points=10)).__getitems__([1])
-    for wrong in (np.zeros(3, int), np.zeros(5)):
-        np.save(index_path(path), wrong)
-        with pytest.raises(InputError, match="one integer for each of 5 events"):
-            CloudDataset([path], ALL)
-    index_path(path).write_bytes(b"no index")
-    with pytest.raises(InputError, match="not a readable index"):
-        CloudDataset([path], ALL)
+    batch = CloudDataset([path], CloudSelection(min_points=10, skip_bad=True)).__getitems__([0, 1])
+    assert batch.index.tolist() == [0] and batch.skipped == 1
+
+
+def test_packed_files_need_no_index(events, tmp_path):
+    """Breaks if the index beside a packed file is believed: the file tells where its events begin."""
+    write(tmp_path / "in" / "a.h5", events)
+    repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(tmp_path)])
+    np.save(index_path(tmp_path / "a.h5"), np.zeros(5, int))
+    assert CloudDataset([tmp_path / "a.h5"], CloudSelection(min_points=7)).events.tolist() == [0, 2, 4]
+    index_path(tmp_path / "a.h5").unlink()
+    assert CloudDataset([tmp_path / "a.h5"], CloudSelection(min_points=7)).events.tolist() == [0, 2, 4]
 
 
 def test_index_tool(events, tmp_path, capsys):
