@@ -3,7 +3,8 @@
 Published: `point` and `cluster`, one row of variable length an event, flattened from (N, 8) and (M, 5 or 6); of the eight
 columns the first four are read, the fourth being the voxel's value, which is its energy.
 Packed: `points` (P, 4) float32, `clusters` (M, 5 or 6) int32, and where each event begins, `point_ptr`, `cluster_ptr`
-(events + 1,) int64; `checksum` (events,) uint32, CRC-32 of an event's points and clusters; attributes `packed`, `version`.
+(events + 1,) int64; `checksum` (events,) uint32, CRC-32 of an event's points and clusters; attributes `packed`, `version`, `source` and
+`source_bytes`, the name and the size of the published file.
 
 Columns of points: x, y, z [voxel], energy [MeV]; of clusters: points, fragment, group, interaction, semantic, PID (v2, v3).
 """

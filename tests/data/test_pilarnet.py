@@ -1,5 +1,6 @@
 """Reading PILArNet-M: all versions and both layouts alike, preparation as specified, every kind of bad file named."""
 
+import os
 import pickle
 import re
 import sys
@@ -386,6 +387,47 @@ def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
         repack_pilarnet.main([str(out), "--verify"])
     with pytest.raises(SystemExit, match="is the folder of the source"):
         repack_pilarnet.main([str(out), "--outdir", str(out)])
+
+
+def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
+    """Goes on as elsewhere. Breaks if what is packed already is taken for a source."""
+    for k in range(2):
+        write(tmp_path / f"{k}.h5", events)
+    again = [str(tmp_path), "--outdir", str(tmp_path / "packed")]
+    repack_pilarnet.main(again)
+    (tmp_path / "packed" / "1.h5").unlink()
+    repack_pilarnet.main(again)
+    assert "1 files repacked (1 were there)" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["0.h5", "0_points.npy", "1.h5", "1_points.npy"]
+
+
+@pytest.mark.parametrize("other", ["fewer events", "other events", "older", "published"])
+def test_repack_of_another_source(events, tmp_path, other):
+    """A file of the same name is kept only if it was made from this source, however that was copied. Breaks if training
+    goes on with the events of another one."""
+    source, target = write(tmp_path / "in" / "a.h5", events), tmp_path / "out" / "a.h5"
+    again = [str(tmp_path / "in"), "--outdir", str(tmp_path / "out")]
+    repack_pilarnet.main(again)
+    os.utime(source, (0, 0))  # a copy
+    repack_pilarnet.main(again)
+    if other == "older":  # told by their number alone
+        with h5py.File(target, "a") as file:
+            del file.attrs["source_bytes"]
+        repack_pilarnet.main(again)
+    if other == "published":
+        target.write_bytes(source.read_bytes())
+    else:
+        write(source, [events[4]] * 5 if other == "other events" else events[:4])
+    with pytest.raises(SystemExit, match="out/a.h5: expected the packed copy of .*in/a.h5 .*another .*--outdir"):
+        repack_pilarnet.main(again)
+
+
+def test_verify_has_no_options(capsys):
+    """Breaks if --verify takes --compress or --skip-bad, and does nothing with them."""
+    for flag in ("--compress", "--skip-bad"):
+        with pytest.raises(SystemExit):
+            repack_pilarnet.main([".", "--verify", flag])
+        assert "--verify writes nothing; leave out --compress" in capsys.readouterr().err
 
 
 def test_packed_files_are_checked(events, tmp_path):
