@@ -55,7 +55,8 @@ class CloudSelection:
         if self.energy_threshold < 0:
             raise InputError(f"--energy-threshold: expected 0 or more MeV, got {self.energy_threshold}")
         if not 0 < self.eps < self.emax:
-            raise InputError(f"--emin, --emax: expected 0 < emin < emax, got {self.eps} and {self.emax}")
+            flag = "--energy-threshold" if self.emin is None else "--emin"
+            raise InputError(f"{flag}: expected more than 0 and less than {self.emax:g} MeV, which becomes +1, got {self.eps}")
 
     @property
     def eps(self) -> float:

@@ -345,8 +345,9 @@ def test_folders(tmp_path):
         find_split_files(tmp_path / "none", "train")
     with pytest.raises(InputError, match="found none; give another folder"):
         find_split_files(tmp_path, "train")
-    with pytest.raises(InputError, match="--emin, --emax"):
-        CloudSelection(emin=30)
+    for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that there are
+        with pytest.raises(InputError, match=f"^{flag}: expected more than 0 and less than 20 MeV, which becomes .1, got 30"):
+            CloudSelection(**{setting: 30})
 
 
 def test_hidden_files_are_no_data(events, tmp_path):
