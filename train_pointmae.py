@@ -55,7 +55,8 @@ def main(argv=None, report=None) -> list[dict]:
     model = PointMAE(point_mae_config(args)).to(run.device, run.dtype)
     datasets = open_clouds(run)
     probe = TokenProbe(datasets, args.seed) if args.probe and "train" in datasets else None
-    task = MaskedModelling(model, args.seed, args.rotate, probe, args.probe_every, args.predict_format)
+    too_small = {split: dataset.too_small for split, dataset in datasets.items()}
+    task = MaskedModelling(model, args.seed, args.rotate, probe, args.probe_every, args.predict_format, too_small)
     return train_with_pictures(run, task, datasets, start, draw_pretraining, Pictures(run, model, datasets), report)
 
 

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of  # noqa: E402
 from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish, timed  # noqa: E402
-from src.cloud_losses import energy_error, group_chamfer  # noqa: E402
+from src.cloud_losses import chamfer_by_group, energy_by_group  # noqa: E402
 from src.layers.grouping import TOKENIZERS, VOXEL, Tokens, tokenize  # noqa: E402
 from src.layers.packed import pad  # noqa: E402
 from src.layers.transformer import ARCHITECTURES, TransformerConfig  # noqa: E402
@@ -107,10 +107,10 @@ def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable
 
     def heads():
         predicted = model.points(decoded).unflatten(1, (-1, 4))
-        loss = group_chamfer(predicted, hidden.groups, hidden.counts)
+        loss = chamfer_by_group(predicted, hidden.groups, hidden.counts).mean()
         if model.energy is not None:
             energy = model.energy(hidden.groups, hidden.counts, decoded)
-            loss = loss + energy_error(energy, hidden.groups[:, 3], hidden.counts)
+            loss = loss + energy_by_group(energy, hidden.groups[:, 3], hidden.counts).sum() / len(hidden.groups)
         loss.backward()
 
     return {

@@ -14,7 +14,8 @@ variable length, one an event:
 Points are ordered by cluster. Cluster 0 is the low-energy deposits of the event, its ids are -1.
 
 Events are made in blocks of BLOCK, each with a random stream of its own that follows from (seed, split, block): the files
-are the same byte for byte for every -j. A file appears whole or not at all.
+are the same byte for byte for every -j. A file appears whole or not at all. A larger file begins with the events of a smaller
+one of the same seed: a split that holds files that this run does not replace is refused.
 """
 import argparse
 import signal
@@ -31,6 +32,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from lartpc.events import Recipe, simulate  # noqa: E402
 from src.data.parallel import ordered_map  # noqa: E402
+from src.data.pilarnet_files import hdf5_files  # noqa: E402
 from src.files import whole_file  # noqa: E402
 
 SPLITS = ("train", "val", "test")
@@ -60,7 +62,18 @@ def parse_args(argv=None):
         parser.error(f"--seed must be 0 or more and --jobs at least 1, got {args.seed} and {args.jobs}")
     if args.outdir.exists() and not args.outdir.is_dir():
         parser.error(f"--outdir {args.outdir} is a file")
+    for split in SPLITS:
+        path = file_of(split, args)
+        others = set(hdf5_files(path.parent, "*")) - {path}
+        if getattr(args, f"num_{split}") and others:
+            parser.error(f"{min(others)} would stay beside {path.name}, and may hold the same events; "
+                         f"remove it, or choose another --outdir")
     return args
+
+
+def file_of(split, args):
+    """Where the events of a split go."""
+    return args.outdir / split / f"lartpc_{getattr(args, f'num_{split}')}_{args.format}.h5"
 
 
 def make_block(task):
@@ -104,7 +117,7 @@ def write_events(path, events, number, version, attributes, progress=lambda: Non
 def make_split(split, args):
     """Make and write one file."""
     number = getattr(args, f"num_{split}")
-    path = args.outdir / split / f"lartpc_{number}_{args.format}.h5"
+    path = file_of(split, args)
     tasks = [(args.seed, SPLITS.index(split), start // BLOCK, min(BLOCK, number - start)) for start in range(0, number, BLOCK)]
     attributes = {"generator": "data/make_lartpc.py of Puffin: a stand-in for PILArNet-M", "version": args.format,
                   "command": f"python data/make_lartpc.py --num-{split} {number} --format {args.format} --seed {args.seed}"}

@@ -6,7 +6,7 @@
 Training reads both kinds. A packed file (layout: src/data/pilarnet_files.py) holds the four columns that training uses and
 the clusters, half of the original's size; it has the same events with the same numbers. With --skip-bad a bad event is
 kept as one without points. A few hundred events are in memory at a time. A file appears whole or not at all, and files that are there
-are left alone: an interrupted run goes on where it stopped.
+are left alone, if they were made from the same source: an interrupted run goes on where it stopped.
 """
 import argparse
 import signal
@@ -41,6 +41,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.verify == (args.outdir is not None):
         parser.error("give either --outdir or --verify")
+    if args.verify and (args.compress or args.skip_bad):
+        parser.error("--verify writes nothing; leave out --compress and --skip-bad")
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
     return args
@@ -88,8 +90,23 @@ def _write(file, events, total, compress, skip_bad):
     ptr = np.cumsum(sizes, 0, dtype=np.int64)
     for name, column in (("point_ptr", ptr[:, 0]), ("cluster_ptr", ptr[:, 1]), ("checksum", np.array(checksums, np.uint32))):
         file.create_dataset(name, data=column, track_times=False)
-    file.attrs.update({"packed": True, "version": events.version, "source": events.path.name})
+    file.attrs.update({"packed": True, "version": events.version, "source": events.path.name,
+                       "source_bytes": events.path.stat().st_size})
     return np.diff(ptr[:, 0]), bad
+
+
+def is_done(source, target):
+    """Whether the packed file is there; InputError if it is one of another source, by the number of events and the size
+    (a date would change as files are copied)."""
+    if not (target.exists() and index_path(target).exists()):
+        return False
+    with EventFile(source) as events, EventFile(target) as packed, h5py.File(target) as file:
+        size = source.stat().st_size
+        told = file.attrs.get("source_bytes", size)  # older files do not tell
+        if not packed.packed or len(packed) != len(events) or told != size:
+            raise InputError(f"{target}: expected the packed copy of {source} ({len(events)} events, {size} bytes), got that of another "
+                             f"file ({len(packed)} events, {told} bytes); remove it, or choose another --outdir")
+    return True
 
 
 def verify(path):
@@ -112,10 +129,13 @@ def main(argv=None):
             print(f"{len(files)} files, {sum(_all(verify, files, args.jobs, 'verify'))} events: all as written")
             return
         root = args.source if args.source.is_dir() else args.source.parent
+        outdir = args.outdir.resolve()
+        if root.resolve() in outdir.parents:  # what an earlier run has written there is no source
+            files = [path for path in files if outdir not in path.resolve().parents]
         pairs = [(path, args.outdir / path.relative_to(root)) for path in files]
         if any(source.resolve() == target.resolve() for source, target in pairs):
             raise InputError(f"--outdir {args.outdir} is the folder of the source; choose another one")
-        todo = [(source, target) for source, target in pairs if not (target.exists() and index_path(target).exists())]
+        todo = [pair for pair in pairs if not is_done(*pair)]
         done = _all(partial(repack, compress=args.compress, skip_bad=args.skip_bad), todo, args.jobs, "repack")
         events, bad = (sum(column) for column in zip((0, 0), *done))
         print(f"{len(done)} files repacked ({len(pairs) - len(todo)} were there): {events} events, {bad} bad")

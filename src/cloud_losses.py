@@ -14,29 +14,19 @@ from .layers.packed import pad, unpad
 from .ops.chamfer import chamfer_distance
 
 
-def group_chamfer(predicted: Tensor, groups: Tensor, counts: Tensor) -> Tensor:
-    """Chamfer distance between predicted and true groups, mean over the groups; 0 if there are none.
+def chamfer_by_group(predicted: Tensor, groups: Tensor, counts: Tensor) -> Tensor:
+    """Chamfer distance between predicted and true groups, of each group: (M,).
 
     predicted (M, size, D), of which the first counts (M,) int64 on the CPU count; groups (G, D) one after another."""
-    return chamfer_by_group(predicted, groups, counts).sum() / max(len(counts), 1)
-
-
-def chamfer_by_group(predicted: Tensor, groups: Tensor, counts: Tensor) -> Tensor:
-    """The same of each group: (M,)."""
     predicted = predicted.to(torch.promote_types(predicted.dtype, groups.dtype))
     true, number = pad(groups, counts, predicted.shape[1]), counts.to(groups.device)
     return chamfer_distance(predicted, true.to(predicted.dtype), number, number, reduction="none")
 
 
-def energy_error(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tensor:
-    """Mean squared error over the points of all groups; 0 if there are none.
+def energy_by_group(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tensor:
+    """The squared errors of each group's points, summed: (M,).
 
     predicted (M, size), of which the first counts (M,) int64 on the CPU count; energies (G,) group after group."""
-    return energy_by_group(predicted, energies, counts).sum() / max(len(energies), 1)
-
-
-def energy_by_group(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tensor:
-    """The squared errors of each group's points, summed: (M,)."""
     squares = (unpad(predicted, counts).to(energies.dtype) - energies).square()
     group = torch.repeat_interleave(counts).to(squares.device)
     return squares.new_zeros(len(counts)).index_add(0, group, squares)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.cloud_losses import CLASS_LOSSES, LossTerms, energy_error, group_chamfer
+from src.cloud_losses import CLASS_LOSSES, LossTerms, chamfer_by_group, energy_by_group, mean_of
 
 COUNTS = torch.tensor([3, 1, 5])
 
@@ -25,30 +25,31 @@ def test_chamfer_of_groups():
     for p, t, n in zip(predicted, true.split(COUNTS.tolist()), COUNTS.tolist()):
         d = (p[:n, None] - t[None]).square().sum(-1)
         each.append(d.amin(0).mean() + d.amin(1).mean())
-    torch.testing.assert_close(group_chamfer(predicted, true, COUNTS), torch.stack(each).mean())
+    torch.testing.assert_close(chamfer_by_group(predicted, true, COUNTS), torch.stack(each))
 
 
 def test_energy_error():
     predicted, true = groups()
-    pairs = [(p[i], t) for p, e in zip(predicted[..., 0], true[:, 3].split(COUNTS.tolist())) for i, t in enumerate(e)]
-    expected = sum((a - b) ** 2 for a, b in pairs) / 9
-    torch.testing.assert_close(energy_error(predicted[..., 0], true[:, 3], COUNTS), expected)
+    pairs = zip(predicted[..., 0], true[:, 3].split(COUNTS.tolist()))
+    expected = torch.stack([sum((p[i] - t) ** 2 for i, t in enumerate(e)) for p, e in pairs])
+    torch.testing.assert_close(energy_by_group(predicted[..., 0], true[:, 3], COUNTS), expected)
 
 
 def test_no_masked_groups():
     """Zero, with a gradient: a rank of a distributed run may have such a batch."""
     none = torch.zeros(0, dtype=torch.int64)
     predicted = torch.zeros(0, 5, 4, requires_grad=True)
-    loss = group_chamfer(predicted, torch.zeros(0, 4), none) + energy_error(predicted[..., 0], torch.zeros(0), none)
+    each = (chamfer_by_group(predicted, torch.zeros(0, 4), none), energy_by_group(predicted[..., 0], torch.zeros(0), none))
+    loss = sum(mean_of(torch.stack([e.sum(), e.new_zeros(())])) for e in each)
     assert float(loss.detach()) == 0
     loss.backward()
 
 
 def test_half_precision_predictions():
     predicted, true = groups(torch.float32)
-    loss = group_chamfer(predicted.bfloat16(), true, COUNTS)
+    loss = chamfer_by_group(predicted.bfloat16(), true, COUNTS).mean()
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, group_chamfer(predicted, true, COUNTS), rtol=0.05, atol=0)
+    torch.testing.assert_close(loss, chamfer_by_group(predicted, true, COUNTS).mean(), rtol=0.05, atol=0)
 
 
 def test_focal():

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..data.events import choose_events
 from ..data.pilarnet import CloudDataset, CloudSelection, open_splits
+from ..data.pilarnet_files import find_files
 from ..errors import InputError
 from ..layers.grouping import CENTRES, NEIGHBOURS, REDUCTIONS, TOKENIZERS
 from ..layers.transformer import ARCHITECTURES, TransformerConfig
@@ -35,7 +36,7 @@ def add_cloud_data_arguments(parser: argparse.ArgumentParser) -> None:
     default = CloudSelection()
     group = parser.add_argument_group("data")
     group.add_argument("--datadir", default="./data/sample_data/lartpc", help="folder with HDF5 files in train/, val/ and, if there is one, test/")
-    group.add_argument("--testfile", default="", metavar="FILE", help="test file instead of those in --datadir")
+    group.add_argument("--testfile", nargs="+", default=[], metavar="PATH", help="test files, or folders that are searched for .h5 files, instead of those in --datadir")
     group.add_argument("--shuffle", action=OnOff, default=True, help="train in a new order every epoch")
     for split in SPLIT_NAMES:
         group.add_argument(f"--num-{split}", type=int, default=-1, metavar="N", help=f"{split} events to use (-1: all); a seeded subset")
@@ -173,9 +174,10 @@ def open_clouds(run: Run) -> dict[str, CloudDataset]:
     )
     jobs = max(1, args.num_workers)
     wanted = {split: getattr(args, f"num_{split}") for split in SPLIT_NAMES}
-    datasets = open_splits(args.datadir, selection, wanted, args.seed, jobs) if not args.testfile or not run.evaluating else {}
-    if args.testfile:
-        datasets["test"] = CloudDataset([args.testfile], selection, jobs)
+    testfiles = [path for path in args.testfile if path]  # '': none, in the settings of older runs
+    datasets = open_splits(args.datadir, selection, wanted, args.seed, jobs) if not testfiles or not run.evaluating else {}
+    if testfiles:
+        datasets["test"] = CloudDataset(find_files(testfiles), selection, jobs)
         datasets["test"].restrict(choose_events(None, len(datasets["test"]), args.num_test, args.seed, "test"))
     elif "test" not in datasets and "valid" in datasets:
         log.info(f"{args.datadir}: no test/ folder; the final numbers are of the validation events")

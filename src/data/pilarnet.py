@@ -20,7 +20,7 @@ from ..errors import InputError
 from .events import EventDataset, choose_events
 from .packing import CloudBatch
 from .parallel import ordered_map
-from .pilarnet_files import LED, SIZE, WIDTHS, BadEvent, EventFile, index_path, load_index, make_index
+from .pilarnet_files import LED, SIZE, WIDTHS, BadEvent, EventFile, hdf5_files, index_path, known_counts, make_index
 
 log = logging.getLogger("puffin")
 
@@ -55,7 +55,8 @@ class CloudSelection:
         if self.energy_threshold < 0:
             raise InputError(f"--energy-threshold: expected 0 or more MeV, got {self.energy_threshold}")
         if not 0 < self.eps < self.emax:
-            raise InputError(f"--emin, --emax: expected 0 < emin < emax, got {self.eps} and {self.emax}")
+            flag = "--energy-threshold" if self.emin is None else "--emin"
+            raise InputError(f"{flag}: expected more than 0 and less than {self.emax:g} MeV, which becomes +1, got {self.eps}")
 
     @property
     def eps(self) -> float:
@@ -86,8 +87,8 @@ def find_split_files(datadir: str | Path, split: str) -> list[Path]:
     folder = Path(datadir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one with train/, val/ and test/ with --datadir")
-    found = [p for name in SPLITS[split] for p in (folder / name).glob("*") if p.suffix in (".h5", ".hdf5")]
-    if not found and not any(p.suffix in (".h5", ".hdf5") for p in folder.glob("*/*")):
+    found = [p for name in SPLITS[split] for p in hdf5_files(folder / name, "*")]
+    if not found and not hdf5_files(folder, "*/*"):
         raise InputError(f"{folder}: expected .h5 files in train/, val/ or test/, found none; give another folder with --datadir")
     return sorted(found)
 
@@ -95,7 +96,7 @@ def find_split_files(datadir: str | Path, split: str) -> list[Path]:
 class CloudDataset(EventDataset):
     """The events of several files with enough points, in file order; `dataset[list of numbers]` is a packed batch.
 
-    Files without an index get one first (in `jobs` processes).  InputError for files that are missing, damaged or of
+    Files without an index of their own get one first (in `jobs` processes).  InputError for files that are missing, damaged or of
     different versions, and BadEvent for events that cannot be used, unless the selection skips them: an unreadable file
     and events that are bad in the index are then counted in `skipped`, others in `CloudBatch.skipped` as they are met.
     """
@@ -158,25 +159,27 @@ class CloudDataset(EventDataset):
         return kept, versions
 
     def _counts(self, jobs: int) -> list[np.ndarray]:
-        """Points of each event of each file, by the indices; those that are missing are made."""
-        missing = [path for path in self.files if not index_path(path).exists()]
-        made = {}
-        if missing:
-            log.info(f"indexing {len(missing)} files without index (once; data/index_pilarnet.py -j does this with more processes)")
-            work = ordered_map(partial(make_index, skip_bad=self.selection.skip_bad), missing, min(jobs, len(missing)))
-            made = dict(zip(missing, tqdm(work, total=len(missing), desc="index", unit="file", disable=None)))
-        counts = []
+        """Points of each event of each file, by the indices; those that are missing, or of other files, are made."""
+        counts = {}
         for path in self.files:
             with EventFile(path) as file:
-                events = len(file)
-            counts.append(made[path] if path in made else load_index(path, events))
-            bad = np.flatnonzero(counts[-1] < 0)
+                counts[path] = known_counts(file)
+        missing = [path for path, known in counts.items() if known is None]
+        wrong = [index_path(path) for path in missing if index_path(path).exists()]
+        if wrong:
+            log.warning(f"{len(wrong)} indices are not of the files beside them ({wrong[0]}); making them anew, as data/index_pilarnet.py --force would")
+        if missing:
+            log.info(f"indexing {len(missing)} files (once; data/index_pilarnet.py -j does this with more processes)")
+            work = ordered_map(partial(make_index, skip_bad=self.selection.skip_bad), missing, min(jobs, len(missing)))
+            counts |= dict(zip(missing, tqdm(work, total=len(missing), desc="index", unit="file", disable=None)))
+        for path in self.files:
+            bad = np.flatnonzero(counts[path] < 0)
             if len(bad) and not self.selection.skip_bad:
                 raise BadEvent(
                     f"{path}: event {bad[0]}: marked as bad in {index_path(path).name}; leave such events out with --skip-bad"
                 )
             self.skipped += len(bad)
-        return counts
+        return [counts[path] for path in self.files]
 
     def places(self, numbers: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """File (its place in `files`) and row there of events (B,) int64 of the current selection."""
@@ -190,9 +193,9 @@ class CloudDataset(EventDataset):
         f, row = map(int, self._place(event))
         points, clusters = self._opened(f).read(row)
         if len(points) != self.points[event]:
-            raise InputError(
+            raise BadEvent(
                 f"{index_path(self.files[f])}: expected {len(points)} points for event {row}, got {self.points[event]}; "
-                f"the index is of another file: make it again with data/index_pilarnet.py"
+                f"the index is of another file: make it again with data/index_pilarnet.py --force"
             )
         if self.selection.strict_led and self.selection.remove_led and clusters[1:][clusters[1:, 4] == LED, 0].any():
             raise BadEvent(

@@ -3,7 +3,8 @@
 Published: `point` and `cluster`, one row of variable length an event, flattened from (N, 8) and (M, 5 or 6); of the eight
 columns the first four are read, the fourth being the voxel's value, which is its energy.
 Packed: `points` (P, 4) float32, `clusters` (M, 5 or 6) int32, and where each event begins, `point_ptr`, `cluster_ptr`
-(events + 1,) int64; `checksum` (events,) uint32, CRC-32 of an event's points and clusters; attributes `packed`, `version`.
+(events + 1,) int64; `checksum` (events,) uint32, CRC-32 of an event's points and clusters; attributes `packed`, `version`, `source` and
+`source_bytes`, the name and the size of the published file.
 
 Columns of points: x, y, z [voxel], energy [MeV]; of clusters: points, fragment, group, interaction, semantic, PID (v2, v3).
 """
@@ -25,6 +26,7 @@ WIDTHS = {"v1": 5, "v2": 6, "v3": 6}
 LED, CLASSES = 4, 5
 _POINT_WIDTH = 8
 _ROWS_AT_ONCE = 1024
+_CHECKED_ROWS = 8  # of a file, spread over it, to tell whether an index is its own
 
 
 class BadEvent(InputError):
@@ -95,13 +97,10 @@ class EventFile:
             if self.packed:
                 yield np.stack([np.diff(ptr[start : stop + 1]) for ptr in (self._point_ptr, self._cluster_ptr)], 1)
             else:
-                yield np.array([self._size(row, skip_bad) for row in range(start, stop)], np.int64)
+                yield np.array([self.size(row, skip_bad) for row in range(start, stop)], np.int64)
 
-    def checksums(self) -> np.ndarray:
-        """Stored CRC-32 of the events of a packed file."""
-        return self._file["checksum"][()]
-
-    def _size(self, row: int, skip_bad: bool) -> tuple[int, int]:
+    def size(self, row: int, skip_bad: bool = False) -> tuple[int, int]:
+        """The same of one event of the published layout."""
         try:
             sizes = self._clusters(row)[:, 0]
             if (sizes < 0).any():
@@ -111,6 +110,10 @@ class EventFile:
             if not skip_bad:
                 raise
             return -1, 0
+
+    def checksums(self) -> np.ndarray:
+        """Stored CRC-32 of the events of a packed file."""
+        return self._file["checksum"][()]
 
     def _row(self, data: h5py.Dataset, row: int, width: int, name: str) -> np.ndarray:
         """A row of the published layout, (n, width)."""
@@ -196,13 +199,19 @@ def checksum(points: np.ndarray, clusters: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(clusters, np.int32), zlib.crc32(np.ascontiguousarray(points, np.float32)))
 
 
+def hdf5_files(folder: Path, pattern: str) -> list[Path]:
+    """HDF5 files in a folder that match, but for hidden ones: those that are not complete yet, and what macOS leaves (`._X.h5`)."""
+    found = (p for p in folder.glob(pattern) if p.suffix in (".h5", ".hdf5"))
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
     """The files among paths, and the HDF5 files of folders and their subfolders, sorted; InputError if there is none."""
     found = set()
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        found |= {p for p in path.rglob("*") if p.suffix in (".h5", ".hdf5")} if path.is_dir() else {path}
+        found.update(hdf5_files(path, "**/*") if path.is_dir() else [path])
     if not found:
         raise InputError(f"{', '.join(map(str, paths))}: expected .h5 files, found none")
     return sorted(found)
@@ -225,17 +234,20 @@ def make_index(path: str | Path, skip_bad: bool = False) -> np.ndarray:
     return counts
 
 
-def load_index(path: str | Path, events: int) -> np.ndarray:
-    """The index beside a file of `events` events; InputError if it is not one."""
-    place = index_path(path)
-    remedy = "remove it, or make it again with data/index_pilarnet.py"
+def known_counts(file: EventFile) -> np.ndarray | None:
+    """Points of each event (-1: bad), (events,) int64: of a packed file its own, else by the index beside it; None if there is
+    none, or that of another file, as a few events tell."""
+    if file.packed:
+        return np.concatenate([np.zeros((0, 2), np.int64), *file.sizes()])[:, 0]
     try:
-        counts = np.load(place, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{place}: not a readable index ({first_line(error)}); {remedy}") from error
-    if counts.shape != (events,) or not np.issubdtype(counts.dtype, np.integer):
-        raise InputError(f"{place}: expected one integer for each of {events} events, got {counts.shape} {counts.dtype}; {remedy}")
-    return counts
+        counts = np.load(index_path(file.path), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if counts.shape != (len(file),) or not np.issubdtype(counts.dtype, np.integer):
+        return None
+    rows = np.unique(np.linspace(0, len(file) - 1, _CHECKED_ROWS).astype(int)) if len(file) else []
+    pairs = ((counts[row], file.size(row, skip_bad=True)[0]) for row in rows)
+    return counts if all(told == found or told < 0 or found < 0 for told, found in pairs) else None
 
 
 def _mapped(data: h5py.Dataset):

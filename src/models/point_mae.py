@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..cloud_losses import chamfer_by_group, energy_by_group, energy_error, group_chamfer
+from ..cloud_losses import chamfer_by_group, energy_by_group, mean_of
 from ..layers.grouping import Tokens
 from ..layers.packed import event_of_row, rank_in_event
 from ..layers.pointnet import MiniPointNet
@@ -52,12 +52,14 @@ class Reconstruction(NamedTuple):
     energy: Tensor | None
 
     def losses(self) -> dict[str, Tensor]:
-        """The terms whose sum is minimised: `chamfer`, and `energy` where energies are predicted."""
-        hidden = self.hidden
-        terms = {"chamfer": group_chamfer(self.points, hidden.groups, hidden.counts)}
-        if self.energy is not None:
-            terms["energy"] = energy_error(self.energy, hidden.groups[:, 3], hidden.counts)
-        return terms
+        """The terms whose sum is minimised: `chamfer`, a mean over the hidden tokens, and `energy`, where energies are
+        predicted, over their points."""
+        return {name: mean_of(sums) for name, sums in self.sums().items()}
+
+    def sums(self) -> dict[str, Tensor]:
+        """The same as sums, which add up over batches and processes: (2,), of the errors, and of what they are of."""
+        number = {"chamfer": len(self.hidden), "energy": len(self.hidden.groups)}
+        return {name: torch.stack([each.sum(), each.new_full((), number[name])]) for name, each in self.errors().items()}
 
     def errors(self) -> dict[str, Tensor]:
         """(M,) of each hidden token: `chamfer`, its distance, and `energy`, the sum over its points."""

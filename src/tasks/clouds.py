@@ -5,16 +5,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..cloud_losses import mean_of
 from ..data.augment import random_rotations, rotate
 from ..data.packing import CloudBatch
+from ..layers.all_reduce import all_reduce_sum
 from ..layers.grouping import Tokens
 from ..layers.packed import event_of_row
 from ..models.point_mae import PointMAE, random_mask
+from ..training import distributed
 from ..training.trainer import Progress, StepOutput
 from .saving import save_predictions
 from .token_probe import TokenProbe
 
 FAINT, DROPPED, BAD = "events left out that have no or one token", "tokens beyond the context", "bad events"
+TOO_SMALL = "events left out that have fewer points than --min-points"
 
 
 class MaskedModelling:
@@ -23,26 +27,30 @@ class MaskedModelling:
     Training draws from PyTorch's global generator, whose state is in every checkpoint.  In evaluation the mask of an
     event follows from `seed` and the event's place in its data set, whatever the batch.
     probe: after a validation if `probe_every` steps have been completed since the last one (0: never), and after every
-    evaluation of a finished run.
+    evaluation of a finished run.  too_small: events that the data set of each split leaves out, told once in the log.
     """
 
     metric_directions = {"loss": -1, "chamfer": -1, "probe_f1_mean": 1}  # where there is a probe
 
     def __init__(
-        self, model: PointMAE, seed: int, rotate: bool = True, probe: TokenProbe | None = None, probe_every: int = 0, predict_format: str = "pt"
-    ):
+        self, model: PointMAE, seed: int, rotate: bool = True, probe: TokenProbe | None = None, probe_every: int = 0,
+        predict_format: str = "pt", too_small: dict[str, int] | None = None,
+    ):  # fmt: skip
         self.model, self.seed, self.rotate, self.probe, self.probe_every = model, seed, rotate, probe, probe_every
         self.predict_format = predict_format
         self.metric_directions = {"loss": -1, "chamfer": -1} | ({"energy": -1} if model.config.energy else {})
         if probe is not None:
             self.metric_directions |= {f"probe_f1_{name}": 1 for name in (*probe.names, "mean")}
-        self.counts = {FAINT: 0, DROPPED: 0, BAD: 0}
+        self.counts = {FAINT: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
+        self._too_small = dict(too_small or {}) if distributed.is_main() else {}
         self._probed_split = ""
 
     def step(self, batch: CloudBatch) -> StepOutput:
-        """Mean loss over the hidden tokens.  Outputs, in evaluation only, one row for each event: index, hidden tokens
-        and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
+        """Loss over the hidden tokens and their points, in training those of all processes.  Outputs, in evaluation only, one
+        row for each event: index, hidden tokens and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
         model = self.model
+        if model.training:
+            self.counts[TOO_SMALL] += self._too_small.pop("train", 0)
         if model.training and self.rotate:
             batch = rotate(batch, random_rotations(len(batch)))
         tokens = self._tokens(batch)
@@ -51,7 +59,8 @@ class MaskedModelling:
         else:
             masked = fixed_mask(tokens.lengths, model.config.mask_ratio, self.seed, batch.index)
         result = model.reconstruct(tokens, masked)
-        loss = sum(result.losses().values())
+        # the terms are means over different things, tokens and points: one weight for each process would not do
+        loss = sum(mean_of(all_reduce_sum(sums) if model.training else sums) for sums in result.sums().values())
         outputs = {}
         if not model.training:
             event = event_of_row(result.hidden.lengths)
@@ -75,6 +84,7 @@ class MaskedModelling:
         due = name != "valid" or bool(self.probe_every) and progress.step // self.probe_every > before // self.probe_every
         split = name.split()[-1]
         self._probed_split = split if due and split != "train" else ""
+        self.counts[TOO_SMALL] += self._too_small.pop(split, 0)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """loss, its terms, and the F1 of the probe (nan where none was made): the same columns every time."""

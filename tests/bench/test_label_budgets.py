@@ -31,8 +31,8 @@ def test_study(data, pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert len(seen) == 3
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][-4:]
     assert [line.split("|")[1:4] for line in table[2:]] == [[" scratch ", " 4 ", " 1 "], [" peft ", " 4 ", " 1 "]]
-    plot_label_budgets.main([str(tmp_path / "log/budgets.Best.metrics.csv"), "--out", str(tmp_path / "b.png")])
-    assert capsys.readouterr().out.splitlines()[:4] == table and (tmp_path / "b.png").exists()
+    plot_label_budgets.main([str(tmp_path / "log/budgets.Best.metrics.csv")])
+    assert capsys.readouterr().out.splitlines()[:4] == table and (tmp_path / "log/budgets.Best.metrics.png").exists()
 
 
 def test_more_labels_than_there_are(data, tmp_path):  # noqa: F811

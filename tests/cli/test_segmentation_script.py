@@ -16,6 +16,7 @@ from src.cli.presets import parse_arguments
 from src.cli.run import run_script
 from src.cli.segmentation import check_flags, segmentation_config
 from src.data.pilarnet_files import EventFile
+from src.errors import InputError
 from src.models.published import read_checkpoint
 from src.tasks.point_predictions import PointPredictions
 from tests.cli.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
@@ -331,3 +332,25 @@ def test_every_event_gets_labels(tmp_path):
     script.main([*flags, "--min-points", "50", "--prefix", "few"])
     assert "best test: 4 events without labels" in (tmp_path / "log/few.log").read_text()
     assert "without labels" not in (tmp_path / "log/all.log").read_text()
+
+
+def test_files_and_folders_to_label(tmp_path):
+    """A file and a folder at once: predictions say which file and row each event is from, and each file by itself gives the
+    same labels. Breaks if only the first path is read, or if the files' order is not that of the predictions."""
+    rng = np.random.default_rng(4)
+    one = write(tmp_path / "z_v2.h5", [walk(rng, 90), walk(rng, 120)])
+    two, three = (write(tmp_path / "more" / folder / "a_v2.h5", [walk(rng, n) for n in sizes]) for folder, sizes in (("x", (80,)), ("y", (100, 70))))
+    checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
+    flags = ["--eval", "--cpu", "--loadfile", str(checkpoint), "--min-points", "0", "--batch-size", "1", "--workdir", str(tmp_path), "--no-plot"]
+    script.main([*flags, "--prefix", "every", "--testfile", str(one), str(tmp_path / "more")])
+    with h5py.File(tmp_path / "predict/every.best.test.h5") as file:
+        files = [file.attrs["files"][f] for f in file["file"]]
+        assert files == [str(path.resolve()) for path in (two, three, three, one, one)] and file["event"][()].tolist() == [0, 0, 1, 0, 1]
+        labels, begin = file["class"][()], file["ptr"][()]
+    for path, first, end in ((two, 0, 1), (three, 1, 3), (one, 3, 5)):
+        script.main([*flags, "--prefix", "alone", "--testfile", str(path)])
+        with h5py.File(tmp_path / "predict/alone.best.test.h5") as file:
+            assert len(file["event"]) == end - first and np.array_equal(file["class"], labels[begin[first] : begin[end]])
+    (tmp_path / "old.yaml").write_text("testfile: ''\n")  # as in the settings of older runs
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        script.main([*flags, "--prefix", "none", "--yaml", str(tmp_path / "old.yaml"), "--datadir", str(tmp_path / "nowhere")])

@@ -212,3 +212,20 @@ def test_bad_arguments(tmp_path, arguments, complaint):
     """Breaks if a bad argument ends in a traceback or is found out after the work."""
     done = run("--outdir", tmp_path, *arguments)
     assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_events_twice(tmp_path, capsys):
+    """Another size or format in the same split is refused before anything is made; the same file is made again, and other
+    splits are left alone. Breaks if a longer file comes to lie beside a shorter one, which it begins with."""
+    flags = ["--outdir", str(tmp_path), "--num-val", "0"]
+    make_lartpc.main([*flags, "--num-train", "2"])
+    (tmp_path / "train" / ".lartpc_3_v2.h5.x.h5").touch()  # of a run that was killed
+    first = (tmp_path / "train/lartpc_2_v2.h5").read_bytes()
+    for other in (["--num-train", "3"], ["--num-train", "2", "--format", "v1"]):
+        with pytest.raises(SystemExit) as stop:
+            make_lartpc.main([*flags, *other])
+        assert stop.value.code == 2
+        assert "lartpc_2_v2.h5 would stay beside lartpc_" in capsys.readouterr().err
+    assert not list((tmp_path / "train").glob("lartpc_[!2]*")) and not list((tmp_path / "train").glob("*v1*"))
+    make_lartpc.main([*flags, "--num-train", "2", "--num-test", "1"])
+    assert (tmp_path / "train/lartpc_2_v2.h5").read_bytes() == first and (tmp_path / "test/lartpc_1_v2.h5").exists()

@@ -1,6 +1,8 @@
 """Reading PILArNet-M: all versions and both layouts alike, preparation as specified, every kind of bad file named."""
 
+import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from src.data import pilarnet
 from src.data.loader import make_loader
 from src.data.pilarnet import CloudDataset, CloudSelection, find_split_files, open_splits
-from src.data.pilarnet_files import BadEvent, EventFile, checksum, index_path, make_index
+from src.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path, make_index
 from src.data.sampler import EpochBatches
 from src.errors import InputError
+from src.files import whole_file
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
 
@@ -185,21 +189,55 @@ def test_splits_and_subsets(events, tmp_path):
 # ---- the index
 
 def test_index(events, tmp_path):
-    """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it or
-    if the index of another file is believed."""
+    """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it."""
     path = write(tmp_path / "a.h5", events)
     assert len(CloudDataset([path], CloudSelection(min_points=10))) == 2
     assert np.load(index_path(path)).tolist() == [20, 4, 7, 6, 54]
-    np.save(index_path(path), np.array([20, 30, 7, 6, 54]))
-    with pytest.raises(InputError, match="expected 4 points for event 1, got 30.*index_pilarnet"):
+    counts = np.array([20, -1, 7, 6, 54])
+    np.save(index_path(path), counts)
+    assert len(CloudDataset([path], CloudSelection(min_points=0, skip_bad=True))) == 4
+    assert np.load(index_path(path)).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("wrong", [[54, 6, 7, 4, 20], [0] * 5, [20, 4, 7], [20.0] * 5, None])
+def test_wrong_index(events, tmp_path, monkeypatch, wrong, skip_bad):
+    """That of another file (reversed, or all too small), of another length or kind, or no index at all: made anew, with one
+    warning, in both files. Breaks if it is believed, and events are left out unseen, or stops a run that skips bad ones."""
+    paths = [write(tmp_path / f"{name}.h5", events) for name in "ab"]
+    for path in paths:
+        index_path(path).write_bytes(b"no index") if wrong is None else np.save(index_path(path), np.array(wrong))
+    told = []
+    monkeypatch.setattr(pilarnet.log, "warning", told.append)
+    dataset = CloudDataset(paths, CloudSelection(min_points=7, remove_led=False, energy_threshold=0, skip_bad=skip_bad))
+    assert dataset.__getitems__(list(range(len(dataset)))).lengths.tolist() == [20, 7, 54] * 2
+    assert len(told) == 1 and re.search("2 indices .*a_points.npy.*index_pilarnet.py --force", told[0])
+    assert np.load(index_path(paths[1])).tolist() == [20, 4, 7, 6, 54]
+    told.clear()
+    CloudDataset(paths, ALL)
+    assert not told
+
+
+def test_wrong_index_of_an_event(events, tmp_path):
+    """One that the look at a few does not find is found when it is read, and is skipped where bad events are."""
+    path = write(tmp_path / "a.h5", events * 4)
+    counts = make_index(path)
+    counts[1] = 30
+    np.save(index_path(path), counts)
+    with pytest.raises(BadEvent, match="expected 4 points for event 1, got 30.*index_pilarnet.py --force"):
         CloudDataset([path], CloudSelection(min_points=10)).__getitems__([1])
-    for wrong in (np.zeros(3, int), np.zeros(5)):
-        np.save(index_path(path), wrong)
-        with pytest.raises(InputError, match="one integer for each of 5 events"):
-            CloudDataset([path], ALL)
-    index_path(path).write_bytes(b"no index")
-    with pytest.raises(InputError, match="not a readable index"):
-        CloudDataset([path], ALL)
+    batch = CloudDataset([path], CloudSelection(min_points=10, skip_bad=True)).__getitems__([0, 1])
+    assert batch.index.tolist() == [0] and batch.skipped == 1
+
+
+def test_packed_files_need_no_index(events, tmp_path):
+    """Breaks if the index beside a packed file is believed: the file tells where its events begin."""
+    write(tmp_path / "in" / "a.h5", events)
+    repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(tmp_path)])
+    np.save(index_path(tmp_path / "a.h5"), np.zeros(5, int))
+    assert CloudDataset([tmp_path / "a.h5"], CloudSelection(min_points=7)).events.tolist() == [0, 2, 4]
+    index_path(tmp_path / "a.h5").unlink()
+    assert CloudDataset([tmp_path / "a.h5"], CloudSelection(min_points=7)).events.tolist() == [0, 2, 4]
 
 
 def test_index_tool(events, tmp_path, capsys):
@@ -307,8 +345,25 @@ def test_folders(tmp_path):
         find_split_files(tmp_path / "none", "train")
     with pytest.raises(InputError, match="found none; give another folder"):
         find_split_files(tmp_path, "train")
-    with pytest.raises(InputError, match="--emin, --emax"):
-        CloudSelection(emin=30)
+    for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that there are
+        with pytest.raises(InputError, match=f"^{flag}: expected more than 0 and less than 20 MeV, which becomes .1, got 30"):
+            CloudSelection(**{setting: 30})
+
+
+def test_hidden_files_are_no_data(events, tmp_path):
+    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden does
+    no harm. Breaks if a run next to a conversion reads half a file."""
+    folder = tmp_path / ".cache" / "data"
+    good = write(folder / "train" / "a.h5", events)
+    with whole_file(folder / "train" / "b.h5") as unfinished:
+        unfinished.write_bytes(good.read_bytes()[:100])
+        (folder / "train" / "._a.h5").write_bytes(b"Mac OS X")
+        write(folder / ".trash" / "c.h5", events)
+        assert find_split_files(folder, "train") == [good] and find_files([folder]) == [good]
+        assert find_files([unfinished]) == [unfinished]  # asked for by name
+        good.unlink()
+        with pytest.raises(InputError, match="found none"):
+            find_split_files(folder, "train")
 
 
 # ---- repacking
@@ -333,6 +388,47 @@ def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
         repack_pilarnet.main([str(out), "--verify"])
     with pytest.raises(SystemExit, match="is the folder of the source"):
         repack_pilarnet.main([str(out), "--outdir", str(out)])
+
+
+def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
+    """Goes on as elsewhere. Breaks if what is packed already is taken for a source."""
+    for k in range(2):
+        write(tmp_path / f"{k}.h5", events)
+    again = [str(tmp_path), "--outdir", str(tmp_path / "packed")]
+    repack_pilarnet.main(again)
+    (tmp_path / "packed" / "1.h5").unlink()
+    repack_pilarnet.main(again)
+    assert "1 files repacked (1 were there)" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["0.h5", "0_points.npy", "1.h5", "1_points.npy"]
+
+
+@pytest.mark.parametrize("other", ["fewer events", "other events", "older", "published"])
+def test_repack_of_another_source(events, tmp_path, other):
+    """A file of the same name is kept only if it was made from this source, however that was copied. Breaks if training
+    goes on with the events of another one."""
+    source, target = write(tmp_path / "in" / "a.h5", events), tmp_path / "out" / "a.h5"
+    again = [str(tmp_path / "in"), "--outdir", str(tmp_path / "out")]
+    repack_pilarnet.main(again)
+    os.utime(source, (0, 0))  # a copy
+    repack_pilarnet.main(again)
+    if other == "older":  # told by their number alone
+        with h5py.File(target, "a") as file:
+            del file.attrs["source_bytes"]
+        repack_pilarnet.main(again)
+    if other == "published":
+        target.write_bytes(source.read_bytes())
+    else:
+        write(source, [events[4]] * 5 if other == "other events" else events[:4])
+    with pytest.raises(SystemExit, match="out/a.h5: expected the packed copy of .*in/a.h5 .*another .*--outdir"):
+        repack_pilarnet.main(again)
+
+
+def test_verify_has_no_options(capsys):
+    """Breaks if --verify takes --compress or --skip-bad, and does nothing with them."""
+    for flag in ("--compress", "--skip-bad"):
+        with pytest.raises(SystemExit):
+            repack_pilarnet.main([".", "--verify", flag])
+        assert "--verify writes nothing; leave out --compress" in capsys.readouterr().err
 
 
 def test_packed_files_are_checked(events, tmp_path):

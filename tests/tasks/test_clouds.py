@@ -8,7 +8,7 @@ from src.layers.grouping import VOXEL, TokenizerConfig
 from src.layers.transformer import TransformerConfig
 from src.models.point_encoder import EncoderConfig
 from src.models.point_mae import PointMAE, PointMAEConfig
-from src.tasks.clouds import BAD, DROPPED, FAINT, MaskedModelling, fixed_mask
+from src.tasks.clouds import BAD, DROPPED, FAINT, TOO_SMALL, MaskedModelling, fixed_mask
 from src.training.trainer import Progress
 from tests.layers.clouds import tracks
 
@@ -37,11 +37,24 @@ def test_faint_events_are_counted_and_do_not_matter():
     mixed = CloudBatch(torch.cat([a, point, b]), torch.tensor([0, 120, 1, 90]), index=torch.tensor([5, 0, 6, 1]), skipped=2)
     alone, among = task.step(whole), task.step(mixed)
     assert alone.weight == among.weight > 0 and torch.allclose(alone.loss, among.loss, rtol=1e-5)
-    assert task.counts == {FAINT: 2, DROPPED: 0, BAD: 2}
+    assert task.counts == {FAINT: 2, DROPPED: 0, BAD: 2, TOO_SMALL: 0}
     rows = {k: v[among.outputs["index"].argsort()] for k, v in among.outputs.items()}
     for name, value in alone.outputs.items():
         assert torch.allclose(rows[name][:2].float(), value.float(), rtol=1e-5), name
         assert name == "index" or not rows[name][2:].any()
+
+
+def test_small_events_are_told_once():
+    """Those of training with its first row, those of a split with its first evaluation. Breaks if they are told every epoch."""
+    task, told = make_task(too_small={"train": 3, "valid": 2, "test": 1}), []
+    for name in ("training", "valid", "training", "valid", "final test", "best test"):
+        if name == "training":
+            task.step(make_batch([50]))
+        else:
+            task.begin_evaluation(name, Progress())
+        told.append(task.counts[TOO_SMALL])
+        task.counts[TOO_SMALL] = 0
+    assert told == [3, 2, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("lengths", [[], [0, 0], [1]])

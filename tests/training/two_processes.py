@@ -1,6 +1,6 @@
 """What test_distributed.py has two processes do: scenarios of the classifier script, one after another in one group.
 
-    python -m tests.training.two_processes whole|fail|points DATA WORK     # with torchrun's environment variables
+    python -m tests.training.two_processes whole|fail|points|clouds DATA WORK     # with torchrun's environment variables
 """
 
 import os
@@ -11,9 +11,12 @@ import time
 import torch
 
 import train_pelican_classifier as script
+import train_pointmae as pretraining
 import train_segmentation as segmentation
 from src.cli.run import run_script
 from src.errors import InputError
+from src.layers.packed import event_of_row, rank_in_event
+from src.tasks import clouds as cloud_tasks
 from src.tasks.jets import JetClassification
 from src.training import distributed
 from src.training.trainer import Interrupted
@@ -28,6 +31,16 @@ POINTS = ["--arch", "vit_tiny", "--depth", "2", "--layers", "0", "--group-size",
           "--head-dropout", "0", "--attention-dropout", "0", "--drop-path", "0", "--no-rotate", "--loss", "focal:0.5,dice,nll:0.1",
           "--num-train", "9", "--num-epoch", "2", "--warmup", "0", "--lr-init", "1e-3", "--double", "--cpu", "--threads", "1", "--no-plot",
           "--prefix", "points", "--predict"]  # fmt: skip
+
+# pretraining of PoLAr-MAE on the same events
+CLOUDS = ["--arch", "vit_tiny", "--depth", "1", "--decoder-depth", "1", "--group-size", "32", "--context", "60", "--min-points", "50",
+          "--attention-dropout", "0", "--drop-path", "0", "--no-rotate", "--num-train", "9", "--num-epoch", "2", "--warmup", "0",
+          "--lr-init", "1e-3", "--double", "--cpu", "--threads", "1", "--no-plot", "--no-probe", "--prefix", "clouds"]  # fmt: skip
+
+
+def hide_the_first(lengths: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Stands in for `random_mask`: the first tokens of each event are hidden, in whatever batch and process it is."""
+    return rank_in_event(lengths) < (lengths * ratio).long()[event_of_row(lengths)]
 
 
 def flags(data: str, work: str, *further: str) -> list[str]:
@@ -62,6 +75,9 @@ def main(argv: list[str]) -> None:
         fail_on_the_second(flags(data, f"{work}/fail", *FIXED))
     if scenario == "points":
         return points(data, work)
+    if scenario == "clouds":
+        cloud_tasks.random_mask = hide_the_first
+        return pretraining.main(flags(data, f"{work}/two", *CLOUDS, "--batch-size", "2"))
     half = ["--batch-size", "10"]
     script.main(flags(data, f"{work}/two", *SAME, *half))
     script.main(flags(data, f"{work}/alone", *SAME, *half, "--no-distribute-eval", "--no-RAMdataset", "--num-workers", "1"))
