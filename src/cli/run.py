@@ -343,6 +343,11 @@ def train_and_evaluate(
         trainer.load_state_dict(load_checkpoint(start[1]))
         if start[1] != paths.checkpoint:
             trainer.progress.best = {}  # the best of another run is not a file of this one
+        if trainer.progress.train_events not in (0, len(train)):
+            raise InputError(
+                f"--load: expected the {trainer.progress.train_events} training events that the run was started with, got {len(train)}; give the "
+                f"same --datadir and --num-train, or begin a new run from its weights: --loadfile {start[1]} without --load, with another --prefix"
+            )
     run.begin()  # from here on files are written; every setting has been checked
     if resuming:
         p = trainer.progress

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,25 @@ def test_continuing_refuses_another_order(data, tmp_path, capsys):
     script.main(command(data, tmp_path, "--no-plot"))
     for flags in (["--batch-size", "30"], ["--no-RAMdataset"]):
         assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
+
+
+def test_continuing_refuses_other_data(data, tmp_path, capsys):
+    """Fewer or more training events: the order of the epoch would be another, and its end elsewhere. A checkpoint that
+    does not tell how many there were goes on."""
+    work, fewer = tmp_path / "work", tmp_path / "fewer"
+    script.main(command(data, work, "--no-plot", "--num-epoch", "1"))
+    shutil.copytree(data, fewer)
+    shutil.copy(data / "valid.h5", fewer / "train.h5")
+    before, log = (work / "model/tiny.pt").read_bytes(), (work / "log/tiny.log").read_text()
+    again = ["--load", "--cpu", "--prefix", "tiny", "--workdir", str(work), "--datadir", str(fewer), "--num-epoch", "2", "--no-plot"]
+    line = refused(again, capsys)
+    assert "expected the 100 training events" in line and "got 40" in line and "--num-train" in line and "without --load" in line
+    assert (work / "model/tiny.pt").read_bytes() == before and (work / "log/tiny.log").read_text() == log
+    state = torch.load(work / "model/tiny.pt", weights_only=True)
+    del state["progress"]["train_events"]
+    torch.save(state, work / "model/tiny.pt")
+    script.main(again)
+    assert read_checkpoint(work / "model/tiny.pt")["progress"]["train_events"] == 40
 
 
 def test_settings_of_a_run_are_a_preset(data, tmp_path):
