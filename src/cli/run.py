@@ -164,7 +164,7 @@ _LEAST = {"num_workers": 0, "num_epoch": 1, "num_step": 0, "warmup_steps": 0, "v
 _FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path", "head_dropout")
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
-                  "threads", "datadir", "testfile", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
+                  "threads", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
 
 
 def check_ranges(args: argparse.Namespace) -> None:
@@ -264,6 +264,9 @@ class Run:
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
+        for name in ("datadir", "testfile"):
+            if name not in given and not Path(getattr(self.args, name)).exists():
+                raise InputError(f"--{name}: the run was started with {getattr(self.args, name)}, which is not there any more; say where it is now")
         self.args.loadfile = self.args.loadfile or stored.get("loadfile", "")  # not read again: where the weights came from
         self._be_reproducible()
 
@@ -351,7 +354,7 @@ def train_and_evaluate(
     run.begin()  # from here on files are written; every setting has been checked
     if resuming:
         p = trainer.progress
-        log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
+        log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step}), with the data of {args.datadir}")
         if len(start[0]["rng"]) != distributed.num_ranks():
             log.warning(f"the run was on {len(start[0]['rng'])} process(es), now on {distributed.num_ranks()}: it continues, but not to the last bit")
     if args.compile:

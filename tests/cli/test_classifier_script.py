@@ -180,6 +180,26 @@ def test_continuing_refuses_another_order(data, tmp_path, capsys):
         assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
 
 
+def test_continuing_keeps_its_data(data, tmp_path, capsys):
+    """--load without --datadir and --testfile takes those of the run, not the defaults; one that is gone is named, and one
+    that is given wins."""
+    folder, work = tmp_path / "jets", tmp_path / "work"
+    shutil.copytree(data, folder)
+    shutil.copy(data / "test.h5", tmp_path / "other.h5")
+    script.main(command(folder, work, "--no-plot", "--num-epoch", "1", "--testfile", str(tmp_path / "other.h5")))
+    (folder / "test.h5").unlink()  # not the one that was tested with
+    again = ["--load", "--cpu", "--prefix", "tiny", "--workdir", str(work), "--no-plot", "--num-epoch", "2"]
+    script.main(again)
+    state = read_checkpoint(work / "model/tiny.pt")
+    assert state["args"]["datadir"] == str(folder) and state["args"]["testfile"] == str(tmp_path / "other.h5") and state["progress"]["epoch"] == 2
+    assert f"with the data of {folder}" in (work / "log/tiny.log").read_text()
+    (tmp_path / "other.h5").unlink()
+    assert f"--testfile: the run was started with {tmp_path}/other.h5, which is not there" in refused(again, capsys)
+    folder.rename(tmp_path / "moved")
+    assert f"--datadir: the run was started with {folder}, which is not there" in refused(again, capsys)
+    script.main([*again, "--datadir", str(tmp_path / "moved"), "--testfile", str(data / "test.h5")])
+
+
 def test_continuing_refuses_other_data(data, tmp_path, capsys):
     """Fewer or more training events: the order of the epoch would be another, and its end elsewhere. A checkpoint that
     does not tell how many there were goes on."""
