@@ -181,6 +181,9 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
         ("", ["--min-points", "100000"], "--min-points"),
         ("", ["--mask-ratio", "1.5"], "--mask-ratio"),
         ("", ["--context", "0"], "context"),
+        ("", ["--overlap", "-1"], "overlap: expected"),
+        ("", ["--seeds", "-5"], "seeds: expected"),
+        ("", ["--radius", "nan"], "radius: expected"),
         ("", ["--accumulate", "0"], "--accumulate"),
         ("", ["--lr-start", "1"], "lr_start"),
         ("", ["--compile"], "--compile"),
@@ -190,7 +193,13 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
     ],
 )
 def test_bad_flags_and_folders(data, tmp_path, capsys, kind, flags, message):
-    """One line, a non-zero status, and nothing written."""
+    """One line, a non-zero status, nothing written, and nothing of an earlier run of the prefix touched."""
+    earlier = [tmp_path / "w" / name for name in ("log/tiny.log", "model/tiny.pt", "model/tiny_best.pt", "log/tiny/end.event0.energy.png")]
+    if flags != ["--eval"]:
+        for path in earlier:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("precious")
+    files = {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()}
     if kind == "text":
         (data / "train/events_v2.h5").write_text("not HDF5")
     elif kind:
@@ -198,4 +207,4 @@ def test_bad_flags_and_folders(data, tmp_path, capsys, kind, flags, message):
         if kind == "empty":
             data.mkdir()
     assert message in refused(command(data, tmp_path / "w", *flags), capsys)
-    assert not (tmp_path / "w").exists()
+    assert {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()} == files
