@@ -253,7 +253,7 @@ class Run:
     def resume_settings(self, given: set[str], checkpoint: dict, path: Path) -> None:
         """Take from the checkpoint every setting that was not given; InputError if one that was would break the continuation."""
         stored = checkpoint.get("args")
-        if not isinstance(stored, dict):
+        if not isinstance(stored, dict) or "rng" not in checkpoint:
             raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
         fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate", "finetune", "layer_decay"]
         if len(checkpoint["rng"]) == distributed.num_ranks():  # else the batches differ anyway
@@ -393,7 +393,7 @@ def _no_report(history: list[dict]) -> None:
 def _checkpoints_to_evaluate(run: Run, start: tuple[dict, Path]) -> list[tuple[str, Path]]:
     if run.args.loadfile:
         return [("best", start[1])]
-    named = [("best", run.paths.best), ("final", run.paths.checkpoint)]
+    named = [("final", run.paths.checkpoint), ("best", run.paths.best)]  # pictures are of the last one
     return [(kind, path) for kind, path in named if path.exists()]
 
 

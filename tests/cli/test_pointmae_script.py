@@ -123,12 +123,13 @@ def test_published_checkpoint(path, data, tmp_path):
 
 
 def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
-    """A contradicting flag, a jet network, a segmentation network: refused."""
+    """A contradicting flag, a jet network, a segmentation network: refused; and a published run is not to be continued."""
     (golden, *_), (segmentation, *_) = golden_files("polarmae", "polarmae.ckpt"), golden_files("polarmae", "segmentation.ckpt")
     start = ["--eval", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--loadfile"]
     assert "--depth 7 contradicts" in refused([*start, str(golden), "--depth", "7"], capsys)
     assert "not a checkpoint of a masked" in refused([*start, str(run_folder / "ref_best.pt")], capsys)
     assert "expected a masked autoencoder" in refused([*start, str(segmentation)], capsys)
+    assert "fine-tune from it without --load" in refused(["--load", *start[1:], str(golden)], capsys)
     assert not (tmp_path / "w").exists()
 
 

@@ -144,6 +144,21 @@ def test_fine_tuning(data, pretrained, tmp_path, flags):
     assert read_checkpoint(tmp_path / "model/more.pt")["args"]["finetune"] == ("lora" if "lora" in flags else "fft")
 
 
+def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
+    """--eval --prefix evaluates the final network too, and leaves pictures of the best one. Breaks if the final one is last."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-epoch", "1", "--no-predict", "--no-plot"))
+    model = tmp_path / "model"
+    state = torch.load(model / "tiny.pt", weights_only=True)
+    state["model_state"]["head.linear3.bias"] += 1  # so that they differ
+    torch.save(state, model / "tiny.pt")
+    drawn = []
+    monkeypatch.setattr(script, "draw_labels", lambda folder, stem, network, *_: drawn.append((stem, network.head.linear3.bias.clone())) or [])
+    script.main(["--eval", "--cpu", "--prefix", "tiny", "--workdir", str(tmp_path), "--datadir", str(data), "--min-points", "50", "--no-predict"])
+    (stem, bias), = drawn
+    assert stem == "end" and torch.equal(bias, weights(model / "tiny_best.pt")["head.linear3.bias"])
+    assert "final test" in (tmp_path / "log/tiny.log").read_text()
+
+
 def test_low_energy_deposits_as_a_class(data, tmp_path):
     """Five classes, weights from the data that the checkpoint keeps, a transformer in the head, all losses."""
     flags = [*SCRATCH, "--no-remove-led", "--class-weights", "data", "--head-depth", "1", "--loss", "nll:0.1,focal,dice:2", "--no-plot"]
@@ -224,6 +239,7 @@ def test_presets(data, tmp_path):
         (["--pretrained", "nowhere.pt"], "make one with train_pointmae.py"),
         (["--pretrained", "PRETRAINED", "--depth", "7"], "--depth 7 contradicts"),
         (["--loadfile", "PRETRAINED"], "to fine-tune it: --pretrained"),
+        (["--load", "--loadfile", "SEGMENTATION"], "fine-tune from it without --load"),
         (["--pretrained", "JETS"], "not a checkpoint of a masked autoencoder"),
         (["--pretrained", "SEGMENTATION"], "start from it with --loadfile"),
         (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "expected one of them"),
