@@ -13,6 +13,7 @@ from src.cli.clouds import (
     add_cloud_data_arguments,
     add_cloud_network_arguments,
     add_pretraining_arguments,
+    check_probe,
     open_clouds,
     point_mae_config,
     take_network_from,
@@ -52,6 +53,7 @@ def main(argv=None, report=None) -> list[dict]:
         start = (checkpoint, start[1])
         if args.load and not run.evaluating:
             run.resume_settings(given, *start)
+    check_probe(args)
     model = PointMAE(point_mae_config(args)).to(run.device, run.dtype)
     datasets = open_clouds(run)
     probe = TokenProbe(datasets, args.seed) if args.probe and "train" in datasets else None

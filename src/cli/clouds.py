@@ -1,6 +1,7 @@
 """What the scripts on point clouds share: flags, and from flags to data, network and task."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,13 @@ def point_mae_config(args: argparse.Namespace) -> PointMAEConfig:
         return PointMAEConfig(encoder, decoder, args.mask_ratio, args.model == "polarmae")
     except ValueError as error:
         raise InputError(f"network flags: {error}") from error
+
+
+def check_probe(args: argparse.Namespace) -> None:
+    """InputError if a probe is to choose the best epoch, and training makes none."""
+    made = args.probe and 0 < args.probe_every <= (args.num_step or math.inf)
+    if args.task == "train" and args.best_by.startswith("probe_") and not made:
+        raise InputError(f"--best-by {args.best_by}: expected --probe, and --probe-every N within the run, so that training makes probes to compare; got none")
 
 
 def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> dict:

@@ -160,8 +160,9 @@ def choose_device(name: str) -> torch.device:
 
 _LEAST = {"num_workers": 0, "num_epoch": 1, "num_step": 0, "warmup_steps": 0, "valid_every": 0, "accumulate": 1, "min_points": 0,
           "probe_every": 0, "plot_every": 0, "plot_events": 0, "head_depth": 0, "head_dim": 2, "lora_rank": 1, "lora_alpha": 0,
-          "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0, "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
-_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path", "head_dropout")
+          "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0, "warmup": 0, "cooldown": 0, "weight_decay": 0,
+          "depth": 1, "decoder_depth": 0}  # fmt: skip
+_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "attention_dropout", "drop_path", "head_dropout")
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
                   "threads", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
@@ -170,11 +171,13 @@ _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir
 def check_ranges(args: argparse.Namespace) -> None:
     """InputError for numbers that make no sense."""
     for name, least in _LEAST.items():
-        if getattr(args, name, least) < least:
+        if not getattr(args, name, least) >= least:  # nan neither
             raise InputError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
     for name in _FRACTIONS:
         if not 0 <= getattr(args, name, 0) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected a number from 0 to below 1, got {getattr(args, name)}")
+    if not 0 < getattr(args, "mask_ratio", 0.5) < 1:
+        raise InputError(f"--mask-ratio: expected a number above 0 and below 1, got {args.mask_ratio}")
     for name in ("num_train", "num_valid", "num_test"):
         if getattr(args, name, -1) == 0 or getattr(args, name, -1) < -1:
             raise InputError(f"--{name.replace('_', '-')}: expected a positive number, or -1 for all, got {getattr(args, name)}")
@@ -298,11 +301,11 @@ class Run:
                 num_epoch, args.clip, "" if args.amp == "off" else args.amp, args.ema, args.save_every,
                 args.log_every if args.verbose else 0, args.best_by, args.save, args.distribute_eval, args.num_step, args.valid_every, args.accumulate,
             )  # fmt: skip
+            parameters = task.parameter_groups() if hasattr(task, "parameter_groups") else task.model.parameters()
+            optimizer = make_optimizer(args.optim, parameters, args.lr_init * factor, args.weight_decay)
+            return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
         except ValueError as error:
             raise InputError(str(error)) from error
-        parameters = task.parameter_groups() if hasattr(task, "parameter_groups") else task.model.parameters()
-        optimizer = make_optimizer(args.optim, parameters, args.lr_init * factor, args.weight_decay)
-        return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
 
 
 def weights_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
