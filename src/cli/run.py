@@ -258,18 +258,20 @@ class Run:
         stored = checkpoint.get("args")
         if not isinstance(stored, dict) or "rng" not in checkpoint:
             raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
-        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate", "finetune", "layer_decay"]
+        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate", "finetune", "layer_decay", "pretrained", "scratch"]
         if len(checkpoint["rng"]) == distributed.num_ranks():  # else the batches differ anyway
             fixed.append("batch_size")
         for name in fixed:
             if name in given and name in stored and getattr(self.args, name) != stored[name]:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self.args, name)}: the run was started with {stored[name]}, and cannot be continued with another")
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self.args, name)}: the run was started with {'none' if stored[name] == '' else stored[name]}, and cannot be continued with another")
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
         for name in ("datadir", "testfile"):
-            if name not in given and not Path(getattr(self.args, name)).exists():
-                raise InputError(f"--{name}: the run was started with {getattr(self.args, name)}, which is not there any more; say where it is now")
+            kept = getattr(self.args, name)  # one, or several
+            for path in [kept] if isinstance(kept, str) else kept:
+                if name not in given and not Path(path).exists():
+                    raise InputError(f"--{name}: the run was started with {path}, which is not there any more; say where it is now")
         self.args.loadfile = self.args.loadfile or stored.get("loadfile", "")  # not read again: where the weights came from
         self._be_reproducible()
 

@@ -294,10 +294,17 @@ def test_probe_first_then_all_weights(data, pretrained, tmp_path):
     assert read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]  # the table of few labels asks for it
 
 
-def test_continuing_refuses_another_way(data, tmp_path, capsys):
-    """What learns cannot change within a run: the optimizer's state would not fit."""
+def test_continuing_refuses_another_way(data, pretrained, tmp_path, capsys):
+    """What learns cannot change within a run, as the optimizer's state would not fit; nor can the encoder that it began
+    with, which is not read again. The same command with --load is the way to go on after a stop."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
-    assert "cannot be continued" in refused(command(data, tmp_path, *SCRATCH, "--load", "--finetune", "peft"), capsys)
+    for flags in (["--finetune", "peft"], ["--pretrained", str(pretrained)], ["--scratch"]):
+        line = refused(command(data, tmp_path, *SCRATCH, "--load", *flags), capsys)
+        assert f"{flags[0]} " in line and "cannot be continued with another" in line
+    same_command = command(data, tmp_path, "--pretrained", str(pretrained), "--scratch", "--prefix", "more", "--no-plot", "--no-predict")
+    script.main([*same_command, "--num-step", "1"])
+    script.main([*same_command, "--num-step", "2", "--load"])
+    assert read_checkpoint(tmp_path / "model/more.pt")["progress"]["step"] == 2
 
 
 def test_unexpected_class(data, tmp_path, capsys):
