@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -85,9 +86,15 @@ class RunPaths:
         """Stem of the prediction files."""
         return self.predictdir / f"{self.prefix}.{kind}.{split}"
 
+    def pictures_of_events(self) -> list[Path]:
+        """What src/cli/clouds.py has drawn; other files of the folder, such as TensorBoard's, are not among them."""
+        folder = self.logdir / self.prefix
+        ours = re.compile(r"(step\d+|end)\.event\d+\.(\w+\.png|html)")
+        return sorted(path for path in folder.glob("*.event*") if ours.fullmatch(path.name))
+
     def of_earlier_run(self) -> list[Path]:
         """Files that a new run of the same prefix replaces."""
-        fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best]
+        fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best, *self.pictures_of_events()]
         return [p for p in fixed if p.exists()] + sorted(self.predictdir.glob(f"{self.prefix}.best.*")) + sorted(
             self.predictdir.glob(f"{self.prefix}.final.*")
         )
