@@ -13,6 +13,8 @@ from src.cli.clouds import (
     add_cloud_data_arguments,
     add_cloud_network_arguments,
     add_pretraining_arguments,
+    check_probe,
+    make_probe,
     open_clouds,
     point_mae_config,
     take_network_from,
@@ -23,7 +25,6 @@ from src.cli.run import Run, run_script
 from src.models.point_mae import PointMAE
 from src.plots.curves import draw_pretraining
 from src.tasks.clouds import MaskedModelling
-from src.tasks.token_probe import TokenProbe
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,9 +53,10 @@ def main(argv=None, report=None) -> list[dict]:
         start = (checkpoint, start[1])
         if args.load and not run.evaluating:
             run.resume_settings(given, *start)
+    check_probe(args)
     model = PointMAE(point_mae_config(args)).to(run.device, run.dtype)
     datasets = open_clouds(run)
-    probe = TokenProbe(datasets, args.seed) if args.probe and "train" in datasets else None
+    probe = make_probe(run, given, datasets)
     too_small = {split: dataset.too_small for split, dataset in datasets.items()}
     task = MaskedModelling(model, args.seed, args.rotate, probe, args.probe_every, args.predict_format, too_small)
     return train_with_pictures(run, task, datasets, start, draw_pretraining, Pictures(run, model, datasets), report)

@@ -1,6 +1,7 @@
 """What the scripts on point clouds share: flags, and from flags to data, network and task."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from ..layers.transformer import ARCHITECTURES, TransformerConfig
 from ..models.point_encoder import EncoderConfig
 from ..models.point_mae import PointMAE, PointMAEConfig
 from ..models.published_clouds import published_network
+from ..plots.clouds import need_plotly
 from ..tasks.cloud_pictures import draw_events
+from ..tasks.token_probe import TokenProbe
 from ..training import distributed
 from .arguments import SPLIT_NAMES, OnOff, take_further, take_stored
 from .run import Run, log, train_and_evaluate
@@ -82,7 +85,7 @@ def add_encoder_arguments(group: argparse._ArgumentGroup) -> None:
 def add_pretraining_arguments(parser: argparse.ArgumentParser) -> None:
     """What is looked at during pretraining."""
     group = parser.add_argument_group("pretraining")
-    group.add_argument("--probe", action=OnOff, default=True, help="linear probe: how well classes can be read from the tokens; needs training events, with --eval too")
+    group.add_argument("--probe", action=OnOff, default=True, help="linear probe: how well classes can be read from the tokens; needs the training events of --datadir, with --eval too")
     group.add_argument("--probe-every", type=int, default=0, metavar="N", help="probe at the first validation after every N steps (0: only at the end)")
     add_picture_arguments(group)
 
@@ -112,6 +115,29 @@ def point_mae_config(args: argparse.Namespace) -> PointMAEConfig:
         return PointMAEConfig(encoder, decoder, args.mask_ratio, args.model == "polarmae")
     except ValueError as error:
         raise InputError(f"network flags: {error}") from error
+
+
+def check_probe(args: argparse.Namespace) -> None:
+    """InputError if a probe is to choose the best epoch, and training makes none."""
+    made = args.probe and 0 < args.probe_every <= (args.num_step or math.inf)
+    if args.task == "train" and args.best_by.startswith("probe_") and not made:
+        raise InputError(f"--best-by {args.best_by}: expected --probe, and --probe-every N within the run, so that training makes probes to compare; got none")
+
+
+def make_probe(run: Run, given: set[str], datasets: dict[str, CloudDataset]) -> TokenProbe | None:
+    """The linear probe that the flags ask for; without training events none, and a line in the log.
+
+    Where a test file alone is open, they are those of --datadir, if that was given: the default is the sample."""
+    args = run.args
+    if not args.probe:
+        return None
+    if "train" not in datasets and "datadir" in given:
+        wanted = {"train": args.num_train}
+        datasets = datasets | open_splits(args.datadir, datasets["test"].selection, wanted, args.seed, max(1, args.num_workers))
+    if "train" not in datasets:
+        log.info("no linear probe: it needs training events (train/*.h5 in --datadir)")
+        return None
+    return TokenProbe(datasets, args.seed)
 
 
 def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> dict:
@@ -199,6 +225,8 @@ class Pictures:
         asked = run.args.plot_numbers
         if asked and not all(0 <= number < len(self.dataset) for number in asked):
             raise InputError(f"--plot-numbers: expected 0 to {len(self.dataset) - 1}, got {' '.join(map(str, asked))}")
+        if run.args.plot and run.args.plot_html:
+            need_plotly()
         self.numbers = asked or range(min(run.args.plot_events, len(self.dataset)))
 
     def after_row(self, history: list[dict]) -> None:

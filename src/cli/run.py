@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -84,9 +85,15 @@ class RunPaths:
         """Stem of the prediction files."""
         return self.predictdir / f"{self.prefix}.{kind}.{split}"
 
+    def pictures_of_events(self) -> list[Path]:
+        """What src/cli/clouds.py has drawn; other files of the folder, such as TensorBoard's, are not among them."""
+        folder = self.logdir / self.prefix
+        ours = re.compile(r"(step\d+|end)\.event\d+\.(\w+\.png|html)")
+        return sorted(path for path in folder.glob("*.event*") if ours.fullmatch(path.name))
+
     def of_earlier_run(self) -> list[Path]:
         """Files that a new run of the same prefix replaces."""
-        fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best]
+        fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best, *self.pictures_of_events()]
         return [p for p in fixed if p.exists()] + sorted(self.predictdir.glob(f"{self.prefix}.best.*")) + sorted(
             self.predictdir.glob(f"{self.prefix}.final.*")
         )
@@ -159,11 +166,12 @@ def choose_device(name: str) -> torch.device:
 
 _LEAST = {"num_workers": 0, "num_epoch": 1, "num_step": 0, "warmup_steps": 0, "valid_every": 0, "accumulate": 1, "min_points": 0,
           "probe_every": 0, "plot_every": 0, "plot_events": 0, "head_depth": 0, "head_dim": 2, "lora_rank": 1, "lora_alpha": 0,
-          "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0, "warmup": 0, "cooldown": 0, "weight_decay": 0}  # fmt: skip
-_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "mask_ratio", "attention_dropout", "drop_path", "head_dropout")
+          "batch_size": 1, "save_every": 0, "log_every": 1, "threads": 0, "clip": 0, "warmup": 0, "cooldown": 0, "weight_decay": 0,
+          "depth": 1, "decoder_depth": 0}  # fmt: skip
+_FRACTIONS = ("drop_rate", "drop_rate_out", "ema", "attention_dropout", "drop_path", "head_dropout")
 # what a continued run does not take from its checkpoint
 _OF_THE_MOMENT = ("task", "prefix", "yaml", "load", "loadfile", "save", "workdir", "logdir", "modeldir", "predictdir", "device",
-                  "threads", "datadir", "testfile", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
+                  "threads", "num_workers", "log_level", "test", "distribute_eval")  # fmt: skip
 
 
 def check_plain_name(name: str, flag: str) -> None:
@@ -175,11 +183,13 @@ def check_plain_name(name: str, flag: str) -> None:
 def check_ranges(args: argparse.Namespace) -> None:
     """InputError for numbers that make no sense."""
     for name, least in _LEAST.items():
-        if getattr(args, name, least) < least:
+        if not getattr(args, name, least) >= least:  # nan neither
             raise InputError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(args, name)}")
     for name in _FRACTIONS:
         if not 0 <= getattr(args, name, 0) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected a number from 0 to below 1, got {getattr(args, name)}")
+    if not 0 < getattr(args, "mask_ratio", 0.5) < 1:
+        raise InputError(f"--mask-ratio: expected a number above 0 and below 1, got {args.mask_ratio}")
     for name in ("num_train", "num_valid", "num_test"):
         if getattr(args, name, -1) == 0 or getattr(args, name, -1) < -1:
             raise InputError(f"--{name.replace('_', '-')}: expected a positive number, or -1 for all, got {getattr(args, name)}")
@@ -258,17 +268,22 @@ class Run:
     def resume_settings(self, given: set[str], checkpoint: dict, path: Path) -> None:
         """Take from the checkpoint every setting that was not given; InputError if one that was would break the continuation."""
         stored = checkpoint.get("args")
-        if not isinstance(stored, dict):
+        if not isinstance(stored, dict) or "rng" not in checkpoint:
             raise InputError(f"{path}: not a checkpoint of ours, so it cannot be continued; fine-tune from it without --load")
-        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate", "finetune", "layer_decay"]
+        fixed = ["seed", "num_train", "optim", "RAMdataset", "accumulate", "finetune", "layer_decay", "pretrained", "scratch"]
         if len(checkpoint["rng"]) == distributed.num_ranks():  # else the batches differ anyway
             fixed.append("batch_size")
         for name in fixed:
             if name in given and name in stored and getattr(self.args, name) != stored[name]:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self.args, name)}: the run was started with {stored[name]}, and cannot be continued with another")
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self.args, name)}: the run was started with {'none' if stored[name] == '' else stored[name]}, and cannot be continued with another")
         for name, value in stored.items():
             if name not in given and name not in _OF_THE_MOMENT and hasattr(self.args, name):
                 setattr(self.args, name, value)
+        for name in ("datadir", "testfile"):
+            kept = getattr(self.args, name)  # one, or several
+            for path in [kept] if isinstance(kept, str) else kept:
+                if name not in given and not Path(path).exists():
+                    raise InputError(f"--{name}: the run was started with {path}, which is not there any more; say where it is now")
         self.args.loadfile = self.args.loadfile or stored.get("loadfile", "")  # not read again: where the weights came from
         self._be_reproducible()
 
@@ -300,11 +315,11 @@ class Run:
                 num_epoch, args.clip, "" if args.amp == "off" else args.amp, args.ema, args.save_every,
                 args.log_every if args.verbose else 0, args.best_by, args.save, args.distribute_eval, args.num_step, args.valid_every, args.accumulate,
             )  # fmt: skip
+            parameters = task.parameter_groups() if hasattr(task, "parameter_groups") else task.model.parameters()
+            optimizer = make_optimizer(args.optim, parameters, args.lr_init * factor, args.weight_decay)
+            return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
         except ValueError as error:
             raise InputError(str(error)) from error
-        parameters = task.parameter_groups() if hasattr(task, "parameter_groups") else task.model.parameters()
-        optimizer = make_optimizer(args.optim, parameters, args.lr_init * factor, args.weight_decay)
-        return Trainer(task, optimizer, schedule, options, self.device, self.paths.checkpoint, self.paths.best, dict(vars(args)))
 
 
 def weights_of(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
@@ -348,10 +363,15 @@ def train_and_evaluate(
         trainer.load_state_dict(load_checkpoint(start[1]))
         if start[1] != paths.checkpoint:
             trainer.progress.best = {}  # the best of another run is not a file of this one
+        if trainer.progress.train_events not in (0, len(train)):
+            raise InputError(
+                f"--load: expected the {trainer.progress.train_events} training events that the run was started with, got {len(train)}; give the "
+                f"same --datadir and --num-train, or begin a new run from its weights: --loadfile {start[1]} without --load, with another --prefix"
+            )
     run.begin()  # from here on files are written; every setting has been checked
     if resuming:
         p = trainer.progress
-        log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
+        log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step}), with the data of {args.datadir}")
         if len(start[0]["rng"]) != distributed.num_ranks():
             log.warning(f"the run was on {len(start[0]['rng'])} process(es), now on {distributed.num_ranks()}: it continues, but not to the last bit")
     if args.compile:
@@ -390,7 +410,7 @@ def _no_report(history: list[dict]) -> None:
 def _checkpoints_to_evaluate(run: Run, start: tuple[dict, Path]) -> list[tuple[str, Path]]:
     if run.args.loadfile:
         return [("best", start[1])]
-    named = [("best", run.paths.best), ("final", run.paths.checkpoint)]
+    named = [("final", run.paths.checkpoint), ("best", run.paths.best)]  # pictures are of the last one
     return [(kind, path) for kind, path in named if path.exists()]
 
 

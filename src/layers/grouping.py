@@ -45,11 +45,13 @@ class TokenizerConfig:
         for name, choices in (("centres", CENTRES), ("neighbours", NEIGHBOURS), ("reduction", REDUCTIONS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.radius <= 0 or min(self.context, self.group_size) < 1 or self.upscale < self.group_size:
-            raise ValueError(
-                "tokens: expected a radius > 0, context and group size >= 1, upscale >= group size; got "
-                f"{self.radius}, {self.context}, {self.group_size}, {self.upscale}"
-            )
+        if not 1e-6 <= self.radius <= 2:  # its square must not vanish in float32; the detector's diameter is 2
+            raise ValueError(f"radius: expected 1e-6 to 2 (a voxel: {VOXEL:.7f}), got {self.radius}")
+        if not 0 < self.overlap < math.inf:
+            raise ValueError(f"overlap: expected a finite number above 0, got {self.overlap}")
+        for name, least in (("context", 1), ("group_size", 1), ("upscale", self.group_size), ("seeds", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}{' (group_size)' * (name == 'upscale')}, got {getattr(self, name)}")
 
 
 # token radius in voxels -> the published settings

@@ -35,8 +35,8 @@ class PointMAEConfig:
             raise ValueError(f"decoder: expected the encoder's width {self.encoder.dim}, got {self.decoder.dim}")
         if self.decoder.depth < 0:
             raise ValueError(f"decoder: expected 0 blocks or more, got {self.decoder.depth}")
-        if not 0 <= self.mask_ratio <= 1:
-            raise ValueError(f"mask_ratio: expected 0 to 1, got {self.mask_ratio}")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio: expected a number above 0 and below 1, got {self.mask_ratio}")
 
 
 class Reconstruction(NamedTuple):

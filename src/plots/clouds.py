@@ -3,6 +3,7 @@
 An event is shown on a page of its own, once in three dimensions and in its three projections, in cm.
 """
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,14 +220,19 @@ def _longest_sides(pages: list[Page]) -> list[int]:
     return sorted(np.argsort(low - high, kind="stable")[:2].tolist())
 
 
+def need_plotly() -> None:
+    """InputError if interactive pictures cannot be made here."""
+    if importlib.util.find_spec("plotly") is None:
+        raise InputError("interactive pictures need plotly; install it with: pip install plotly (extra: plots), or leave --plot-html out")
+
+
 def write_html(path: Path, pages: list[Page]) -> None:
     """Pages of one event to an HTML file that can be turned and zoomed; a menu chooses the page.
 
     InputError if plotly is not installed.  The file holds all it needs."""
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        raise InputError("interactive pictures need plotly; install it with: pip install plotly (extra: plots), or leave --plot-html out") from error
+    need_plotly()
+    import plotly.graph_objects as go
+
     figure, owner = go.Figure(), []
     for number, page in enumerate(pages):
         for layer in page.layers:

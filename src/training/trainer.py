@@ -129,6 +129,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
     batch_events: int = 0  # events of a batch, of all processes together
+    train_events: int = 0  # events of an epoch; 0 in checkpoints that do not tell
     step: int = 0
     loss_sum: float = 0.0  # over the items since the last row of the history
     items: float = 0.0  # or their weights
@@ -243,6 +244,8 @@ class Trainer:
             while not self._finished():
                 batches.start(p.epoch, p.batch)
                 self._train_epoch(train, batches.batches_per_epoch, lambda epoch: self._close_row(epoch, valid, report))
+                if distributed.total(self._signal is not None)[0]:  # after an epoch without batches, too
+                    self._stop()
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
@@ -256,7 +259,9 @@ class Trainer:
             p.batch = p.batch * p.batch_events // size // n * n
             p.step = p.epoch * -(-batches.batches_per_epoch // n) + p.batch // n
             log.warning(f"batches of {size} events instead of {p.batch_events}: going on at batch {p.batch}, step {p.step}")
-        p.batch_events = size
+        p.batch_events, p.train_events = size, batches.num_events
+        if p.batch >= batches.batches_per_epoch:  # an old checkpoint of a run with more events
+            p.epoch, p.batch = p.epoch + 1, 0
 
     def _finished(self) -> bool:
         p, options = self.progress, self.options

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,45 @@ def test_continuing_refuses_another_order(data, tmp_path, capsys):
     script.main(command(data, tmp_path, "--no-plot"))
     for flags in (["--batch-size", "30"], ["--no-RAMdataset"]):
         assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
+
+
+def test_continuing_keeps_its_data(data, tmp_path, capsys):
+    """--load without --datadir and --testfile takes those of the run, not the defaults; one that is gone is named, and one
+    that is given wins."""
+    folder, work = tmp_path / "jets", tmp_path / "work"
+    shutil.copytree(data, folder)
+    shutil.copy(data / "test.h5", tmp_path / "other.h5")
+    script.main(command(folder, work, "--no-plot", "--num-epoch", "1", "--testfile", str(tmp_path / "other.h5")))
+    (folder / "test.h5").unlink()  # not the one that was tested with
+    again = ["--load", "--cpu", "--prefix", "tiny", "--workdir", str(work), "--no-plot", "--num-epoch", "2"]
+    script.main(again)
+    state = read_checkpoint(work / "model/tiny.pt")
+    assert state["args"]["datadir"] == str(folder) and state["args"]["testfile"] == str(tmp_path / "other.h5") and state["progress"]["epoch"] == 2
+    assert f"with the data of {folder}" in (work / "log/tiny.log").read_text()
+    (tmp_path / "other.h5").unlink()
+    assert f"--testfile: the run was started with {tmp_path}/other.h5, which is not there" in refused(again, capsys)
+    folder.rename(tmp_path / "moved")
+    assert f"--datadir: the run was started with {folder}, which is not there" in refused(again, capsys)
+    script.main([*again, "--datadir", str(tmp_path / "moved"), "--testfile", str(data / "test.h5")])
+
+
+def test_continuing_refuses_other_data(data, tmp_path, capsys):
+    """Fewer or more training events: the order of the epoch would be another, and its end elsewhere. A checkpoint that
+    does not tell how many there were goes on."""
+    work, fewer = tmp_path / "work", tmp_path / "fewer"
+    script.main(command(data, work, "--no-plot", "--num-epoch", "1"))
+    shutil.copytree(data, fewer)
+    shutil.copy(data / "valid.h5", fewer / "train.h5")
+    before, log = (work / "model/tiny.pt").read_bytes(), (work / "log/tiny.log").read_text()
+    again = ["--load", "--cpu", "--prefix", "tiny", "--workdir", str(work), "--datadir", str(fewer), "--num-epoch", "2", "--no-plot"]
+    line = refused(again, capsys)
+    assert "expected the 100 training events" in line and "got 40" in line and "--num-train" in line and "without --load" in line
+    assert (work / "model/tiny.pt").read_bytes() == before and (work / "log/tiny.log").read_text() == log
+    state = torch.load(work / "model/tiny.pt", weights_only=True)
+    del state["progress"]["train_events"]
+    torch.save(state, work / "model/tiny.pt")
+    script.main(again)
+    assert read_checkpoint(work / "model/tiny.pt")["progress"]["train_events"] == 40
 
 
 def test_settings_of_a_run_are_a_preset(data, tmp_path):

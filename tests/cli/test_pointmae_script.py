@@ -1,6 +1,7 @@
 """The pretraining script, from its flags to its files."""
 
 import shutil
+import sys
 from functools import partial
 
 import h5py
@@ -37,7 +38,7 @@ def command(data, work, *flags):
     return [*TINY, "--datadir", str(data), "--workdir", str(work), *flags]
 
 
-def test_train_then_evaluate(data, tmp_path):
+def test_train_then_evaluate(data, tmp_path, capsys):
     """Every promised output; evaluation of the checkpoint elsewhere repeats the numbers, the probe's included."""
     script.main(command(data, tmp_path, "--ema", "0.5", "--probe-every", "1", "--best-by", "probe_f1_mean", "--summarize-csv", "all"))
     for name in ("log/tiny.log", "log/tiny.yaml", "log/tiny.png", "model/tiny.pt", "model/tiny_best.pt", "predict/tiny.best.test.pt"):
@@ -61,6 +62,14 @@ def test_train_then_evaluate(data, tmp_path):
     for name in list(first)[2:]:
         assert float(again[name]) == pytest.approx(float(first[name]), rel=1e-5, nan_ok=True), name
 
+    # the probe of a test file needs a folder, and is not made without a word
+    testfile = [*(flag for flag in evaluate if flag not in ("--datadir", str(data))), "--testfile", str(data / "val/events_v2.h5"), "--no-plot"]
+    capsys.readouterr()
+    script.main([*testfile, "--workdir", str(tmp_path / "e"), "--prefix", "alone"])
+    assert "no linear probe" in capsys.readouterr().err and "probe_f1_mean" not in row(tmp_path / "e/log/alone.Best.metrics.csv")
+    script.main([*testfile, "--datadir", str(data), "--workdir", str(tmp_path / "e"), "--prefix", "probed"])
+    assert float(row(tmp_path / "e/log/probed.Best.metrics.csv")["probe_f1_mean"]) == pytest.approx(float(first["probe_f1_mean"]), rel=1e-5)
+
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers):
@@ -82,6 +91,17 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers)
     assert [r["step"] for r in whole["history"]] == [2, 4, 6]
     for a, b in zip(whole["history"], cut["history"], strict=True):
         assert {k: v for k, v in a.items() if "second" not in k and v == v} == {k: v for k, v in b.items() if "second" not in k and v == v}
+
+
+def test_pictures_of_an_earlier_run(data, tmp_path):
+    """They go with it, and nothing else of their folder does."""
+    folder = tmp_path / "log/tiny"
+    folder.mkdir(parents=True)
+    drawn, others = ("step0000002.event3.energy.png", "end.event17.html"), ("events.out.tfevents.1", "mine.event3.png", "end.event3.energy.png.bak")
+    for name in (*drawn, *others):
+        (folder / name).touch()
+    script.main(command(data, tmp_path, "--num-step", "1", "--no-plot", "--no-probe"))
+    assert {path.name for path in folder.iterdir()} == set(others)
 
 
 def test_workers_change_nothing(data, tmp_path):
@@ -123,12 +143,13 @@ def test_published_checkpoint(path, data, tmp_path):
 
 
 def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
-    """A contradicting flag, a jet network, a segmentation network: refused."""
+    """A contradicting flag, a jet network, a segmentation network: refused; and a published run is not to be continued."""
     (golden, *_), (segmentation, *_) = golden_files("polarmae", "polarmae.ckpt"), golden_files("polarmae", "segmentation.ckpt")
     start = ["--eval", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--loadfile"]
     assert "--depth 7 contradicts" in refused([*start, str(golden), "--depth", "7"], capsys)
     assert "not a checkpoint of a masked" in refused([*start, str(run_folder / "ref_best.pt")], capsys)
     assert "expected a masked autoencoder" in refused([*start, str(segmentation)], capsys)
+    assert "fine-tune from it without --load" in refused(["--load", *start[1:], str(golden)], capsys)
     assert not (tmp_path / "w").exists()
 
 
@@ -180,22 +201,41 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
         ("missing", [], "no such folder"),
         ("", ["--min-points", "100000"], "--min-points"),
         ("", ["--mask-ratio", "1.5"], "--mask-ratio"),
+        ("", ["--mask-ratio", "0"], "--mask-ratio: expected a number above 0"),
+        ("", ["--depth", "-1"], "--depth: expected at least 1"),
+        ("", ["--depth", "0"], "--depth: expected at least 1"),
+        ("", ["--decoder-depth", "-1"], "--decoder-depth: expected at least 0"),
+        ("", ["--clip", "nan"], "--clip: expected at least 0"),
         ("", ["--context", "0"], "context"),
+        ("", ["--overlap", "-1"], "overlap: expected"),
+        ("", ["--seeds", "-5"], "seeds: expected"),
+        ("", ["--radius", "nan"], "radius: expected"),
         ("", ["--accumulate", "0"], "--accumulate"),
         ("", ["--lr-start", "1"], "lr_start"),
         ("", ["--compile"], "--compile"),
         ("", ["--test"], "--test"),
-        ("", ["--best-by", "probe_f1_mean", "--no-probe"], "best_by"),
+        ("", ["--best-by", "probe_f1_mean", "--probe-every", "1", "--no-probe"], "--best-by probe_f1_mean: expected --probe"),
+        ("", ["--best-by", "probe_f1_mean"], "--probe-every N"),
+        ("", ["--best-by", "probe_f1_mean", "--num-step", "3", "--probe-every", "4"], "--probe-every N within the run"),
         ("", ["--eval"], "no such checkpoint"),
+        ("no plotly", ["--plot-html"], "pip install plotly"),
     ],
 )
-def test_bad_flags_and_folders(data, tmp_path, capsys, kind, flags, message):
-    """One line, a non-zero status, and nothing written."""
+def test_bad_flags_and_folders(data, tmp_path, capsys, monkeypatch, kind, flags, message):
+    """One line, a non-zero status, nothing written, and nothing of an earlier run of the prefix touched."""
+    earlier = [tmp_path / "w" / name for name in ("log/tiny.log", "model/tiny.pt", "model/tiny_best.pt", "log/tiny/end.event0.energy.png")]
+    if flags != ["--eval"]:
+        for path in earlier:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("precious")
+    files = {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()}
     if kind == "text":
         (data / "train/events_v2.h5").write_text("not HDF5")
+    elif kind == "no plotly":
+        monkeypatch.setitem(sys.modules, "plotly", None)
     elif kind:
         shutil.rmtree(data)
         if kind == "empty":
             data.mkdir()
     assert message in refused(command(data, tmp_path / "w", *flags), capsys)
-    assert not (tmp_path / "w").exists()
+    assert {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()} == files

@@ -145,6 +145,21 @@ def test_fine_tuning(data, pretrained, tmp_path, flags):
     assert read_checkpoint(tmp_path / "model/more.pt")["args"]["finetune"] == ("lora" if "lora" in flags else "fft")
 
 
+def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
+    """--eval --prefix evaluates the final network too, and leaves pictures of the best one. Breaks if the final one is last."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-epoch", "1", "--no-predict", "--no-plot"))
+    model = tmp_path / "model"
+    state = torch.load(model / "tiny.pt", weights_only=True)
+    state["model_state"]["head.linear3.bias"] += 1  # so that they differ
+    torch.save(state, model / "tiny.pt")
+    drawn = []
+    monkeypatch.setattr(script, "draw_labels", lambda folder, stem, network, *_: drawn.append((stem, network.head.linear3.bias.clone())) or [])
+    script.main(["--eval", "--cpu", "--prefix", "tiny", "--workdir", str(tmp_path), "--datadir", str(data), "--min-points", "50", "--no-predict"])
+    (stem, bias), = drawn
+    assert stem == "end" and torch.equal(bias, weights(model / "tiny_best.pt")["head.linear3.bias"])
+    assert "final test" in (tmp_path / "log/tiny.log").read_text()
+
+
 def test_low_energy_deposits_as_a_class(data, tmp_path):
     """Five classes, weights from the data that the checkpoint keeps, a transformer in the head, all losses."""
     flags = [*SCRATCH, "--no-remove-led", "--class-weights", "data", "--head-depth", "1", "--loss", "nll:0.1,focal,dice:2", "--no-plot"]
@@ -225,6 +240,7 @@ def test_presets(data, tmp_path):
         (["--pretrained", "nowhere.pt"], "make one with train_pointmae.py"),
         (["--pretrained", "PRETRAINED", "--depth", "7"], "--depth 7 contradicts"),
         (["--loadfile", "PRETRAINED"], "to fine-tune it: --pretrained"),
+        (["--load", "--loadfile", "SEGMENTATION"], "fine-tune from it without --load"),
         (["--pretrained", "JETS"], "not a checkpoint of a masked autoencoder"),
         (["--pretrained", "SEGMENTATION"], "start from it with --loadfile"),
         (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "expected one of them"),
@@ -279,10 +295,17 @@ def test_probe_first_then_all_weights(data, pretrained, tmp_path):
     assert read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]  # the table of few labels asks for it
 
 
-def test_continuing_refuses_another_way(data, tmp_path, capsys):
-    """What learns cannot change within a run: the optimizer's state would not fit."""
+def test_continuing_refuses_another_way(data, pretrained, tmp_path, capsys):
+    """What learns cannot change within a run, as the optimizer's state would not fit; nor can the encoder that it began
+    with, which is not read again. The same command with --load is the way to go on after a stop."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
-    assert "cannot be continued" in refused(command(data, tmp_path, *SCRATCH, "--load", "--finetune", "peft"), capsys)
+    for flags in (["--finetune", "peft"], ["--pretrained", str(pretrained)], ["--scratch"]):
+        line = refused(command(data, tmp_path, *SCRATCH, "--load", *flags), capsys)
+        assert f"{flags[0]} " in line and "cannot be continued with another" in line
+    same_command = command(data, tmp_path, "--pretrained", str(pretrained), "--scratch", "--prefix", "more", "--no-plot", "--no-predict")
+    script.main([*same_command, "--num-step", "1"])
+    script.main([*same_command, "--num-step", "2", "--load"])
+    assert read_checkpoint(tmp_path / "model/more.pt")["progress"]["step"] == 2
 
 
 def test_unexpected_class(data, tmp_path, capsys):

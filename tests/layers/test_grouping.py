@@ -147,8 +147,11 @@ def test_presets():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("centres", "grid"), ("reduction", "none"), ("radius", 0.0), ("upscale", 4), ("context", 0)]
-)
+    "name, value",
+    [("centres", "grid"), ("reduction", "none"), ("radius", 0.0), ("radius", np.nan), ("radius", 1e-30), ("radius", 5.0), ("upscale", 4),
+     ("context", 0), ("overlap", -1.0), ("overlap", 0.0), ("overlap", np.inf), ("overlap", np.nan), ("seeds", -5)],
+)  # fmt: skip
 def test_bad_settings(name, value):
-    with pytest.raises(ValueError, match="expected"):
+    """What would fail at the first batch, or put all points into one token, is named at once."""
+    with pytest.raises(ValueError, match=f"{name}: expected"):
         replace(CONFIG, **{name: value})

@@ -138,5 +138,6 @@ def test_bad_input():
         model(points[:, :3], lengths)
     with pytest.raises(ValueError, match="encoder's width 192"):
         replace(CONFIG, decoder=TransformerConfig("vit_small"))
-    with pytest.raises(ValueError, match="mask_ratio"):
-        replace(CONFIG, mask_ratio=60)
+    for ratio in (60, 0, 1, float("nan")):  # with 0 there is nothing to learn, with 1 nothing to learn it from
+        with pytest.raises(ValueError, match="mask_ratio"):
+            replace(CONFIG, mask_ratio=ratio)

@@ -105,7 +105,7 @@ def test_html(points, tmp_path, monkeypatch):
     """A menu entry for each page; without plotly a line that says how to get it."""
     pages = [by_energy(points, points[:, 3], "A"), by_class(points, np.zeros(40, int), "B")]
     with monkeypatch.context() as without:
-        without.setitem(sys.modules, "plotly.graph_objects", None)
+        without.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(InputError, match="pip install plotly"):
             write_html(tmp_path / "e.html", pages)
     pytest.importorskip("plotly", reason="the extra 'plots' is not installed")

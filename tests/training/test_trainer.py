@@ -1,5 +1,7 @@
 """The training loop on a linear model: steps, rows of the history, accumulated gradients, averaged weights."""
 
+import os
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 from src.data.sampler import EpochBatches
 from src.errors import InputError
 from src.training.schedules import Schedule
-from src.training.trainer import StepOutput, Trainer, TrainerOptions
+from src.training.trainer import Interrupted, Progress, StepOutput, Trainer, TrainerOptions
 
 DATA = torch.linspace(-1, 1, 11)  # eleven events
 
@@ -54,17 +56,22 @@ class Loader:
         return (Numbers(torch.tensor(numbers)) for numbers in self.batches)
 
 
-def run(tmp_path, batch_size=2, **options):
-    """Task and trainer after training without shuffling, by plain gradient descent."""
-    task, batches = Task(), EpochBatches(len(DATA), batch_size, shuffle=False)
-    trainer = Trainer(
+def make_trainer(tmp_path, **options):
+    """Plain gradient descent."""
+    task = Task()
+    return Trainer(
         task, torch.optim.SGD(task.model.parameters(), lr=0.1), Schedule("flat", 0.1, 0.1, 100), TrainerOptions(**options), torch.device("cpu"),
         tmp_path / "last.pt", tmp_path / "best.pt", {},
     )  # fmt: skip
+
+
+def run(tmp_path, batch_size=2, **options):
+    """Task and trainer after training without shuffling."""
+    trainer, batches = make_trainer(tmp_path, **options), EpochBatches(len(DATA), batch_size, shuffle=False)
     rows = []
     trainer.fit(Loader(batches), batches, Loader(EpochBatches(len(DATA), 4, shuffle=False)), lambda history: rows.append(len(history)))
     assert rows == list(range(1, len(trainer.progress.history) + 1))
-    return task, trainer
+    return trainer.task, trainer
 
 
 @pytest.mark.parametrize("batch_size, accumulate", [(1, 11), (2, 6), (4, 3), (3, 4)])
@@ -104,6 +111,42 @@ def test_rows_of_the_history(tmp_path, options, steps, epochs):
     assert [row["step"] for row in history] == steps and [row["epoch"] for row in history] == epochs
     assert [(step, rows) for _, step, rows in task.evaluations] == [(step, k) for k, step in enumerate(steps)]
     assert task.model.training and not any(row["valid_training"] for row in history)
+
+
+def test_place_beyond_the_epoch(tmp_path):
+    """An old checkpoint of more data, which does not tell how much: the epoch is over, and the next one is trained. Breaks
+    if the loader is asked for batches that it does not have, again and again."""
+    trainer, batches = make_trainer(tmp_path, num_epoch=3), EpochBatches(len(DATA), 2, shuffle=False)
+    trainer.progress = Progress(epoch=1, batch=6, batch_events=2, step=12)
+    asked = []
+
+    class Once(Loader):
+        def __iter__(self):
+            asked.append((self.batches.epoch, self.batches.first_batch))
+            assert len(asked) == 1
+            return super().__iter__()
+
+    trainer.fit(Once(batches), batches, None, lambda history: None)
+    p = trainer.progress
+    assert asked == [(2, 0)] and (p.epoch, p.batch, p.step, p.train_events) == (3, 0, 18, 11)
+
+
+def test_signal_where_nothing_is_trained(tmp_path):
+    """SIGTERM ends a run whose loader has no batch; without batches no step looks at it."""
+
+    class Nothing:
+        def __init__(self):
+            self.asked = 0
+
+        def __iter__(self):
+            self.asked += 1
+            assert self.asked < 3, "the signal was not seen"
+            os.kill(os.getpid(), signal.SIGTERM) if self.asked == 1 else None
+            return iter(())
+
+    with pytest.raises(Interrupted):
+        make_trainer(tmp_path).fit(Nothing(), EpochBatches(len(DATA), 2, shuffle=False), None, lambda history: None)
+    assert (tmp_path / "last.pt").exists()
 
 
 def test_loss_of_a_row(tmp_path):
