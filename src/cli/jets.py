@@ -43,7 +43,8 @@ def run_jets(
             load_weights(model, *start)
         report_symmetries(model, args.seed, trained=start is not None)
         return []
-    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key)
+    needed = not run.evaluating or "weights_key" in given
+    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key, needed)
     splits = SPLIT_NAMES
     if run.evaluating:
         splits = [s for s in SPLIT_NAMES if s == "test" or s in args.predict and not args.testfile]
@@ -68,13 +69,17 @@ def momentum_keys(args: argparse.Namespace) -> Momenta:
     return Momenta(tuple(keys))
 
 
-def weights_of_classes(wish: str, labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
-    """(K,) weights from --class-weights and the training labels (N,)."""
+def balanced_weights(labels: torch.Tensor, num_classes: int) -> str:
+    """Numbers for --class-weights, exactly: inversely to how many training events (N,) each class has, 0 for one without."""
+    counts = torch.bincount(labels, minlength=num_classes)[:num_classes].double()
+    weights = torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
+    return ",".join(map(repr, weights.tolist()))
+
+
+def weights_of_classes(wish: str, num_classes: int) -> torch.Tensor | None:
+    """(K,) float64 from --class-weights."""
     if wish == "none":
         return None
-    if wish == "balanced":
-        counts = torch.bincount(labels, minlength=num_classes).double()
-        return torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
     weights = parse_numbers(wish)
     if len(weights) != num_classes:
         raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(weights)}")

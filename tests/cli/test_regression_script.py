@@ -12,7 +12,7 @@ import train_pelican_cov as regressor
 from src.cli.run import run_script
 from src.metrics.classification import columns as classification_columns
 from src.metrics.regression import columns as regression_columns
-from tests.cli.helpers import same, weights
+from tests.cli.helpers import refused_by, same, weights
 from tests.cli.test_classifier_script import TINY
 from tests.conftest import ROOT
 
@@ -34,6 +34,17 @@ def data(tmp_path_factory):
 def flags(data, work, *further):
     """Of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *further]
+
+
+def evaluation(data, work, *further):
+    """Flags that evaluate the best checkpoint of the run in work/0."""
+    return ["--eval", "--cpu", "--loadfile", str(work / "0/model/tiny_best.pt"), "--datadir", str(data), "--workdir", str(work / "e"), "--prefix", "e", *further]
+
+
+def evaluated(script, data, work, *further) -> dict:
+    """The metrics of such an evaluation."""
+    script.main(evaluation(data, work, *further))
+    return row(work / "e/log/e.Best.metrics.csv")
 
 
 def row(path):
@@ -78,9 +89,14 @@ def test_published_example_command(data, tmp_path):
 def test_two_targets(data, tmp_path):
     """Keys by list or by number; numbered columns."""
     for k, target in enumerate((["--target", "truth_Pmu_0,truth_Pmu_1"], ["--num-targets", "2"])):
-        regressor.main(flags(data, tmp_path / str(k), *target, "--num-epoch", "1", "--loss", "m,E:0.1,psi:2", "--no-plot"))
+        regressor.main(flags(data, tmp_path / str(k), *target, "--num-epoch", "1", "--loss", "m,E:0.1,psi:2", "--no-plot", "--weights-key", "event_weight"))
         assert tuple(row(tmp_path / str(k) / "log/tiny.Best.metrics.csv"))[2:] == regression_columns(2)
     assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
+    # an evaluation repeats the numbers with the loss and the weights of the training
+    trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
+    again = evaluated(regressor, data, tmp_path)
+    assert all(float(again[name]) == pytest.approx(float(trained[name]), rel=1e-5) for name in regression_columns(2))
+    assert float(evaluated(regressor, data, tmp_path, "--loss", "m")["loss"]) < 0.9 * float(trained["loss"])
 
 
 def test_killed_regression_continues(data, tmp_path):
@@ -116,9 +132,33 @@ def test_several_classes(data, tmp_path):
     with h5py.File(data / "test.h5") as file:
         want = np.bincount(file["jet_tag"][()], file["event_weight"][()], minlength=5)
     assert np.allclose(table.sum(1), want)
-    # a checkpoint knows which features it was trained with
-    classifier.main(["--eval", "--cpu", "--loadfile", str(tmp_path / "model/tiny_best.pt"), "--datadir", str(data), "--workdir", str(tmp_path / "e"), "--weights-key", "event_weight"])
-    assert float(row(tmp_path / "e/log/classifier.Best.metrics.csv")["accuracy"]) == pytest.approx(float(metrics["accuracy"]))
+
+
+def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
+    """A checkpoint knows its features, its weights of events and what balanced classes came to.  Breaks if any is forgotten, or
+    counted anew in the test file, whose classes are as many as in no other."""
+    further = ["--num-classes", "5", "--target", "jet_tag", "--read-pid", "--weights-key", "event_weight", "--no-plot", "--num-epoch", "1"]
+    classifier.main(flags(data, tmp_path / "0", *further, "--class-weights", "balanced"))
+    trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
+    for more in ([], ["--class-weights", "balanced"]):
+        again = evaluated(classifier, data, tmp_path, *more)
+        for name in ("loss", "accuracy", "AUC_4"):
+            assert float(again[name]) == pytest.approx(float(trained[name]), rel=1e-5), (name, more)
+    assert float(evaluated(classifier, data, tmp_path, "--class-weights", "none")["loss"]) != pytest.approx(float(trained["loss"]), rel=1e-3)
+
+    (tmp_path / "bare").mkdir()
+    with h5py.File(data / "test.h5") as source, h5py.File(tmp_path / "bare/test.h5", "w") as file:
+        for key in ("Pmu", "jet_tag", "pdgid"):
+            file[key] = source[key][()]
+    capsys.readouterr()
+    bare = evaluated(classifier, tmp_path / "bare", tmp_path)
+    assert "key 'event_weight' of the weights not found" in capsys.readouterr().err
+    assert float(bare["accuracy"]) != float(trained["accuracy"])
+    assert "key 'event_weight' not found" in refused_by(classifier.main, evaluation(tmp_path / "bare", tmp_path, "--weights-key", "event_weight"), capsys)
+
+    classifier.main(flags(data, tmp_path / "0", *further))
+    wish = ["--class-weights", "balanced"]
+    assert "holds no class weights that its training has counted" in refused_by(classifier.main, evaluation(data, tmp_path, *wish), capsys)
 
 
 @pytest.mark.parametrize(
