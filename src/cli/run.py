@@ -341,12 +341,15 @@ def train_and_evaluate(
         torch.manual_seed(args.seed + distributed.rank())
     if resuming:
         trainer.load_state_dict(load_checkpoint(start[1]))
-        if start[1] != paths.checkpoint:
-            trainer.progress.best = {}  # the best of another run is not a file of this one
+        other = _other_yardstick(vars(args), start[0]["args"])
+        if other or start[1] != paths.checkpoint:
+            trainer.progress.best = {}  # not to be compared with; or the best of another run, which is not a file of this one
     run.begin()  # from here on files are written; every setting has been checked
     if resuming:
         p = trainer.progress
         log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step})")
+        if other:
+            log.warning(f"{', '.join(other)}: the best epoch is chosen anew, from the next validation on")
         if len(start[0]["rng"]) != distributed.num_ranks():
             log.warning(f"the run was on {len(start[0]['rng'])} process(es), now on {distributed.num_ranks()}: it continues, but not to the last bit")
     if args.compile:
@@ -376,6 +379,16 @@ def train_and_evaluate(
             draw(temporary, history, outputs.get("test"))
         log.info(f"picture: {paths.picture}")
     return history
+
+
+def _other_yardstick(settings: dict, stored: dict) -> list[str]:
+    """Flags by which a continued run judges its epochs otherwise than before: the metric, and what it is made of."""
+    names = ["best_by", "weights_key"] + ["loss", "class_weights"] * (settings["best_by"] == "loss")
+    return [
+        f"--{name.replace('_', '-')} {settings[name]} instead of {stored[name]}"
+        for name in names
+        if name in settings and name in stored and settings[name] != stored[name]
+    ]
 
 
 def _no_report(history: list[dict]) -> None:

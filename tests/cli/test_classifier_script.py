@@ -214,6 +214,26 @@ def test_continuing_from_another_run(data, tmp_path):
     assert (tmp_path / "model/other_best.pt").exists()
 
 
+@pytest.mark.parametrize("before, now", [(["--best-by", "AUC"], ["--best-by", "loss"]), ([], ["--class-weights", "9,9.5"]), ([], [])])
+def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
+    """Continued with another --best-by or other weights, the best epoch is chosen among those that were judged by it; continued with the
+    same, an earlier one stays.  Breaks if a loss is compared with an AUC, or with a loss of other weights."""
+    short = ["--no-plot", "--num-epoch", "1", "--lr-init", "1e-6"]  # the epochs hardly differ
+    script.main(command(data, tmp_path, *short, *before))
+    best = tmp_path / "model/tiny_best.pt"
+    state = read_checkpoint(tmp_path / "model/tiny.pt")
+    state["progress"]["best"]["value"] = 0.9  # an AUC; as the negative of a loss it is beyond reach
+    torch.save(state, tmp_path / "model/tiny.pt")
+    script.main(command(data, tmp_path, *short, *now, "--num-epoch", "3", "--load"))
+    chosen, text = read_checkpoint(best)["progress"]["best"], (tmp_path / "log/tiny.log").read_text()
+    assert ("is chosen anew" in text) == bool(now)
+    if now:
+        last = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]
+        assert chosen["loss"] == min(row["valid_loss"] for row in last["history"][1:]) == -last["best"]["value"]
+    else:
+        assert chosen["epoch"] == 1
+
+
 def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):
     """The step is named, and the weights of the last checkpoint are finite."""
     from src.tasks.jets import JetClassification
