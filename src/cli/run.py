@@ -414,6 +414,8 @@ def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: st
         metrics, outputs = trainer.evaluate(run.loader(datasets[split])[0], f"{kind} {split}", stem)
         if not distributed.is_main():
             continue
+        if "index" in outputs:  # counts the events in use; users have the rows of the files
+            outputs["row"] = datasets[split].events[outputs["index"]]
         everything[split] = outputs
         log.info(f"{kind} {split}: " + ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
         if split in args.predict:

@@ -99,6 +99,27 @@ def test_two_targets(data, tmp_path):
     assert float(evaluated(regressor, data, tmp_path, "--loss", "m")["loss"]) < 0.9 * float(trained["loss"])
 
 
+def test_predictions_name_the_rows_of_the_files(tmp_path):
+    """Jets without a top are left out, and of the others a part is taken: `row` still finds each of them in the files, one after
+    another.  Breaks if it counts what is in use, or begins anew in the second file."""
+    files = []
+    for name, source, jets in (("train", "train", slice(0, 60)), ("test_a", "test", slice(0, 50)), ("test_b", "test", slice(50, 90))):
+        with h5py.File(ROOT / f"data/sample_data/run12/{source}.h5") as old, h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for key in ("Pmu", "truth_Pmu"):
+                file[key] = old[key][jets]
+            files.append(file["truth_Pmu"][()])
+    truth = np.concatenate(files[1:])
+    assert 20 < truth.any(1).sum() < 70
+    regressor.main(flags(tmp_path, tmp_path / "0", "--num-epoch", "1", "--num-test", "20", "--no-plot"))
+    saved = torch.load(tmp_path / "0/predict/tiny.best.test.pt", weights_only=True)
+    rows = saved["row"].numpy()
+    assert len(set(rows)) == 20 and rows.min() < 50 < rows.max() and saved["index"].tolist() == list(range(20))
+    assert np.allclose(saved["targets"][:, 0], truth[rows])
+    evaluated(regressor, tmp_path, tmp_path, "--num-test", "20", "--predict-format", "h5")
+    with h5py.File(tmp_path / "e/predict/e.best.test.h5") as file:
+        assert file["row"][()].tolist() == rows.tolist()
+
+
 def test_killed_regression_continues(data, tmp_path):
     """Stopped after one epoch and continued: the same weights as in one go."""
     regressor.main(flags(data, tmp_path / "whole", "--no-plot"))
