@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import logging
 import math
 import os
@@ -88,9 +89,8 @@ class RunPaths:
     def of_earlier_run(self) -> list[Path]:
         """Files that a new run of the same prefix replaces."""
         fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best]
-        return [p for p in fixed if p.exists()] + sorted(self.predictdir.glob(f"{self.prefix}.best.*")) + sorted(
-            self.predictdir.glob(f"{self.prefix}.final.*")
-        )
+        mine = glob.escape(self.prefix)  # which may hold a * of its own
+        return [p for p in fixed if p.exists()] + [p for kind in ("best", "final") for p in sorted(self.predictdir.glob(f"{mine}.{kind}.*"))]
 
 
 def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:

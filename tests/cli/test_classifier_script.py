@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import train_pelican_classifier as script
-from src.cli.run import run_script
+from src.cli.run import RunPaths, run_script
 from src.models.published import read_checkpoint
 from tests.cli.helpers import refused_by, same, weights
 from tests.conftest import ROOT
@@ -197,6 +197,17 @@ def test_preset_values_are_checked(tmp_path):
         (tmp_path / "p.yaml").write_text(line + "\n")
         with pytest.raises(InputError, match=line.split(":")[0]):
             parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml")])
+
+
+def test_files_of_an_earlier_run(tmp_path):
+    """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find those that are."""
+    paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")
+    mine = [tmp_path / f"predict/k*[1].{name}" for name in ("best.test.pt", "final.valid_ROC.csv")]
+    others = [tmp_path / f"predict/{name}.best.test.pt" for name in ("keep1", "k*[1]-2", "k1", "k*1")]
+    (tmp_path / "predict").mkdir()
+    for path in mine + others:
+        path.touch()
+    assert paths.of_earlier_run() == mine
 
 
 def test_fine_tuning_never_deletes_its_source(data, tmp_path, capsys):
