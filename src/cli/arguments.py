@@ -155,8 +155,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     group.add_argument("--plot", action=OnOff, default=True, help="draw curves to LOGDIR/PREFIX.png at the end")
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, best_by: tuple[str, ...]) -> None:
-    """Length, optimizer, learning rate, regularisation."""
+def add_training_arguments(parser: argparse.ArgumentParser, best_by: Collection[str]) -> None:
+    """Length, optimizer, learning rate, regularisation.  best_by: metrics that can choose the best epoch."""
     group = parser.add_argument_group("training")
     group.add_argument("--num-epoch", type=int, default=35, metavar="N", help="epochs")
     group.add_argument("--num-step", type=int, default=0, metavar="N", help="steps, instead of epochs (0: --num-epoch)")

@@ -1,11 +1,31 @@
 """Resolution of predicted four-momenta (spec section 7).  Source: arXiv 2307.16506, sec. 5."""
 
+import re
+
 import torch
 from torch import Tensor
 
 from ..losses import MOMENTUM_LOSSES, angle, delta_r, mass, transverse_momentum
 
 RESOLUTIONS = ("dPsi", "dR", "dpT", "dm")
+
+
+class PerTarget(dict):
+    """Values by the name of a metric, which hold for that metric of each of several targets too: of dm for dm_0, dm_1, ..."""
+
+    def __contains__(self, name: str) -> bool:
+        return super().__contains__(_unnumbered(name))
+
+    def __missing__(self, name: str):
+        return dict(self)[_unnumbered(name)]
+
+
+# metrics that can choose the best epoch: all are better if lower
+DIRECTIONS = PerTarget.fromkeys(("loss", *RESOLUTIONS, "loss_m", "loss_3d"), -1)
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"_\d+$", "", name)
 
 
 def columns(num_targets: int) -> tuple[str, ...]:

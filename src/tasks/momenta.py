@@ -8,7 +8,7 @@ from ..data.packing import JetBatch
 from ..errors import InputError
 from ..layers.packed import offsets
 from ..losses import momentum_loss
-from ..metrics.regression import regression_metrics
+from ..metrics.regression import DIRECTIONS, columns, regression_metrics
 from ..models.pelican import PelicanRegressor
 from ..ops.segments import segment_sum
 from ..training.trainer import StepOutput
@@ -19,12 +19,12 @@ from .weighting import weighted_mean
 class MomentumRegression:
     """A weighted sum of momentum losses; terms: name -> weight, see src/losses.py."""
 
-    metric_directions = dict.fromkeys(("loss", "dPsi", "dR", "dpT", "dm", "loss_m", "loss_3d"), -1)
+    metric_directions = DIRECTIONS
 
     def __init__(self, model: PelicanRegressor, terms: dict[str, float], predict_format: str = "pt"):
         self.model, self.terms, self.predict_format = model, terms, predict_format
-        if model.config.num_targets > 1:  # metrics are numbered by target then
-            self.metric_directions = {"loss": -1}
+        names = [name for name in columns(model.config.num_targets) if name in DIRECTIONS]  # numbered, if there are several targets
+        self.metric_directions = {name: DIRECTIONS[name] for name in names}
 
     def check_targets(self, targets: Tensor, name: str) -> None:
         """InputError unless there are as many true momenta (N, T, 4) as the network predicts."""

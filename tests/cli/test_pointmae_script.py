@@ -185,7 +185,7 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
         ("", ["--lr-start", "1"], "lr_start"),
         ("", ["--compile"], "--compile"),
         ("", ["--test"], "--test"),
-        ("", ["--best-by", "probe_f1_mean", "--no-probe"], "best_by"),
+        ("", ["--best-by", "probe_f1_mean", "--no-probe"], "--best-by: expected one of loss"),
         ("", ["--eval"], "no such checkpoint"),
     ],
 )

@@ -12,6 +12,7 @@ import train_pelican_cov as regressor
 from src.cli.run import run_script
 from src.metrics.classification import columns as classification_columns
 from src.metrics.regression import columns as regression_columns
+from src.models.published import read_checkpoint
 from tests.cli.helpers import refused_by, same, weights
 from tests.cli.test_classifier_script import TINY
 from tests.conftest import ROOT
@@ -97,6 +98,14 @@ def test_two_targets(data, tmp_path):
     again = evaluated(regressor, data, tmp_path)
     assert all(float(again[name]) == pytest.approx(float(trained[name]), rel=1e-5) for name in regression_columns(2))
     assert float(evaluated(regressor, data, tmp_path, "--loss", "m")["loss"]) < 0.9 * float(trained["loss"])
+
+
+def test_best_by_one_of_several_targets(data, tmp_path):
+    """The metrics of several targets are numbered, and so are those that --best-by takes, in a preset too."""
+    (tmp_path / "p.yaml").write_text("best_by: dm_1\n")
+    history = regressor.main(flags(data, tmp_path, "--num-targets", "2", "--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "3", "--no-plot", "--no-predict"))
+    best = read_checkpoint(tmp_path / "model/tiny_best.pt")["progress"]["best"]
+    assert best["dm_1"] == min(row["valid_dm_1"] for row in history) == -best["value"]
 
 
 def test_predictions_name_the_rows_of_the_files(tmp_path):
@@ -190,10 +199,13 @@ def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
         (regressor, ["--loss", "m:0.05,energy:1"], "expected terms of inv, m"),
         (regressor, ["--loss", "m:much"], "expected a number"),
         (regressor, ["--best-by", "AUC"], "invalid choice"),
+        (regressor, ["--best-by", "loss_E_0"], "invalid choice"),
+        (regressor, ["--num-targets", "2", "--best-by", "dm"], "--best-by: expected one of loss, dPsi_0, dR_0, dpT_0, dm_0, loss_m_0, loss_3d_0, dPsi_1"),
+        (regressor, ["--best-by", "dm_0"], "--best-by: expected one of loss, dPsi, dR, dpT, dm, loss_m, loss_3d, got dm_0"),
         (classifier, ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "1,2"], "expected 5 numbers"),
         (classifier, ["--target", "jet_tag", "--class-weights", "1,-2"], "expected 'balanced'"),
         (classifier, ["--target", "jet_tag"], "found class 4"),
-        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--best-by", "BgRejectionAt0.3"], "best_by"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--best-by", "BgRejectionAt0.3"], "--best-by: expected one of loss, accuracy, AUC, got"),
         (classifier, ["--target", "jet_tag", "--num-classes", "5", "--scalars-keys", "d0val"], "key 'd0val' not found"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.regression import columns, regression_metrics
+from src.metrics.regression import DIRECTIONS, columns, regression_metrics
 
 
 def test_widths_of_known_distributions():
@@ -31,3 +31,12 @@ def test_several_targets_are_numbered():
     metrics = regression_metrics(predicted, true, 0.0)
     assert tuple(metrics) == columns(2)
     assert metrics["loss_E_0"] == 0 and metrics["loss_E_1"] == pytest.approx(1)
+
+
+def test_directions_of_numbered_metrics():
+    """A sweep asks for the direction of what --best-by takes: of every target, whatever their number."""
+    assert all(name in DIRECTIONS and DIRECTIONS[name] == -1 for name in ("dm", "dm_0", "loss_3d", "loss_3d_12"))
+    for name in ("dn_0", "loss_E", "loss_E_0", "dm_x", "dm_0_1"):
+        assert name not in DIRECTIONS
+        with pytest.raises(KeyError):
+            DIRECTIONS[name]
