@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -66,26 +67,35 @@ def checked(parse: Callable[[str], object], *words: str) -> Callable[[str], str]
 
 
 def parse_terms(text: str, names: Collection[str] = tuple(MOMENTUM_LOSSES)) -> dict[str, float]:
-    """The terms of --loss by name: m:0.05,3d:0.01."""
+    """The terms of --loss by name: m:0.05,3d:0.01; each once, with weights that are finite, not negative and not all zero."""
     terms = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
         if name not in names:
             raise argparse.ArgumentTypeError(f"expected terms of {', '.join(names)}, got {name!r}")
+        if name in terms:
+            raise argparse.ArgumentTypeError(f"{name}: expected each term once, got it twice in {text!r}")
         try:
             terms[name] = float(weight or 1)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{name}: expected a number after the colon, got {weight!r}") from error
+    if not are_weights(terms.values()):
+        raise argparse.ArgumentTypeError(f"expected weights that are finite, not negative and not all zero, got {text!r}")
     return terms
 
 
+def are_weights(numbers: Collection[float]) -> bool:
+    """Whether a loss can be weighted with the numbers: finite, none negative and not all zero."""
+    return all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)
+
+
 def parse_numbers(text: str, words: Collection[str] = ("balanced", "none")) -> list[float]:
-    """Numbers of --class-weights, none negative and not all zero."""
+    """Numbers of --class-weights: finite, none negative and not all zero."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        numbers = [-1.0]
-    if min(numbers) < 0 or not any(numbers):
+        numbers = []
+    if not are_weights(numbers):
         raise argparse.ArgumentTypeError(f"expected {', '.join(map(repr, words))} or a weight for each class such as 1,2.5, got {text!r}")
     return numbers
 
