@@ -136,7 +136,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     group.add_argument("--predict", nargs="*", choices=SPLIT_NAMES, action=AllIfNone, default=["test"], help="splits whose predictions are saved at the end; alone: all three")
     group.add_argument("--no-predict", dest="predict", action="store_const", const=[], default=argparse.SUPPRESS, help="save no predictions")
     group.add_argument("--predict-format", choices=FORMATS, default="pt", help="file type of the predictions")
-    group.add_argument("--test", action=OnOff, default=False, help="only report the symmetries of the network (permutation, batch, Lorentz)")
+    group.add_argument("--test", action=OnOff, default=False, help="only report the symmetries (permutation, batch, Lorentz) of the network of --loadfile, else of PREFIX_best.pt, else of a new one")
     group.add_argument("--workdir", default="./", help="folder of the following three")
     group.add_argument("--logdir", default="log/", help="folder of logs and metrics")
     group.add_argument("--modeldir", default="model/", help="folder of checkpoints")

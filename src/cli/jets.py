@@ -41,6 +41,7 @@ def run_jets(
     if args.test:
         if start is not None:
             load_weights(model, *start)
+        print(f"network: {'a new one, with random weights' if start is None else start[1]}")
         report_symmetries(model, args.seed, trained=start is not None)
         return []
     needed = not run.evaluating or "weights_key" in given

@@ -246,6 +246,8 @@ class Run:
             path = self.paths.best if self.evaluating and self.paths.best.exists() else self.paths.checkpoint
             if self.args.load and not self.evaluating and not path.exists():
                 raise InputError(f"--load: {path} does not exist; start the run without --load, or check --prefix and --modeldir")
+        elif self.args.test and self.paths.best.exists():
+            path = self.paths.best
         else:
             return None
         return read_checkpoint(path), path

@@ -199,6 +199,21 @@ def test_preset_values_are_checked(tmp_path):
             parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml")])
 
 
+def test_symmetries_of_which_network(data, tmp_path, capsys):
+    """--test reports on the best checkpoint of the prefix, or on a new network where there is none, and says which."""
+    test = ["--test", "--cpu", "--threads", "1", "--workdir", str(tmp_path), "--prefix", "tiny"]
+    script.main([*test, *TINY])
+    assert capsys.readouterr().out.startswith("network: a new one, with random weights\n")
+    script.main(command(data, tmp_path, "--num-epoch", "1", "--no-plot", "--stabilizer", "so3"))
+    best, last = tmp_path / "model/tiny_best.pt", tmp_path / "model/tiny.pt"
+    capsys.readouterr()
+    for further, path in (([], best), (["--loadfile", str(last)], last)):
+        script.main([*test, *further])
+        said = capsys.readouterr().out
+        assert said.startswith(f"network: {path}\n") and "stabilizer so3" in said
+    assert "contradicts" in refused([*test, "--stabilizer", "so2"], capsys)
+
+
 def test_files_of_an_earlier_run(tmp_path):
     """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find those that are."""
     paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")
