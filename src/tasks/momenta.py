@@ -34,11 +34,14 @@ class MomentumRegression:
     def step(self, batch: JetBatch) -> StepOutput:
         """Mean loss of the batch.
 
-        Outputs: predict, targets (B, T, 4); jet (B, 4), the sum of the constituents; index (B,); in evaluation also
-        particle_weights (N', T, K), spurions first in each jet, and how many belong to each, lengths (B,)."""
+        Outputs: predict, targets (B, T, 4); index (B,); weights (B,) of the events if there are; in evaluation also
+        jet (B, 4), the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and how many belong
+        to each, lengths (B,)."""
         out = self.model(batch)
         per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
         outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
+        if batch.weights is not None:
+            outputs["weights"] = batch.weights
         if not self.model.training:
             ptr = offsets(batch.lengths).to(batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
@@ -47,7 +50,7 @@ class MomentumRegression:
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """The CSV columns of spec section 7."""
-        return regression_metrics(outputs["predict"], outputs["targets"], loss)
+        return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; returns the files."""

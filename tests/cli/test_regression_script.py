@@ -95,6 +95,12 @@ def test_two_targets(data, tmp_path):
     assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
     # an evaluation repeats the numbers with the loss and the weights of the training
     trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
+    saved = torch.load(tmp_path / "0/predict/tiny.best.test.pt", weights_only=True)
+    with h5py.File(data / "test.h5") as file:
+        event_weight = file["event_weight"][()]
+    assert saved["weights"].tolist() == event_weight.tolist()
+    energy = (saved["predict"] - saved["targets"])[:, 1, 0].abs().numpy()
+    assert float(trained["loss_E_1"]) == pytest.approx(np.average(energy, weights=event_weight), rel=1e-6)
     again = evaluated(regressor, data, tmp_path)
     assert all(float(again[name]) == pytest.approx(float(trained[name]), rel=1e-5) for name in regression_columns(2))
     assert float(evaluated(regressor, data, tmp_path, "--loss", "m")["loss"]) < 0.9 * float(trained["loss"])
