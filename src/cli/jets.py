@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..models.pelican import PelicanBackbone
 from ..tasks.symmetry import report_symmetries
 from .arguments import SPLIT_NAMES, parse_numbers
-from .pelican import pelican_config, take_network_from
+from .pelican import pelican_config, take_loss_from, take_network_from
 from .run import Run, load_weights, train_and_evaluate
 
 
@@ -33,7 +33,9 @@ def run_jets(
     start = run.starting_point()
     if start is not None:
         take_network_from(args, given, *start)
-        if args.load and not run.evaluating:
+        if run.evaluating:
+            take_loss_from(args, given, *start)
+        elif args.load:
             run.resume_settings(given, *start)
     scalars = chosen_scalars(args.dataset, args.read_pid, names(args.scalars_keys))
     config = pelican_config(args, sum(s.width for s in scalars))
@@ -44,8 +46,8 @@ def run_jets(
         print(f"network: {'a new one, with random weights' if start is None else start[1]}")
         report_symmetries(model, args.seed, trained=start is not None)
         return []
-    needed = not run.evaluating or "weights_key" in given
-    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key, needed)
+    weights_needed = not run.evaluating or "weights_key" in given
+    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key, weights_needed)
     splits = SPLIT_NAMES
     if run.evaluating:
         splits = [s for s in SPLIT_NAMES if s == "test" or s in args.predict and not args.testfile]

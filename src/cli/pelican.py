@@ -58,19 +58,17 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
     for name in _DATA_SETTINGS:
         if stored.get(name) is not None and name not in given:
             setattr(args, name, stored[name])
-    if args.task == "eval":
-        _take_loss_from(args, given, stored if ours else {}, path)
 
 
-def _take_loss_from(args: argparse.Namespace, given: set[str], stored: dict, path: Path) -> None:
-    """Set what the loss is made of, unless given.
+def take_loss_from(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> None:
+    """Set what the loss is made of to what a checkpoint of ours was trained with, unless given.
 
     Balanced class weights are those that the training has counted, never those of what is evaluated; InputError if it has none."""
-    wish = getattr(args, "class_weights", "none")
+    wish, stored = getattr(args, "class_weights", "none"), checkpoint["args"] if "git_commit" in checkpoint else {}
     take_further(args, given - {"class_weights"} if wish == "balanced" else given, stored, _LOSS_SETTINGS)
     found = getattr(args, "class_weights", "none")
     if found == "balanced" or (wish == "balanced" and found == "none"):
-        raise InputError(f"--class-weights {wish}: {path} holds no class weights that its training has counted; give numbers, or none")
+        raise InputError(f"--class-weights balanced: {path} holds no class weights that its training has counted; give numbers, or none")
 
 
 def _plain(name: str, value):
