@@ -15,7 +15,7 @@ from src.cli.arguments import (
     add_run_arguments,
     add_training_arguments,
 )
-from src.cli.jets import run_jets, weights_of_classes
+from src.cli.jets import balanced_weights, run_jets, weights_of_classes
 from src.cli.presets import parse_arguments
 from src.cli.published import add_published_arguments
 from src.cli.run import run_script
@@ -38,9 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def make_task(args: argparse.Namespace, model: PelicanClassifier, datasets: dict) -> JetClassification:
-    """The loss of the flags, for labels that fit the network."""
-    labels = next(iter(datasets.values())).labels()
-    task = JetClassification(model, weights_of_classes(args.class_weights, labels, args.num_classes), args.predict_format)
+    """The loss of the flags, for labels that fit the network; balanced weights become numbers, which the checkpoints hold."""
+    if args.class_weights == "balanced":
+        args.class_weights = balanced_weights(datasets["train"].labels(), args.num_classes)
+    task = JetClassification(model, weights_of_classes(args.class_weights, args.num_classes), args.predict_format)
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
     return task

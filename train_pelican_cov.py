@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_jet_data_arguments(parser, target="truth_Pmu", target_help="key of the true momentum [GeV], or several separated by commas")
     add_pelican_arguments(parser)
     add_regression_arguments(parser)
-    add_training_arguments(parser, tuple(MomentumRegression.metric_directions))
+    add_training_arguments(parser, MomentumRegression.metric_directions)
     add_published_arguments(parser)
     return parser
 

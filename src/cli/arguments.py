@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
@@ -66,26 +67,35 @@ def checked(parse: Callable[[str], object], *words: str) -> Callable[[str], str]
 
 
 def parse_terms(text: str, names: Collection[str] = tuple(MOMENTUM_LOSSES)) -> dict[str, float]:
-    """The terms of --loss by name: m:0.05,3d:0.01."""
+    """The terms of --loss by name: m:0.05,3d:0.01; each once, with weights that are finite, not negative and not all zero."""
     terms = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
         if name not in names:
             raise argparse.ArgumentTypeError(f"expected terms of {', '.join(names)}, got {name!r}")
+        if name in terms:
+            raise argparse.ArgumentTypeError(f"{name}: expected each term once, got it twice in {text!r}")
         try:
             terms[name] = float(weight or 1)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{name}: expected a number after the colon, got {weight!r}") from error
+    if not are_weights(terms.values()):
+        raise argparse.ArgumentTypeError(f"expected weights that are finite, not negative and not all zero, got {text!r}")
     return terms
 
 
+def are_weights(numbers: Collection[float]) -> bool:
+    """Whether a loss can be weighted with the numbers: finite, none negative and not all zero."""
+    return all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)
+
+
 def parse_numbers(text: str, words: Collection[str] = ("balanced", "none")) -> list[float]:
-    """Numbers of --class-weights, none negative and not all zero."""
+    """Numbers of --class-weights: finite, none negative and not all zero."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        numbers = [-1.0]
-    if min(numbers) < 0 or not any(numbers):
+        numbers = []
+    if not are_weights(numbers):
         raise argparse.ArgumentTypeError(f"expected {', '.join(map(repr, words))} or a weight for each class such as 1,2.5, got {text!r}")
     return numbers
 
@@ -126,7 +136,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     group.add_argument("--predict", nargs="*", choices=SPLIT_NAMES, action=AllIfNone, default=["test"], help="splits whose predictions are saved at the end; alone: all three")
     group.add_argument("--no-predict", dest="predict", action="store_const", const=[], default=argparse.SUPPRESS, help="save no predictions")
     group.add_argument("--predict-format", choices=FORMATS, default="pt", help="file type of the predictions")
-    group.add_argument("--test", action=OnOff, default=False, help="only report the symmetries of the network (permutation, batch, Lorentz)")
+    group.add_argument("--test", action=OnOff, default=False, help="only report the symmetries (permutation, batch, Lorentz) of the network of --loadfile, else of PREFIX_best.pt, else of a new one")
     group.add_argument("--workdir", default="./", help="folder of the following three")
     group.add_argument("--logdir", default="log/", help="folder of logs and metrics")
     group.add_argument("--modeldir", default="model/", help="folder of checkpoints")
@@ -155,8 +165,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, prefix: str) -> None:
     group.add_argument("--plot", action=OnOff, default=True, help="draw curves to LOGDIR/PREFIX.png at the end")
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, best_by: tuple[str, ...]) -> None:
-    """Length, optimizer, learning rate, regularisation."""
+def add_training_arguments(parser: argparse.ArgumentParser, best_by: Collection[str]) -> None:
+    """Length, optimizer, learning rate, regularisation.  best_by: metrics that can choose the best epoch."""
     group = parser.add_argument_group("training")
     group.add_argument("--num-epoch", type=int, default=35, metavar="N", help="epochs")
     group.add_argument("--num-step", type=int, default=0, metavar="N", help="steps, instead of epochs (0: --num-epoch)")

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..models.pelican import PelicanBackbone
 from ..tasks.symmetry import report_symmetries
 from .arguments import SPLIT_NAMES, parse_numbers
-from .pelican import pelican_config, take_network_from
+from .pelican import pelican_config, take_loss_from, take_network_from
 from .run import Run, load_weights, train_and_evaluate
 
 
@@ -33,7 +33,9 @@ def run_jets(
     start = run.starting_point()
     if start is not None:
         take_network_from(args, given, *start)
-        if args.load and not run.evaluating:
+        if run.evaluating:
+            take_loss_from(args, given, *start)
+        elif args.load:
             run.resume_settings(given, *start)
     scalars = chosen_scalars(args.dataset, args.read_pid, names(args.scalars_keys))
     config = pelican_config(args, sum(s.width for s in scalars))
@@ -41,9 +43,11 @@ def run_jets(
     if args.test:
         if start is not None:
             load_weights(model, *start)
+        print(f"network: {'a new one, with random weights' if start is None else start[1]}")
         report_symmetries(model, args.seed, trained=start is not None)
         return []
-    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key)
+    weights_needed = not run.evaluating or "weights_key" in given
+    selection = JetSelection(target(args), args.nobj, args.scale, args.RAMdataset, scalars, args.weights_key, weights_needed)
     splits = SPLIT_NAMES
     if run.evaluating:
         splits = [s for s in SPLIT_NAMES if s == "test" or s in args.predict and not args.testfile]
@@ -68,13 +72,17 @@ def momentum_keys(args: argparse.Namespace) -> Momenta:
     return Momenta(tuple(keys))
 
 
-def weights_of_classes(wish: str, labels: torch.Tensor, num_classes: int) -> torch.Tensor | None:
-    """(K,) weights from --class-weights and the training labels (N,)."""
+def balanced_weights(labels: torch.Tensor, num_classes: int) -> str:
+    """Numbers for --class-weights, exactly: inversely to how many training events (N,) each class has, 0 for one without."""
+    counts = torch.bincount(labels, minlength=num_classes)[:num_classes].double()
+    weights = torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
+    return ",".join(map(repr, weights.tolist()))
+
+
+def weights_of_classes(wish: str, num_classes: int) -> torch.Tensor | None:
+    """(K,) float64 from --class-weights."""
     if wish == "none":
         return None
-    if wish == "balanced":
-        counts = torch.bincount(labels, minlength=num_classes).double()
-        return torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
     weights = parse_numbers(wish)
     if len(weights) != num_classes:
         raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(weights)}")

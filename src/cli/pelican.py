@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.pelican import PelicanConfig
-from .arguments import norm_name, take_stored
+from .arguments import norm_name, take_further, take_stored
 
 # settings of the data that a network was trained with; taken from the checkpoint unless given
 _DATA_SETTINGS = ("nobj", "scale", "target", "dataset", "read_pid", "scalars_keys")
+# what the loss and the weighted metrics are made of: an evaluation repeats the numbers of the training unless told otherwise
+_LOSS_SETTINGS = ("loss", "class_weights", "weights_key")
 _NAMES = tuple(f.name for f in fields(PelicanConfig) if f.name != "num_scalars")
 
 
@@ -56,6 +58,17 @@ def take_network_from(args: argparse.Namespace, given: set[str], checkpoint: dic
     for name in _DATA_SETTINGS:
         if stored.get(name) is not None and name not in given:
             setattr(args, name, stored[name])
+
+
+def take_loss_from(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> None:
+    """Set what the loss is made of to what a checkpoint of ours was trained with, unless given.
+
+    Balanced class weights are those that the training has counted, never those of what is evaluated; InputError if it has none."""
+    wish, stored = getattr(args, "class_weights", "none"), checkpoint["args"] if "git_commit" in checkpoint else {}
+    take_further(args, given - {"class_weights"} if wish == "balanced" else given, stored, _LOSS_SETTINGS)
+    found = getattr(args, "class_weights", "none")
+    if found == "balanced" or (wish == "balanced" and found == "none"):
+        raise InputError(f"--class-weights balanced: {path} holds no class weights that its training has counted; give numbers, or none")
 
 
 def _plain(name: str, value):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import logging
 import math
 import os
@@ -94,9 +95,8 @@ class RunPaths:
     def of_earlier_run(self) -> list[Path]:
         """Files that a new run of the same prefix replaces."""
         fixed = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best, *self.pictures_of_events()]
-        return [p for p in fixed if p.exists()] + sorted(self.predictdir.glob(f"{self.prefix}.best.*")) + sorted(
-            self.predictdir.glob(f"{self.prefix}.final.*")
-        )
+        mine = glob.escape(self.prefix)  # which may hold a * of its own
+        return [p for p in fixed if p.exists()] + [p for kind in ("best", "final") for p in sorted(self.predictdir.glob(f"{mine}.{kind}.*"))]
 
 
 def run_script(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
@@ -261,6 +261,8 @@ class Run:
             path = self.paths.best if self.evaluating and self.paths.best.exists() else self.paths.checkpoint
             if self.args.load and not self.evaluating and not path.exists():
                 raise InputError(f"--load: {path} does not exist; start the run without --load, or check --prefix and --modeldir")
+        elif self.args.test and self.paths.best.exists():
+            path = self.paths.best
         else:
             return None
         return read_checkpoint(path), path
@@ -361,8 +363,9 @@ def train_and_evaluate(
         torch.manual_seed(args.seed + distributed.rank())
     if resuming:
         trainer.load_state_dict(load_checkpoint(start[1]))
-        if start[1] != paths.checkpoint:
-            trainer.progress.best = {}  # the best of another run is not a file of this one
+        other = _other_yardstick(vars(args), start[0]["args"])
+        if other or start[1] != paths.checkpoint:
+            trainer.progress.best = {}  # not to be compared with; or the best of another run, which is not a file of this one
         if trainer.progress.train_events not in (0, len(train)):
             raise InputError(
                 f"--load: expected the {trainer.progress.train_events} training events that the run was started with, got {len(train)}; give the "
@@ -372,6 +375,8 @@ def train_and_evaluate(
     if resuming:
         p = trainer.progress
         log.info(f"continuing at epoch {p.epoch + 1}, batch {p.batch} (step {p.step}), with the data of {args.datadir}")
+        if other:
+            log.warning(f"{', '.join(other)}: the best epoch is chosen anew, from the next validation on")
         if len(start[0]["rng"]) != distributed.num_ranks():
             log.warning(f"the run was on {len(start[0]['rng'])} process(es), now on {distributed.num_ranks()}: it continues, but not to the last bit")
     if args.compile:
@@ -403,6 +408,16 @@ def train_and_evaluate(
     return history
 
 
+def _other_yardstick(settings: dict, stored: dict) -> list[str]:
+    """Flags by which a continued run judges its epochs otherwise than before: the metric, and what it is made of."""
+    names = ["best_by", "weights_key"] + ["loss", "class_weights"] * (settings["best_by"] == "loss")
+    return [
+        f"--{name.replace('_', '-')} {settings[name]} instead of {stored[name]}"
+        for name in names
+        if name in settings and name in stored and settings[name] != stored[name]
+    ]
+
+
 def _no_report(history: list[dict]) -> None:
     """What process 0 reports, the others do not."""
 
@@ -426,6 +441,8 @@ def evaluate_and_save(run: Run, trainer: Trainer, task, datasets: dict, kind: st
         metrics, outputs = trainer.evaluate(run.loader(datasets[split])[0], f"{kind} {split}", stem)
         if not distributed.is_main():
             continue
+        if "index" in outputs:  # counts the events in use; users have the rows of the files
+            outputs["row"] = datasets[split].events[outputs["index"]]
         everything[split] = outputs
         log.info(f"{kind} {split}: " + ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
         if split in args.predict:

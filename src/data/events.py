@@ -16,8 +16,9 @@ log = logging.getLogger("puffin")
 class EventDataset(Dataset):
     """Events of several files, in file order; `dataset[list of numbers]` is a packed batch.
 
-    events (n,) int64: which events of the files are in use, set by the subclass.  A subclass also has `__getitems__`, and
-    `open_file`, which opens a file to read from it; opened files stay open, in each process its own."""
+    events (n,) int64: which events of the files are in use, as rows counted through all files; set by the subclass.  A
+    subclass also has `__getitems__`, and `open_file`, which opens a file to read from it; opened files stay open, in each
+    process its own."""
 
     events: Tensor
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import whole_file
+from .targets import first_not_one_hot
 
 BLOCK = 2048  # jets that a converter holds in memory at once
 CHUNK = 128  # jets in a chunk of a file
@@ -91,10 +92,9 @@ def jet_rows(
 
 def one_hot_numbers(flags: np.ndarray, names: Sequence[str], source: str, first: int = 0) -> np.ndarray:
     """Class numbers (n,) int32 of one-hot rows (n, K); InputError where not exactly one flag of a row is 1."""
-    wrong = ((flags != 0) & (flags != 1)).any(1) | (flags.sum(1) != 1)
-    if wrong.any():
-        jet = first + int(wrong.argmax())
-        raise InputError(f"{source}: jet {jet}: expected exactly one of {', '.join(names)} to be 1, the others 0")
+    jet = first_not_one_hot(flags)
+    if jet is not None:
+        raise InputError(f"{source}: jet {first + jet}: expected exactly one of {', '.join(names)} to be 1, the others 0")
     return flags.argmax(1).astype(np.int32)
 
 

@@ -48,7 +48,8 @@ class JetSelection:
 
     target: what to learn of each jet, or None; nobj: at most this many particles of each jet, in file order (-1: all);
     scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles;
-    weights: key of the weights of the events, or ''.
+    weights: key of the weights of the events, or ''; weights_needed: InputError where files lack it, else the events
+    are not weighted.
     """
 
     target: ClassLabels | Momenta | None = ClassLabels()
@@ -57,6 +58,7 @@ class JetSelection:
     in_memory: bool = True
     scalars: tuple[Scalar, ...] = ()
     weights: str = ""
+    weights_needed: bool = True
 
     def __post_init__(self):
         if self.nobj == 0 or self.nobj < -1:
@@ -82,8 +84,11 @@ class JetDataset(EventDataset):
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
                 if selection.target is not None:
                     targets.append(selection.target.read(file, path, sizes[-1]))
-                if selection.weights:
+                if selection.weights and (selection.weights_needed or selection.weights in file):
                     weights.append(read_weights(file, path, selection.weights, sizes[-1]))
+        if selection.weights and len(weights) < len(self.files):
+            log.warning(f"{', '.join(map(str, self.files))}: key '{selection.weights}' of the weights not found; the events are not weighted, unlike in training")
+            weights = []
         self.first = np.concatenate([[0], np.cumsum(sizes)])
         self.chunk_rows = np.array(chunk_rows)
         self._first_chunk = np.concatenate([[0], np.cumsum(-(-np.array(sizes) // self.chunk_rows))])

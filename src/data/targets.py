@@ -16,12 +16,17 @@ class ClassLabels:
     key: str = "is_signal"
 
     def read(self, file: h5py.File, path: Path, num_events: int) -> np.ndarray:
-        """(N,) int64; InputError for anything but class numbers from 0."""
+        """(N,) int64; InputError for anything but class numbers from 0, or rows of zeros and one 1."""
         labels = _read(file, path, self.key)
-        if labels.ndim > 2 or len(labels) != num_events:
-            raise InputError(f"{path}: {self.key}: expected ({num_events},) or ({num_events}, classes), one row for each jet, got {labels.shape}")
+        if np.ndim(labels) not in (1, 2) or len(labels) != num_events:
+            raise InputError(f"{path}: {self.key}: expected ({num_events},) or ({num_events}, classes), one row for each jet, got {np.shape(labels)}")
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
         if labels.ndim == 2:
-            labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
+            jet = first_not_one_hot(labels)
+            if jet is not None:
+                raise InputError(f"{path}: {self.key}: jet {jet}: expected exactly one of the {labels.shape[1]} numbers to be 1, the others 0; choose a key with --target")
+            labels = labels.argmax(1)
         whole = labels.astype(np.int64)
         if not np.array_equal(whole, labels) or (whole < 0).any():
             raise InputError(f"{path}: {self.key}: expected class numbers 0, 1, 2, ..., got other values; choose a key with --target")
@@ -53,6 +58,12 @@ class Momenta:
     def known(self, momenta: np.ndarray) -> np.ndarray:
         """(N,) whether every momentum of an event is there."""
         return momenta.any(2).all(1)
+
+
+def first_not_one_hot(rows: np.ndarray) -> int | None:
+    """The first of rows (N, K) where not exactly one entry is 1 and the others 0, or None."""
+    wrong = ((rows != 0) & (rows != 1)).any(1) | (rows.sum(1) != 1)
+    return int(wrong.argmax()) if wrong.any() else None
 
 
 def read_weights(file: h5py.File, path: Path, key: str, num_events: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Classification metrics (spec section 7).  Source: arXiv 2211.00454, sec. 4.1; arXiv 2307.16506, sec. 4."""
 
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,17 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+def one_vs_one(scores: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Mean AUC over the ordered pairs of classes, told apart by the score of the first: scores (N, K), all classes present.
+
+    scikit-learn has it for events of equal weight only.  Source: Hand and Till, Machine Learning 45 (2001) 171."""
+    values = []
+    for a, b in permutations(range(scores.shape[1]), 2):
+        pair = (target == a) | (target == b)
+        values.append(roc_auc_score(target[pair] == a, scores[pair, a], sample_weight=None if weights is None else weights[pair]))
+    return float(np.mean(values))
+
+
 def rejection(curve: Roc, efficiency: float) -> tuple[float, float]:
     """1/eB at the ROC point nearest to the signal efficiency, and that point's signal efficiency.
 
@@ -93,10 +105,10 @@ def classification_metrics(
 
 
 def _multi_class(logits, target, weights, curves) -> dict[str, float]:
-    """Macro AUC over pairs of classes (unweighted: scikit-learn has no other), and the numbers of each class."""
+    """Macro AUC over pairs of classes, and the numbers of each class."""
     scores, metrics = probabilities(logits), {}
     if all(curve is not None for curve in curves):
-        metrics["AUC"] = float(roc_auc_score(target, scores, multi_class="ovo", average="macro", labels=np.arange(logits.shape[1])))
+        metrics["AUC"] = one_vs_one(scores, target, weights)
     for c, curve in enumerate(curves):
         if curve is None:
             continue

@@ -51,7 +51,7 @@ class JetClassification:
         return classification_metrics(scores, targets, loss, weights)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write <stem>.pt or .h5 (predict, targets, index, weights), ROC curves, and for more than two classes the
+        """Write <stem>.pt or .h5 (what `step` puts out, and the row of each jet), ROC curves, and for more than two classes the
         confusion matrix; returns the files."""
         written = [save_predictions(stem, outputs, self.predict_format)]
         arrays = _arrays(outputs)

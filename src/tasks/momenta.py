@@ -8,7 +8,7 @@ from ..data.packing import JetBatch
 from ..errors import InputError
 from ..layers.packed import offsets
 from ..losses import momentum_loss
-from ..metrics.regression import regression_metrics
+from ..metrics.regression import DIRECTIONS, columns, regression_metrics
 from ..models.pelican import PelicanRegressor
 from ..ops.segments import segment_sum
 from ..training.trainer import StepOutput
@@ -19,12 +19,12 @@ from .weighting import weighted_mean
 class MomentumRegression:
     """A weighted sum of momentum losses; terms: name -> weight, see src/losses.py."""
 
-    metric_directions = dict.fromkeys(("loss", "dPsi", "dR", "dpT", "dm", "loss_m", "loss_3d"), -1)
+    metric_directions = DIRECTIONS
 
     def __init__(self, model: PelicanRegressor, terms: dict[str, float], predict_format: str = "pt"):
         self.model, self.terms, self.predict_format = model, terms, predict_format
-        if model.config.num_targets > 1:  # metrics are numbered by target then
-            self.metric_directions = {"loss": -1}
+        names = [name for name in columns(model.config.num_targets) if name in DIRECTIONS]  # numbered, if there are several targets
+        self.metric_directions = {name: DIRECTIONS[name] for name in names}
 
     def check_targets(self, targets: Tensor, name: str) -> None:
         """InputError unless there are as many true momenta (N, T, 4) as the network predicts."""
@@ -34,11 +34,14 @@ class MomentumRegression:
     def step(self, batch: JetBatch) -> StepOutput:
         """Mean loss of the batch.
 
-        Outputs: predict, targets (B, T, 4); jet (B, 4), the sum of the constituents; index (B,); in evaluation also
-        particle_weights (N', T, K), spurions first in each jet, and how many belong to each, lengths (B,)."""
+        Outputs: predict, targets (B, T, 4); index (B,); weights (B,) of the events if there are; in evaluation also
+        jet (B, 4), the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and how many belong
+        to each, lengths (B,)."""
         out = self.model(batch)
         per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
         outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
+        if batch.weights is not None:
+            outputs["weights"] = batch.weights
         if not self.model.training:
             ptr = offsets(batch.lengths).to(batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
@@ -47,7 +50,7 @@ class MomentumRegression:
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """The CSV columns of spec section 7."""
-        return regression_metrics(outputs["predict"], outputs["targets"], loss)
+        return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; returns the files."""

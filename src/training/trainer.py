@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.sampler import EpochBatches
+from ..errors import InputError
 from . import distributed
 from .checkpoint import git_commit, load_checkpoint, restore_rng_state, rng_state, save_checkpoint
 from .schedules import Schedule
@@ -183,9 +184,7 @@ class Trainer:
                 task.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema), use_buffers=False
             )
         if options.best_by not in task.metric_directions:
-            raise ValueError(
-                f"best_by: expected one of {', '.join(task.metric_directions)}, got {options.best_by!r}"
-            )
+            raise InputError(f"--best-by: expected one of {', '.join(task.metric_directions)}, got {options.best_by}")
 
     # -- state ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import train_pelican_classifier as script
-from src.cli.run import run_script
+from src.cli.run import RunPaths, run_script
 from src.models.published import read_checkpoint
 from tests.cli.helpers import refused_by, same, weights
 from tests.conftest import ROOT
@@ -239,6 +239,32 @@ def test_preset_values_are_checked(tmp_path):
             parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml")])
 
 
+def test_symmetries_of_which_network(data, tmp_path, capsys):
+    """--test reports on the best checkpoint of the prefix, or on a new network where there is none, and says which."""
+    test = ["--test", "--cpu", "--threads", "1", "--workdir", str(tmp_path), "--prefix", "tiny"]
+    script.main([*test, *TINY])
+    assert capsys.readouterr().out.startswith("network: a new one, with random weights\n")
+    script.main(command(data, tmp_path, "--num-epoch", "1", "--no-plot", "--stabilizer", "so3"))
+    best, last = tmp_path / "model/tiny_best.pt", tmp_path / "model/tiny.pt"
+    capsys.readouterr()
+    for further, path in (([], best), (["--loadfile", str(last)], last)):
+        script.main([*test, *further])
+        said = capsys.readouterr().out
+        assert said.startswith(f"network: {path}\n") and "stabilizer so3" in said
+    assert "contradicts" in refused([*test, "--stabilizer", "so2"], capsys)
+
+
+def test_files_of_an_earlier_run(tmp_path):
+    """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find those that are."""
+    paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")
+    mine = [tmp_path / f"predict/k*[1].{name}" for name in ("best.test.pt", "final.valid_ROC.csv")]
+    others = [tmp_path / f"predict/{name}.best.test.pt" for name in ("keep1", "k*[1]-2", "k1", "k*1")]
+    (tmp_path / "predict").mkdir()
+    for path in mine + others:
+        path.touch()
+    assert paths.of_earlier_run() == mine
+
+
 def test_fine_tuning_never_deletes_its_source(data, tmp_path, capsys):
     """The checkpoint to start from belongs to the run that would be replaced: refused, and still there."""
     script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
@@ -252,6 +278,26 @@ def test_continuing_from_another_run(data, tmp_path):
     script.main(command(data, tmp_path, "--no-plot"))
     script.main(command(data, tmp_path, "--no-plot", "--load", "--loadfile", str(tmp_path / "model/tiny.pt"), "--prefix", "other", "--num-epoch", "3"))
     assert (tmp_path / "model/other_best.pt").exists()
+
+
+@pytest.mark.parametrize("before, now", [(["--best-by", "AUC"], ["--best-by", "loss"]), ([], ["--class-weights", "9,9.5"]), ([], [])])
+def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
+    """Continued with another --best-by or other weights, the best epoch is chosen among those that were judged by it; continued with the
+    same, an earlier one stays.  Breaks if a loss is compared with an AUC, or with a loss of other weights."""
+    short = ["--no-plot", "--num-epoch", "1", "--lr-init", "1e-6"]  # the epochs hardly differ
+    script.main(command(data, tmp_path, *short, *before))
+    best = tmp_path / "model/tiny_best.pt"
+    state = read_checkpoint(tmp_path / "model/tiny.pt")
+    state["progress"]["best"]["value"] = 0.9  # an AUC; as the negative of a loss it is beyond reach
+    torch.save(state, tmp_path / "model/tiny.pt")
+    script.main(command(data, tmp_path, *short, *now, "--num-epoch", "3", "--load"))
+    chosen, text = read_checkpoint(best)["progress"]["best"], (tmp_path / "log/tiny.log").read_text()
+    assert ("is chosen anew" in text) == bool(now)
+    if now:
+        last = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]
+        assert chosen["loss"] == min(row["valid_loss"] for row in last["history"][1:]) == -last["best"]["value"]
+    else:
+        assert chosen["epoch"] == 1
 
 
 def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):

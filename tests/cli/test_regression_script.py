@@ -12,7 +12,8 @@ import train_pelican_cov as regressor
 from src.cli.run import run_script
 from src.metrics.classification import columns as classification_columns
 from src.metrics.regression import columns as regression_columns
-from tests.cli.helpers import same, weights
+from src.models.published import read_checkpoint
+from tests.cli.helpers import refused_by, same, weights
 from tests.cli.test_classifier_script import TINY
 from tests.conftest import ROOT
 
@@ -34,6 +35,17 @@ def data(tmp_path_factory):
 def flags(data, work, *further):
     """Of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *further]
+
+
+def evaluation(data, work, *further):
+    """Flags that evaluate the best checkpoint of the run in work/0."""
+    return ["--eval", "--cpu", "--loadfile", str(work / "0/model/tiny_best.pt"), "--datadir", str(data), "--workdir", str(work / "e"), "--prefix", "e", *further]
+
+
+def evaluated(script, data, work, *further) -> dict:
+    """The metrics of such an evaluation."""
+    script.main(evaluation(data, work, *further))
+    return row(work / "e/log/e.Best.metrics.csv")
 
 
 def row(path):
@@ -78,9 +90,49 @@ def test_published_example_command(data, tmp_path):
 def test_two_targets(data, tmp_path):
     """Keys by list or by number; numbered columns."""
     for k, target in enumerate((["--target", "truth_Pmu_0,truth_Pmu_1"], ["--num-targets", "2"])):
-        regressor.main(flags(data, tmp_path / str(k), *target, "--num-epoch", "1", "--loss", "m,E:0.1,psi:2", "--no-plot"))
+        regressor.main(flags(data, tmp_path / str(k), *target, "--num-epoch", "1", "--loss", "m,E:0.1,psi:2", "--no-plot", "--weights-key", "event_weight"))
         assert tuple(row(tmp_path / str(k) / "log/tiny.Best.metrics.csv"))[2:] == regression_columns(2)
     assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
+    # an evaluation repeats the numbers with the loss and the weights of the training
+    trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
+    saved = torch.load(tmp_path / "0/predict/tiny.best.test.pt", weights_only=True)
+    with h5py.File(data / "test.h5") as file:
+        event_weight = file["event_weight"][()]
+    assert saved["weights"].tolist() == event_weight.tolist()
+    energy = (saved["predict"] - saved["targets"])[:, 1, 0].abs().numpy()
+    assert float(trained["loss_E_1"]) == pytest.approx(np.average(energy, weights=event_weight), rel=1e-6)
+    again = evaluated(regressor, data, tmp_path)
+    assert all(float(again[name]) == pytest.approx(float(trained[name]), rel=1e-5) for name in regression_columns(2))
+    assert float(evaluated(regressor, data, tmp_path, "--loss", "m")["loss"]) < 0.9 * float(trained["loss"])
+
+
+def test_best_by_one_of_several_targets(data, tmp_path):
+    """The metrics of several targets are numbered, and so are those that --best-by takes, in a preset too."""
+    (tmp_path / "p.yaml").write_text("best_by: dm_1\n")
+    history = regressor.main(flags(data, tmp_path, "--num-targets", "2", "--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "3", "--no-plot", "--no-predict"))
+    best = read_checkpoint(tmp_path / "model/tiny_best.pt")["progress"]["best"]
+    assert best["dm_1"] == min(row["valid_dm_1"] for row in history) == -best["value"]
+
+
+def test_predictions_name_the_rows_of_the_files(tmp_path):
+    """Jets without a top are left out, and of the others a part is taken: `row` still finds each of them in the files, one after
+    another.  Breaks if it counts what is in use, or begins anew in the second file."""
+    files = []
+    for name, source, jets in (("train", "train", slice(0, 60)), ("test_a", "test", slice(0, 50)), ("test_b", "test", slice(50, 90))):
+        with h5py.File(ROOT / f"data/sample_data/run12/{source}.h5") as old, h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            for key in ("Pmu", "truth_Pmu"):
+                file[key] = old[key][jets]
+            files.append(file["truth_Pmu"][()])
+    truth = np.concatenate(files[1:])
+    assert 20 < truth.any(1).sum() < 70
+    regressor.main(flags(tmp_path, tmp_path / "0", "--num-epoch", "1", "--num-test", "20", "--no-plot"))
+    saved = torch.load(tmp_path / "0/predict/tiny.best.test.pt", weights_only=True)
+    rows = saved["row"].numpy()
+    assert len(set(rows)) == 20 and rows.min() < 50 < rows.max() and saved["index"].tolist() == list(range(20))
+    assert np.allclose(saved["targets"][:, 0], truth[rows])
+    evaluated(regressor, tmp_path, tmp_path, "--num-test", "20", "--predict-format", "h5")
+    with h5py.File(tmp_path / "e/predict/e.best.test.h5") as file:
+        assert file["row"][()].tolist() == rows.tolist()
 
 
 def test_killed_regression_continues(data, tmp_path):
@@ -116,9 +168,33 @@ def test_several_classes(data, tmp_path):
     with h5py.File(data / "test.h5") as file:
         want = np.bincount(file["jet_tag"][()], file["event_weight"][()], minlength=5)
     assert np.allclose(table.sum(1), want)
-    # a checkpoint knows which features it was trained with
-    classifier.main(["--eval", "--cpu", "--loadfile", str(tmp_path / "model/tiny_best.pt"), "--datadir", str(data), "--workdir", str(tmp_path / "e"), "--weights-key", "event_weight"])
-    assert float(row(tmp_path / "e/log/classifier.Best.metrics.csv")["accuracy"]) == pytest.approx(float(metrics["accuracy"]))
+
+
+def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
+    """A checkpoint knows its features, its weights of events and what balanced classes came to.  Breaks if any is forgotten, or
+    counted anew in the test file, whose classes are as many as in no other."""
+    further = ["--num-classes", "5", "--target", "jet_tag", "--read-pid", "--weights-key", "event_weight", "--no-plot", "--num-epoch", "1"]
+    classifier.main(flags(data, tmp_path / "0", *further, "--class-weights", "balanced"))
+    trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
+    for more in ([], ["--class-weights", "balanced"]):
+        again = evaluated(classifier, data, tmp_path, *more)
+        for name in ("loss", "accuracy", "AUC_4"):
+            assert float(again[name]) == pytest.approx(float(trained[name]), rel=1e-5), (name, more)
+    assert float(evaluated(classifier, data, tmp_path, "--class-weights", "none")["loss"]) != pytest.approx(float(trained["loss"]), rel=1e-3)
+
+    (tmp_path / "bare").mkdir()
+    with h5py.File(data / "test.h5") as source, h5py.File(tmp_path / "bare/test.h5", "w") as file:
+        for key in ("Pmu", "jet_tag", "pdgid"):
+            file[key] = source[key][()]
+    capsys.readouterr()
+    bare = evaluated(classifier, tmp_path / "bare", tmp_path)
+    assert "key 'event_weight' of the weights not found" in capsys.readouterr().err
+    assert float(bare["accuracy"]) != float(trained["accuracy"])
+    assert "key 'event_weight' not found" in refused_by(classifier.main, evaluation(tmp_path / "bare", tmp_path, "--weights-key", "event_weight"), capsys)
+
+    classifier.main(flags(data, tmp_path / "0", *further))
+    wish = ["--class-weights", "balanced"]
+    assert "holds no class weights that its training has counted" in refused_by(classifier.main, evaluation(data, tmp_path, *wish), capsys)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +204,18 @@ def test_several_classes(data, tmp_path):
         (regressor, ["--target", "truth_Pmu_0,truth_Pmu_1", "--num-targets", "3"], "names 2 momenta"),
         (regressor, ["--loss", "m:0.05,energy:1"], "expected terms of inv, m"),
         (regressor, ["--loss", "m:much"], "expected a number"),
+        *((regressor, ["--loss", loss], f"finite, not negative and not all zero, got '{loss}'") for loss in ("m:-1", "m,3d:nan", "m:inf", "m:0,3d:0")),
+        (regressor, ["--loss", "m:1,3d,m:2"], "m: expected each term once"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "nan,1,1,1,1"], "expected 'balanced'"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "1,1,inf,1,1"], "expected 'balanced'"),
         (regressor, ["--best-by", "AUC"], "invalid choice"),
+        (regressor, ["--best-by", "loss_E_0"], "invalid choice"),
+        (regressor, ["--num-targets", "2", "--best-by", "dm"], "--best-by: expected one of loss, dPsi_0, dR_0, dpT_0, dm_0, loss_m_0, loss_3d_0, dPsi_1"),
+        (regressor, ["--best-by", "dm_0"], "--best-by: expected one of loss, dPsi, dR, dpT, dm, loss_m, loss_3d, got dm_0"),
         (classifier, ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "1,2"], "expected 5 numbers"),
         (classifier, ["--target", "jet_tag", "--class-weights", "1,-2"], "expected 'balanced'"),
         (classifier, ["--target", "jet_tag"], "found class 4"),
-        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--best-by", "BgRejectionAt0.3"], "best_by"),
+        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--best-by", "BgRejectionAt0.3"], "--best-by: expected one of loss, accuracy, AUC, got"),
         (classifier, ["--target", "jet_tag", "--num-classes", "5", "--scalars-keys", "d0val"], "key 'd0val' not found"),
     ],
 )

@@ -102,6 +102,16 @@ def test_one_hot_targets(tmp_path):
     assert JetDataset([tmp_path / "a.h5"], JetSelection(ClassLabels("tag"))).targets.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("row", [[0, 0, 0], [1, 1, 0], [0, 0.5, 0.5], [2, 0, 0], [1, -1, 1], [np.nan, 0, 1], [300.0, 20.0, -40.0]])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_rows_that_are_not_one_hot(tmp_path, row, in_memory):
+    """Named with the key and the first bad jet of the file: a row of zeros is no jet of class 0, a momentum no label."""
+    for name, rows in (("a", np.eye(3)), ("b", [[0, 1, 0], row, [0, 0, 0]])):
+        _write(tmp_path / f"train_{name}.h5", Pmu=np.ones((3, 2, 4), np.float32), tag=rows)
+    with pytest.raises(InputError, match="train_b.h5: tag: jet 1: expected exactly one of the 3 numbers to be 1"):
+        JetDataset([tmp_path / "train_a.h5", tmp_path / "train_b.h5"], JetSelection(ClassLabels("tag"), in_memory=in_memory))
+
+
 def _write(path, **arrays):
     with h5py.File(path, "w") as file:
         for key, value in arrays.items():
@@ -175,6 +185,8 @@ def test_bad_targets_features_and_weights(tmp_path, arrays, selection, message):
         ({"Pmu": GOOD[0], "is_signal": np.zeros(4)}, r"expected shape \(jets, particles, 4\)"),
         ({"Pmu": GOOD, "is_signal": np.zeros(3)}, r"is_signal: expected \(4,\)"),
         ({"Pmu": GOOD, "is_signal": np.full(4, 0.5)}, "expected class numbers"),
+        ({"Pmu": GOOD, "is_signal": np.zeros((4, 0))}, "of the 0 numbers"),
+        ({"Pmu": GOOD, "is_signal": 1}, r"is_signal: expected \(4,\) or \(4, classes\), one row for each jet, got \(\)"),
         ({"Pmu": NAN, "is_signal": np.zeros(4)}, "event 2 is not finite"),
         ({"Pmu": GOOD[:0], "is_signal": np.zeros(0)}, "at least one jet"),
     ],

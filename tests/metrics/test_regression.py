@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.regression import columns, regression_metrics
+from src.metrics.regression import DIRECTIONS, columns, regression_metrics
 
 
 def test_widths_of_known_distributions():
@@ -31,3 +31,28 @@ def test_several_targets_are_numbered():
     metrics = regression_metrics(predicted, true, 0.0)
     assert tuple(metrics) == columns(2)
     assert metrics["loss_E_0"] == 0 and metrics["loss_E_1"] == pytest.approx(1)
+
+
+def test_weights_are_repetitions():
+    """An event of weight 3 counts as three events, one of weight 0 not at all, and only ratios of weights matter."""
+    g = torch.Generator().manual_seed(1)
+    true = torch.randn(401, 2, 4, generator=g) + torch.tensor([50.0, 5, 0, 0])
+    predicted = true * (1 + 0.2 * torch.randn(401, 2, 1, generator=g)) + torch.randn(401, 2, 4, generator=g)
+    times = torch.randint(0, 4, (401,), generator=g)
+    weighted = regression_metrics(predicted, true, 0.0, times.float() / 4)
+    again = [x.repeat_interleave(times, 0) for x in (predicted, true)]
+    repeated = regression_metrics(*again, 0.0, torch.ones(len(again[0])))
+    plain, even = regression_metrics(*again, 0.0), regression_metrics(predicted, true, 0.0)
+    for name in columns(2):
+        assert weighted[name] == pytest.approx(repeated[name], rel=1e-12), name
+        assert weighted[name] == pytest.approx(plain[name], rel=0.02), name  # where quantiles lie between two values
+    assert any(weighted[name] != pytest.approx(even[name], rel=0.02) for name in columns(2))
+
+
+def test_directions_of_numbered_metrics():
+    """A sweep asks for the direction of what --best-by takes: of every target, whatever their number."""
+    assert all(name in DIRECTIONS and DIRECTIONS[name] == -1 for name in ("dm", "dm_0", "loss_3d", "loss_3d_12"))
+    for name in ("dn_0", "loss_E", "loss_E_0", "dm_x", "dm_0_1"):
+        assert name not in DIRECTIONS
+        with pytest.raises(KeyError):
+            DIRECTIONS[name]

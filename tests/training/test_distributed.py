@@ -81,6 +81,7 @@ def test_every_event_once(runs, split, number):
     one, two, alone = (torch.load(runs / f / f"predict/tiny.final.{split}.pt", weights_only=True) for f in ("one", "two", "alone"))
     for ours in (two, alone):
         assert ours["index"].tolist() == list(range(number)) and torch.equal(ours["targets"], one["targets"])
+        assert torch.equal(ours["row"], one["row"]) and (split != "train" or not torch.equal(ours["row"], ours["index"]))
     assert relative(two["predict"], one["predict"]) < 1e-8
 
 

@@ -247,5 +247,5 @@ def test_collector(tmp_path, size, ended):
 
 def test_unknown_metric(tmp_path):
     """Named before training begins."""
-    with pytest.raises(ValueError, match="best_by"):
+    with pytest.raises(InputError, match="--best-by: expected one of loss, got AUC"):
         run(tmp_path, best_by="AUC")
