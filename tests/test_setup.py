@@ -55,8 +55,8 @@ def build(tree, **environment) -> subprocess.CompletedProcess:
     commands = {"CXX": str(tree / "bin/cxx"), "NVCC": str(tree / "bin/nvcc"), "PYTHONPATH": str(tree / "modules")}
     hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "TORCH_CUDA_ARCH_LIST", "PUFFIN_CUDA", "PUFFIN_SANITIZE")
     outer = {k: v for k, v in os.environ.items() if k not in hidden}
-    return subprocess.run(("make", "kernels"), cwd=tree, env=outer | commands | {"KNOWN": "80 90 100"} | environment, capture_output=True, text=True,
-                          timeout=PATIENCE)  # fmt: skip
+    environment = outer | commands | {"KNOWN": "80 90 100"} | environment
+    return subprocess.run(("make", "kernels"), cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def calls(tree) -> list[str]:
