@@ -6,8 +6,6 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.installed
 RUN12   = data/sample_data/run12
 
-KERNELS = src/ops/_lib/puffin_cpu.so
-
 .PHONY: quickstart test install kernels check-cuda check-sanitizers generate bench clean
 
 quickstart: $(READY)
@@ -25,17 +23,14 @@ quickstart: $(READY)
 test: kernels check-cuda
 	PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-# the kernel library, for CUDA too where nvcc and a CUDA PyTorch are
-kernels: $(READY) $(KERNELS)
-
-$(KERNELS): setup.py $(wildcard csrc/* csrc/cpu/* csrc/cuda/*)
-	$(BIN)/python setup.py build_kernels
-	touch $@
+# the kernel library, for CUDA too where nvcc and a CUDA PyTorch are; setup.py compiles only what is missing or stale
+kernels: $(READY)
+	@$(BIN)/python setup.py --quiet build_kernels
 
 # nvcc needs no GPU to compile: the CUDA sources cannot rot unseen
 check-cuda: $(READY)
 	@if command -v nvcc > /dev/null || test -x /usr/local/cuda/bin/nvcc; then \
-	  PUFFIN_CUDA=1 $(BIN)/python setup.py build_kernels; else echo "no nvcc here: CUDA sources not compiled"; fi
+	  PUFFIN_CUDA=1 $(BIN)/python setup.py --quiet build_kernels; else echo "no nvcc here: CUDA sources not compiled"; fi
 
 # the tests of the kernels under AddressSanitizer and UBSan; the usual library is built again afterwards
 check-sanitizers: $(READY)

@@ -4,7 +4,7 @@ Two plain shared libraries without Python ABI in src/ops/_lib: puffin_cpu always
 PyTorch are. Only files whose sources, headers or flags changed are compiled again. Environment:
 
 PUFFIN_CUDA            1 compiles the CUDA library without a CUDA PyTorch too, 0 never does
-TORCH_CUDA_ARCH_LIST   e.g. "9.0" or "8.0;9.0+PTX"; default 8.0;9.0;10.0+PTX
+TORCH_CUDA_ARCH_LIST   e.g. "9.0" or "8.0;9.0+PTX"; default: those of 8.0;9.0;10.0 that nvcc offers, the last with PTX
 PUFFIN_SANITIZE        1 builds the CPU library under AddressSanitizer and UBSan; the tests then run with
                        LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libubsan.so)"
                        ASAN_OPTIONS=detect_leaks=0 PUFFIN_REQUIRE_KERNELS=1 python -m pytest tests/ops -k equals_oracle
@@ -26,10 +26,27 @@ OUT = ROOT / "src" / "ops" / "_lib"
 ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the stable ABI of PyTorch 2.11 and later
 
 
+ARCHITECTURES = ("8.0", "9.0", "10.0")  # the default
+
+
+def default_architectures() -> str:
+    """What of ARCHITECTURES nvcc offers, the last with PTX for later GPUs: nvcc before 12.8 has no 10.0."""
+    nvcc = find_nvcc()
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    offered = [arch for arch in ARCHITECTURES if f"compute_{arch.replace('.', '')}" in listed.split()]
+    if not offered:
+        raise SystemExit(f"{nvcc} --list-gpu-arch: expected one of {';'.join(ARCHITECTURES)}, got {' '.join(listed.split())}; "
+                         "install nvcc 12.0 or newer, or set TORCH_CUDA_ARCH_LIST")  # fmt: skip
+    chosen = ";".join(offered) + "+PTX"
+    if len(offered) < len(ARCHITECTURES):
+        print(f"{nvcc} does not offer all of {';'.join(ARCHITECTURES)}: the CUDA kernels are for {chosen}", flush=True)
+    return chosen
+
+
 def cuda_flags() -> list[str]:
     """-gencode flags for TORCH_CUDA_ARCH_LIST."""
     flags = []
-    for arch in re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0;10.0+PTX"):
+    for arch in re.split(r"[;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or default_architectures()):
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", arch)
         if not match:
             raise SystemExit(f"TORCH_CUDA_ARCH_LIST: expected entries like 9.0 or 9.0+PTX, got {arch!r}")
@@ -67,6 +84,7 @@ def make(target: Path, command: list[str], action: str) -> None:
         return
     print(f"{action} {target.name}", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
+    record_of(target).unlink(missing_ok=True)  # what a killed compiler leaves behind is stale
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\nbuilding {target.name} failed")

@@ -5,7 +5,8 @@ r"""Convert EnergyFlow's quark and gluon jets (arXiv:1810.05165, Zenodo 3164691)
 
 Source, .npz: X (n, M, 4): pT [GeV], rapidity, azimuth, PDG code of each particle, pT = 0 padding; y (n,): 1 quark,
 0 gluon. Written: Nobj, Pmu, pdgid (N, M) int32 (0 = padding), is_signal (N,) int8: 1 quark, 0 gluon. The four-momenta
-have the particles' masses, or none with --massless. With --split every jet goes to train, valid or test by the seed.
+have the particles' masses, or none with --massless. With --split every jet goes to train, valid or test by the seed;
+a share of 0 makes no file.
 """
 
 import sys
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.data.jet_writer import (  # noqa: E402
     BLOCK,
+    check_filled,
     check_outputs,
     converter_parser,
     jet_file,
@@ -42,6 +44,9 @@ MASS_OF_CODE = np.array([MASSES[abs(code)] for code in CODES])
 def fourmomenta(particles: np.ndarray, massless: bool, source: str, first: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, M, 4) float64 E, px, py, pz and (n, M) int32 PDG codes, of (n, M, 4) pT, y, phi, code; 0 where pT is 0."""
     pt, rapidity, phi, code = np.moveaxis(particles.astype(np.float64), -1, 0)
+    if (pt < 0).any():
+        jet = first + int((pt < 0).any(1).argmax())
+        raise InputError(f"{source}: jet {jet}: expected pT >= 0, got {pt[pt < 0][0]:g}; mend or remove the jet")
     real = pt != 0
     place = np.searchsorted(CODES, code).clip(0, len(CODES) - 1)
     unknown = real & (CODES[place] != code)
@@ -61,14 +66,14 @@ def assign(number: int, fractions: list[float], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(fractions), dtype=np.int8), np.diff(ends)))
 
 
-def convert(paths: list[Path], outputs: list[Path], split: np.ndarray, width: int, massless: bool) -> None:
-    """Write jet i of all inputs to outputs[split[i]]; outputs that get no jet are not made."""
+def convert(paths: list[Path], outputs: dict[int, Path], split: np.ndarray, width: int, massless: bool) -> None:
+    """Write jet i of all inputs to outputs[split[i]]; all outputs, or none if one of them gets no jet."""
     attributes = {"source": "EnergyFlow quark and gluon jets, Zenodo 3164691, arXiv:1810.05165",
                   "units": "GeV; four-momenta are (E, px, py, pz)", "massless": massless}  # fmt: skip
     done = 0
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(len(split), outputs[0].name))
-        files = {k: stack.enter_context(jet_file(outputs[k], attributes)) for k in np.unique(split)}
+        bar = stack.enter_context(progress(len(split), next(iter(outputs.values())).name))
+        files = {k: stack.enter_context(jet_file(path, attributes)) for k, path in outputs.items()}
         for path in paths:
             with NpzArray(path, "X") as particles, NpzArray(path, "y") as labels:
                 for first in range(0, particles.shape[0], BLOCK):
@@ -84,6 +89,8 @@ def convert(paths: list[Path], outputs: list[Path], split: np.ndarray, width: in
                         file.append({key: values[mine == k] for key, values in rows.items()})
                     done += number
                     bar.update(number)
+        for k, file in files.items():  # before the first of them appears
+            check_filled(outputs[k], file)
     for k, file in files.items():
         report(outputs[k], file)
 
@@ -99,16 +106,17 @@ def main(argv=None) -> None:
         raise InputError(f"--split: expected three shares with sum 1, got {args.split}")
     if args.seed < 0:
         raise InputError(f"--seed: expected at least 0, got {args.seed}")
-    outputs = [split_path(args.out, split) for split in SPLITS] if args.split else [args.out]
-    check_outputs(args, outputs)
+    shares = args.split or [1.0]
+    paths = [split_path(args.out, split) for split in SPLITS] if args.split else [args.out]
+    check_outputs(args, paths)
     number, width = 0, 0
     for path in args.inputs:
         with NpzArray(path, "X") as particles, NpzArray(path, "y") as labels:
             if len(particles.shape) != 3 or particles.shape[2] != 4 or labels.shape != particles.shape[:1]:
                 raise InputError(f"{path}: expected X (n, M, 4) and y (n,), got {particles.shape} and {labels.shape}")
             number, width = number + particles.shape[0], max(width, particles.shape[1])
-    split = assign(number, args.split or [1.0], args.seed)
-    convert(args.inputs, outputs, split, args.nobj or width, args.massless)
+    outputs = {k: path for k, path in enumerate(paths) if shares[k] > 0}
+    convert(args.inputs, outputs, assign(number, shares, args.seed), args.nobj or width, args.massless)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,13 @@ def jet_file(path: Path, attributes: dict, level: int = 4) -> Iterator[JetWriter
         file.attrs.update(attributes)
         writer = JetWriter(file, level)
         yield writer
-        if writer.jets == 0:
-            raise InputError(f"{path}: not written, there is no jet in it ({writer.empty} without particles)")
+        check_filled(path, writer)
+
+
+def check_filled(path: Path, writer: JetWriter) -> None:
+    """InputError if no jet was written. For converters of several files, so that all appear or none."""
+    if writer.jets == 0:
+        raise InputError(f"{path}: not written, there is no jet in it ({writer.empty} without particles)")
 
 
 def jet_rows(

@@ -26,6 +26,7 @@ KEYS = {"CPU": "puffin_cpu", "CUDA": "puffin_cuda", "MPS": None, "XPU": None}
 _definitions = torch.library.Library("puffin", "FRAGMENT")
 _state: dict[str, str] = {}  # library -> "loaded" or why it is not
 _said: set[str] = set()
+_ops: set[str] = set()  # that `define` has defined
 
 
 def schema_tag(source: Path) -> str:
@@ -101,6 +102,7 @@ def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, .
                               "run `make kernels`, or set PUFFIN_KERNELS=0")
     else:
         _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _ops.add(name)
     for key in KEYS:
         if not loaded(key) or key not in compiled:
             _definitions.impl(name, _announced(name, key, oracle), key)
@@ -113,14 +115,13 @@ def states() -> dict[str, str]:
 
 
 def describe() -> str:
-    """One line per library, for `python -m src.ops`."""
+    """One line per library and one of ops, those of the modules that are imported; for `python -m src.ops`."""
     lines = [f"PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} threads"]
     for name, state in _state.items():
         path = FOLDER / f"{name}.so"
         size = f"{path.stat().st_size / 2**20:.1f} MB" if path.exists() else "no file"
         lines.append(f"{name}: {state} ({path.relative_to(FOLDER.parents[2])}, {size})")
-    ops = sorted(name for name in dir(torch.ops.puffin) if not name.startswith("_") and name != "name")
-    lines.append(f"ops: {', '.join(ops)}")
+    lines.append(f"ops: {', '.join(sorted(_ops))}")
     return "\n".join(lines)
 
 

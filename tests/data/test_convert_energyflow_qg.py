@@ -89,13 +89,16 @@ def test_split(sources, tmp_path):
 
 
 def test_bad_sources_are_refused(sources, tmp_path):
-    """Breaks if an unknown particle gets no mass or that of another, labels are not 0 and 1, or shares do not add up."""
+    """Breaks if an unknown particle gets no mass or that of another, a negative pT or no jet at all passes, labels are not 0 and 1, or shares do not add up."""
     (path, _), ((x, y), _) = sources
     out = ["--out", str(tmp_path / "o.h5")]
-    unknown = x.copy()
+    unknown, negative = x.copy(), x.copy()
     unknown[4, 0, 3] = 111
+    negative[5, 0, 0] *= -1
     for arrays, message in (
         ({"X": unknown, "y": y}, "jet 4: PDG code 111 is none of"),
+        ({"X": negative, "y": y}, "jet 5: expected pT >= 0, got -"),
+        ({"X": x[:0], "y": y[:0]}, "there is no jet in it"),
         ({"X": x, "y": y + 1}, "expected y of 0 and 1"),
         ({"X": x, "y": y[1:]}, r"expected X \(n, M, 4\)"),
         ({"X": x}, "array 'y' not found"),
@@ -106,3 +109,21 @@ def test_bad_sources_are_refused(sources, tmp_path):
     with pytest.raises(InputError, match="sum 1"):
         convert.main([str(path), *out, "--split", "0.5", "0.5", "0.5"])
     assert not list(tmp_path.glob("*.h5"))
+
+
+def test_all_parts_or_none(sources, tmp_path):
+    """Breaks if a part without jets, because there are too few or its own have no particles, leaves the other parts behind,
+    which the next attempt would stumble over; or if a share of 0 makes a file."""
+    (path, _), ((x, y), _) = sources
+    command = [str(path), "--out", str(tmp_path / "o.h5"), "--split"]
+    part = convert.assign(7, [0.5, 0.25, 0.25], 0)
+    for k, name in enumerate(convert.SPLITS):
+        np.savez(path, X=np.where((part == k)[:, None, None], 0, x), y=y)
+        with pytest.raises(InputError, match=f"o_{name}.h5: not written.*[1-9] without particles"):
+            convert.main([*command, "0.5", "0.25", "0.25"])
+    np.savez(path, X=x[:2], y=y[:2])
+    with pytest.raises(InputError, match="there is no jet in it"):
+        convert.main([*command, "0.8", "0.1", "0.1"])
+    assert not list(tmp_path.glob("*.h5"))
+    convert.main([*command, "0.5", "0", "0.5"])
+    assert sorted(p.name for p in tmp_path.glob("*.h5")) == ["o_test.h5", "o_train.h5"]

@@ -31,11 +31,22 @@ def run(*command, **environment):
     return done.stdout + done.stderr
 
 
+def stated_schemas() -> set[str]:
+    """The schemas of csrc/puffin.cpp."""
+    source = re.sub(r'"\s+"', "", (ROOT / "csrc" / "puffin.cpp").read_text())
+    return set(re.findall(r'm\.def\(\s*"([^"]+)"', source))
+
+
 def test_schemas_are_those_of_the_sources():
     """Breaks when csrc/puffin.cpp and src/ops state different schemas."""
-    source = re.sub(r'"\s+"', "", (ROOT / "csrc" / "puffin.cpp").read_text())
-    stated = set(re.findall(r'm\.def\(\s*"([^"]+)"', source))
-    assert set(SCHEMAS) <= stated
+    assert set(SCHEMAS) <= stated_schemas()
+
+
+@pytest.mark.parametrize("environment", [{}, {"PUFFIN_KERNELS": "0"}], ids=["kernels", "plain"])
+def test_description_lists_every_op(environment):
+    """Breaks when a module of ops is forgotten, or the list depends on what was used or is compiled."""
+    listed = run("-m", "src.ops", **environment).splitlines()[-1]
+    assert listed == "ops: " + ", ".join(sorted(schema.split("(")[0] for schema in stated_schemas()))
 
 
 def test_description_names_both_libraries():

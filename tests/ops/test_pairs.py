@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from src.ops import library
 from src.ops.pair_index import PairIndex
@@ -228,6 +229,25 @@ def test_compile_without_graph_breaks():
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert relative(compiled(*args["pair_mix"]), function(*args["pair_mix"])) < 1e-14
+
+
+def test_faces_in_compiled_code_are_not_compiled_again_for_each_batch():
+    """They break the graph (docs/KERNELS.md). Breaks if a batch of other sizes is compiled again, which PyTorch gives up on
+    after eight, or if numbers or gradients differ from those of eager code."""
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def function(x, weight, nodes, pairs):
+        y = pair_mix(x * 2, weight, weight, (nodes * 3,) * 3, pairs).tanh()
+        return pair_reduce(y, pairs).rows.square().sum() + pair_expand(nodes, nodes, nodes, pairs).square().sum()
+
+    compiled, counts = torch.compile(function, backend=counter), []
+    for lengths in ([3, 4], [5, 2, 2], [6, 6], [9, 1], [2, 8]):
+        pairs = index(lengths)
+        leaves = [torch.randn(n, 2, requires_grad=True) for n in (pairs.num_pairs, 2, pairs.num_nodes)]
+        for a, b in zip(*(torch.autograd.grad(f(*leaves, pairs), leaves) for f in (compiled, function)), strict=True):
+            torch.testing.assert_close(a, b)
+        counts.append(counter.frame_count)
+    assert 0 < counts[1] == counts[-1]
 
 
 @pytest.mark.parametrize("name", ["pair_reduce", "pair_expand", "pair_mix"])

@@ -78,6 +78,48 @@ def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
     assert password not in service
 
 
+def start_without_system_postgres(folder, **environment) -> subprocess.CompletedProcess:
+    """The database job where /usr/lib/postgresql is not, with folder/bin first on a PATH of the usual programs but PostgreSQL's."""
+    usual = folder / "usual"
+    usual.mkdir()
+    for name in ("bash", "ls", "tail", "sort", "mkdir", "flock", "mktemp", "od", "tr", "cut", "rm"):
+        (usual / name).symlink_to(shutil.which(name))
+    script = folder / "database.sbatch"
+    script.write_text((ROOT / "slurm/database.sbatch").read_text().replace("/usr/lib/postgresql", str(folder / "none")))
+    environment = {"FOLDER": str(folder / "shared"), "TMPDIR": str(folder), "PATH": f"{folder}/bin:{usual}", "HOME": str(folder)} | environment
+    return subprocess.run([shutil.which("bash"), str(script)], env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def put_programs(folder, *names) -> None:
+    """Stand-ins for PostgreSQL's programs; each says its name and fails, so that the job ends."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"#!{shutil.which('bash')}\necho {folder.name}/{name} ran >&2\nexit 7\n")
+        (folder / name).chmod(0o755)
+
+
+SERVER = ("initdb", "pg_ctl", "createdb", "pg_dump", "pg_restore")
+
+
+@pytest.mark.parametrize("there", [[], ["createdb", "pg_dump", "pg_restore"]], ids=["nothing", "client alone"])
+def test_a_node_without_a_server_says_so(tmp_path, there):
+    """Breaks if the search for the server ends the job without a word, or if the client's programs pass for a server."""
+    put_programs(tmp_path / "bin", *there)
+    done = start_without_system_postgres(tmp_path)
+    assert done.returncode == 1 and "load its module, or set PG" in done.stderr
+    assert not (tmp_path / "shared").exists()
+
+
+def test_programs_of_a_module_are_found_and_pg_goes_before_them(tmp_path):
+    """Breaks if a server on PATH is not enough, or PG does not choose another one."""
+    put_programs(tmp_path / "bin", *SERVER)
+    done = start_without_system_postgres(tmp_path)
+    assert done.returncode == 7 and done.stderr == "bin/initdb ran\n"
+    put_programs(tmp_path / "other", *SERVER)
+    shutil.rmtree(tmp_path / "usual")
+    assert start_without_system_postgres(tmp_path, PG=str(tmp_path / "other")).stderr == "other/initdb ran\n"
+
+
 WORKER = """#!/bin/bash
 trap 'echo "handed over" >> calls; exit 143' TERM
 echo "$PGSERVICEFILE $*" >> calls
