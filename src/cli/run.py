@@ -257,6 +257,10 @@ class Run:
         """Content and name of the checkpoint that the flags name, or None for a new network."""
         if self.args.loadfile:
             path = Path(self.args.loadfile)
+            if self.args.load and not self.evaluating and self.paths.checkpoint.exists():
+                own = read_checkpoint(self.paths.checkpoint)
+                if isinstance(own.get("args"), dict) and own["args"].get("loadfile") == self.args.loadfile:
+                    return own, self.paths.checkpoint  # begun from there by the same command, as a job that was queued again
         elif self.args.load or self.evaluating:
             path = self.paths.best if self.evaluating and self.paths.best.exists() else self.paths.checkpoint
             if self.args.load and not self.evaluating and not path.exists():

@@ -19,7 +19,8 @@ import yaml
 import train_pelican_classifier as script
 from src.cli.run import RunPaths, run_script
 from src.models.published import read_checkpoint
-from tests.cli.helpers import refused_by, same, weights
+from src.tasks.jets import JetClassification
+from tests.cli.helpers import refused_by, same, stop_in_training_step, weights
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
 
@@ -109,6 +110,19 @@ def test_fine_tuning_from_a_published_checkpoint(run_folder, data, tmp_path):
     assert before.keys() == after.keys() and not same(before, after)
 
 
+def test_fine_tuning_goes_on_where_it_was_stopped(run_folder, data, tmp_path, monkeypatch):
+    """With the same command and --load, as a batch system gives it.  Breaks if it begins at --loadfile again."""
+    def line(work):
+        flags = ["--loadfile", str(run_folder / "ref_best.pt"), "--datadir", str(data), "--num-epoch", "2", "--nobj", "10", "--batch-size", "10"]
+        return [*flags, "--cpu", "--num-train", "30", "--no-plot", "--workdir", str(tmp_path / work)]
+
+    script.main(line("whole"))
+    stop_in_training_step(monkeypatch, JetClassification, 4, script.main, line("cut"))
+    script.main([*line("cut"), "--load"])
+    assert "continuing at epoch 2, batch 1 (step 4)" in (tmp_path / "cut/log/classifier.log").read_text()
+    assert same(weights(tmp_path / "whole/model/classifier.pt"), weights(tmp_path / "cut/model/classifier.pt"))
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
     """kill -9 at a random moment, then --load: the final weights equal those of an uninterrupted run."""
@@ -142,8 +156,6 @@ def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
     monkeypatch.setattr("src.data.sampler.GROUP", 30)
     whole, cut, continued = ways
     script.main(command(data, tmp_path / "whole", "--no-plot", *whole))
-    from src.tasks.jets import JetClassification
-
     step, calls = JetClassification.step, []
 
     def step_and_signal(self, batch):
@@ -302,8 +314,6 @@ def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
 
 def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):
     """The step is named, and the weights of the last checkpoint are finite."""
-    from src.tasks.jets import JetClassification
-
     step, calls = JetClassification.step, []
 
     def bad_step(self, batch):
