@@ -200,7 +200,8 @@ def open_clouds(run: Run) -> dict[str, CloudDataset]:
     )
     jobs = max(1, args.num_workers)
     wanted = {split: getattr(args, f"num_{split}") for split in SPLIT_NAMES}
-    testfiles = [path for path in args.testfile if path]  # '': none, in the settings of older runs
+    named = [args.testfile] if isinstance(args.testfile, str) else args.testfile  # a name, or '', in the settings of older runs
+    testfiles = [path for path in named if path]
     datasets = open_splits(args.datadir, selection, wanted, args.seed, jobs) if not testfiles or not run.evaluating else {}
     if testfiles:
         datasets["test"] = CloudDataset(find_files(testfiles), selection, jobs)

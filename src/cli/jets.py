@@ -30,7 +30,7 @@ def run_jets(
     target(args): what to learn; make_task(args, model, datasets): the task; draw: the picture of a finished run;
     report(all epochs so far): called after each epoch."""
     run = Run(args)
-    start = run.starting_point()
+    start = run.starting_point(best_if_there=args.test)
     if start is not None:
         take_network_from(args, given, *start)
         if run.evaluating:

@@ -253,8 +253,8 @@ class Run:
         log.info("kernels: " + ", ".join(f"{name} {state}" for name, state in library.states().items()))
         log.debug("settings:\n" + settings)
 
-    def starting_point(self) -> tuple[dict, Path] | None:
-        """Content and name of the checkpoint that the flags name, or None for a new network."""
+    def starting_point(self, best_if_there: bool = False) -> tuple[dict, Path] | None:
+        """Content and name of the checkpoint that the flags name, else of the run's best network if wanted, or None for a new one."""
         if self.args.loadfile:
             path = Path(self.args.loadfile)
             if self.args.load and not self.evaluating and self.paths.checkpoint.exists():
@@ -265,7 +265,7 @@ class Run:
             path = self.paths.best if self.evaluating and self.paths.best.exists() else self.paths.checkpoint
             if self.args.load and not self.evaluating and not path.exists():
                 raise InputError(f"--load: {path} does not exist; start the run without --load, or check --prefix and --modeldir")
-        elif self.args.test and self.paths.best.exists():
+        elif best_if_there and self.paths.best.exists():
             path = self.paths.best
         else:
             return None
