@@ -7,6 +7,7 @@ import pytest
 
 from optuna_search import TASKS
 from src.cli.clouds import point_mae_config
+from src.cli.pelican import pelican_config
 from src.cli.presets import parse_arguments
 from src.errors import InputError
 from src.sweeps.space import read_space
@@ -101,15 +102,16 @@ def test_bad_files_say_where(tmp_path, text, reason):
 
 @pytest.mark.parametrize("task", [name for name, task in TASKS.items() if (ROOT / f"{task.name}.py").exists()])
 def test_the_spaces_that_come_with_it(task):
-    """Every task has one that its script takes; that of jets keeps five blocks of one width."""
+    """Every task has one of which each trial is a network; that of jets keeps five blocks of one width."""
     script = TASKS[task].script
     args, _ = parse_arguments(script.make_parser, [])
     chosen = read_space(ROOT / f"config/search/{task}.yaml", script.make_parser, {}, vars(args))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
-    for _ in range(20):
+    for _ in range(60):
         args, given = parse_arguments(script.make_parser, chosen.sample(study.ask()))
         assert "lr_init" in given
         if task in ("classifier", "cov"):
             assert "num_channels_m" in given and args.num_channels_m[0][0] == args.num_channels_m[0][4]
+            pelican_config(args, 0)  # widths that fit together
         if task == "pointmae":
             point_mae_config(args)  # tokens that fit together
