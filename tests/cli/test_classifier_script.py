@@ -4,7 +4,6 @@ import csv
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import torch
 import yaml
 
 import train_pelican_classifier as script
-from src.cli.run import RunPaths, run_script
+from src.cli.run import RunPaths
 from src.models.published import read_checkpoint
 from src.tasks.jets import JetClassification
 from tests.cli.helpers import refused_by, same, stop_in_training_step, weights
@@ -156,18 +155,8 @@ def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
     monkeypatch.setattr("src.data.sampler.GROUP", 30)
     whole, cut, continued = ways
     script.main(command(data, tmp_path / "whole", "--no-plot", *whole))
-    step, calls = JetClassification.step, []
-
-    def step_and_signal(self, batch):
-        calls.append(1)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batch)
-
-    monkeypatch.setattr(JetClassification, "step", step_and_signal)
-    with pytest.raises(SystemExit) as stop:
-        run_script(script.main, command(data, tmp_path / "cut", "--no-plot", *cut))
-    assert stop.value.code == 128 + signal.SIGTERM
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_training_step(patch, JetClassification, 3, script.main, command(data, tmp_path / "cut", "--no-plot", *cut))
     assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["batch"] == 3
     script.main(command(data, tmp_path / "cut", "--no-plot", "--load", *continued))
     assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))

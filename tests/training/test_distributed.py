@@ -45,14 +45,29 @@ def end_of(processes) -> list[str]:
         [p.kill() for p in processes]
 
 
+def run_two(scenario: str, data, work) -> None:
+    """A scenario to its end; process 0 alone speaks."""
+    processes = start_two(scenario, data, work)
+    errors = end_of(processes)
+    assert [p.returncode for p in processes] == [0, 0], errors
+    assert errors[1] == ""
+
+
+def check_same_training(one, two, nan_ok: bool = False) -> None:
+    """Weights, statistics, losses and metrics of two checkpoints, to rounding."""
+    assert one["model_state"].keys() == two["model_state"].keys()
+    for name, value in one["model_state"].items():
+        assert relative(two["model_state"][name].double(), value.double()) < 1e-8, name
+    for a, b in zip(one["progress"]["history"], two["progress"]["history"], strict=True):
+        for name in set(a) - {"train_per_second"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=nan_ok), name
+
+
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):  # noqa: F811
     """Folder of runs on two processes, and of one of them on one process with the same global batch."""
     work = tmp_path_factory.mktemp("two")
-    processes = start_two("whole", data, work)
-    errors = end_of(processes)
-    assert [p.returncode for p in processes] == [0, 0], errors
-    assert errors[1] == ""  # process 0 alone speaks
+    run_two("whole", data, work)
     script.main(flags(str(data), str(work / "one"), *SAME, "--batch-size", "20"))
     return work
 

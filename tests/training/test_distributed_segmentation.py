@@ -7,8 +7,7 @@ import pytest
 import train_segmentation as script
 from tests.cli.helpers import row
 from tests.cli.test_segmentation_script import data  # noqa: F401  (a fixture)
-from tests.conftest import relative
-from tests.training.test_distributed import end_of, start_two, state
+from tests.training.test_distributed import check_same_training, run_two, state
 from tests.training.two_processes import POINTS, flags
 
 
@@ -16,10 +15,7 @@ from tests.training.two_processes import POINTS, flags
 def runs(data, tmp_path_factory):  # noqa: F811
     """Folder of a run on two processes, and of the same on one process with the same global batch."""
     work = tmp_path_factory.mktemp("points")
-    processes = start_two("points", data, work)
-    errors = end_of(processes)
-    assert [p.returncode for p in processes] == [0, 0], errors
-    assert errors[1] == ""
+    run_two("points", data, work)
     script.main(flags(str(data), str(work / "one"), *POINTS, "--batch-size", "4"))
     return work
 
@@ -27,13 +23,7 @@ def runs(data, tmp_path_factory):  # noqa: F811
 def test_same_training_as_one_process(runs):
     """Weights, statistics, losses and metrics to rounding, with focal, dice and weighted nll, although the last batch is empty
     on one process. Breaks if dice is averaged over the processes, or nll over points and not over their weights."""
-    one, two = state(runs / "one", "points.pt"), state(runs / "two", "points.pt")
-    assert one["model_state"].keys() == two["model_state"].keys()
-    for name, value in one["model_state"].items():
-        assert relative(two["model_state"][name].double(), value.double()) < 1e-8, name
-    for a, b in zip(one["progress"]["history"], two["progress"]["history"], strict=True):
-        for name in set(a) - {"train_per_second"}:
-            assert a[name] == pytest.approx(b[name], rel=1e-9, nan_ok=True), name
+    check_same_training(state(runs / "one", "points.pt"), state(runs / "two", "points.pt"), nan_ok=True)
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
