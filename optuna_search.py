@@ -5,12 +5,17 @@ Example (ten short trainings on real simulated jets, two at a time; a few minute
   python3 optuna_search.py --task classifier --study-name tops --num-trials 10 -j 2 --nobj 20 --num-epoch 4 --cpu
 """
 
-from src.cli.run import run_script
-from src.cli.sweep import SweepTask, run_sweep
-from src.tasks.clouds import MaskedModelling
-from src.tasks.jets import JetClassification
-from src.tasks.momenta import MomentumRegression
-from src.tasks.segmentation import PointSegmentation
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # runs from a clone, installed or not
+
+from puffin.runs.run import run_script
+from puffin.sweeps.command import SweepTask, run_sweep
+from puffin.tasks.classification import JetClassification
+from puffin.tasks.masked_modelling import MaskedModelling
+from puffin.tasks.regression import MomentumRegression
+from puffin.tasks.segmentation import PointSegmentation
 
 TASKS = {
     "classifier": SweepTask("train_pelican_classifier", JetClassification.metric_directions, "AUC"),

@@ -1,6 +1,6 @@
 """Builds the kernels of csrc/ in place: `python setup.py build_kernels` (`make kernels`).
 
-Two plain shared libraries without Python ABI in src/ops/_lib: puffin_cpu always, puffin_cuda where nvcc and a CUDA
+Two plain shared libraries without Python ABI in src/puffin/ops/_lib: puffin_cpu always, puffin_cuda where nvcc and a CUDA
 PyTorch are. Only files whose sources, headers or flags changed are compiled again. Environment:
 
 PUFFIN_CUDA            1 compiles the CUDA library without a CUDA PyTorch too, 0 never does
@@ -22,7 +22,7 @@ from pathlib import Path
 from setuptools import Command, setup
 
 ROOT = Path(__file__).resolve().parent
-OUT = ROOT / "src" / "ops" / "_lib"
+OUT = ROOT / "src" / "puffin" / "ops" / "_lib"
 ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the stable ABI of PyTorch 2.11 and later
 
 
@@ -32,11 +32,15 @@ ARCHITECTURES = ("8.0", "9.0", "10.0")  # the default
 def default_architectures() -> str:
     """What of ARCHITECTURES nvcc offers, the last with PTX for later GPUs: nvcc before 12.8 has no 10.0."""
     nvcc = find_nvcc()
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    listed = subprocess.run(
+        [nvcc, "--list-gpu-arch"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ).stdout
     offered = [arch for arch in ARCHITECTURES if f"compute_{arch.replace('.', '')}" in listed.split()]
     if not offered:
-        raise SystemExit(f"{nvcc} --list-gpu-arch: expected one of {';'.join(ARCHITECTURES)}, got {' '.join(listed.split())}; "
-                         "install nvcc 12.0 or newer, or set TORCH_CUDA_ARCH_LIST")  # fmt: skip
+        raise SystemExit(
+            f"{nvcc} --list-gpu-arch: expected one of {';'.join(ARCHITECTURES)}, got {' '.join(listed.split())}; "
+            "install nvcc 12.0 or newer, or set TORCH_CUDA_ARCH_LIST"
+        )
     chosen = ";".join(offered) + "+PTX"
     if len(offered) < len(ARCHITECTURES):
         print(f"{nvcc} does not offer all of {';'.join(ARCHITECTURES)}: the CUDA kernels are for {chosen}", flush=True)
@@ -94,7 +98,7 @@ def make(target: Path, command: list[str], action: str) -> None:
 
 
 class BuildKernels(Command):
-    description = "build csrc/ in place into src/ops/_lib"
+    description = "build csrc/ in place into src/puffin/ops/_lib"
     user_options = []
 
     def initialize_options(self):
@@ -116,7 +120,7 @@ class BuildKernels(Command):
             self.build_library(pool, "puffin_cpu", *self.cpu_commands(home))
             if self.wants_cuda(torch):
                 self.build_library(pool, "puffin_cuda", *self.cuda_commands(home))
-        print(f"kernels are in {OUT.relative_to(ROOT)}; `python -m src.ops` describes them")
+        print(f"kernels are in {OUT.relative_to(ROOT)}; `python -m puffin.ops` describes them")
 
     @staticmethod
     def wants_cuda(torch) -> bool:
@@ -132,19 +136,49 @@ class BuildKernels(Command):
         """Sources, compile command, link command."""
         cxx = os.environ.get("CXX", "c++")
         # one order of operations everywhere: no contraction to fused multiply-add, no fast-math, no -march=native
-        compile_ = [cxx, "-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra",
-                    "-Wno-psabi", ABI, "-isystem", str(home / "include")]
+        compile_ = [
+            cxx,
+            "-std=c++20",
+            "-O3",
+            "-ffp-contract=off",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wextra",
+            "-Wno-psabi",
+            ABI,
+            "-isystem",
+            str(home / "include"),
+        ]
         link = [cxx, "-shared", f"-L{home / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu"]
         if os.environ.get("PUFFIN_SANITIZE") == "1":
-            checks = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", "-g"]
+            checks = [
+                "-fsanitize=address,undefined",
+                "-fno-omit-frame-pointer",
+                "-fno-sanitize-recover=undefined",
+                "-g",
+            ]
             compile_, link = [*compile_, *checks, "-O1"], [*link, *checks]
         return [ROOT / "csrc" / "puffin.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))], compile_, link
 
     @staticmethod
     def cuda_commands(home: Path) -> tuple[list[Path], list[str], list[str]]:
-        compile_ = [find_nvcc(), "-std=c++20", "-O3", "--fmad=false", "-DUSE_CUDA", ABI, "--threads", "0",
-                    "-Xcompiler", "-fPIC,-fvisibility=hidden", "-diag-suppress=20012", *cuda_flags(),
-                    "-isystem", str(home / "include")]
+        compile_ = [
+            find_nvcc(),
+            "-std=c++20",
+            "-O3",
+            "--fmad=false",
+            "-DUSE_CUDA",
+            ABI,
+            "--threads",
+            "0",
+            "-Xcompiler",
+            "-fPIC,-fvisibility=hidden",
+            "-diag-suppress=20012",
+            *cuda_flags(),
+            "-isystem",
+            str(home / "include"),
+        ]
         link = [find_nvcc(), "-shared", f"-L{home / 'lib'}", "-Xlinker", "--no-as-needed", "-ltorch_cpu"]
         if (home / "lib" / "libtorch_cuda.so").exists():
             link.append("-ltorch_cuda")
@@ -156,16 +190,20 @@ class BuildKernels(Command):
         folder = ROOT / "build" / "kernels" / f"{name}-{variant}"
         objects = [folder / f"{source.stem}.o" for source in sources]
         steps = [
-            pool.submit(make, target, [*compile_, "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o",
-                                       str(target)], "compiling")
-            for source, target in zip(sources, objects)
+            pool.submit(
+                make,
+                target,
+                [*compile_, "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)],
+                "compiling",
+            )
+            for source, target in zip(sources, objects, strict=False)
         ]
         for step in steps:
             step.result()
         library = OUT / f"{name}.so"
         objects_first = [link[0], *map(str, objects), *link[1:]]
         make(library, [*objects_first, "-o", str(library)], "linking")
-        if name == "puffin_cpu":  # src/ops/library.py compares it
+        if name == "puffin_cpu":  # src/puffin/ops/library.py compares it
             (OUT / "schemas").write_text(hashlib.sha256((ROOT / "csrc" / "puffin.cpp").read_bytes()).hexdigest())
 
 

@@ -6,8 +6,12 @@ Example (11k parameters, real simulated jets, a few minutes on a laptop):
 """
 
 import argparse
+import sys
+from pathlib import Path
 
-from src.cli.arguments import (
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # runs from a clone, installed or not
+
+from puffin.cli.arguments import (
     Formatter,
     add_classification_arguments,
     add_jet_data_arguments,
@@ -15,14 +19,14 @@ from src.cli.arguments import (
     add_run_arguments,
     add_training_arguments,
 )
-from src.cli.jets import balanced_weights, run_jets, weights_of_classes
-from src.cli.presets import parse_arguments
-from src.cli.published import add_published_arguments
-from src.cli.run import run_script
-from src.data.targets import ClassLabels
-from src.models.pelican import PelicanClassifier
-from src.plots.jets import draw_classification
-from src.tasks.jets import JetClassification
+from puffin.cli.jets import balanced_weights, run_jets, weights_of_classes
+from puffin.data.targets import ClassLabels
+from puffin.models.pelican import PelicanClassifier
+from puffin.plots.jets import draw_classification
+from puffin.runs.run import run_script
+from puffin.settings.obsolete import add_published_arguments
+from puffin.settings.presets import parse_arguments
+from puffin.tasks.classification import JetClassification
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,7 +54,9 @@ def make_task(args: argparse.Namespace, model: PelicanClassifier, datasets: dict
 def main(argv=None, report=None) -> list[dict]:
     """Parse the flags and run; returns one dict of numbers per epoch.  report(all so far) is called after each."""
     args, given = parse_arguments(make_parser, argv)
-    return run_jets(args, given, PelicanClassifier, lambda a: ClassLabels(a.target), make_task, draw_classification, report)
+    return run_jets(
+        args, given, PelicanClassifier, lambda a: ClassLabels(a.target), make_task, draw_classification, report
+    )
 
 
 if __name__ == "__main__":

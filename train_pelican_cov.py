@@ -6,8 +6,12 @@ Example (the momenta of tops from simulated jets; jets without a top are left ou
 """
 
 import argparse
+import sys
+from pathlib import Path
 
-from src.cli.arguments import (
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # runs from a clone, installed or not
+
+from puffin.cli.arguments import (
     Formatter,
     add_jet_data_arguments,
     add_pelican_arguments,
@@ -16,20 +20,22 @@ from src.cli.arguments import (
     add_training_arguments,
     parse_terms,
 )
-from src.cli.jets import momentum_keys, run_jets
-from src.cli.presets import parse_arguments
-from src.cli.published import add_published_arguments
-from src.cli.run import run_script
-from src.models.pelican import PelicanRegressor
-from src.plots.jets import draw_regression
-from src.tasks.momenta import MomentumRegression
+from puffin.cli.jets import momentum_keys, run_jets
+from puffin.models.pelican import PelicanRegressor
+from puffin.plots.jets import draw_regression
+from puffin.runs.run import run_script
+from puffin.settings.obsolete import add_published_arguments
+from puffin.settings.presets import parse_arguments
+from puffin.tasks.regression import MomentumRegression
 
 
 def make_parser() -> argparse.ArgumentParser:
     """All flags of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Formatter)
     add_run_arguments(parser, prefix="regressor")
-    add_jet_data_arguments(parser, target="truth_Pmu", target_help="key of the true momentum [GeV], or several separated by commas")
+    add_jet_data_arguments(
+        parser, target="truth_Pmu", target_help="key of the true momentum [GeV], or several separated by commas"
+    )
     add_pelican_arguments(parser)
     add_regression_arguments(parser)
     add_training_arguments(parser, MomentumRegression.metric_directions)

@@ -6,9 +6,13 @@ Example (sample events, a small network, minutes on a laptop):
 """
 
 import argparse
+import sys
+from pathlib import Path
 
-from src.cli.arguments import Formatter, add_run_arguments, add_training_arguments
-from src.cli.clouds import (
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # runs from a clone, installed or not
+
+from puffin.cli.arguments import Formatter, add_run_arguments, add_training_arguments
+from puffin.cli.clouds import (
     Pictures,
     add_cloud_data_arguments,
     add_cloud_network_arguments,
@@ -20,11 +24,11 @@ from src.cli.clouds import (
     take_network_from,
     train_with_pictures,
 )
-from src.cli.presets import parse_arguments
-from src.cli.run import Run, run_script
-from src.models.point_mae import PointMAE
-from src.plots.curves import draw_pretraining
-from src.tasks.clouds import MaskedModelling
+from puffin.models.point_mae import PointMAE
+from puffin.plots.curves import draw_pretraining
+from puffin.runs.run import Run, run_script
+from puffin.settings.presets import parse_arguments
+from puffin.tasks.masked_modelling import MaskedModelling
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,9 +41,17 @@ def make_parser() -> argparse.ArgumentParser:
     add_training_arguments(parser, tuple(MaskedModelling.metric_directions))
     # the published settings, but for the length of the run
     parser.set_defaults(
-        lr_init=1e-4, lr_start=8.6e-6, lr_final=8.6e-6, lr_decay_type="cos", weight_decay=0.05, warmup=1, cooldown=0,
-        clip=3.0, batch_size=32, num_epoch=20,
-    )  # fmt: skip
+        lr_init=1e-4,
+        lr_start=8.6e-6,
+        lr_final=8.6e-6,
+        lr_decay_type="cos",
+        weight_decay=0.05,
+        warmup=1,
+        cooldown=0,
+        clip=3.0,
+        batch_size=32,
+        num_epoch=20,
+    )
     return parser
 
 

@@ -6,12 +6,14 @@ Example (sample events, an encoder of train_pointmae.py, minutes on a laptop):
 """
 
 import argparse
+import sys
+from pathlib import Path
 
-from src.cli.arguments import Formatter, add_run_arguments, add_training_arguments
-from src.cli.clouds import Pictures, add_cloud_data_arguments, open_clouds, train_with_pictures
-from src.cli.presets import given_flags, parse_arguments
-from src.cli.run import Run, run_script
-from src.cli.segmentation import (
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # runs from a clone, installed or not
+
+from puffin.cli.arguments import Formatter, add_run_arguments, add_training_arguments
+from puffin.cli.clouds import Pictures, add_cloud_data_arguments, open_clouds, train_with_pictures
+from puffin.cli.segmentation import (
     add_segmentation_arguments,
     check_evaluation,
     check_flags,
@@ -21,10 +23,12 @@ from src.cli.segmentation import (
     take_pretrained,
     take_segmentation_from,
 )
-from src.models.segmentation import Segmentation
-from src.plots.curves import draw_segmentation
-from src.tasks.cloud_pictures import draw_labels
-from src.tasks.segmentation import PointSegmentation
+from puffin.models.segmentation import Segmentation
+from puffin.plots.curves import draw_segmentation
+from puffin.runs.run import Run, run_script
+from puffin.settings.presets import given_flags, parse_arguments
+from puffin.tasks.cloud_pictures import draw_labels
+from puffin.tasks.segmentation import PointSegmentation
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,9 +39,19 @@ def make_parser() -> argparse.ArgumentParser:
     add_segmentation_arguments(parser)
     add_training_arguments(parser, tuple(PointSegmentation.metric_directions))
     parser.set_defaults(
-        lr_init=3e-4, lr_start=1e-6, lr_final=1e-6, lr_decay_type="cos", weight_decay=0.05, warmup=1, cooldown=0, clip=3.0,
-        batch_size=16, num_epoch=20, best_by="f1_macro", predict_format="h5",
-    )  # fmt: skip
+        lr_init=3e-4,
+        lr_start=1e-6,
+        lr_final=1e-6,
+        lr_decay_type="cos",
+        weight_decay=0.05,
+        warmup=1,
+        cooldown=0,
+        clip=3.0,
+        batch_size=16,
+        num_epoch=20,
+        best_by="f1_macro",
+        predict_format="h5",
+    )
     return parser
 
 
@@ -60,7 +74,9 @@ def main(argv=None, report=None) -> list[dict]:
         load_encoder_(model, encoder, args.pretrained)
     datasets = open_clouds(run)
     task = make_task(run, model, datasets)
-    return train_with_pictures(run, task, datasets, start, draw_segmentation, Pictures(run, model, datasets, draw_labels), report)
+    return train_with_pictures(
+        run, task, datasets, start, draw_segmentation, Pictures(run, model, datasets, draw_labels), report
+    )
 
 
 if __name__ == "__main__":

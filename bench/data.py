@@ -22,17 +22,19 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import h5py
+import numpy as np
+import torch
+
+from bench.timing import PeakMemory
+from puffin.data.jets import JetDataset, JetSelection
+from puffin.data.loader import make_loader
+from puffin.data.sampler import EpochBatches
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
-
-import h5py  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from bench.timing import PeakMemory  # noqa: E402
-from src.data.jets import JetDataset, JetSelection  # noqa: E402
-from src.data.loader import make_loader  # noqa: E402
-from src.data.sampler import EpochBatches  # noqa: E402
 
 
 class Way(NamedTuple):
@@ -54,8 +56,13 @@ def make_file(path: Path, sample: Path, number: int) -> None:
     with h5py.File(sample) as source, h5py.File(path, "w") as file:
         momenta, labels = source["Pmu"][:], source["is_signal"][:]
         out = file.create_dataset(
-            "Pmu", (number, *momenta.shape[1:]), momenta.dtype, chunks=source["Pmu"].chunks, compression="gzip", shuffle=source["Pmu"].shuffle
-        )  # fmt: skip
+            "Pmu",
+            (number, *momenta.shape[1:]),
+            momenta.dtype,
+            chunks=source["Pmu"].chunks,
+            compression="gzip",
+            shuffle=source["Pmu"].shuffle,
+        )
         targets = np.empty(number, labels.dtype)
         for start in range(0, number, len(momenta)):
             order = rng.permutation(len(momenta))[: number - start]
@@ -91,11 +98,11 @@ def measure(way: Way, file: Path, batch_size: int) -> dict[str, float]:
 def training_speed(preset: str, file: Path, batch_size: int, steps: int) -> float:
     """Jets per second of the preset, the loader's time not counted."""
     import train_pelican_classifier as script
-    from src.cli.pelican import pelican_config
-    from src.models.pelican import PelicanClassifier
-    from src.tasks.jets import JetClassification
-    from src.training.memory import keep_freed_memory
-    from src.training.optimizers import make_optimizer
+    from puffin.cli.pelican import pelican_config
+    from puffin.models.pelican import PelicanClassifier
+    from puffin.tasks.classification import JetClassification
+    from puffin.training.memory import keep_freed_memory
+    from puffin.training.optimizers import make_optimizer
 
     keep_freed_memory()
     args, _ = script.parse_arguments(script.make_parser, ["--yaml", str(ROOT / f"config/{preset}.yaml")])
@@ -142,14 +149,19 @@ def main(arguments: list[str]) -> None:
         file = args.file or Path(folder) / "train.h5"
         if args.file is None:
             make_file(file, args.sample, args.num_jets)
-        print(f"{file.stat().st_size / 2**20:.0f} MiB on disk, batches of {args.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+        print(
+            f"{file.stat().st_size / 2**20:.0f} MiB on disk, batches of {args.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        )
         speed = in_child(arguments, file, "training")
         print(f"training, {args.preset}: {speed:.0f} jets/s\n")
         print(f"{'':22}{'to open':>9}{'jets/s':>10}{'x training':>12}{'memory':>11}")
         for name in WAYS:
             row = in_child(arguments, file, name)
             ratio = row["jets_per_second"] / speed
-            print(f"{name:22}{row['opened']:>7.1f} s{row['jets_per_second']:>10.0f}{ratio:>12.0f}{row['memory']:>7.0f} MiB", flush=True)
+            print(
+                f"{name:22}{row['opened']:>7.1f} s{row['jets_per_second']:>10.0f}{ratio:>12.0f}{row['memory']:>7.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

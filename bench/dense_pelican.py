@@ -15,18 +15,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS = {"leakyrelu": nn.LeakyReLU, "relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU,
-               "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}  # fmt: skip
+ACTIVATIONS = {
+    "leakyrelu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
 
 E, X, Y, Z, AHEAD, BACK = (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 0, 1), (1, 0, 0, -1)
-SPURIONS = {"so13": [], "so3": [E], "so12": [Z], "se2": [BACK], "so2": [E, Z], "so2_0": [AHEAD, BACK], "R": [X, Y],
-            "1": [E, X, Y, Z], "1_0": [AHEAD, (1, 1, 0, 0), (1, 0, 1, 0), BACK]}  # fmt: skip
+SPURIONS = {
+    "so13": [],
+    "so3": [E],
+    "so12": [Z],
+    "se2": [BACK],
+    "so2": [E, Z],
+    "so2_0": [AHEAD, BACK],
+    "R": [X, Y],
+    "1": [E, X, Y, Z],
+    "1_0": [AHEAD, (1, 1, 0, 0), (1, 0, 1, 0), BACK],
+}
 SPURIONS |= {"11": SPURIONS["1"], "11_0": SPURIONS["1_0"]}
 # Method "input": the coefficients of r in E, px, py, pz (a plain sum, no metric).
 COMPONENTS = SPURIONS | {"1_0": [AHEAD, (1, -1, 0, 0), (1, 0, -1, 0), BACK]}
 NO_DOT_PRODUCT = ("1", "1_0")  # with method "input" these take the products r_i r_j only
 
 SCALARS = {"": 0, "jc": 12}  # scalars per particle that a data set brings
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -239,7 +256,7 @@ class MessageNet(nn.Module):
 
     def __init__(self, widths: list[int], settings: Settings, norm: bool = True):
         super().__init__()
-        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
         for linear in self.linear:
             nn.init.kaiming_normal_(linear.weight, a=0.01)
         self.activation = ACTIVATIONS[settings.activation]()
@@ -262,11 +279,11 @@ class Net2to2(nn.Module):
         widths = [m + [d] for m, d in zip(s.num_channels_m, s.num_channels_2to2, strict=True)]
         following = [w[0] for w in widths[1:]] + s.num_channels_m_out[:1]
         self.message_layers = nn.ModuleList(MessageNet(w, s) for w in widths)
-        self.eq_layers = nn.ModuleList(Eq2to2(w[-1], c, s) for w, c in zip(widths, following))
+        self.eq_layers = nn.ModuleList(Eq2to2(w[-1], c, s) for w, c in zip(widths, following, strict=False))
         self.dropout = nn.Dropout(s.drop_rate if s.dropout else 0)
 
     def forward(self, x: Tensor, events: Events) -> Tensor:
-        for message, equivariant in zip(self.message_layers, self.eq_layers):
+        for message, equivariant in zip(self.message_layers, self.eq_layers, strict=False):
             x = equivariant(self.dropout(message(x, events)), events)
         return x
 

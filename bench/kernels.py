@@ -9,18 +9,18 @@ import importlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.ops.chamfer import chamfer_distance  # noqa: E402
-from src.ops.cnms import cnms  # noqa: E402
-from src.ops.fps import farthest_point_sampling  # noqa: E402
-from src.ops.neighbors import ball_count, ball_query, knn  # noqa: E402
+from puffin.ops.chamfer import chamfer_distance
+from puffin.ops.cnms import cnms
+from puffin.ops.fps import farthest_point_sampling
+from puffin.ops.neighbors import ball_count, ball_query, knn
 
 SIZES = {"3k": 3_000, "10k": 10_000, "50k": 50_000, "1M": 1_000_000}
 SAMPLES = {"3k": 512, "10k": 1024, "50k": 2048, "1M": 4096}
@@ -123,17 +123,22 @@ def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, 
     if peers["fpsample"]:
         for height in (5, 7, 9):
             rows["fps"][f"fpsample kdline h={height}"] = lambda h=height: peers["fpsample"].bucket_fps_kdline_sampling(
-                cloud, samples, h=h, start_idx=0)
+                cloud, samples, h=h, start_idx=0
+            )
     if peers["torch_quickfps"]:
         for height in (None, 7):
             rows["fps"][f"quickfps h={height}"] = lambda h=height: peers["torch_quickfps"].sample_idx(
-                batch, samples, h=h, start_idx=0)
+                batch, samples, h=h, start_idx=0
+            )
     if peers["pykdtree.kdtree"]:
         rows["knn k=5"]["pykdtree"] = lambda: peers["pykdtree.kdtree"].KDTree(cloud).query(cloud, k=5)
     if peers["scipy.spatial"]:
         tree = peers["scipy.spatial"].cKDTree
         rows["knn k=5"]["cKDTree"] = lambda: tree(cloud).query(cloud, k=5, workers=-1)
-        counting = lambda: tree(cloud).query_ball_point(cloud, QUERY_RADIUS, return_length=True, workers=-1)  # noqa: E731
+
+        def counting():
+            return tree(cloud).query_ball_point(cloud, QUERY_RADIUS, return_length=True, workers=-1)
+
         rows["ball count"]["cKDTree"] = rows["cnms"]["cKDTree counting alone"] = counting
     if len(cloud) <= 10_000:
         rows["ball query K=256"]["brute force"] = lambda: brute_ball_query(x, x, RADIUS**2, 256)
@@ -148,8 +153,13 @@ def peak_memory(op: str, label: str) -> int:
         f"b.rows_for({label!r}, c, dict.fromkeys(b.PEERS))[{op!r}]['puffin']();"
         "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
     return int(done.stdout.split()[-1])
 
 

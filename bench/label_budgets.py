@@ -16,15 +16,15 @@ import csv
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import train_segmentation  # noqa: E402
-from src.cli.presets import parse_arguments  # noqa: E402
-from src.cli.run import run_script  # noqa: E402
-from src.data.pilarnet import CloudDataset, CloudSelection, find_split_files  # noqa: E402
-from src.errors import InputError  # noqa: E402
-from src.plots.label_budgets import METHODS, markdown, read_runs, summarize  # noqa: E402
+import train_segmentation
+from puffin.data.pilarnet import CloudDataset, CloudSelection, find_split_files
+from puffin.errors import InputError
+from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
+from puffin.runs.run import run_script
+from puffin.settings.presets import parse_arguments
 
 FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method in METHODS if method != "scratch"}
 
@@ -35,14 +35,34 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretrained", required=True, metavar="FILE", help="masked autoencoder")
     parser.add_argument("--datadir", default="data/sample_data/lartpc", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["scratch", "peft", "fft"], help="default: %(default)s")
-    parser.add_argument("--budgets", nargs="+", type=int, default=[100, 1000, 10000], metavar="N", help="training events (default: %(default)s)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="S", help="of subset, weights and order (default: %(default)s)")
-    parser.add_argument("--study", default="budgets", metavar="NAME", help="name of the table, without dashes (default: %(default)s)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=["scratch", "peft", "fft"], help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        type=int,
+        default=[100, 1000, 10000],
+        metavar="N",
+        help="training events (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[1, 2, 3],
+        metavar="S",
+        help="of subset, weights and order (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--study", default="budgets", metavar="NAME", help="name of the table, without dashes (default: %(default)s)"
+    )
     parser.add_argument("--workdir", default="./", metavar="DIR", help="folder of log/, model/ and predict/")
     args = parser.parse_args(arguments[:split])
     if "-" in args.study:
-        raise InputError(f"--study: expected a name without dashes, as tables are called after what is before the first, got {args.study!r}")
+        raise InputError(
+            f"--study: expected a name without dashes, as tables are called after what is before the first, got {args.study!r}"
+        )
     return args, arguments[split + 1 :]
 
 
@@ -52,7 +72,9 @@ def check_budgets(args: argparse.Namespace, further: list[str]) -> None:
     selection = CloudSelection(min_points=flags.min_points, skip_bad=flags.skip_bad)
     events = len(CloudDataset(find_split_files(args.datadir, "train"), selection, max(1, flags.num_workers)))
     if not 0 < min(args.budgets) <= max(args.budgets) <= events:
-        raise InputError(f"--budgets: expected 1 to {events}, the training events with {flags.min_points} points in {args.datadir}, got {args.budgets}")
+        raise InputError(
+            f"--budgets: expected 1 to {events}, the training events with {flags.min_points} points in {args.datadir}, got {args.budgets}"
+        )
 
 
 def finished(table: Path) -> set[str]:
@@ -75,9 +97,21 @@ def main(arguments: list[str]) -> None:
         if prefix in finished(table):
             continue
         print(f"run {number} of {len(runs)}: {prefix}", flush=True)
-        own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed), "--pretrained", args.pretrained, *FLAGS[method]]
+        own = [
+            "--prefix",
+            prefix,
+            "--num-train",
+            str(budget),
+            "--seed",
+            str(seed),
+            "--pretrained",
+            args.pretrained,
+            *FLAGS[method],
+        ]
         begun = ["--load"] if (work / f"model/{prefix}.pt").exists() else []
-        train_segmentation.main(["--no-predict", "--no-plot", *further, *own, *begun, "--datadir", args.datadir, "--workdir", args.workdir])
+        train_segmentation.main(
+            ["--no-predict", "--no-plot", *further, *own, *begun, "--datadir", args.datadir, "--workdir", args.workdir]
+        )
     wanted = {f"{args.study}-{method}-{budget}-s{seed}" for method, budget, seed in runs}
     print(markdown(summarize(read_runs([table], wanted=wanted))))
 

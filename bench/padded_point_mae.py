@@ -2,7 +2,7 @@
 
 It computes what the paper writes on tables of fixed size: every event has `context` token slots, every token
 `group_size` point slots, masks keep the padding out. Neighbours come from full distance matrices, the encoder takes
-all slots and masks what it must not see. Same parameters under the same names as `src.models.point_mae.PointMAE`, so
+all slots and masks what it must not see. Same parameters under the same names as `puffin.models.point_mae.PointMAE`, so
 that one state serves both and their outputs agree.
 
 Shapes: B events, N points of the longest, S token slots, K point slots of a token, C channels.
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.layers.grouping import TokenizerConfig
-from src.layers.pointnet import OrderCode
-from src.layers.transformer import ARCHITECTURES, DropPath, TransformerConfig
-from src.models.point_mae import PointMAEConfig
+from puffin.layers.grouping import TokenizerConfig
+from puffin.layers.pointnet import OrderCode
+from puffin.layers.transformer import ARCHITECTURES, DropPath, TransformerConfig
+from puffin.models.point_mae import PointMAEConfig
 
 
 class PaddedTokens(NamedTuple):

@@ -24,20 +24,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.pop(0)  # bench/, whose pelican.py would hide pelican-lite's package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import h5py
+import torch
+from torch import Tensor, nn
+
+from bench import pelican_lite_peer
+from bench.dense_pelican import SPURIONS, DensePelican
+from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish
+from puffin.data.packing import pack_padded
+from puffin.models.pelican import PelicanClassifier, PelicanConfig
+from puffin.ops import library
+from puffin.training.memory import keep_freed_memory
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # not bench/, whose pelican.py would hide pelican-lite's package of that name
-
-import h5py  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from bench import pelican_lite_peer  # noqa: E402
-from bench.dense_pelican import SPURIONS, DensePelican  # noqa: E402
-from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish  # noqa: E402
-from src.data.packing import pack_padded  # noqa: E402
-from src.models.pelican import PelicanClassifier, PelicanConfig  # noqa: E402
-from src.ops import library  # noqa: E402
-from src.training.memory import keep_freed_memory  # noqa: E402
 
 
 class Widths(NamedTuple):
@@ -204,7 +207,7 @@ def table(rows: dict[str, Row]) -> str:
     reference = rows[REFERENCE]
     lines = [f"{'':16}{'parameters':>11}{'train step':>12}{'x':>7}{'inference':>12}{'x':>7}{'peak memory':>13}{'x':>7}"]
     for name, row in rows.items():
-        times = [f"{a * 1e3:>9.1f} ms{b / a:>7.2f}" for a, b in zip(row[:2], reference[:2])]
+        times = [f"{a * 1e3:>9.1f} ms{b / a:>7.2f}" for a, b in zip(row[:2], reference[:2], strict=False)]
         memory = f"{row.memory / 2**20:>9.1f} MiB{reference.memory / max(row.memory, 1):>7.2f}"
         lines.append(f"{name:16}{row.parameters:>11}{times[0]}{times[1]}{memory}")
     return "\n".join(lines)

@@ -15,20 +15,27 @@ from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "data")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 
 NEED = 2000  # events/s that one training GPU takes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of the LArTPC reader.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Speed of the LArTPC reader.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=2048, help="of the data set")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--clusters", action="store_true", help="hand over clusters and PID too, which training does not need")
+    parser.add_argument(
+        "--clusters", action="store_true", help="hand over clusters and PID too, which training does not need"
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", nargs=2, metavar=("FILE", "WORKERS"), help=argparse.SUPPRESS)  # the process of one row
+    parser.add_argument(
+        "--measure", nargs=2, metavar=("FILE", "WORKERS"), help=argparse.SUPPRESS
+    )  # the process of one row
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(Path(args.measure[0]), int(args.measure[1]), args)))
@@ -42,7 +49,10 @@ def main() -> None:
                 runs = [one_run(path, workers, args) for _ in range(args.repeats)]
                 speed, memory = max(r["speed"] for r in runs), min(r["memory"] for r in runs)
                 size = path.stat().st_size / args.events / 1e3
-                print(f"{name:10} {size:5.0f} kB {workers:8d} {speed:9.0f} {speed / NEED:8.2f} {memory / 1e6:5.0f} MB", flush=True)
+                print(
+                    f"{name:10} {size:5.0f} kB {workers:8d} {speed:9.0f} {speed / NEED:8.2f} {memory / 1e6:5.0f} MB",
+                    flush=True,
+                )
 
 
 def write_files(folder: Path, number: int) -> dict[str, Path]:
@@ -71,9 +81,9 @@ def measure(path: Path, workers: int, args: argparse.Namespace) -> dict[str, flo
     """One shuffled epoch after one to warm up: events per second and bytes."""
     import torch
 
-    from src.data.loader import make_loader
-    from src.data.pilarnet import CloudDataset, CloudSelection
-    from src.data.sampler import EpochBatches
+    from puffin.data.loader import make_loader
+    from puffin.data.pilarnet import CloudDataset, CloudSelection
+    from puffin.data.sampler import EpochBatches
 
     torch.set_num_threads(1)
     idle = memory_of_family()

@@ -16,22 +16,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of  # noqa: E402
-from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish, timed  # noqa: E402
-from src.cloud_losses import chamfer_by_group, energy_by_group  # noqa: E402
-from src.layers.grouping import TOKENIZERS, VOXEL, Tokens, tokenize  # noqa: E402
-from src.layers.packed import pad  # noqa: E402
-from src.layers.transformer import ARCHITECTURES, TransformerConfig  # noqa: E402
-from src.models.point_encoder import EncoderConfig  # noqa: E402
-from src.models.point_mae import PointMAE, PointMAEConfig, random_mask  # noqa: E402
-from src.training.memory import keep_freed_memory  # noqa: E402
+from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
+from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish, timed
+from puffin.layers.grouping import TOKENIZERS, VOXEL, Tokens, tokenize
+from puffin.layers.packed import pad
+from puffin.layers.transformer import ARCHITECTURES, TransformerConfig
+from puffin.losses.clouds import chamfer_by_group, energy_by_group
+from puffin.models.point_encoder import EncoderConfig
+from puffin.models.point_mae import PointMAE, PointMAEConfig, random_mask
+from puffin.training.memory import keep_freed_memory
 
 NAMES = ("padded", "packed")
 
@@ -41,7 +41,10 @@ def make_events(number: int, mean_points: int, seed: int = 0) -> tuple[Tensor, T
 
     A track is a random walk with persistent direction, 100 to 700 points, two or three voxels thick."""
     generator = torch.Generator().manual_seed(seed)
-    random = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator)
+
     spread = torch.exp(0.4 * random(number))
     events = []
     for wanted in (mean_points * spread / spread.mean()).long().tolist():
@@ -102,7 +105,10 @@ def product_rate() -> float:
 def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable[[], None]]:
     """Parts of a training step, each forward and backward on leaves of its own."""
     visible, hidden, dim = tokens.select(~masked), tokens.select(masked), model.config.encoder.dim
-    leaf = lambda n: torch.randn(n, dim, requires_grad=True)  # noqa: E731
+
+    def leaf(n):
+        return torch.randn(n, dim, requires_grad=True)
+
     seen, seen_at, every, every_at, decoded = map(leaf, map(len, (visible, visible, tokens, tokens, hidden)))
 
     def heads():
@@ -161,7 +167,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--energy", action=switch, default=True, help="PoLAr-MAE (default), or Point-MAE")
     parser.add_argument("--dropout", action=switch, default=True, help="attention dropout, stochastic depth")
     parser.add_argument("--batch-size", type=int, default=8, help="events per step (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=4400, help="mean number of points of an event (default: %(default)s)")
+    parser.add_argument(
+        "--points", type=int, default=4400, help="mean number of points of an event (default: %(default)s)"
+    )
     add_timing_arguments(parser, NAMES)
     args = parser.parse_args(arguments)
     check_positive(parser, args, "batch_size", "points")
@@ -190,13 +198,18 @@ def main(arguments: list[str]):
         "training step": in_turns(steps, args.repeat, "step"),
     }
     model = "PoLAr-MAE" if args.energy else "Point-MAE"
-    report = "\n".join([
-        f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}: {args.batch_size} events, "
-        f"{lengths.float().mean():.0f} points and {tokens.lengths.float().mean():.0f} tokens each (at most "
-        f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points a token; {args.threads} thread(s), "
-        f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
-        "", table(rows, memory), "", where_time_goes(config, points, lengths, args.repeat),
-    ])  # fmt: skip
+    report = "\n".join(
+        [
+            f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}: {args.batch_size} events, "
+            f"{lengths.float().mean():.0f} points and {tokens.lengths.float().mean():.0f} tokens each (at most "
+            f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points a token; {args.threads} thread(s), "
+            f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
+            "",
+            table(rows, memory),
+            "",
+            where_time_goes(config, points, lengths, args.repeat),
+        ]
+    )
     publish(report, args.out)
 
 

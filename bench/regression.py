@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.metrics.regression import RESOLUTIONS, regression_metrics  # noqa: E402
-from src.models.published import read_checkpoint  # noqa: E402
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.metrics.regression import RESOLUTIONS, regression_metrics
 
 W_MASS = 80.4  # GeV
 SUBJETS = 3
@@ -32,7 +32,9 @@ def kt_subjets(p: np.ndarray, number: int) -> np.ndarray:
         pt, phi = np.hypot(p[:, 1], p[:, 2]), np.arctan2(p[:, 2], p[:, 1])
         eta = np.arcsinh(p[:, 3] / np.maximum(pt, 1e-9))
         turn = np.abs(phi[:, None] - phi)
-        distance = np.minimum(pt[:, None], pt) ** 2 * ((eta[:, None] - eta) ** 2 + np.minimum(turn, 2 * np.pi - turn) ** 2)
+        distance = np.minimum(pt[:, None], pt) ** 2 * (
+            (eta[:, None] - eta) ** 2 + np.minimum(turn, 2 * np.pi - turn) ** 2
+        )
         np.fill_diagonal(distance, np.inf)
         i, j = np.unravel_index(distance.argmin(), distance.shape)
         p[i] += p[j]

@@ -19,7 +19,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 FACTOR = 10  # between the two files
 
@@ -29,7 +31,7 @@ def make_file(path: Path, sample: Path, number: int) -> None:
     import h5py
     import numpy as np
 
-    from src.data.pilarnet_files import EventFile
+    from puffin.data.pilarnet_files import EventFile
 
     with EventFile(sample) as source:
         events = [source.read(row) for row in range(len(source))]
@@ -41,7 +43,7 @@ def make_file(path: Path, sample: Path, number: int) -> None:
             sizes = [len(event[column]) for event in chosen]
             data = file.create_dataset(name, (sum(sizes), events[0][column].shape[1]), "f4" if column == 0 else "i4")
             ends = np.cumsum([0, *sizes])
-            for event, first, last in zip(chosen, ends[:-1], ends[1:]):
+            for event, first, last in zip(chosen, ends[:-1], ends[1:], strict=False):
                 data[first:last] = event[column]
             file[pointer] = ends
         file["checksum"] = np.zeros(number, np.uint32)  # not looked at
@@ -59,7 +61,7 @@ def measure(argv: list[str]) -> None:
 
     import train_segmentation
     from bench.timing import PeakMemory
-    from src.cli.run import run_script
+    from puffin.runs.run import run_script
 
     memory, clock = PeakMemory(own_memory), time.perf_counter()
     run_script(train_segmentation.main, argv)
@@ -85,30 +87,67 @@ def main(arguments: list[str]) -> None:
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=128, help="of the shorter file (default: %(default)s)")
-    parser.add_argument("--preset", default=str(ROOT / "config/segmentation_quick.yaml"), help="network (default: %(default)s)")
-    parser.add_argument("--sample", type=Path, default=ROOT / "data/sample_data/lartpc", help="folder of events to repeat")
+    parser.add_argument(
+        "--preset", default=str(ROOT / "config/segmentation_quick.yaml"), help="network (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sample", type=Path, default=ROOT / "data/sample_data/lartpc", help="folder of events to repeat"
+    )
     args, further = parser.parse_args(arguments[:split]), arguments[split + 1 :] or ["--cpu", "--threads", "1"]
 
-    from src.data.pilarnet_files import find_files
+    from puffin.data.pilarnet_files import find_files
 
     with tempfile.TemporaryDirectory() as folder:
         work = ["--workdir", folder, "--no-plot", "--log-level", "warning", *further]
-        in_child("--yaml", args.preset, "--pretrained", "", "--finetune", "fft", "--datadir", str(args.sample), "--num-step", "1", "--batch-size", "2",
-                 "--num-train", "2", "--num-valid", "2", "--no-predict", "--prefix", "network", *work)  # fmt: skip
+        in_child(
+            "--yaml",
+            args.preset,
+            "--pretrained",
+            "",
+            "--finetune",
+            "fft",
+            "--datadir",
+            str(args.sample),
+            "--num-step",
+            "1",
+            "--batch-size",
+            "2",
+            "--num-train",
+            "2",
+            "--num-valid",
+            "2",
+            "--no-predict",
+            "--prefix",
+            "network",
+            *work,
+        )
         files = {n: Path(folder) / f"events{n}_v2.h5" for n in (args.events, FACTOR * args.events)}
         for number, path in files.items():
             make_file(path, find_files([args.sample / "val"])[0], number)
-        print(f"{'predictions':12}{'events':>8}{'points':>12}{'seconds':>9}{'points/s':>10}{'memory':>16}{'GPU':>16}{'bytes/point':>13}")
+        print(
+            f"{'predictions':12}{'events':>8}{'points':>12}{'seconds':>9}{'points/s':>10}{'memory':>16}{'GPU':>16}{'bytes/point':>13}"
+        )
         for wish in ("--predict", "--no-predict"):
             earlier = None
             for number, path in files.items():
-                flags = ["--eval", "--loadfile", f"{folder}/model/network.pt", "--testfile", str(path), "--prefix", f"n{number}"]
+                flags = [
+                    "--eval",
+                    "--loadfile",
+                    f"{folder}/model/network.pt",
+                    "--testfile",
+                    str(path),
+                    "--prefix",
+                    f"n{number}",
+                ]
                 row = in_child(*flags, wish, *(["test"] if wish == "--predict" else []), "--batch-size", "8", *work)
                 row |= sizes(Path(folder), f"n{number}")
                 rate = (row["points"] - earlier["points"]) / (row["seconds"] - earlier["seconds"]) if earlier else None
-                print(f"{'written' if wish == '--predict' else 'counted':12}{number:8d}{row['points']:12,}{row['seconds']:9.1f}"
-                      f"{'' if rate is None else f'{rate:.0f}':>10}{row['memory']:16,}{row.get('gpu', 0):16,}"
-                      f"{row['bytes'] / row['points'] if wish == '--predict' else 0:13.2f}", flush=True)  # fmt: skip
+                print(
+                    f"{'written' if wish == '--predict' else 'counted':12}{number:8d}{row['points']:12,}{row['seconds']:9.1f}"
+                    f"{'' if rate is None else f'{rate:.0f}':>10}{row['memory']:16,}{row.get('gpu', 0):16,}"
+                    f"{row['bytes'] / row['points'] if wish == '--predict' else 0:13.2f}",
+                    flush=True,
+                )
                 earlier = row
 
 

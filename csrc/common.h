@@ -1,4 +1,4 @@
-// What the CPU and CUDA kernels share: checks of their inputs and new tensors. Messages for users live in src/ops;
+// What the CPU and CUDA kernels share: checks of their inputs and new tensors. Messages for users live in src/puffin/ops;
 // the checks here guard the memory when an op is called directly.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Schemas of the Puffin kernels. csrc/cpu and csrc/cuda implement them; src/ops/<op>.py says what they mean,
+// Schemas of the Puffin kernels. csrc/cpu and csrc/cuda implement them; src/puffin/ops/<op>.py says what they mean,
 // states the same schema for its oracle, and refuses a library built from other schemas.
 //
 // Only PyTorch's stable C ABI is used (torch/csrc/stable): one build serves several PyTorch releases.

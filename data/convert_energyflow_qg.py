@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.data.jet_writer import (  # noqa: E402
+from puffin.data.jet_writer import (
     BLOCK,
     check_filled,
     check_outputs,
@@ -29,13 +29,21 @@ from src.data.jet_writer import (  # noqa: E402
     run_converter,
     split_path,
 )
-from src.data.npz import NpzArray  # noqa: E402
-from src.errors import InputError  # noqa: E402
+from puffin.data.npz import NpzArray
+from puffin.errors import InputError
 
 SPLITS = ("train", "valid", "test")
 # GeV; Particle Data Group, Phys. Rev. D 110 (2024) 030001. 130, a K0L, has the mass of the K0.
-MASSES = {22: 0.0, 11: 0.00051099895, 13: 0.1056583755, 211: 0.13957039, 321: 0.493677, 130: 0.497611, 2112: 0.93956542,
-          2212: 0.93827209}  # fmt: skip
+MASSES = {
+    22: 0.0,
+    11: 0.00051099895,
+    13: 0.1056583755,
+    211: 0.13957039,
+    321: 0.493677,
+    130: 0.497611,
+    2112: 0.93956542,
+    2212: 0.93827209,
+}
 WITH_ANTIPARTICLE = (11, 13, 211, 321, 2112, 2212)
 CODES = np.array(sorted([*MASSES, *(-code for code in WITH_ANTIPARTICLE)]))
 MASS_OF_CODE = np.array([MASSES[abs(code)] for code in CODES])
@@ -68,8 +76,11 @@ def assign(number: int, fractions: list[float], seed: int) -> np.ndarray:
 
 def convert(paths: list[Path], outputs: dict[int, Path], split: np.ndarray, width: int, massless: bool) -> None:
     """Write jet i of all inputs to outputs[split[i]]; all outputs, or none if one of them gets no jet."""
-    attributes = {"source": "EnergyFlow quark and gluon jets, Zenodo 3164691, arXiv:1810.05165",
-                  "units": "GeV; four-momenta are (E, px, py, pz)", "massless": massless}  # fmt: skip
+    attributes = {
+        "source": "EnergyFlow quark and gluon jets, Zenodo 3164691, arXiv:1810.05165",
+        "units": "GeV; four-momenta are (E, px, py, pz)",
+        "massless": massless,
+    }
     done = 0
     with ExitStack() as stack:
         bar = stack.enter_context(progress(len(split), next(iter(outputs.values())).name))
@@ -98,8 +109,13 @@ def convert(paths: list[Path], outputs: dict[int, Path], split: np.ndarray, widt
 def main(argv=None) -> None:
     parser = converter_parser(__doc__, "QG_jets*.npz; all become one data set", "all, as wide as the widest input")
     parser.add_argument("--massless", action="store_true", help="E = |p| instead of the masses of the PDG codes")
-    parser.add_argument("--split", nargs=3, type=float, metavar=("TRAIN", "VALID", "TEST"),
-                        help="write OUT_train.h5, OUT_valid.h5, OUT_test.h5 with these shares of the jets")  # fmt: skip
+    parser.add_argument(
+        "--split",
+        nargs=3,
+        type=float,
+        metavar=("TRAIN", "VALID", "TEST"),
+        help="write OUT_train.h5, OUT_valid.h5, OUT_test.h5 with these shares of the jets",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of --split (default: 0)")
     args = parser.parse_args(argv)
     if args.split and not (min(args.split) >= 0 and abs(sum(args.split) - 1) < 1e-6):

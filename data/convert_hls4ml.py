@@ -16,10 +16,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.data.hdf5 import open_hdf5  # noqa: E402
-from src.data.jet_writer import (  # noqa: E402
+from puffin.data.hdf5 import open_hdf5
+from puffin.data.jet_writer import (
     BLOCK,
     check_outputs,
     converter_parser,
@@ -30,7 +30,7 @@ from src.data.jet_writer import (  # noqa: E402
     report,
     run_converter,
 )
-from src.errors import InputError, first_line  # noqa: E402
+from puffin.errors import InputError, first_line
 
 MOMENTUM = ("j1_e", "j1_px", "j1_py", "j1_pz")
 CLASSES = ("j_g", "j_q", "j_w", "j_z", "j_t")
@@ -89,8 +89,11 @@ def main(argv=None) -> None:
     check_outputs(args, [args.out])
     sources = [open_source(path) for path in args.inputs]
     nobj = args.nobj or max(source.particles.shape[1] for source in sources)
-    attributes = {"source": "HLS4ML LHC jets, Zenodo 3602260, arXiv:1908.05318", "classes": ["g", "q", "W", "Z", "top"],
-                  "units": "GeV; four-momenta are (E, px, py, pz)"}  # fmt: skip
+    attributes = {
+        "source": "HLS4ML LHC jets, Zenodo 3602260, arXiv:1908.05318",
+        "classes": ["g", "q", "W", "Z", "top"],
+        "units": "GeV; four-momenta are (E, px, py, pz)",
+    }
     total = sum(len(source.jets) for source in sources)
     with progress(total, args.out.name) as bar, jet_file(args.out, attributes) as file:
         for source in sources:

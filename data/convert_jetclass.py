@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.data.jet_writer import (  # noqa: E402
+from puffin.data.jet_writer import (
     BLOCK,
     check_outputs,
     converter_parser,
@@ -29,15 +29,35 @@ from src.data.jet_writer import (  # noqa: E402
     report,
     run_converter,
 )
-from src.errors import InputError, first_line  # noqa: E402
+from puffin.errors import InputError, first_line
 
 TREE = "tree"
 NOBJ = 128
-LABELS = ("label_QCD", "label_Hbb", "label_Hcc", "label_Hgg", "label_H4q", "label_Hqql", "label_Zqq", "label_Wqq",
-          "label_Tbqq", "label_Tbl")  # fmt: skip
+LABELS = (
+    "label_QCD",
+    "label_Hbb",
+    "label_Hcc",
+    "label_Hgg",
+    "label_H4q",
+    "label_Hqql",
+    "label_Zqq",
+    "label_Wqq",
+    "label_Tbqq",
+    "label_Tbl",
+)
 MOMENTUM = ("part_energy", "part_px", "part_py", "part_pz")
-FEATURES = ("charge", "isChargedHadron", "isElectron", "isMuon", "isNeutralHadron", "isPhoton", "d0val", "d0err", "dzval",
-            "dzerr")  # fmt: skip
+FEATURES = (
+    "charge",
+    "isChargedHadron",
+    "isElectron",
+    "isMuon",
+    "isNeutralHadron",
+    "isPhoton",
+    "d0val",
+    "d0err",
+    "dzval",
+    "dzerr",
+)
 BRANCHES = (*MOMENTUM, *(f"part_{name}" for name in FEATURES), *LABELS)
 
 
@@ -97,9 +117,11 @@ def main(argv=None) -> None:
     for path in args.inputs:
         with open_tree(path) as tree:
             total += tree.num_entries
-    attributes = {"source": "JetClass, Zenodo 6619768, arXiv:2202.03772",
-                  "classes": [name.removeprefix("label_") for name in LABELS],
-                  "units": "GeV, mm; four-momenta are (E, px, py, pz)"}  # fmt: skip
+    attributes = {
+        "source": "JetClass, Zenodo 6619768, arXiv:2202.03772",
+        "classes": [name.removeprefix("label_") for name in LABELS],
+        "units": "GeV, mm; four-momenta are (E, px, py, pz)",
+    }
     with progress(total, args.out.name) as bar, jet_file(args.out, attributes) as file:
         for path in args.inputs:
             with open_tree(path) as tree:

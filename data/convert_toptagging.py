@@ -13,6 +13,7 @@ Two sources are known:
 Written: Nobj, Pmu, is_signal (N,) int8, and from tables truth_Pmu (N, 4) float32, ttv (N,) int8.
 """
 
+import importlib
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,10 +21,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.data.hdf5 import open_hdf5  # noqa: E402
-from src.data.jet_writer import (  # noqa: E402
+from puffin.data.hdf5 import open_hdf5
+from puffin.data.jet_writer import (
     BLOCK,
     check_outputs,
     converter_parser,
@@ -34,11 +35,13 @@ from src.data.jet_writer import (  # noqa: E402
     run_converter,
     split_path,
 )
-from src.data.npz import NpzArray, npz_keys  # noqa: E402
-from src.errors import InputError, first_line  # noqa: E402
+from puffin.data.npz import NpzArray, npz_keys
+from puffin.errors import InputError, first_line
 
-ATTRIBUTES = {"source": "top tagging reference set, Zenodo 2603256, arXiv:1902.09914",
-              "units": "GeV; four-momenta are (E, px, py, pz)"}  # fmt: skip
+ATTRIBUTES = {
+    "source": "top tagging reference set, Zenodo 2603256, arXiv:1902.09914",
+    "units": "GeV; four-momenta are (E, px, py, pz)",
+}
 PARTICLES = 200
 LIGHTLIKE = 1e-3  # E^2 - p^2 may fall below 0 by this part of E^2: rounding; a wrong order of columns gives far more
 SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}  # name in an .npz: name of ours
@@ -47,7 +50,7 @@ SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}  #
 def open_table(path: Path) -> h5py.Dataset:
     """The table of a file; InputError if it is not laid out as above."""
     with suppress(ImportError):
-        import hdf5plugin  # noqa: F401  adds Blosc and other filters that pandas may have used
+        importlib.import_module("hdf5plugin")  # adds Blosc and other filters that pandas may have used
     file = open_hdf5(path)
     table = file.get("table/table")
     fields = table.dtype.fields if isinstance(table, h5py.Dataset) else None
@@ -59,7 +62,9 @@ def open_table(path: Path) -> h5py.Dataset:
     width = 4 * (PARTICLES + 1)
     kinds = floats.base.kind, integers.base.kind
     if floats.shape != (width,) or integers.shape not in ((1,), (2,)) or kinds != ("f", "i"):
-        raise InputError(f"{path}: expected {width} floats and 1 or 2 integers for each jet, got {floats} and {integers}")
+        raise InputError(
+            f"{path}: expected {width} floats and 1 or 2 integers for each jet, got {floats} and {integers}"
+        )
     return table
 
 
@@ -83,7 +88,7 @@ def convert_tables(paths: list[Path], out: Path, nobj: int) -> None:
     if len({table.dtype["values_block_1"].shape for table in tables}) > 1:
         raise InputError("some inputs have ttv and some do not; convert them one by one")
     with progress(sum(map(len, tables)), out.name) as bar, jet_file(out, ATTRIBUTES) as file:
-        for path, table in zip(paths, tables):
+        for path, table in zip(paths, tables, strict=False):
             for first in range(0, len(table), BLOCK):
                 try:
                     block = table[first : first + BLOCK]
@@ -132,8 +137,9 @@ def convert_npz(path: Path, outputs: dict[str, Path], nobj: int, column: int) ->
 
 def main(argv=None) -> None:
     parser = converter_parser(__doc__, "table(s) .h5, or one .npz", "all: 200 of a table, M of an .npz")
-    parser.add_argument("--signal-column", type=int, choices=(0, 1), default=1,
-                        help="of one-hot labels of an .npz (default: 1)")  # fmt: skip
+    parser.add_argument(
+        "--signal-column", type=int, choices=(0, 1), default=1, help="of one-hot labels of an .npz (default: 1)"
+    )
     args = parser.parse_args(argv)
     if args.inputs[0].suffix != ".npz":
         check_outputs(args, [args.out])
@@ -145,7 +151,9 @@ def main(argv=None) -> None:
     keys = npz_keys(args.inputs[0])
     outputs = {name: split_path(args.out, split) for name, split in SPLITS.items() if f"kinematics_{name}" in keys}
     if not outputs:
-        raise InputError(f"{args.inputs[0]}: expected kinematics_train, _valid or _test, got {', '.join(keys) or 'none'}")
+        raise InputError(
+            f"{args.inputs[0]}: expected kinematics_train, _valid or _test, got {', '.join(keys) or 'none'}"
+        )
     check_outputs(args, list(outputs.values()))
     convert_npz(args.inputs[0], outputs, args.nobj, args.signal_column)
 

@@ -3,13 +3,15 @@
 A new process is one entry of PROCESSES. Particles are Pythia's stable ones (default lifetimes: pi, K+-, K0L, n, mu are
 stable, K0S and Lambda decay), without neutrinos; there is no detector. Four-momenta are (E, px, py, pz) in GeV.
 """
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-ECM = 14000.0          # GeV, proton-proton
-MAX_BARREN = 20000     # events in a row without a jet before we give up
+ECM = 14000.0  # GeV, proton-proton
+MAX_BARREN = 20000  # events in a row without a jet before we give up
 CHARM, BOTTOM, TOP, Z, W = 4, 5, 6, 23, 24
 
 
@@ -20,6 +22,7 @@ class GenerationError(RuntimeError):
 class Truth(NamedTuple):
     """Four-momenta (4,) of what the jet comes from: a top, W or Z before it decays, or the quark or gluon of the hard
     process; of the W before it decays (a top's, or the same W again) and of a top's b as the top decays, else 0."""
+
     origin: np.ndarray
     w: np.ndarray = np.zeros(4)
     b: np.ndarray = np.zeros(4)
@@ -30,6 +33,7 @@ NO_TRUTH = Truth(np.zeros(4))
 
 class Jet(NamedTuple):
     """fourmomenta (n, 4) float32, pdgid (n,) int32, by descending pT; truth as three (4,) float64. No padding."""
+
     fourmomenta: np.ndarray
     pdgid: np.ndarray
     truth: Truth
@@ -38,6 +42,7 @@ class Jet(NamedTuple):
 @dataclass(frozen=True)
 class Cuts:
     """pt_min < pT < pt_max in GeV, |eta| < eta_max, for anti-kT jets of this radius; truths match within the radius."""
+
     pt_min: float
     pt_max: float
     eta_max: float
@@ -54,6 +59,7 @@ class Process:
     find_truth(pythia) reads the event and returns one Truth for each object that a jet may be matched to, or None if the
     event is not to be used. matched=False: the hardest jet is kept without looking for a match.
     """
+
     description: str
     is_signal: bool
     settings: tuple[str, ...]
@@ -126,37 +132,77 @@ PROCESSES = {
     "top": Process(
         "pp -> t tbar, t -> b W, W -> q qbar'; hardest jet within the cuts and within the radius of a top",
         is_signal=True,
-        settings=("Top:gg2ttbar = on", "Top:qqbar2ttbar = on", "6:onMode = off", "6:onIfMatch = 24 5",
-                  "24:onMode = off", "24:onIfAny = 1 2 3 4 5"),
-        pthat=(0.7, 2.0), find_truth=find_tops, matched=True),
+        settings=(
+            "Top:gg2ttbar = on",
+            "Top:qqbar2ttbar = on",
+            "6:onMode = off",
+            "6:onIfMatch = 24 5",
+            "24:onMode = off",
+            "24:onIfAny = 1 2 3 4 5",
+        ),
+        pthat=(0.7, 2.0),
+        find_truth=find_tops,
+        matched=True,
+    ),
     "qcd": Process(
         "pp -> two light quarks or gluons; hardest jet within the cuts",
         is_signal=False,
-        settings=("HardQCD:gg2gg = on", "HardQCD:gg2qqbar = on", "HardQCD:qg2qg = on", "HardQCD:qq2qq = on",
-                  "HardQCD:qqbar2gg = on", "HardQCD:qqbar2qqbarNew = on", "HardQCD:nQuarkNew = 3"),
-        pthat=(0.7, 2.0), find_truth=light_hard_process, matched=False),
+        settings=(
+            "HardQCD:gg2gg = on",
+            "HardQCD:gg2qqbar = on",
+            "HardQCD:qg2qg = on",
+            "HardQCD:qq2qq = on",
+            "HardQCD:qqbar2gg = on",
+            "HardQCD:qqbar2qqbarNew = on",
+            "HardQCD:nQuarkNew = 3",
+        ),
+        pthat=(0.7, 2.0),
+        find_truth=light_hard_process,
+        matched=False,
+    ),
     "gluon": Process(
         "q qbar -> Z g, Z -> neutrinos; hardest jet within the cuts and within the radius of the gluon",
         is_signal=False,
         settings=("WeakBosonAndParton:qqbar2gmZg = on", *INVISIBLE_Z),
-        pthat=(0.7, 2.0), find_truth=find_parton, matched=True),
+        pthat=(0.7, 2.0),
+        find_truth=find_parton,
+        matched=True,
+    ),
     "quark": Process(
         "q g -> Z q, q = u, d, s, Z -> neutrinos; hardest jet within the cuts and within the radius of the quark",
         is_signal=True,
         settings=("WeakBosonAndParton:qg2gmZq = on", *INVISIBLE_Z),
-        pthat=(0.7, 2.0), find_truth=find_parton, matched=True),
+        pthat=(0.7, 2.0),
+        find_truth=find_parton,
+        matched=True,
+    ),
     "w": Process(
         "pp -> W and a parton, W -> q qbar'; hardest jet within the cuts and within the radius of the W",
         is_signal=True,
-        settings=("WeakBosonAndParton:qqbar2Wg = on", "WeakBosonAndParton:qg2Wq = on",
-                  "24:onMode = off", "24:onIfAny = 1 2 3 4 5"),
-        pthat=(0.7, 2.0), find_truth=find_w, matched=True),
+        settings=(
+            "WeakBosonAndParton:qqbar2Wg = on",
+            "WeakBosonAndParton:qg2Wq = on",
+            "24:onMode = off",
+            "24:onIfAny = 1 2 3 4 5",
+        ),
+        pthat=(0.7, 2.0),
+        find_truth=find_w,
+        matched=True,
+    ),
     "z": Process(
         "pp -> Z and a parton, Z -> q qbar; hardest jet within the cuts and within the radius of the Z",
         is_signal=True,
-        settings=("WeakBosonAndParton:qqbar2gmZg = on", "WeakBosonAndParton:qg2gmZq = on", PURE_Z,
-                  "23:onMode = off", "23:onIfAny = 1 2 3 4 5"),
-        pthat=(0.7, 2.0), find_truth=find_z, matched=True),
+        settings=(
+            "WeakBosonAndParton:qqbar2gmZg = on",
+            "WeakBosonAndParton:qg2gmZq = on",
+            PURE_Z,
+            "23:onMode = off",
+            "23:onIfAny = 1 2 3 4 5",
+        ),
+        pthat=(0.7, 2.0),
+        find_truth=find_z,
+        matched=True,
+    ),
 }
 
 
@@ -166,8 +212,9 @@ def import_generator():
         import fastjet
         import pythia8mc
     except ImportError as error:
-        raise GenerationError(f"jets are made with pythia8mc and fastjet ({error}): "
-                              "pip install --no-build-isolation -e '.[generate]'") from error
+        raise GenerationError(
+            f"jets are made with pythia8mc and fastjet ({error}): pip install --no-build-isolation -e '.[generate]'"
+        ) from error
     return pythia8mc, fastjet
 
 
@@ -176,9 +223,16 @@ def start_pythia(process, cuts, mpi, seed):
     pythia8mc, _ = import_generator()
     pythia = pythia8mc.Pythia("", False)  # no banner
     low, high = process.pthat[0] * cuts.pt_min, process.pthat[1] * cuts.pt_max
-    for setting in ("Print:quiet = on", f"Beams:eCM = {ECM}", "Random:setSeed = on", f"Random:seed = {seed}",
-                    f"PhaseSpace:pTHatMin = {low}", f"PhaseSpace:pTHatMax = {high}",
-                    f"PartonLevel:MPI = {'on' if mpi else 'off'}", *process.settings):
+    for setting in (
+        "Print:quiet = on",
+        f"Beams:eCM = {ECM}",
+        "Random:setSeed = on",
+        f"Random:seed = {seed}",
+        f"PhaseSpace:pTHatMin = {low}",
+        f"PhaseSpace:pTHatMax = {high}",
+        f"PartonLevel:MPI = {'on' if mpi else 'off'}",
+        *process.settings,
+    ):
         if not pythia.readString(setting):
             raise GenerationError(f"Pythia refuses the setting {setting!r}")
     if not pythia.init():

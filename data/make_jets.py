@@ -20,6 +20,7 @@ Jets of a process are made in blocks of BLOCK, each with a Pythia seed of its ow
 block): the files are the same byte for byte for every -j, no two splits share events, and a longer data set holds the
 jets of a shorter one. Which process stands in which row is shuffled by the seed. A file appears whole or not at all.
 """
+
 import argparse
 import os
 import signal
@@ -34,34 +35,51 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator  # noqa: E402
-from src.data.jet_writer import CHUNK, Parser, jet_file, progress  # noqa: E402
-from src.data.parallel import ordered_map  # noqa: E402
+from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator
+
+from puffin.data.jet_writer import CHUNK, Parser, jet_file, progress
+from puffin.data.parallel import ordered_map
 
 SPLITS = ("train", "valid", "test")
-BLOCK = 100              # jets made with one Pythia seed
-MAX_SEED = 900_000_000   # of Pythia
+BLOCK = 100  # jets made with one Pythia seed
+MAX_SEED = 900_000_000  # of Pythia
 OUTSIDE = ("outdir", "jobs")  # arguments that do not change a file
 
 
 def parse_args(argv=None):
-    parser = Parser(description="Make jet data sets with Pythia 8 and FastJet.",
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(
+        description="Make jet data sets with Pythia 8 and FastJet.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     files = parser.add_argument_group("files")
-    files.add_argument("--outdir", type=Path, required=True,
-                       help="folder of train.h5, valid.h5, test.h5; made if missing, files of these names are replaced")
-    for split, number in zip(SPLITS, (4000, 1000, 2000)):
-        files.add_argument(f"--num-{split}", type=int, default=number, help=f"jets in {split}.h5; 0: leave that file alone")
-    files.add_argument("--nobj-max", type=int, default=200,
-                       help="constituents kept of a jet, the hardest; width of the file")
+    files.add_argument(
+        "--outdir",
+        type=Path,
+        required=True,
+        help="folder of train.h5, valid.h5, test.h5; made if missing, files of these names are replaced",
+    )
+    for split, number in zip(SPLITS, (4000, 1000, 2000), strict=False):
+        files.add_argument(
+            f"--num-{split}", type=int, default=number, help=f"jets in {split}.h5; 0: leave that file alone"
+        )
+    files.add_argument(
+        "--nobj-max", type=int, default=200, help="constituents kept of a jet, the hardest; width of the file"
+    )
     physics = parser.add_argument_group("physics")
-    physics.add_argument("--process", nargs="+", choices=PROCESSES, default=["top", "qcd"],
-                         help="; ".join(f"{name}: {p.description}" for name, p in PROCESSES.items()))
-    physics.add_argument("--signal-fraction", type=float,
-                         help="share of signal where both signal and background are made; without it, as many jets of "
-                              "each process")
+    physics.add_argument(
+        "--process",
+        nargs="+",
+        choices=PROCESSES,
+        default=["top", "qcd"],
+        help="; ".join(f"{name}: {p.description}" for name, p in PROCESSES.items()),
+    )
+    physics.add_argument(
+        "--signal-fraction",
+        type=float,
+        help="share of signal where both signal and background are made; without it, as many jets of each process",
+    )
     physics.add_argument("--pt-min", type=float, default=550.0, help="GeV")
     physics.add_argument("--pt-max", type=float, default=650.0, help="GeV")
     physics.add_argument("--eta-max", type=float, default=2.0, help="of the jet axis, in absolute value")
@@ -81,14 +99,20 @@ def complain(args):
     """What is wrong with the arguments, in one line, or None."""
     sizes = [getattr(args, f"num_{split}") for split in SPLITS]
     rules = (
-        (min(sizes) >= 0 and max(sizes) > 0,
-         f"--num-train, --num-valid, --num-test must be 0 or more and not all 0, got {sizes}"),
+        (
+            min(sizes) >= 0 and max(sizes) > 0,
+            f"--num-train, --num-valid, --num-test must be 0 or more and not all 0, got {sizes}",
+        ),
         (args.nobj_max >= 1, f"--nobj-max must be at least 1, got {args.nobj_max}"),
         (len(set(args.process)) == len(args.process), f"--process names a process twice: {' '.join(args.process)}"),
-        (args.signal_fraction is None or 0 <= args.signal_fraction <= 1,
-         f"--signal-fraction must lie between 0 and 1, got {args.signal_fraction}"),
-        (20 <= args.pt_min < args.pt_max <= ECM / 2,
-         f"cuts must satisfy 20 <= --pt-min < --pt-max <= {ECM / 2:g} GeV, got {args.pt_min:g} and {args.pt_max:g}"),
+        (
+            args.signal_fraction is None or 0 <= args.signal_fraction <= 1,
+            f"--signal-fraction must lie between 0 and 1, got {args.signal_fraction}",
+        ),
+        (
+            20 <= args.pt_min < args.pt_max <= ECM / 2,
+            f"cuts must satisfy 20 <= --pt-min < --pt-max <= {ECM / 2:g} GeV, got {args.pt_min:g} and {args.pt_max:g}",
+        ),
         (0 < args.eta_max < np.inf, f"--eta-max must be positive, got {args.eta_max}"),
         (0 < args.radius <= 1.5, f"--radius must lie between 0 and 1.5, got {args.radius}"),
         (args.seed >= 0, f"--seed must be 0 or more, got {args.seed}"),
@@ -119,8 +143,11 @@ def counts_of(processes, number, signal_fraction):
     kinds = {kind: [p for p in processes if PROCESSES[p].is_signal == kind] for kind in (True, False)}
     signal = int(number * signal_fraction + 0.5) if all(kinds.values()) else number * bool(kinds[True])
     totals = {True: signal, False: number - signal}
-    return {p: totals[kind] // len(names) + (i < totals[kind] % len(names))
-            for kind, names in kinds.items() for i, p in enumerate(names)}
+    return {
+        p: totals[kind] // len(names) + (i < totals[kind] % len(names))
+        for kind, names in kinds.items()
+        for i, p in enumerate(names)
+    }
 
 
 def shuffled_rows(counts, seed, split):
@@ -140,7 +167,7 @@ def blocks_of(rows):
     blocks = []
     for name in np.unique(rows):
         where = np.flatnonzero(rows == name)
-        blocks += [(where[i], str(name), i // BLOCK, len(where[i:i + BLOCK])) for i in range(0, len(where), BLOCK)]
+        blocks += [(where[i], str(name), i // BLOCK, len(where[i : i + BLOCK])) for i in range(0, len(where), BLOCK)]
     return [block[1:] for block in sorted(blocks)]
 
 
@@ -151,13 +178,19 @@ def pack(jets, names, processes, nobj_max):
     momenta = np.zeros((len(jets), nobj_max, 4), np.float32)
     pdgid = np.zeros((len(jets), nobj_max), np.int32)
     for row, jet in enumerate(jets):
-        momenta[row, :len(jet.pdgid)] = jet.fourmomenta
-        pdgid[row, :len(jet.pdgid)] = jet.pdgid
+        momenta[row, : len(jet.pdgid)] = jet.fourmomenta
+        pdgid[row, : len(jet.pdgid)] = jet.pdgid
     truth = np.array([jet.truth for jet in jets], np.float32).reshape(-1, 3, 4)
-    return {"Nobj": np.array([len(jet.pdgid) for jet in jets], np.int32), "Pmu": momenta, "pdgid": pdgid,
-            "truth_Pmu": truth[:, 0], "truth_Pmu_W": truth[:, 1], "truth_Pmu_b": truth[:, 2],
-            "is_signal": np.array([PROCESSES[name].is_signal for name in names], np.int8),
-            "jet_tag": np.array([processes.index(name) for name in names], np.int8)}
+    return {
+        "Nobj": np.array([len(jet.pdgid) for jet in jets], np.int32),
+        "Pmu": momenta,
+        "pdgid": pdgid,
+        "truth_Pmu": truth[:, 0],
+        "truth_Pmu_W": truth[:, 1],
+        "truth_Pmu_b": truth[:, 2],
+        "is_signal": np.array([PROCESSES[name].is_signal for name in names], np.int8),
+        "jet_tag": np.array([processes.index(name) for name in names], np.int8),
+    }
 
 
 def make_block(task):
@@ -173,13 +206,13 @@ def rows_in_order(rows, blocks, jets_of_blocks, bar):
     """Chunks of (jets, names) for successive rows, from the Jets of the blocks as they come."""
     ready = {str(name): deque() for name in np.unique(rows)}
     jets, start = [], 0
-    for (name, _, _), made in zip(blocks, jets_of_blocks):
+    for (name, _, _), made in zip(blocks, jets_of_blocks, strict=False):
         ready[name].extend(made)
         bar.update(len(made))
         while start + len(jets) < len(rows) and ready[rows[start + len(jets)]]:
             jets.append(ready[rows[start + len(jets)]].popleft())
             if len(jets) == CHUNK or start + len(jets) == len(rows):
-                yield jets, rows[start:start + len(jets)]
+                yield jets, rows[start : start + len(jets)]
                 jets, start = [], start + len(jets)
 
 
@@ -190,17 +223,28 @@ def make_split(split, args):
     counts = counts_of(args.process, number, args.signal_fraction)
     rows = shuffled_rows(counts, args.seed, split)
     blocks = blocks_of(rows)
-    tasks = [(name, cuts, args.mpi, args.nobj_max, pythia_seed(args.seed, name, split, block), count)
-             for name, block, count in blocks]
+    tasks = [
+        (name, cuts, args.mpi, args.nobj_max, pythia_seed(args.seed, name, split, block), count)
+        for name, block, count in blocks
+    ]
     attributes = {
-        "generator": "Pythia 8, FastJet", "version": f"pythia8mc {version('pythia8mc')}, fastjet {version('fastjet')}",
-        "command": command_of(args), "seed": args.seed, "split": split, "cuts": str(cuts), "mpi": args.mpi,
-        "collision": f"pp, {ECM:g} GeV", "units": "GeV; four-momenta are (E, px, py, pz)",
+        "generator": "Pythia 8, FastJet",
+        "version": f"pythia8mc {version('pythia8mc')}, fastjet {version('fastjet')}",
+        "command": command_of(args),
+        "seed": args.seed,
+        "split": split,
+        "cuts": str(cuts),
+        "mpi": args.mpi,
+        "collision": f"pp, {ECM:g} GeV",
+        "units": "GeV; four-momenta are (E, px, py, pz)",
         "processes": [f"{name} ({counts[name]} jets): {PROCESSES[name].description}" for name in counts],
     }
     path = args.outdir / f"{split}.h5"
-    with (progress(number, path.name) as bar, closing(ordered_map(make_block, tasks, args.jobs)) as made,
-          jet_file(path, attributes, level=9) as file):
+    with (
+        progress(number, path.name) as bar,
+        closing(ordered_map(make_block, tasks, args.jobs)) as made,
+        jet_file(path, attributes, level=9) as file,
+    ):
         for jets, names in rows_in_order(rows, blocks, made, bar):
             file.append(pack(jets, names, args.process, args.nobj_max))
     content = ", ".join(f"{count} {name}" for name, count in counts.items())

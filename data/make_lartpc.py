@@ -17,6 +17,7 @@ Events are made in blocks of BLOCK, each with a random stream of its own that fo
 are the same byte for byte for every -j. A file appears whole or not at all. A larger file begins with the events of a smaller
 one of the same seed: a split that holds files that this run does not replace is refused.
 """
+
 import argparse
 import signal
 import sys
@@ -28,12 +29,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from lartpc.events import Recipe, simulate  # noqa: E402
-from src.data.parallel import ordered_map  # noqa: E402
-from src.data.pilarnet_files import hdf5_files  # noqa: E402
-from src.files import whole_file  # noqa: E402
+from lartpc.events import Recipe, simulate
+
+from puffin.data.parallel import ordered_map
+from puffin.data.pilarnet_files import hdf5_files
+from puffin.files import whole_file
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("v1", "v2", "v3")
@@ -46,10 +48,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv=None):
-    parser = Parser(description="Make LArTPC point clouds in the layout of PILArNet-M.",
-                    formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(
+        description="Make LArTPC point clouds in the layout of PILArNet-M.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--outdir", type=Path, required=True, help="folder of train/, val/, test/; made if missing")
-    for split, number in zip(SPLITS, (1000, 200, 0)):
+    for split, number in zip(SPLITS, (1000, 200, 0), strict=False):
         parser.add_argument(f"--num-{split}", type=int, default=number, help=f"events in {split}/; 0: no file")
     parser.add_argument("--format", choices=FORMATS, default="v2", help="layout of PILArNet-M; v1 has no PID")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
@@ -66,8 +70,10 @@ def parse_args(argv=None):
         path = file_of(split, args)
         others = set(hdf5_files(path.parent, "*")) - {path}
         if getattr(args, f"num_{split}") and others:
-            parser.error(f"{min(others)} would stay beside {path.name}, and may hold the same events; "
-                         f"remove it, or choose another --outdir")
+            parser.error(
+                f"{min(others)} would stay beside {path.name}, and may hold the same events; "
+                f"remove it, or choose another --outdir"
+            )
     return args
 
 
@@ -103,7 +109,9 @@ def write_events(path, events, number, version, attributes, progress=lambda: Non
             file.attrs.update(attributes)
             for name in names:
                 kind = np.int32 if name == "cluster" else np.float32
-                file.create_dataset(name, (number,), h5py.vlen_dtype(kind), chunks=(min(number, 1024),), track_times=False)
+                file.create_dataset(
+                    name, (number,), h5py.vlen_dtype(kind), chunks=(min(number, 1024),), track_times=False
+                )
             for k, event in enumerate(events):
                 for name, row in rows_of(event, version).items():
                     file[name][k] = row
@@ -118,12 +126,20 @@ def make_split(split, args):
     """Make and write one file."""
     number = getattr(args, f"num_{split}")
     path = file_of(split, args)
-    tasks = [(args.seed, SPLITS.index(split), start // BLOCK, min(BLOCK, number - start)) for start in range(0, number, BLOCK)]
-    attributes = {"generator": "data/make_lartpc.py of Puffin: a stand-in for PILArNet-M", "version": args.format,
-                  "command": f"python data/make_lartpc.py --num-{split} {number} --format {args.format} --seed {args.seed}"}
+    tasks = [
+        (args.seed, SPLITS.index(split), start // BLOCK, min(BLOCK, number - start))
+        for start in range(0, number, BLOCK)
+    ]
+    attributes = {
+        "generator": "data/make_lartpc.py of Puffin: a stand-in for PILArNet-M",
+        "version": args.format,
+        "command": f"python data/make_lartpc.py --num-{split} {number} --format {args.format} --seed {args.seed}",
+    }
     interval = 0.5 if sys.stderr.isatty() else 60
-    with (tqdm(total=number, desc=f"{split}/{path.name}", unit="event", mininterval=interval) as progress,
-          closing(ordered_map(make_block, tasks, args.jobs)) as blocks):
+    with (
+        tqdm(total=number, desc=f"{split}/{path.name}", unit="event", mininterval=interval) as progress,
+        closing(ordered_map(make_block, tasks, args.jobs)) as blocks,
+    ):
         events = (event for block in blocks for event in block)
         counts = write_events(path, events, number, args.format, attributes, progress.update)
     print(f"{path}: {number} events, {counts.mean():.0f} points each, {path.stat().st_size / 1e6:.1f} MB")

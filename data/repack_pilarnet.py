@@ -3,11 +3,12 @@
     python data/repack_pilarnet.py DATA --outdir PACKED -j 4     # DATA/train/X.h5 -> PACKED/train/X.h5, with its index
     python data/repack_pilarnet.py PACKED --verify               # compare every event with its checksum
 
-Training reads both kinds. A packed file (layout: src/data/pilarnet_files.py) holds the four columns that training uses and
+Training reads both kinds. A packed file (layout: src/puffin/data/pilarnet_files.py) holds the four columns that training uses and
 the clusters, half of the original's size; it has the same events with the same numbers. With --skip-bad a bad event is
 kept as one without points. A few hundred events are in memory at a time. A file appears whole or not at all, and files that are there
 are left alone, if they were made from the same source: an interrupted run goes on where it stopped.
 """
+
 import argparse
 import signal
 import sys
@@ -19,22 +20,25 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.data.parallel import ordered_map  # noqa: E402
-from src.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path  # noqa: E402
-from src.errors import InputError  # noqa: E402
-from src.files import whole_file  # noqa: E402
+from puffin.data.parallel import ordered_map
+from puffin.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path
+from puffin.errors import InputError
+from puffin.files import whole_file
 
 BUFFER = 128  # events written at once
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description="Repack PILArNet-M files for fast reading.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Repack PILArNet-M files for fast reading.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="a file, or a folder that is searched for .h5 files")
     parser.add_argument("--outdir", type=Path, help="folder for the packed files, arranged as in the source")
-    parser.add_argument("--verify", action="store_true", help="check packed files against their checksums; writes nothing")
+    parser.add_argument(
+        "--verify", action="store_true", help="check packed files against their checksums; writes nothing"
+    )
     parser.add_argument("--compress", action="store_true", help="gzip: a third of the size, slower to read")
     parser.add_argument("--skip-bad", action="store_true", help="keep bad events as empty ones instead of stopping")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="files at a time, each in a process")
@@ -68,9 +72,11 @@ def _write(file, events, total, compress, skip_bad):
     total: points and clusters in all.  It is an upper bound: an event that turns out to be bad leaves unused rows at the end."""
     widths, kinds = (4, events.width), (np.float32, np.int32)
     targets = []
-    for name, rows, width, kind in zip(("points", "clusters"), total.tolist(), widths, kinds):
+    for name, rows, width, kind in zip(("points", "clusters"), total.tolist(), widths, kinds, strict=False):
         options = {"compression": "gzip", "compression_opts": 9, "shuffle": True, "chunks": (min(16384, rows), width)}
-        targets.append(file.create_dataset(name, (rows, width), kind, track_times=False, **(options if compress and rows else {})))
+        targets.append(
+            file.create_dataset(name, (rows, width), kind, track_times=False, **(options if compress and rows else {}))
+        )
     sizes, checksums, waiting, written, bad = [(0, 0)], [], [], np.zeros(2, np.int64), 0
     for row in range(len(events)):
         try:
@@ -78,20 +84,30 @@ def _write(file, events, total, compress, skip_bad):
         except BadEvent:
             if not skip_bad:
                 raise
-            event, bad = [np.zeros((0, width), kind) for width, kind in zip(widths, kinds)], bad + 1
+            event, bad = [np.zeros((0, width), kind) for width, kind in zip(widths, kinds, strict=False)], bad + 1
         waiting.append(event)
         sizes.append([len(table) for table in event])
         checksums.append(checksum(*event))
         if len(waiting) == BUFFER or row == len(events) - 1:
-            for target, start, tables in zip(targets, written, zip(*waiting)):
+            for target, start, tables in zip(targets, written, zip(*waiting, strict=False), strict=False):
                 block = np.concatenate(tables)
                 target[start : start + len(block)] = block
             written, waiting = np.sum(sizes, 0), []
     ptr = np.cumsum(sizes, 0, dtype=np.int64)
-    for name, column in (("point_ptr", ptr[:, 0]), ("cluster_ptr", ptr[:, 1]), ("checksum", np.array(checksums, np.uint32))):
+    for name, column in (
+        ("point_ptr", ptr[:, 0]),
+        ("cluster_ptr", ptr[:, 1]),
+        ("checksum", np.array(checksums, np.uint32)),
+    ):
         file.create_dataset(name, data=column, track_times=False)
-    file.attrs.update({"packed": True, "version": events.version, "source": events.path.name,
-                       "source_bytes": events.path.stat().st_size})
+    file.attrs.update(
+        {
+            "packed": True,
+            "version": events.version,
+            "source": events.path.name,
+            "source_bytes": events.path.stat().st_size,
+        }
+    )
     return np.diff(ptr[:, 0]), bad
 
 
@@ -104,8 +120,10 @@ def is_done(source, target):
         size = source.stat().st_size
         told = file.attrs.get("source_bytes", size)  # older files do not tell
         if not packed.packed or len(packed) != len(events) or told != size:
-            raise InputError(f"{target}: expected the packed copy of {source} ({len(events)} events, {size} bytes), got that of another "
-                             f"file ({len(packed)} events, {told} bytes); remove it, or choose another --outdir")
+            raise InputError(
+                f"{target}: expected the packed copy of {source} ({len(events)} events, {size} bytes), got that of another "
+                f"file ({len(packed)} events, {told} bytes); remove it, or choose another --outdir"
+            )
     return True
 
 
@@ -137,7 +155,7 @@ def main(argv=None):
             raise InputError(f"--outdir {args.outdir} is the folder of the source; choose another one")
         todo = [pair for pair in pairs if not is_done(*pair)]
         done = _all(partial(repack, compress=args.compress, skip_bad=args.skip_bad), todo, args.jobs, "repack")
-        events, bad = (sum(column) for column in zip((0, 0), *done))
+        events, bad = (sum(column) for column in zip((0, 0), *done, strict=False))
         print(f"{len(done)} files repacked ({len(pairs) - len(todo)} were there): {events} events, {bad} bad")
     except (InputError, OSError) as error:
         sys.exit(f"repack_pilarnet.py: error: {error}")

@@ -3,11 +3,15 @@
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from tests.runs.helpers import TINY_CLOUDS, hard_events, walk, write
+
 ROOT = Path(__file__).resolve().parent.parent
+os.environ["PYTHONPATH"] = str(ROOT / "src")  # for the Python code that tests run in processes of their own
 GOLDEN = Path(__file__).resolve().parent / "golden"
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 # largest difference over largest entry, by dtype, for one layer against an oracle
@@ -48,3 +52,40 @@ def _seed():
 def run_folder() -> Path:
     """Folder of the small golden run: train, valid and test jets, a published checkpoint, its predictions and metrics."""
     return GOLDEN / "pelican_run"
+
+
+@pytest.fixture(scope="module")
+def small_jets(tmp_path_factory):
+    """100 / 40 / 60 of the golden run's jets."""
+    folder = tmp_path_factory.mktemp("jets")
+    for split, n in (("train", 100), ("valid", 40), ("test", 60)):
+        with (
+            h5py.File(ROOT / "tests/golden/pelican_run" / f"{split}.h5") as source,
+            h5py.File(folder / f"{split}.h5", "w") as file,
+        ):
+            for key in ("Pmu", "is_signal"):
+                file[key] = source[key][:n]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_clouds(tmp_path_factory):
+    """10 training and 7 validation events, two of them hard; no event has deltas."""
+    folder, rng = tmp_path_factory.mktemp("clouds"), np.random.default_rng(0)
+    for split, number in (("train", 10), ("val", 5)):
+        events = [walk(rng, n) for n in rng.integers(100, 300, number)] + (hard_events(rng) if split == "val" else [])
+        write(folder / split / "events_v2.h5", events)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(small_clouds, tmp_path_factory):
+    """A masked autoencoder after one step."""
+    import train_pointmae
+
+    work = tmp_path_factory.mktemp("pretrained")
+    flags = "--arch vit_tiny --depth 1 --decoder-depth 1 --num-step 1 --no-plot --no-probe --ema 0.5".split()
+    train_pointmae.main(
+        [*TINY_CLOUDS, *flags, "--energy-threshold", "0.2", "--datadir", str(small_clouds), "--workdir", str(work)]
+    )
+    return work / "model/tiny.pt"

@@ -38,10 +38,14 @@ def tree(tmp_path):
     for name in ("csrc/cpu/a.cpp", "csrc/cuda/b.cu", "csrc/puffin.cpp", "csrc/kernel.h"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "src/ops").mkdir(parents=True)
+    (tmp_path / "src/puffin/ops").mkdir(parents=True)
     (tmp_path / "modules/torch").mkdir(parents=True)
     (tmp_path / "modules/torch/__init__.py").write_text(PYTORCH)
-    scripts = {".venv/bin/python": f'#!/bin/bash\nexec {sys.executable} "$@"\n', "bin/cxx": COMPILER, "bin/nvcc": COMPILER}
+    scripts = {
+        ".venv/bin/python": f'#!/bin/bash\nexec {sys.executable} "$@"\n',
+        "bin/cxx": COMPILER,
+        "bin/nvcc": COMPILER,
+    }
     for name, text in scripts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -56,7 +60,9 @@ def build(tree, **environment) -> subprocess.CompletedProcess:
     hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "TORCH_CUDA_ARCH_LIST", "PUFFIN_CUDA", "PUFFIN_SANITIZE")
     outer = {k: v for k, v in os.environ.items() if k not in hidden}
     environment = outer | commands | {"KNOWN": "80 90 100"} | environment
-    return subprocess.run(("make", "kernels"), cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(
+        ("make", "kernels"), cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 def calls(tree) -> list[str]:
@@ -73,7 +79,7 @@ def test_make_kernels_builds_what_is_missing_or_stale_and_nothing_else(tree):
     again = build(tree)
     assert calls(tree) == [] and again.returncode == 0 and len((again.stdout + again.stderr).splitlines()) == 1
     assert build(tree, CUDA_OF_PYTORCH="13.0").returncode == 0 and calls(tree) == ["b.o", "puffin_cuda.so"]
-    (tree / "src/ops/_lib/puffin_cuda.so").unlink()
+    (tree / "src/puffin/ops/_lib/puffin_cuda.so").unlink()
     build(tree, CUDA_OF_PYTORCH="13.0")
     assert calls(tree) == ["puffin_cuda.so"]
     os.utime(tree / "csrc/kernel.h", (time.time() + 60,) * 2)
@@ -112,7 +118,9 @@ def test_architectures_are_those_nvcc_has(tree, known, listed, expected, cut):
     flags = {} if listed is None else {"TORCH_CUDA_ARCH_LIST": listed}
     done = build(tree, CUDA_OF_PYTORCH="13.0", KNOWN=known, **flags)
     assert done.returncode == 0, done.stderr
-    compiled = next(line for line in (tree / "calls").read_text().splitlines() if line.startswith("nvcc") and " -c " in line)
+    compiled = next(
+        line for line in (tree / "calls").read_text().splitlines() if line.startswith("nvcc") and " -c " in line
+    )
     assert re.findall(r",code=(\S+)", compiled) == expected.split()
     assert ("does not offer all of 8.0;9.0;10.0" in done.stdout) == cut
 
@@ -121,4 +129,4 @@ def test_nvcc_without_any_of_the_architectures(tree):
     """Breaks if that ends in a compiler error, or in a library without code."""
     done = build(tree, CUDA_OF_PYTORCH="13.0", KNOWN="52 60")
     assert done.returncode != 0 and "expected one of 8.0;9.0;10.0, got compute_52 compute_60" in done.stderr
-    assert "nvcc 12.0 or newer" in done.stderr and not (tree / "src/ops/_lib/puffin_cuda.so").exists()
+    assert "nvcc 12.0 or newer" in done.stderr and not (tree / "src/puffin/ops/_lib/puffin_cuda.so").exists()

@@ -9,6 +9,7 @@ The file appears only if it agrees with PyTorch.  docs/EXPORT.md: its inputs, ou
 
 import argparse
 import copy
+import importlib
 import json
 import logging
 import sys
@@ -20,21 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.cli.arguments import Formatter, add_jet_data_arguments, add_pelican_arguments  # noqa: E402
-from src.cli.jets import names  # noqa: E402
-from src.cli.pelican import pelican_config, take_network_from  # noqa: E402
-from src.cli.run import load_weights, run_script  # noqa: E402
-from src.data.jets import JetDataset, JetSelection  # noqa: E402
-from src.data.packing import JetBatch  # noqa: E402
-from src.data.scalars import chosen_scalars  # noqa: E402
-from src.errors import InputError, first_line  # noqa: E402
-from src.files import whole_file  # noqa: E402
-from src.models.pelican import PelicanClassifier, PelicanRegressor  # noqa: E402
-from src.models.published import read_checkpoint  # noqa: E402
-from src.models.single_jet import SingleJet, single_jet  # noqa: E402
-from src.training.checkpoint import git_commit  # noqa: E402
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.checkpoints.writing import git_commit
+from puffin.cli.arguments import Formatter, add_jet_data_arguments, add_pelican_arguments
+from puffin.cli.jets import names
+from puffin.cli.pelican import pelican_config, take_network_from
+from puffin.data.jets import JetDataset, JetSelection
+from puffin.data.packing import JetBatch
+from puffin.data.scalars import chosen_scalars
+from puffin.errors import InputError, first_line
+from puffin.files import whole_file
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.models.single_jet import SingleJet, single_jet
+from puffin.runs.run import load_weights, run_script
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample_data/run12/test.h5"
 INPUTS = ("fourmomenta", "scalars")
@@ -52,14 +53,20 @@ def make_parser() -> argparse.ArgumentParser:
     """All flags of this tool."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Formatter)
     parser.add_argument("checkpoint", type=Path, help="of a PELICAN script, or a published one")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; None: the checkpoint's name with .onnx")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write; None: the checkpoint's name with .onnx"
+    )
     parser.add_argument("--opset", type=int, default=LEAST_OPSET, metavar="N", help="version of ONNX's operators")
     add = parser.add_argument
     add("--check-sizes", type=int, nargs="+", default=[1, 2, 10, 50, 100], metavar="N", help="sizes of compared jets")
     add("--check-file", type=Path, default=SAMPLE, metavar="FILE", help="jets to compare beside random ones, HDF5")
-    add("--tolerance", type=float, metavar="X",
+    add(
+        "--tolerance",
+        type=float,
+        metavar="X",
         help=f"most difference to PyTorch, relative to the largest output; None: {TOLERANCE:g}, or twice PyTorch's own float32 "
-        f"rounding where that is more, up to {LARGEST_TOLERANCE:g}")  # fmt: skip
+        f"rounding where that is more, up to {LARGEST_TOLERANCE:g}",
+    )
     return parser
 
 
@@ -88,16 +95,16 @@ def main(argv=None) -> None:
             raise InputError(f"{out}: not written: differs from PyTorch by {said}, {expected}")
     sizes = f"{min(args.check_sizes)} to {max(args.check_sizes)} particles"
     print(f"{out}: {type(model).__name__}, {out.stat().st_size / 1024:.0f} KiB, opset {args.opset}")
-    print(f"{len(jets)} jets of {sizes} agree with PyTorch; largest relative deviation {said}, "
-          f"tolerance {tolerance:.2g} ({reason})")  # fmt: skip
+    print(
+        f"{len(jets)} jets of {sizes} agree with PyTorch; largest relative deviation {said}, "
+        f"tolerance {tolerance:.2g} ({reason})"
+    )
 
 
 def exporter():
     """onnxruntime, if all that exporting needs is there; else InputError with the remedy."""
     try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
+        _, _, onnxruntime = map(importlib.import_module, ("onnx", "onnxscript", "onnxruntime"))
     except ImportError as error:
         remedy = "pip install --no-build-isolation -e '.[export]'"
         raise InputError(f"exporting needs onnx, onnxscript and onnxruntime ({error}): {remedy}") from error
@@ -159,9 +166,15 @@ def export(network: SingleJet, path: Path, opset: int, properties: dict[str, str
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                network, example, input_names=INPUTS[: len(example)], output_names=network.outputs,
-                opset_version=opset, dynamic_shapes=({0: particles},) * len(example), dynamo=True, verbose=False,
-            )  # fmt: skip
+                network,
+                example,
+                input_names=INPUTS[: len(example)],
+                output_names=network.outputs,
+                opset_version=opset,
+                dynamic_shapes=({0: particles},) * len(example),
+                dynamo=True,
+                verbose=False,
+            )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"PyTorch could not export it with opset {opset}: {first_line(error)}") from error
     written = program.model.opset_imports[""]
@@ -234,14 +247,16 @@ def outputs(model: Network, batch: JetBatch) -> tuple[np.ndarray, ...]:
 def relative(found: list, expected: list) -> list[float]:
     """For each jet the largest difference of its outputs, relative to the largest entry that the output has for any of
     the jets: scores near 0 are differences of larger numbers, rounded in float32."""
-    differences = [[np.abs(x - y).max() for x, y in zip(*both, strict=True)] for both in zip(found, expected, strict=True)]
+    differences = [
+        [np.abs(x - y).max() for x, y in zip(*both, strict=True)] for both in zip(found, expected, strict=True)
+    ]
     sizes = [[np.abs(y).max() for y in jet] for jet in expected]
     return (np.array(differences) / np.array(sizes).max(0)).max(1).tolist()
 
 
 def deviations(session, model: Network, scale: float, jets: list[Jet]) -> list[float]:
     """For each jet how far the ONNX file is from the trained network."""
-    found = [session.run(None, {name: x.numpy() for name, x in zip(INPUTS, jet)}) for jet in jets]
+    found = [session.run(None, {name: x.numpy() for name, x in zip(INPUTS, jet, strict=False)}) for jet in jets]
     return relative(found, [outputs(model, as_batch(jet, scale)) for jet in jets])
 
 
@@ -256,7 +271,7 @@ def rounding(model: Network, scale: float, jets: list[Jet]) -> float:
     for batch in (as_batch(jet, scale) for jet in jets):
         pairs.append((outputs(model, batch), outputs(exact, batch.to("cpu", torch.float64))))
     handle.remove()
-    return max(relative(*zip(*pairs)))
+    return max(relative(*zip(*pairs, strict=False)))
 
 
 if __name__ == "__main__":

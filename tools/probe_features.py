@@ -14,18 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from src.cli.clouds import point_mae_config, take_network_from  # noqa: E402
-from src.cli.presets import parse_arguments  # noqa: E402
-from src.cli.run import load_weights, run_script  # noqa: E402
-from src.data.pilarnet import CloudSelection, open_splits  # noqa: E402
-from src.layers.grouping import Tokens  # noqa: E402
-from src.models.point_mae import PointMAE  # noqa: E402
-from src.models.published import read_checkpoint  # noqa: E402
-from src.tasks.token_probe import MOST, TokenProbe  # noqa: E402
-from train_pointmae import make_parser  # noqa: E402
-
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.cli.clouds import point_mae_config, take_network_from
+from puffin.data.pilarnet import CloudSelection, open_splits
+from puffin.layers.grouping import Tokens
+from puffin.models.point_mae import PointMAE
+from puffin.runs.run import load_weights, run_script
+from puffin.settings.presets import parse_arguments
+from puffin.tasks.token_probe import MOST, TokenProbe
+from train_pointmae import make_parser
 
 Features = Callable[[Tokens], Tensor]
 
@@ -39,11 +38,19 @@ def statistics(tokens: Tokens) -> Tensor:
         position = points[:, :3] - points[:, :3].mean(0)
         shape = torch.linalg.eigvalsh(position.T @ position / len(points))
         rows.append(
-            torch.cat([
-                points.new_tensor([len(points)]), points.mean(0), points.std(0, correction=0), points.amin(0), points.amax(0), shape,
-                (points.amax(0) - points.amin(0)), points[:, 3].sum()[None],
-            ])
-        )  # fmt: skip
+            torch.cat(
+                [
+                    points.new_tensor([len(points)]),
+                    points.mean(0),
+                    points.std(0, correction=0),
+                    points.amin(0),
+                    points.amax(0),
+                    shape,
+                    (points.amax(0) - points.amin(0)),
+                    points[:, 3].sum()[None],
+                ]
+            )
+        )
     return torch.cat([torch.stack(rows), tokens.centres, tokens.centres.norm(dim=1, keepdim=True)], 1)
 
 

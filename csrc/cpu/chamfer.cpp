@@ -1,4 +1,4 @@
-// Chamfer distance on the CPU; semantics in src/ops/chamfer.py.
+// Chamfer distance on the CPU; semantics in src/puffin/ops/chamfer.py.
 #define PUFFIN_KERNEL "chamfer_kernel.h"
 #include "targets.h"
 

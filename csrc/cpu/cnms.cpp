@@ -1,4 +1,4 @@
-// Centrality-based non-maximum suppression on the CPU; semantics in src/ops/cnms.py.
+// Centrality-based non-maximum suppression on the CPU; semantics in src/puffin/ops/cnms.py.
 #define PUFFIN_KERNEL "cnms_kernel.h"
 #include "targets.h"
 

@@ -1,4 +1,4 @@
-// Farthest point sampling on the CPU; semantics in src/ops/fps.py.
+// Farthest point sampling on the CPU; semantics in src/puffin/ops/fps.py.
 #define PUFFIN_KERNEL "fps_kernel.h"
 #include "targets.h"
 

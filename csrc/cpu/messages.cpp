@@ -1,4 +1,4 @@
-// Linear, leaky ReLU, batch statistics on the CPU; semantics in src/ops/messages.py. Tasks are blocks of rows of a fixed
+// Linear, leaky ReLU, batch statistics on the CPU; semantics in src/puffin/ops/messages.py. Tasks are blocks of rows of a fixed
 // size, their sums are added up in order: no result depends on the number of threads.
 #define PUFFIN_KERNEL "messages_kernel.h"
 #include "targets.h"

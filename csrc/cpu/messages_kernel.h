@@ -1,4 +1,4 @@
-// A linear layer, a leaky ReLU and the statistics of its result, tile by tile; see src/ops/messages.py.
+// A linear layer, a leaky ReLU and the statistics of its result, tile by tile; see src/puffin/ops/messages.py.
 #include "gemm_tile.h"
 
 constexpr int64_t message_tile = 48;  // rows at a time: a multiple of every micro-kernel's rows

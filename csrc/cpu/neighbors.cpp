@@ -1,4 +1,4 @@
-// k nearest neighbours, ball query and ball count on the CPU; semantics in src/ops/neighbors.py.
+// k nearest neighbours, ball query and ball count on the CPU; semantics in src/puffin/ops/neighbors.py.
 #define PUFFIN_KERNEL "neighbors_kernel.h"
 #include "targets.h"
 

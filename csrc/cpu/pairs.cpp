@@ -1,4 +1,4 @@
-// Packed pairs on the CPU; semantics in src/ops/pairs.py. A task is a group of whole events, chosen by their sizes
+// Packed pairs on the CPU; semantics in src/puffin/ops/pairs.py. A task is a group of whole events, chosen by their sizes
 // alone, so that no sum depends on the number of threads.
 #define PUFFIN_KERNEL "pairs_kernel.h"
 #include "targets.h"

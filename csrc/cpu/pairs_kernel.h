@@ -1,5 +1,5 @@
 // Packed pairs of one event, or of a group of events: diagonal rows first, then the pairs i < j row by row, then the
-// same pairs transposed; see src/ops/pairs.py.
+// same pairs transposed; see src/puffin/ops/pairs.py.
 #include "gemm_tile.h"
 
 template <class T>

@@ -1,4 +1,4 @@
-// Reductions of runs of rows on the CPU; semantics in src/ops/segments.py. A task is a group of whole segments, chosen
+// Reductions of runs of rows on the CPU; semantics in src/puffin/ops/segments.py. A task is a group of whole segments, chosen
 // by their sizes alone, so that no sum depends on the number of threads.
 #define PUFFIN_KERNEL "segments_kernel.h"
 #include "targets.h"

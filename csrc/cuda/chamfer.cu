@@ -1,4 +1,4 @@
-// Chamfer distance on CUDA; semantics in src/ops/chamfer.py. Every pair is compared, a thread per point: the clouds
+// Chamfer distance on CUDA; semantics in src/puffin/ops/chamfer.py. Every pair is compared, a thread per point: the clouds
 // of a loss are small and many. The gradient is gathered, not scattered, so that it is the same in every run.
 #include "device.cuh"
 

@@ -1,4 +1,4 @@
-// Centrality-based non-maximum suppression on CUDA; semantics in src/ops/cnms.py.
+// Centrality-based non-maximum suppression on CUDA; semantics in src/puffin/ops/cnms.py.
 //
 // Exact: a point is kept if and only if no kept point of higher priority is within the radius. Warps draw points in
 // the order of priority and wait for the neighbours of higher priority that are undecided. The first undecided point

@@ -1,4 +1,4 @@
-// Farthest point sampling on CUDA; semantics in src/ops/fps.py. One block of threads per event; blocks of 32 points
+// Farthest point sampling on CUDA; semantics in src/puffin/ops/fps.py. One block of threads per event; blocks of 32 points
 // that the new sample cannot reach are skipped, as on the CPU.
 #include "boxes.cuh"
 

@@ -1,4 +1,4 @@
-// k nearest neighbours, ball query and ball count on CUDA; semantics in src/ops/neighbors.py. One warp per query.
+// k nearest neighbours, ball query and ball count on CUDA; semantics in src/puffin/ops/neighbors.py. One warp per query.
 #include "boxes.cuh"
 
 namespace puffin::cuda {

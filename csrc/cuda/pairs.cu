@@ -1,4 +1,4 @@
-// Packed pairs on CUDA; semantics in src/ops/pairs.py. A warp per node, its lanes over the channels: every access is
+// Packed pairs on CUDA; semantics in src/puffin/ops/pairs.py. A warp per node, its lanes over the channels: every access is
 // coalesced, and every sum runs in the order of the nodes, the same in every run. pair_mix is left to PyTorch, whose
 // matrix products are the best there.
 #include "device.cuh"

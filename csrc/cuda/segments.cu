@@ -1,4 +1,4 @@
-// Reductions of runs of rows on CUDA; semantics in src/ops/segments.py. A thread per segment and channel, neighbours
+// Reductions of runs of rows on CUDA; semantics in src/puffin/ops/segments.py. A thread per segment and channel, neighbours
 // on neighbouring channels; every sum runs in the order of the rows, the same in every run.
 #include "device.cuh"
 

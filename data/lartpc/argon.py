@@ -3,17 +3,18 @@
 Sources: PDG, Review of Particle Physics, section "Passage of particles through matter" (here PDG-P) and "Atomic and
 nuclear properties of materials" (PDG-A); density effect: Sternheimer, Berger, Seltzer, At. Data Nucl. Data Tables 30 (1984).
 """
+
 import numpy as np
 
-K = 0.307075                        # MeV cm^2 / mol, 4 pi N_A r_e^2 m_e c^2
+K = 0.307075  # MeV cm^2 / mol, 4 pi N_A r_e^2 m_e c^2
 ELECTRON_MASS = 0.51099895
-DENSITY = 1.396                     # g / cm^3, PDG-A
+DENSITY = 1.396  # g / cm^3, PDG-A
 Z, A = 18, 39.948
-EXCITATION = 188e-6                 # mean excitation energy
-X0 = 19.55 / DENSITY                # radiation length, 14.0 cm, PDG-A
-NUCLEAR_LENGTH = 119.7 / DENSITY    # nuclear interaction length of protons, PDG-A
-PION_LENGTH = 149.0 / DENSITY       # of pions, PDG-A
-LIGHT = 29.9792458                  # cm / ns
+EXCITATION = 188e-6  # mean excitation energy
+X0 = 19.55 / DENSITY  # radiation length, 14.0 cm, PDG-A
+NUCLEAR_LENGTH = 119.7 / DENSITY  # nuclear interaction length of protons, PDG-A
+PION_LENGTH = 149.0 / DENSITY  # of pions, PDG-A
+LIGHT = 29.9792458  # cm / ns
 
 # kinds of particles; the numbers are the PID of PILArNet-M
 PHOTON, ELECTRON, MUON, PION, PROTON = range(5)
@@ -55,8 +56,13 @@ def stopping_power(kind, energy):
     delta = density_effect(beta, gamma)
     scale = (beta * gamma) ** 2 * ELECTRON_MASS / EXCITATION
     heavy = np.log(2 * scale * largest_transfer(kind, energy) / EXCITATION) - 2 * beta**2 - delta
-    light = (np.log(scale * ELECTRON_MASS * (gamma - 1) / (2 * EXCITATION)) + gamma**-2
-             - (2 * gamma - 1) / gamma**2 * np.log(2) + ((gamma - 1) / gamma) ** 2 / 8 - delta)
+    light = (
+        np.log(scale * ELECTRON_MASS * (gamma - 1) / (2 * EXCITATION))
+        + gamma**-2
+        - (2 * gamma - 1) / gamma**2 * np.log(2)
+        + ((gamma - 1) / gamma) ** 2 / 8
+        - delta
+    )
     return _COLLISIONS / beta**2 * np.where(kind == ELECTRON, light, heavy)
 
 
@@ -91,8 +97,7 @@ def scattering_angle(kind, energy, length):
 
     The logarithm is held at 10 cm, a typical track: so the angles of many short steps add up to that of a long one."""
     beta, _ = beta_gamma(kind, energy)
-    return (13.6 / (beta * momentum(kind, energy)) * np.sqrt(length / X0)
-            * (1 + 0.038 * np.log(10 / X0)))
+    return 13.6 / (beta * momentum(kind, energy)) * np.sqrt(length / X0) * (1 + 0.038 * np.log(10 / X0))
 
 
 def electrons_collected(energy, length):

@@ -2,17 +2,18 @@
 
 The shares of hadronic final states are rough: they make the right kinds of vertices, not cross sections.
 """
+
 import numpy as np
 
-from .argon import ELECTRON, ELECTRON_MASS, MASS, MUON, PI0_MASS, PION, PROTON
-from .particles import MICHEL, TRACK, Particles, isotropic, photons, turned
+from lartpc.argon import ELECTRON, ELECTRON_MASS, MASS, MUON, PI0_MASS, PION, PROTON
+from lartpc.particles import MICHEL, TRACK, Particles, isotropic, photons, turned
 
 MICHEL_ENDPOINT = (MASS[MUON] ** 2 + ELECTRON_MASS**2) / (2 * MASS[MUON])  # MeV, total energy
-MUON_LIFETIME = 2197.0       # ns
-CAPTURED = 0.76              # share of stopped mu- that an argon nucleus takes (lifetime there: 537 ns)
-PION_DECAY_MUON = 4.12       # MeV, kinetic, of pi+ -> mu+ at rest
-SEPARATION = 16.0            # MeV that it costs to free a nucleon
-BLIPS = 4.0                  # photons of a few MeV, on average, from an excited nucleus and the neutrons it sent out
+MUON_LIFETIME = 2197.0  # ns
+CAPTURED = 0.76  # share of stopped mu- that an argon nucleus takes (lifetime there: 537 ns)
+PION_DECAY_MUON = 4.12  # MeV, kinetic, of pi+ -> mu+ at rest
+SEPARATION = 16.0  # MeV that it costs to free a nucleon
+BLIPS = 4.0  # photons of a few MeV, on average, from an excited nucleus and the neutrons it sent out
 
 
 def michel_energy(number, rng):
@@ -33,8 +34,9 @@ def end_at_rest(stopped, fragments, rng):
     free = (muons.charge > 0) | (rng.random(len(muons)) > CAPTURED)
     light.append(_blips(muons[~free], rng))
     decaying = muons[free]
-    michels = Particles.at(decaying, ELECTRON, decaying.charge, isotropic(len(decaying), rng),
-                           michel_energy(len(decaying), rng))
+    michels = Particles.at(
+        decaying, ELECTRON, decaying.charge, isotropic(len(decaying), rng), michel_energy(len(decaying), rng)
+    )
     michels.time += rng.exponential(MUON_LIFETIME, len(michels))
     fragments = fragments.begin(michels, MICHEL)
 
@@ -59,12 +61,22 @@ def end_in_flight(interacted, fragments, rng):
 
     rest = interacted[fate >= 0.45]
     part = rng.uniform(0.3, 1.0, len(rest))
-    out = Particles.at(rest, rest.kind, rest.charge, turned(rest.direction, rng.uniform(-0.2, 1, len(rest)), rng),
-                       np.maximum(part * rest.energy, 1e-3))
+    out = Particles.at(
+        rest,
+        rest.kind,
+        rest.charge,
+        turned(rest.direction, rng.uniform(-0.2, 1, len(rest)), rng),
+        np.maximum(part * rest.energy, 1e-3),
+    )
     spare = (1 - part) * rest.energy - SEPARATION
     struck = rest[spare > 0]
-    protons = Particles.at(struck, PROTON, 1, turned(struck.direction, rng.uniform(-0.2, 1, len(struck)), rng),
-                           spare[spare > 0] * rng.uniform(0.3, 1.0, len(struck)))
+    protons = Particles.at(
+        struck,
+        PROTON,
+        1,
+        turned(struck.direction, rng.uniform(-0.2, 1, len(struck)), rng),
+        spare[spare > 0] * rng.uniform(0.3, 1.0, len(struck)),
+    )
     protons = protons[rng.random(len(protons)) < 0.45]  # the others knock out neutrons, which are not followed
     new = Particles.join([out, protons])
     fragments = fragments.begin(new, TRACK)

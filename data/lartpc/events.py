@@ -1,15 +1,16 @@
 """Whole events: what enters the detector, the cascade that follows, and the rows of a PILArNet-M file."""
+
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import argon
-from .argon import ELECTRON, MASS, MUON, PHOTON, PROTON
-from .endings import end_at_rest, end_in_flight
-from .particles import DELTA, LED, SHOWER, Fragments, Particles, isotropic
-from .showers import fly
-from .tracks import EDGE, Segments, transport
-from .voxels import fill, settle_small
+from lartpc import argon
+from lartpc.argon import ELECTRON, MASS, MUON, PHOTON, PROTON
+from lartpc.endings import end_at_rest, end_in_flight
+from lartpc.particles import DELTA, LED, SHOWER, Fragments, Particles, isotropic
+from lartpc.showers import fly
+from lartpc.tracks import EDGE, Segments, transport
+from lartpc.voxels import fill, settle_small
 
 POINT_COLUMNS = ("x", "y", "z", "value", "energy", "time", "electrons", "dx")
 
@@ -18,8 +19,8 @@ POINT_COLUMNS = ("x", "y", "z", "value", "energy", "time", "electrons", "dx")
 class Recipe:
     """What is in an event: means are of Poisson distributions, energies are kinetic [MeV] and uniform."""
 
-    vertices: float = 0.4          # beyond the first
-    particles: float = 2.7         # of a vertex, beyond the first two
+    vertices: float = 0.4  # beyond the first
+    particles: float = 2.7  # of a vertex, beyond the first two
     shares: tuple = (0.19, 0.22, 0.19, 0.15, 0.25)  # of PHOTON, ELECTRON, MUON, PION, PROTON
     lowest: tuple = (30, 30, 50, 50, 50)
     highest: tuple = (800, 800, 600, 500, 400)
@@ -42,8 +43,12 @@ def primaries(number, recipe, rng):
 
     event = np.concatenate([event_of_vertex[vertex], np.repeat(np.arange(number), crossing)])
     # interactions of an event: its vertices, then its muons
-    interaction = np.concatenate([_counted(event_of_vertex)[vertex],
-                                  np.repeat(vertices, crossing) + _counted(np.repeat(np.arange(number), crossing))])
+    interaction = np.concatenate(
+        [
+            _counted(event_of_vertex)[vertex],
+            np.repeat(vertices, crossing) + _counted(np.repeat(np.arange(number), crossing)),
+        ]
+    )
     particles = Particles.join([bombs, muons])
     particles.fragment = np.arange(len(particles))  # one each
     return particles, event, interaction
@@ -129,7 +134,7 @@ def simulate(number, recipe, rng):
     order = np.lexsort((fragment, voxels.event))
     voxels, fragment = voxels[order], fragment[order]
     bounds = np.searchsorted(voxels.event, np.arange(number + 1))
-    return [_event(voxels[a:b], fragment[a:b], fragments) for a, b in zip(bounds[:-1], bounds[1:])]
+    return [_event(voxels[a:b], fragment[a:b], fragments) for a, b in zip(bounds[:-1], bounds[1:], strict=False)]
 
 
 def _event(voxels, fragment, fragments):

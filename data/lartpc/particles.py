@@ -1,9 +1,10 @@
 """Tables of particles and of fragments, and random directions."""
+
 from dataclasses import dataclass
 
 import numpy as np
 
-from .argon import ELECTRON, MASS, MUON, PHOTON, momentum
+from lartpc.argon import ELECTRON, MASS, MUON, PHOTON, momentum
 
 SHOWER, TRACK, MICHEL, DELTA, LED = range(5)  # semantic classes of PILArNet-M
 
@@ -21,7 +22,7 @@ class Table:
     @classmethod
     def join(cls, tables):
         """The rows of several tables, one after another."""
-        return cls(*(np.concatenate(columns) for columns in zip(*(vars(t).values() for t in tables))))
+        return cls(*(np.concatenate(columns) for columns in zip(*(vars(t).values() for t in tables), strict=False)))
 
 
 @dataclass
@@ -40,9 +41,19 @@ class Particles(Table):
     @classmethod
     def at(cls, parents, kind, charge, direction, energy, fragment=None):
         """Particles that begin where and when their parents are, one for each."""
-        full = lambda value: np.broadcast_to(np.asarray(value), len(parents)).copy()  # noqa: E731
-        return cls(full(kind), full(charge), parents.position.copy(), direction, np.asarray(energy, float),
-                   parents.time.copy(), parents.fragment.copy() if fragment is None else fragment)
+
+        def full(value):
+            return np.broadcast_to(np.asarray(value), len(parents)).copy()
+
+        return cls(
+            full(kind),
+            full(charge),
+            parents.position.copy(),
+            direction,
+            np.asarray(energy, float),
+            parents.time.copy(),
+            parents.fragment.copy() if fragment is None else fragment,
+        )
 
 
 @dataclass
@@ -63,8 +74,16 @@ class Fragments(Table):
     def of_primaries(cls, particles, event, interaction):
         """One fragment for each primary particle, in order."""
         semantic = np.where(particles.kind >= MUON, TRACK, SHOWER)
-        return cls(event, interaction, np.arange(len(particles)), semantic, particles.kind, MASS[particles.kind],
-                   momentum(particles.kind, particles.energy), particles.position)
+        return cls(
+            event,
+            interaction,
+            np.arange(len(particles)),
+            semantic,
+            particles.kind,
+            MASS[particles.kind],
+            momentum(particles.kind, particles.energy),
+            particles.position,
+        )
 
     def begin(self, particles, semantic):
         """The table with a new fragment for each particle, whose `fragment` so far is its parent's and is updated.
@@ -73,9 +92,16 @@ class Fragments(Table):
         parent, new = particles.fragment, len(self) + np.arange(len(particles))
         inherits = (semantic == SHOWER) & (self.semantic[parent] != TRACK)
         pid = np.where(inherits, self.pid[parent], PHOTON if semantic == SHOWER else particles.kind)
-        added = Fragments(self.event[parent], self.interaction[parent], np.where(inherits, self.root[parent], new),
-                          np.full(len(new), semantic), pid, MASS[particles.kind],
-                          momentum(particles.kind, particles.energy), particles.position)
+        added = Fragments(
+            self.event[parent],
+            self.interaction[parent],
+            np.where(inherits, self.root[parent], new),
+            np.full(len(new), semantic),
+            pid,
+            MASS[particles.kind],
+            momentum(particles.kind, particles.energy),
+            particles.position,
+        )
         particles.fragment = new
         return Fragments.join([self, added])
 

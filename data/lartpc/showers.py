@@ -2,15 +2,16 @@
 
 PDG-P: the section "Passage of particles through matter" of the PDG review.
 """
+
 from functools import lru_cache
 
 import numpy as np
 
-from .argon import A, DENSITY, ELECTRON, ELECTRON_MASS, LIGHT, PHOTON, X0, Z
-from .particles import Particles, turned
-from .tracks import inside
+from lartpc.argon import DENSITY, ELECTRON, ELECTRON_MASS, LIGHT, PHOTON, X0, A, Z
+from lartpc.particles import Particles, turned
+from lartpc.tracks import inside
 
-SOFTEST = 0.01      # MeV; photons below are absorbed where they are
+SOFTEST = 0.01  # MeV; photons below are absorbed where they are
 CLASSICAL_RADIUS = 2.8179403e-13  # cm
 ELECTRON_DENSITY = 6.02214e23 * Z / A * DENSITY  # per cm^3
 
@@ -100,8 +101,15 @@ def fly(photons, rng):
         rates = np.stack([pairs(now.energy), compton(now.energy), photoelectric(now.energy)])
         total = rates.sum(0)
         length = np.where(now.energy > SOFTEST, rng.exponential(size=len(now)) / total, 0)
-        now = Particles(now.kind, now.charge, now.position + length[:, None] * now.direction, now.direction,
-                        now.energy, now.time + length / LIGHT, now.fragment)
+        now = Particles(
+            now.kind,
+            now.charge,
+            now.position + length[:, None] * now.direction,
+            now.direction,
+            now.energy,
+            now.time + length / LIGHT,
+            now.fragment,
+        )
         within = inside(now.position)
         escaped += float(now.energy[~within].sum())
         draw = rng.random(len(now)) * total

@@ -1,20 +1,21 @@
 """Charged particles, stepped together: ionization with its straggling, delta rays, bremsstrahlung, scattering, range-out."""
+
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import argon
-from .argon import ELECTRON, ELECTRON_MASS, LIGHT, PION, PROTON, X0
-from .particles import Particles, Table, electrons, photons, turned
+from lartpc import argon
+from lartpc.argon import ELECTRON, ELECTRON_MASS, LIGHT, PION, PROTON, X0
+from lartpc.particles import Particles, Table, electrons, photons, turned
 
-VOXEL = 0.3               # cm; also the longest step
-SIZE = 768                # voxels along an edge of the detector
-EDGE = VOXEL * SIZE       # cm
-HARD = 0.02               # MeV; collisions above are drawn one by one, the rest is a Gaussian
-DELTA = 0.3               # MeV; electrons knocked out with more are followed
-SOFTEST_PHOTON = 0.03     # MeV; bremsstrahlung below is deposited on the spot
+VOXEL = 0.3  # cm; also the longest step
+SIZE = 768  # voxels along an edge of the detector
+EDGE = VOXEL * SIZE  # cm
+HARD = 0.02  # MeV; collisions above are drawn one by one, the rest is a Gaussian
+DELTA = 0.3  # MeV; electrons knocked out with more are followed
+SOFTEST_PHOTON = 0.03  # MeV; bremsstrahlung below is deposited on the spot
 STOPPED = np.array([0, 0.05, 1.0, 1.0, 1.0])  # MeV by kind; with less, a particle is where it will end
-LARGEST_LOSS = 0.2        # share of the energy that a step loses, on average
+LARGEST_LOSS = 0.2  # share of the energy that a step loses, on average
 
 
 @dataclass
@@ -97,7 +98,12 @@ def transport(particles, table, rng):
     """Step charged particles until each has stopped, hit a nucleus or left the detector.  table: argon.CollisionTable."""
     none = particles[:0]
     found = {name: [none] for name in ("deltas", "photons", "stopped", "interacted")}
-    struck_by, segments, escaped, now = [none.kind], [_segments(none, none.position, none.energy, none.energy)], 0.0, particles
+    struck_by, segments, escaped, now = (
+        [none.kind],
+        [_segments(none, none.position, none.energy, none.energy)],
+        0.0,
+        particles,
+    )
     while len(now):
         loss = table(now.kind, now.energy)
         length = np.minimum(VOXEL, LARGEST_LOSS * now.energy / loss)
@@ -148,9 +154,15 @@ def _moved(now, length, energy, rng):
     beta, _ = argon.beta_gamma(now.kind, now.energy)
     width = argon.scattering_angle(now.kind, now.energy, length)
     angle = width * np.sqrt(2 * rng.exponential(size=len(now)))  # two planes together
-    return Particles(now.kind, now.charge, now.position + length[:, None] * now.direction,
-                     turned(now.direction, np.cos(np.minimum(angle, np.pi)), rng), np.maximum(energy, 0),
-                     now.time + length / (beta * LIGHT), now.fragment)
+    return Particles(
+        now.kind,
+        now.charge,
+        now.position + length[:, None] * now.direction,
+        turned(now.direction, np.cos(np.minimum(angle, np.pi)), rng),
+        np.maximum(energy, 0),
+        now.time + length / (beta * LIGHT),
+        now.fragment,
+    )
 
 
 def _recoil(parents, given, rng):

@@ -1,10 +1,11 @@
 """From deposits along lines to voxels, and from fragments to the clusters of PILArNet-M."""
+
 from dataclasses import dataclass
 
 import numpy as np
 
-from .particles import DELTA, MICHEL, SHOWER, TRACK, Table
-from .tracks import SIZE, VOXEL
+from lartpc.particles import DELTA, MICHEL, SHOWER, TRACK, Table
+from lartpc.tracks import SIZE, VOXEL
 
 FAINTEST = 0.01  # MeV; voxels with less are not recorded
 # a fragment with fewer voxels joins what it touches; where it touches nothing, it is a low-energy deposit

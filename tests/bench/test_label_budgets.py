@@ -3,12 +3,11 @@
 import pytest
 
 import bench.label_budgets as study
-from src.errors import InputError
-from tests.cli.test_segmentation_script import data, pretrained  # noqa: F401  (fixtures)
+from puffin.errors import InputError
 from tools import plot_label_budgets
 
 
-def test_study(data, pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_study(small_clouds, pretrained, tmp_path, monkeypatch, capsys):
     """Every run once, and a table; after a stop in the second run, the first is not repeated and the second continues; the
     tool draws the same table."""
     seen, main = [], study.train_segmentation.main
@@ -21,8 +20,37 @@ def test_study(data, pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
         raise KeyboardInterrupt
 
     monkeypatch.setattr(study.train_segmentation, "main", spied)
-    flags = ["--pretrained", str(pretrained), "--datadir", str(data), "--workdir", str(tmp_path), "--methods", "scratch", "peft", "--budgets", "4"]
-    flags += ["--seeds", "1", "--", "--cpu", "--threads", "1", "--min-points", "50", "--num-step", "2", "--valid-every", "1", "--batch-size", "2", "--head-dim", "16"]
+    flags = [
+        "--pretrained",
+        str(pretrained),
+        "--datadir",
+        str(small_clouds),
+        "--workdir",
+        str(tmp_path),
+        "--methods",
+        "scratch",
+        "peft",
+        "--budgets",
+        "4",
+    ]
+    flags += [
+        "--seeds",
+        "1",
+        "--",
+        "--cpu",
+        "--threads",
+        "1",
+        "--min-points",
+        "50",
+        "--num-step",
+        "2",
+        "--valid-every",
+        "1",
+        "--batch-size",
+        "2",
+        "--head-dim",
+        "16",
+    ]
     with pytest.raises(KeyboardInterrupt):
         study.main(flags)
     study.main(flags)
@@ -35,9 +63,22 @@ def test_study(data, pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert capsys.readouterr().out.splitlines()[:4] == table and (tmp_path / "log/budgets.Best.metrics.png").exists()
 
 
-def test_more_labels_than_there_are(data, tmp_path):  # noqa: F811
+def test_more_labels_than_there_are(small_clouds, tmp_path):
     """10 training events have 50 points or more: refused before anything is trained."""
-    flags = ["--pretrained", "x.pt", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--budgets", "4", "11", "--", "--min-points", "50"]
+    flags = [
+        "--pretrained",
+        "x.pt",
+        "--datadir",
+        str(small_clouds),
+        "--workdir",
+        str(tmp_path / "w"),
+        "--budgets",
+        "4",
+        "11",
+        "--",
+        "--min-points",
+        "50",
+    ]
     with pytest.raises(InputError, match="expected 1 to 10, .* got .4, 11."):
         study.main(flags)
     assert not (tmp_path / "w").exists()

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
-from src.layers.grouping import TokenizerConfig
-from src.layers.packed import pad
-from src.layers.transformer import TransformerConfig
-from src.models.point_encoder import EncoderConfig
-from src.models.point_mae import PointMAE, PointMAEConfig
+from puffin.layers.grouping import TokenizerConfig
+from puffin.layers.packed import pad
+from puffin.layers.transformer import TransformerConfig
+from puffin.models.point_encoder import EncoderConfig
+from puffin.models.point_mae import PointMAE, PointMAEConfig
 from tests.layers.clouds import tracks
 
 TINY = TransformerConfig("vit_tiny", 2, attention_dropout=0.0, drop_path=0.0)

@@ -3,7 +3,7 @@
 import torch
 
 from bench.segmentation import make_file
-from src.data.pilarnet import CloudDataset, CloudSelection
+from puffin.data.pilarnet import CloudDataset, CloudSelection
 from tests.conftest import ROOT
 
 

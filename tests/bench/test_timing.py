@@ -39,7 +39,9 @@ def test_memory_of_a_step():
 def test_memory_in_a_child(tmp_path):
     """The child gets the flags of this process; one that fails ends it, with what it said."""
     program = tmp_path / "program.py"
-    program.write_text("import sys\nassert sys.argv[1:] == ['--repeat', '3', '--memory-of', 'a'], 'other flags'\nprint(7)\n")
+    program.write_text(
+        "import sys\nassert sys.argv[1:] == ['--repeat', '3', '--memory-of', 'a'], 'other flags'\nprint(7)\n"
+    )
     assert memory_in_child(str(program), "a", ["--repeat", "3"]) == 7
     with pytest.raises(SystemExit, match="(?s)memory of b failed.*other flags"):
         memory_in_child(str(program), "b", [])

@@ -2,8 +2,8 @@
 
 import torch
 
-from src.data.augment import random_rotations, rotate
-from src.data.packing import CloudBatch
+from puffin.data.augment import random_rotations, rotate
+from puffin.data.packing import CloudBatch
 
 
 def test_rotations_are_proper():

@@ -1,17 +1,13 @@
 """data/convert_energyflow_qg.py on small files in the public layout."""
 
-import sys
 from pathlib import Path
 
+import convert_energyflow_qg as convert
 import h5py
 import numpy as np
 import pytest
 
-from src.errors import InputError
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
-
-import convert_energyflow_qg as convert  # noqa: E402
+from puffin.errors import InputError
 
 IDS = [22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13]
 
@@ -22,7 +18,9 @@ def write_source(path, number, width, seed):
     x = np.zeros((number, width, 4))
     for jet in x:
         n = rng.integers(1, width + 1)
-        jet[:n] = np.column_stack([np.sort(rng.uniform(0.1, 100, n))[::-1], rng.normal(size=n), rng.uniform(0, 6.3, n), rng.choice(IDS, n)])
+        jet[:n] = np.column_stack(
+            [np.sort(rng.uniform(0.1, 100, n))[::-1], rng.normal(size=n), rng.uniform(0, 6.3, n), rng.choice(IDS, n)]
+        )
     y = rng.integers(0, 2, number).astype(np.float64)
     np.savez_compressed(path, X=x, y=y)
     return x, y
@@ -61,7 +59,22 @@ def test_masses():
     x = np.array([[[0.001, 0, 0, code] for code in IDS]])
     momenta, pdgid = convert.fourmomenta(x, False, "", 0)
     mass = 1000 * np.sqrt(momenta[0, :, 0] ** 2 - (momenta[0, :, 1:] ** 2).sum(-1))
-    expected = [0, 139.570, 139.570, 493.68, 493.68, 497.61, 939.565, 939.565, 938.272, 938.272, 0.511, 0.511, 105.658, 105.658]
+    expected = [
+        0,
+        139.570,
+        139.570,
+        493.68,
+        493.68,
+        497.61,
+        939.565,
+        939.565,
+        938.272,
+        938.272,
+        0.511,
+        0.511,
+        105.658,
+        105.658,
+    ]
     np.testing.assert_allclose(mass, expected, atol=4e-3)
     assert pdgid[0].tolist() == IDS
     momenta, _ = convert.fourmomenta(x, True, "", 0)
@@ -77,12 +90,14 @@ def test_split(sources, tmp_path):
         parts = []
         for split in ("train", "valid", "test"):
             with h5py.File(tmp_path / f"{Path(name).stem}_{split}.h5") as file:
-                parts.append([(float(p), int(s)) for p, s in zip(file["Pmu"][:, 0, 1], file["is_signal"][:])])
+                parts.append(
+                    [(float(p), int(s)) for p, s in zip(file["Pmu"][:, 0, 1], file["is_signal"][:], strict=False)]
+                )
         return parts
 
     convert.main([*map(str, paths), "--out", str(tmp_path / "whole.h5")])
     with h5py.File(tmp_path / "whole.h5") as file:
-        whole = [(float(p), int(s)) for p, s in zip(file["Pmu"][:, 0, 1], file["is_signal"][:])]
+        whole = [(float(p), int(s)) for p, s in zip(file["Pmu"][:, 0, 1], file["is_signal"][:], strict=False)]
     first = run("a.h5", "--seed", "5")
     assert [len(part) for part in first] == [6, 3, 3] and sorted(sum(first, [])) == sorted(whole)
     assert first == run("b.h5", "--seed", "5") != run("c.h5", "--seed", "6")

@@ -1,21 +1,32 @@
 """data/convert_hls4ml.py on small files in the public layout."""
 
-import sys
-from pathlib import Path
-
+import convert_hls4ml as convert
 import h5py
 import numpy as np
 import pytest
 
-from src.errors import InputError
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
-
-import convert_hls4ml as convert  # noqa: E402
+from puffin.errors import InputError
 
 # as published: one name more than there are columns
-PARTICLE = ["j1_px", "j1_py", "j1_pz", "j1_e", "j1_erel", "j1_pt", "j1_ptrel", "j1_eta", "j1_etarel", "j1_etarot", "j1_phi", "j1_phirel",
-            "j1_phirot", "j1_deltaR", "j1_costheta", "j1_costhetarel", "j1_pdgid"]  # fmt: skip
+PARTICLE = [
+    "j1_px",
+    "j1_py",
+    "j1_pz",
+    "j1_e",
+    "j1_erel",
+    "j1_pt",
+    "j1_ptrel",
+    "j1_eta",
+    "j1_etarel",
+    "j1_etarot",
+    "j1_phi",
+    "j1_phirel",
+    "j1_phirot",
+    "j1_deltaR",
+    "j1_costheta",
+    "j1_costhetarel",
+    "j1_pdgid",
+]
 JET = [*(f"j_feature{k}" for k in range(53)), "j_g", "j_q", "j_w", "j_z", "j_t", "j_undef"]
 
 
@@ -50,7 +61,9 @@ def test_round_trip(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "BLOCK", 4)
     paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
     first = write_source(paths[0], 9, 12, 1)
-    second = write_source(paths[1], 6, 15, 2, [*PARTICLE[15::-1], "j1_pdgid"], [*JET[53:58][::-1], *JET[:53], "j_undef"])
+    second = write_source(
+        paths[1], 6, 15, 2, [*PARTICLE[15::-1], "j1_pdgid"], [*JET[53:58][::-1], *JET[:53], "j_undef"]
+    )
     out = tmp_path / "train.h5"
     convert.main([*map(str, paths), "--out", str(out)])
     expected = np.concatenate([np.pad(first[0], ((0, 0), (0, 3), (0, 0))), second[0]]).astype(np.float32)

@@ -4,17 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import convert_jetclass as convert
 import h5py
 import numpy as np
 import pytest
 
-from src.errors import InputError
+from puffin.errors import InputError
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "data"))
-
-import convert_jetclass as convert  # noqa: E402
 
 LABELS = [f"label_{name}" for name in ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")]
 FLAGS = ["charge", "isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"]
@@ -48,7 +46,10 @@ def write_source(path, number, seed, leave_out=()):
     branches |= {"jet_pt": rng.normal(size=number).astype(np.float32)}
     branches = {name: values for name, values in branches.items() if name not in leave_out}
     with uproot.recreate(path) as file:
-        file.mktree("tree", {name: values.type if name.startswith("part_") else values.dtype for name, values in branches.items()})
+        file.mktree(
+            "tree",
+            {name: values.type if name.startswith("part_") else values.dtype for name, values in branches.items()},
+        )
         for half in (slice(0, number // 2), slice(number // 2, None)):  # two baskets
             file["tree"].extend({name: values[half] for name, values in branches.items()})
     return jets, classes
@@ -60,7 +61,7 @@ def test_round_trip(reader, tmp_path, monkeypatch, nobj):
     file are misplaced. In blocks of 4, which do not end where baskets or files end."""
     monkeypatch.setattr(convert, "BLOCK", 4)
     paths = [tmp_path / "a.root", tmp_path / "b.root"]
-    first, second = (write_source(path, n, n) for path, n in zip(paths, (11, 6)))
+    first, second = (write_source(path, n, n) for path, n in zip(paths, (11, 6), strict=False))
     out = tmp_path / "train.h5"
     convert.main([*map(str, paths), "--out", str(out), *([] if nobj is None else ["--nobj", str(nobj)])])
     jets, classes = [*first[0], *second[0]], [*first[1], *second[1]]
@@ -71,10 +72,15 @@ def test_round_trip(reader, tmp_path, monkeypatch, nobj):
     assert content["jet_tag"].tolist() == classes and content["signal_type"].dtype == np.uint8
     np.testing.assert_array_equal(content["signal_type"], np.eye(10)[classes])
     assert content["Nobj"].tolist() == [min(width, len(jet["px"])) for jet in jets]
-    columns = {"energy": content["Pmu"][..., 0], "px": content["Pmu"][..., 1], "py": content["Pmu"][..., 2], "pz": content["Pmu"][..., 3]}
+    columns = {
+        "energy": content["Pmu"][..., 0],
+        "px": content["Pmu"][..., 1],
+        "py": content["Pmu"][..., 2],
+        "pz": content["Pmu"][..., 3],
+    }
     for name, values in (columns | {name: content[name] for name in (*FLAGS, *TRACK)}).items():
         assert values.shape == (17, width) and values.dtype == np.float32
-        for row, jet in zip(values, jets):
+        for row, jet in zip(values, jets, strict=False):
             n = min(width, len(jet[name]))
             np.testing.assert_array_equal(row[:n], jet[name][:n], err_msg=name)
             assert not row[n:].any()
@@ -84,7 +90,10 @@ def test_bad_sources_are_refused(reader, tmp_path):
     """Breaks if a missing branch or another kind of file shows as a traceback, or leaves a part of the output."""
     write_source(tmp_path / "a.root", 3, 1, leave_out=("part_d0err", "label_Tbl"))
     (tmp_path / "text.root").write_text("no")
-    for name, message in (("a.root", "tree has no branch part_d0err, label_Tbl"), ("text.root", "not a readable ROOT file")):
+    for name, message in (
+        ("a.root", "tree has no branch part_d0err, label_Tbl"),
+        ("text.root", "not a readable ROOT file"),
+    ):
         with pytest.raises(InputError, match=message):
             convert.main([str(tmp_path / name), "--out", str(tmp_path / "o.h5")])
     assert not list(tmp_path.glob("*.h5"))
@@ -94,6 +103,12 @@ def test_missing_reader_is_one_line(tmp_path):
     """Breaks if the absence of uproot shows as a traceback, ends with status 0, or does not name the remedy."""
     (tmp_path / "uproot.py").write_text("raise ImportError('No module named uproot')")
     (tmp_path / "a.root").touch()
-    result = subprocess.run([sys.executable, str(ROOT / "data" / "convert_jetclass.py"), str(tmp_path / "a.root"), "--out", "o.h5"],
-                            cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "data" / "convert_jetclass.py"), str(tmp_path / "a.root"), "--out", "o.h5"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and "'.[convert]'" in result.stderr

@@ -4,18 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import convert_toptagging
 import h5py
 import numpy as np
 import pytest
 
-from src.data.jets import JetDataset, JetSelection
-from src.errors import InputError
+from puffin.data.jets import JetDataset, JetSelection
+from puffin.errors import InputError
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "data"))
-
-import convert_toptagging  # noqa: E402
 
 
 def jets(number, width, seed=0):
@@ -33,7 +31,11 @@ def jets(number, width, seed=0):
 def write_table(path, momenta, truth, integers):
     """A file as pandas' to_hdf(format="table") lays it out: one compound table; the names of columns are pickled attributes."""
     floats = np.concatenate([momenta.reshape(len(momenta), -1), truth], 1).astype(np.float32)
-    kind = [("index", "<i8"), ("values_block_0", "<f4", floats.shape[1:]), ("values_block_1", "<i8", integers.shape[1:])]
+    kind = [
+        ("index", "<i8"),
+        ("values_block_0", "<f4", floats.shape[1:]),
+        ("values_block_1", "<i8", integers.shape[1:]),
+    ]
     table = np.zeros(len(momenta), kind)
     table["index"], table["values_block_0"], table["values_block_1"] = np.arange(len(momenta)), floats, integers
     with h5py.File(path, "w") as file:
@@ -78,12 +80,16 @@ def test_table_without_ttv(reference, tmp_path):
         np.testing.assert_array_equal(file["Pmu"][:5], momenta[:5, :3])
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda m, t, i: (np.roll(m, -1, 2), t, i), "E, PX, PY, PZ"),
-    (lambda m, t, i: (m, t, i[:, ::-1]), "is_signal_new"),
-    (lambda m, t, i: (m[:, :100], t, i), "804 floats"),
-    (lambda m, t, i: (m, t, np.repeat(i, 2, 1)), "1 or 2 integers"),
-], ids=["E last", "integers swapped", "fewer particles", "more integers"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda m, t, i: (np.roll(m, -1, 2), t, i), "E, PX, PY, PZ"),
+        (lambda m, t, i: (m, t, i[:, ::-1]), "is_signal_new"),
+        (lambda m, t, i: (m[:, :100], t, i), "804 floats"),
+        (lambda m, t, i: (m, t, np.repeat(i, 2, 1)), "1 or 2 integers"),
+    ],
+    ids=["E last", "integers swapped", "fewer particles", "more integers"],
+)
 def test_other_tables_are_refused(reference, tmp_path, damage, message):
     """Breaks if columns in another order or number are converted to nonsense, or a part of it is left behind."""
     path, *content = reference
@@ -103,17 +109,27 @@ def test_other_hdf5_is_refused(tmp_path):
             convert_toptagging.main([str(tmp_path / name), "--out", str(tmp_path / "o.h5")])
 
 
-@pytest.mark.parametrize("labels, options", [
-    (np.array([1, 0, 0, 1, 0]), []),
-    (np.array([[1.0], [0], [0], [1], [0]]), []),
-    (np.eye(2)[[1, 0, 0, 1, 0]], []),
-    (np.eye(2)[[0, 1, 1, 0, 1]], ["--signal-column", "0"]),
-], ids=["numbers", "column", "one-hot", "one-hot, signal first"])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels, options",
+    [
+        (np.array([1, 0, 0, 1, 0]), []),
+        (np.array([[1.0], [0], [0], [1], [0]]), []),
+        (np.eye(2)[[1, 0, 0, 1, 0]], []),
+        (np.eye(2)[[0, 1, 1, 0, 1]], ["--signal-column", "0"]),
+    ],
+    ids=["numbers", "column", "one-hot", "one-hot, signal first"],
+)
 def test_npz_round_trip(tmp_path, monkeypatch, labels, options):
     """Breaks if splits are mixed, a split of the name "val" is not found, or labels are read in another way."""
     monkeypatch.setattr(convert_toptagging, "BLOCK", 2)
     train, valid = jets(5, 20, 1), jets(3, 20, 2)
-    np.savez(tmp_path / "full.npz", kinematics_train=train.astype(np.float64), labels_train=labels, kinematics_val=valid, labels_val=np.ones(3))
+    np.savez(
+        tmp_path / "full.npz",
+        kinematics_train=train.astype(np.float64),
+        labels_train=labels,
+        kinematics_val=valid,
+        labels_val=np.ones(3),
+    )
     convert_toptagging.main([str(tmp_path / "full.npz"), "--out", str(tmp_path / "top.h5"), *options])
     assert sorted(p.name for p in tmp_path.glob("*.h5")) == ["top_train.h5", "top_valid.h5"]
     with h5py.File(tmp_path / "top_train.h5") as file:

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
-from src.data.events import EventDataset, choose_events
-from src.errors import InputError
+from puffin.data.events import EventDataset, choose_events
+from puffin.errors import InputError
 
 
 class File:

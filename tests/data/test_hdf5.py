@@ -1,8 +1,8 @@
 import h5py
 import pytest
 
-from src.data.hdf5 import open_hdf5
-from src.errors import InputError
+from puffin.data.hdf5 import open_hdf5
+from puffin.errors import InputError
 
 
 def test_opens_for_reading_only(tmp_path):
@@ -12,7 +12,10 @@ def test_opens_for_reading_only(tmp_path):
         assert file["x"][()].tolist() == [1, 2] and file.mode == "r"
 
 
-@pytest.mark.parametrize(("name", "message"), [("missing.h5", "no such file"), ("text.h5", "not a readable HDF5 file"), (".", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("missing.h5", "no such file"), ("text.h5", "not a readable HDF5 file"), (".", "no such file")],
+)
 def test_what_cannot_be_read_is_named(tmp_path, name, message):
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(InputError, match=message) as error:

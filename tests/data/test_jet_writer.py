@@ -11,8 +11,16 @@ import h5py
 import numpy as np
 import pytest
 
-from src.data.jet_writer import Parser, check_outputs, converter_parser, jet_file, jet_rows, one_hot_numbers, run_converter
-from src.errors import InputError
+from puffin.data.jet_writer import (
+    Parser,
+    check_outputs,
+    converter_parser,
+    jet_file,
+    jet_rows,
+    one_hot_numbers,
+    run_converter,
+)
+from puffin.errors import InputError
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +46,11 @@ def test_rows_follow_one_another(tmp_path):
         assert (writer.jets, writer.empty) == (3, 2)
         time.sleep(1.1 * (path is paths[0]))  # HDF5 would store seconds
     with h5py.File(paths[0]) as file:
-        assert file["Nobj"][:].tolist() == [2, 3, 1] and file["label"][:].tolist() == [0, 2, 0] and file.attrs["seed"] == 12
+        assert (
+            file["Nobj"][:].tolist() == [2, 3, 1]
+            and file["label"][:].tolist() == [0, 2, 0]
+            and file.attrs["seed"] == 12
+        )
         assert file["Pmu"][:, 0, 0].tolist() == [1, 3, 1] and file["Pmu"].dtype == np.float32
         assert file["Pmu"].compression == "gzip" and file["Pmu"].shuffle
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -65,13 +77,23 @@ def test_file_without_jets_is_refused(tmp_path):
 def test_particles_by_falling_pt_with_their_features():
     """Breaks if particles are sorted by energy, cut before sorting, parted from their features, padding in the middle
     counts as a particle, or the padding of a feature is not zero."""
-    momenta = np.array([[[9.0, 1, 0, 8.9], [0, 0, 0, 0], [5, 3, 4, 0], [7, 0, 6, 3.6], [4, 0, 2, 3.4]], np.zeros((5, 4))])
+    momenta = np.array(
+        [[[9.0, 1, 0, 8.9], [0, 0, 0, 0], [5, 3, 4, 0], [7, 0, 6, 3.6], [4, 0, 2, 3.4]], np.zeros((5, 4))]
+    )
     names = np.array([[1, 99, 3, 4, 5], [99] * 5], np.int32)
     rows = jet_rows(momenta, 3, "x", pdgid=names)
-    assert rows["Nobj"].tolist() == [3, 0] and rows["pdgid"].tolist() == [[4, 3, 5], [0, 0, 0]] and rows["pdgid"].dtype == np.int32
+    assert (
+        rows["Nobj"].tolist() == [3, 0]
+        and rows["pdgid"].tolist() == [[4, 3, 5], [0, 0, 0]]
+        and rows["pdgid"].dtype == np.int32
+    )
     assert np.array_equal(rows["Pmu"][0], momenta[0, [3, 2, 4]].astype(np.float32)) and rows["Pmu"].dtype == np.float32
     wide = jet_rows(momenta, 7, "x", pdgid=names)
-    assert wide["Nobj"].tolist() == [4, 0] and wide["Pmu"].shape == (2, 7, 4) and wide["pdgid"][0].tolist() == [4, 3, 5, 1, 0, 0, 0]
+    assert (
+        wide["Nobj"].tolist() == [4, 0]
+        and wide["Pmu"].shape == (2, 7, 4)
+        and wide["pdgid"][0].tolist() == [4, 3, 5, 1, 0, 0, 0]
+    )
     assert not wide["Pmu"][0, 4:].any() and not wide["Pmu"][1].any()
 
 
@@ -79,7 +101,9 @@ def test_equal_pt_keeps_the_order_of_the_source():
     """Breaks if the sort is not stable: a file that is in order would come out in another."""
     px = np.random.default_rng(0).integers(1, 4, 500)
     momenta = np.stack([px, px, 0 * px, 0 * px], -1)[None].astype(float)
-    assert jet_rows(momenta, 500, "x", n=np.arange(500)[None])["n"][0].tolist() == sorted(range(500), key=lambda k: -px[k])
+    assert jet_rows(momenta, 500, "x", n=np.arange(500)[None])["n"][0].tolist() == sorted(
+        range(500), key=lambda k: -px[k]
+    )
 
 
 @pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
@@ -134,7 +158,11 @@ def test_failures_are_one_line(capsys):
 
         return main
 
-    for error, text in ((InputError("a\nb"), "error: a b"), (ValueError("x"), "error: ValueError: x"), (KeyboardInterrupt(), "interrupted")):
+    for error, text in (
+        (InputError("a\nb"), "error: a b"),
+        (ValueError("x"), "error: ValueError: x"),
+        (KeyboardInterrupt(), "interrupted"),
+    ):
         with pytest.raises(SystemExit) as stop:
             run_converter(fails(error))
         assert stop.value.code.startswith(text) and "\n" not in stop.value.code
@@ -149,15 +177,21 @@ def test_stopped_converter_leaves_nothing(tmp_path):
         import time
         from pathlib import Path
         import numpy as np
-        from src.data.jet_writer import jet_file, run_converter
+        from puffin.data.jet_writer import jet_file, run_converter
         def main(argv):
             with jet_file(Path(r"%s"), {}) as writer:
                 writer.append({"Nobj": np.ones(3, np.int32)})
                 print("ready", flush=True)
                 time.sleep(60)
         run_converter(main)""" % (tmp_path / "train.h5")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
     assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=PATIENCE)[1]

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.jets import JetDataset, JetSelection, find_split_files, open_splits
-from src.data.loader import make_loader
-from src.data.sampler import EpochBatches
-from src.data.scalars import chosen_scalars
-from src.data.targets import ClassLabels, Momenta
-from src.errors import InputError
+from puffin.data.jets import JetDataset, JetSelection, find_split_files, open_splits
+from puffin.data.loader import make_loader
+from puffin.data.sampler import EpochBatches
+from puffin.data.scalars import chosen_scalars
+from puffin.data.targets import ClassLabels, Momenta
+from puffin.errors import InputError
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def two_files(tmp_path):
         momenta[k, 2 + k % 4 :] = 0
     labels = np.arange(12) % 2
     paths = [tmp_path / "train_1.h5", tmp_path / "train_2.h5"]
-    for path, part in zip(paths, (slice(0, 7), slice(7, 12))):
+    for path, part in zip(paths, (slice(0, 7), slice(7, 12)), strict=False):
         with h5py.File(path, "w") as file:
             file["Pmu"], file["is_signal"] = momenta[part], labels[part]
     return paths, momenta, labels
@@ -49,12 +49,17 @@ def test_no_jets(two_files):
     """An empty batch (a rank without events) must be one in both ways."""
     for in_memory in (True, False):
         batch = JetDataset(two_files[0], JetSelection(in_memory=in_memory)).__getitems__([])
-        assert len(batch) == 0 and batch.fourmomenta.shape == (0, 4) and batch.target.shape == (0,) and batch.index.shape == (0,)
+        assert (
+            len(batch) == 0
+            and batch.fourmomenta.shape == (0, 4)
+            and batch.target.shape == (0,)
+            and batch.index.shape == (0,)
+        )
 
 
 def test_chunks_of_events(two_files, monkeypatch):
     """Chunks are counted over the files, of which the last one may be short; a subset keeps the chunks of its rows."""
-    monkeypatch.setattr("src.data.jets._ROWS_OF_CHUNK", 3)
+    monkeypatch.setattr("puffin.data.jets._ROWS_OF_CHUNK", 3)
     dataset = JetDataset(two_files[0], JetSelection(in_memory=False))  # 7 and 5 jets
     assert dataset.chunk_of_events().tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4]
     dataset.restrict(torch.tensor([1, 6, 11]))
@@ -84,15 +89,28 @@ def test_ranks_share_an_epoch():
     """Two ranks with batches of 2 see what one process with batches of 4 sees."""
     one = [sorted(b) for b in EpochBatches(12, 4, True, 5)]
     two = [list(EpochBatches(12, 2, True, 5, rank, 2)) for rank in (0, 1)]
-    assert [sorted(a + b) for a, b in zip(*two)] == one
+    assert [sorted(a + b) for a, b in zip(*two, strict=False)] == one
 
 
 def test_split_names(tmp_path):
     """'constrained.h5' is no training file, nor is what a killed writer left; 'val' and 'valid' are the same split."""
-    for name in ("train_1.h5", "top-train.hdf5", "constrained.h5", ".train.h5.x.h5", "val.h5", "x_valid_2.h5", "test.txt", "Test_A.h5"):
+    for name in (
+        "train_1.h5",
+        "top-train.hdf5",
+        "constrained.h5",
+        ".train.h5.x.h5",
+        "val.h5",
+        "x_valid_2.h5",
+        "test.txt",
+        "Test_A.h5",
+    ):
         (tmp_path / name).touch()
     names = {s: [p.name for p in find_split_files(tmp_path, s)] for s in ("train", "valid", "test")}
-    assert names == {"train": ["top-train.hdf5", "train_1.h5"], "valid": ["val.h5", "x_valid_2.h5"], "test": ["Test_A.h5"]}
+    assert names == {
+        "train": ["top-train.hdf5", "train_1.h5"],
+        "valid": ["val.h5", "x_valid_2.h5"],
+        "test": ["Test_A.h5"],
+    }
 
 
 def test_one_hot_targets(tmp_path):
@@ -102,14 +120,18 @@ def test_one_hot_targets(tmp_path):
     assert JetDataset([tmp_path / "a.h5"], JetSelection(ClassLabels("tag"))).targets.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("row", [[0, 0, 0], [1, 1, 0], [0, 0.5, 0.5], [2, 0, 0], [1, -1, 1], [np.nan, 0, 1], [300.0, 20.0, -40.0]])
+@pytest.mark.parametrize(
+    "row", [[0, 0, 0], [1, 1, 0], [0, 0.5, 0.5], [2, 0, 0], [1, -1, 1], [np.nan, 0, 1], [300.0, 20.0, -40.0]]
+)
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_rows_that_are_not_one_hot(tmp_path, row, in_memory):
     """Named with the key and the first bad jet of the file: a row of zeros is no jet of class 0, a momentum no label."""
     for name, rows in (("a", np.eye(3)), ("b", [[0, 1, 0], row, [0, 0, 0]])):
         _write(tmp_path / f"train_{name}.h5", Pmu=np.ones((3, 2, 4), np.float32), tag=rows)
     with pytest.raises(InputError, match="train_b.h5: tag: jet 1: expected exactly one of the 3 numbers to be 1"):
-        JetDataset([tmp_path / "train_a.h5", tmp_path / "train_b.h5"], JetSelection(ClassLabels("tag"), in_memory=in_memory))
+        JetDataset(
+            [tmp_path / "train_a.h5", tmp_path / "train_b.h5"], JetSelection(ClassLabels("tag"), in_memory=in_memory)
+        )
 
 
 def _write(path, **arrays):
@@ -135,7 +157,9 @@ def test_features_targets_and_weights(tmp_path, in_memory):
     scalars = chosen_scalars("jet", False, ["charge:tanh", "charge"])
     dataset = JetDataset([tmp_path / "train.h5"], JetSelection(Momenta(("a", "b")), 4, 1.0, in_memory, scalars, "w"))
     batch = dataset.__getitems__([4, 1, 0])
-    assert batch.lengths.tolist() == [1, 3, 4] and torch.allclose(batch.target, torch.from_numpy(truth[[4, 1, 0]]).float())
+    assert batch.lengths.tolist() == [1, 3, 4] and torch.allclose(
+        batch.target, torch.from_numpy(truth[[4, 1, 0]]).float()
+    )
     want = np.concatenate([charge[4, :1], charge[1, :3], charge[0, :4]])
     assert torch.equal(batch.scalars[:, 1], torch.from_numpy(want).float())
     assert torch.allclose(batch.scalars[:, 0], torch.from_numpy(np.tanh(want)).float())
@@ -164,8 +188,16 @@ def test_events_without_truth_are_left_out(tmp_path, caplog):
         ({"truth_Pmu": np.zeros((4, 4))}, {"target": Momenta()}, "no event has a target"),
         ({"truth_Pmu": np.full((4, 4), np.inf)}, {"target": Momenta()}, "truth_Pmu: not finite for event 0"),
         ({}, {"target": None, "scalars": chosen_scalars("qg", False, [])}, "key 'pdgid' not found"),
-        ({"pdgid": np.ones((4, 2))}, {"target": None, "scalars": chosen_scalars("qg", False, [])}, r"pdgid: expected \(4, 3\)"),
-        ({"charge": np.full((4, 3), np.nan)}, {"target": None, "scalars": chosen_scalars("jet", False, ["charge"])}, "charge of event 0 is not finite"),
+        (
+            {"pdgid": np.ones((4, 2))},
+            {"target": None, "scalars": chosen_scalars("qg", False, [])},
+            r"pdgid: expected \(4, 3\)",
+        ),
+        (
+            {"charge": np.full((4, 3), np.nan)},
+            {"target": None, "scalars": chosen_scalars("jet", False, ["charge"])},
+            "charge of event 0 is not finite",
+        ),
         ({"w": np.ones(3)}, {"target": None, "weights": "w"}, r"w: expected \(4,\)"),
         ({"w": -np.ones(4)}, {"target": None, "weights": "w"}, "not negative"),
     ],
@@ -186,7 +218,10 @@ def test_bad_targets_features_and_weights(tmp_path, arrays, selection, message):
         ({"Pmu": GOOD, "is_signal": np.zeros(3)}, r"is_signal: expected \(4,\)"),
         ({"Pmu": GOOD, "is_signal": np.full(4, 0.5)}, "expected class numbers"),
         ({"Pmu": GOOD, "is_signal": np.zeros((4, 0))}, "of the 0 numbers"),
-        ({"Pmu": GOOD, "is_signal": 1}, r"is_signal: expected \(4,\) or \(4, classes\), one row for each jet, got \(\)"),
+        (
+            {"Pmu": GOOD, "is_signal": 1},
+            r"is_signal: expected \(4,\) or \(4, classes\), one row for each jet, got \(\)",
+        ),
         ({"Pmu": NAN, "is_signal": np.zeros(4)}, "event 2 is not finite"),
         ({"Pmu": GOOD[:0], "is_signal": np.zeros(0)}, "at least one jet"),
     ],

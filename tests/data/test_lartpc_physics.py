@@ -1,16 +1,11 @@
 """The Monte Carlo of data/lartpc against formulas and tables that it does not use."""
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from lartpc import argon, endings, events, showers, tracks
+from lartpc.argon import DENSITY, ELECTRON, ELECTRON_MASS, MUON, PHOTON, PION, PROTON, X0
+from lartpc.particles import MICHEL, Fragments, Particles, isotropic, turned
 from scipy import integrate
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
-
-from lartpc import argon, endings, events, showers, tracks  # noqa: E402
-from lartpc.argon import DENSITY, ELECTRON, ELECTRON_MASS, MUON, PHOTON, PION, PROTON, X0  # noqa: E402
-from lartpc.particles import MICHEL, Fragments, Particles, isotropic, turned  # noqa: E402
 
 TABLE = argon.CollisionTable()
 
@@ -22,13 +17,24 @@ def rng():
 
 def beam(kind, energy, number, charge=-1, position=None):
     """`number` particles along x from a point, by default the middle of the wall x = 0."""
-    full = lambda value: np.full(number, value)  # noqa: E731
+
+    def full(value):
+        return np.full(number, value)
+
     start = np.array([0, tracks.EDGE / 2, tracks.EDGE / 2] if position is None else position, float)
-    return Particles(full(kind), full(charge), np.tile(start, (number, 1)), np.tile([1.0, 0, 0], (number, 1)),
-                     full(float(energy)), np.zeros(number), np.arange(number))
+    return Particles(
+        full(kind),
+        full(charge),
+        np.tile(start, (number, 1)),
+        np.tile([1.0, 0, 0], (number, 1)),
+        full(float(energy)),
+        np.zeros(number),
+        np.arange(number),
+    )
 
 
 # ---- energy loss
+
 
 def test_minimum_ionization():
     """2.105 MeV/cm at the minimum, at beta gamma near 3.5 (PDG tables for liquid argon). Breaks on a wrong constant of Bethe's formula."""
@@ -57,10 +63,18 @@ def test_table_equals_formula():
         assert np.allclose(TABLE(np.full(57, kind), energy), argon.stopping_power(kind, energy), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind, energy, grams", [
-    (MUON, 40, 10.58), (MUON, 100, 42.50), (MUON, 200, 106.3), (MUON, 300, 172.5),  # Groom et al. 2001
-    (PROTON, 50, 3.35), (PROTON, 100, 10.9), (PROTON, 200, 36.5),                   # NIST PSTAR, argon
-])
+@pytest.mark.parametrize(
+    "kind, energy, grams",
+    [
+        (MUON, 40, 10.58),
+        (MUON, 100, 42.50),
+        (MUON, 200, 106.3),
+        (MUON, 300, 172.5),  # Groom et al. 2001
+        (PROTON, 50, 3.35),
+        (PROTON, 100, 10.9),
+        (PROTON, 200, 36.5),  # NIST PSTAR, argon
+    ],
+)
 def test_ranges(kind, energy, grams, rng, monkeypatch):
     """Mean path of stepped particles against CSDA tables. Breaks if energy is lost or counted twice between soft and hard
     collisions, or if the last steps are cut short."""
@@ -76,7 +90,9 @@ def test_straggling_is_landau(rng):
     number, kind, energy, length = 400_000, MUON, 1000.0, 0.3
     kinds, energies, lengths = (np.full(number, v) for v in (kind, energy, length))
     who, given = tracks.hard_collisions(kinds, energies, lengths, rng)
-    lost = tracks.soft_collisions(kinds, energies, lengths, TABLE(kinds, energies), rng) + np.bincount(who, given, number)
+    lost = tracks.soft_collisions(kinds, energies, lengths, TABLE(kinds, energies), rng) + np.bincount(
+        who, given, number
+    )
     beta, gamma = argon.beta_gamma(kind, energy)
     xi = argon.xi(beta, length)
     scale = 2 * ELECTRON_MASS * (beta * gamma) ** 2 / argon.EXCITATION
@@ -127,6 +143,7 @@ def test_turned_keeps_the_polar_angle(rng):
 
 # ---- photons, showers
 
+
 def test_conversion_length():
     """9/7 X0 at high energies (PDG), none below 2 m, ever more in between. Breaks if the screening or the threshold is wrong
     (test_photon_attenuation looks at 10 MeV)."""
@@ -147,7 +164,10 @@ def test_compton_follows_klein_and_nishina(rng):
     after, cosine = showers.compton_energy(energy, rng)
     a = 2.0 / ELECTRON_MASS
     assert np.allclose(after, 2.0 / (1 + a * (1 - cosine)))
-    density = lambda c: (r := 1 / (1 + a * (1 - c))) ** 2 * (r + 1 / r - (1 - c * c))  # noqa: E731
+
+    def density(c):
+        return (r := 1 / (1 + a * (1 - c))) ** 2 * (r + 1 / r - (1 - c * c))
+
     mean = integrate.quad(lambda c: density(c) / (1 + a * (1 - c)), -1, 1)[0] / integrate.quad(density, -1, 1)[0]
     assert after.mean() / 2.0 == pytest.approx(mean, rel=0.01)
 
@@ -159,7 +179,9 @@ def test_pair_split_follows_its_shape(rng):
         x = (np.arange(4000) + 0.5) / 4000
         shape = showers.pair_shape(energy, x)
         for power in (2, 4):
-            assert (np.abs(share - 0.5) ** power).mean() == pytest.approx(np.average(np.abs(x - 0.5) ** power, weights=shape), rel=0.03)
+            assert (np.abs(share - 0.5) ** power).mean() == pytest.approx(
+                np.average(np.abs(x - 0.5) ** power, weights=shape), rel=0.03
+            )
 
 
 @pytest.mark.parametrize("kind", [ELECTRON, PHOTON])
@@ -184,6 +206,7 @@ def test_radiation_length_of_electrons(rng):
 
 
 # ---- endings
+
 
 def test_michel_spectrum(rng):
     """Endpoint 52.8 MeV and mean 7/10 of it. Breaks with another Michel parameter rho (3/4)."""

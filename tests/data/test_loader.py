@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from src.data import jets, sampler
-from src.data.jets import JetDataset, JetSelection
-from src.data.loader import make_loader
-from src.data.sampler import EpochBatches
-from src.errors import InputError
+from puffin.data import jets, sampler
+from puffin.data.jets import JetDataset, JetSelection
+from puffin.data.loader import make_loader
+from puffin.data.sampler import EpochBatches
+from puffin.errors import InputError
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
 
@@ -50,9 +50,11 @@ def test_streams_the_batches_of_the_order(files, workers, rank, ranks):
         expected = list(batches)
         got = list(loader)
         assert [b.index.tolist() for b in got] == expected and len(loader) == len(expected)
-        for batch, numbers in zip(got, expected):
+        for batch, numbers in zip(got, expected, strict=False):
             reference = memory.__getitems__(numbers)
-            assert torch.equal(batch.fourmomenta, reference.fourmomenta) and torch.equal(batch.lengths, reference.lengths)
+            assert torch.equal(batch.fourmomenta, reference.fourmomenta) and torch.equal(
+                batch.lengths, reference.lengths
+            )
             assert torch.equal(batch.target, reference.target)
 
 
@@ -91,7 +93,7 @@ def test_bad_data_is_one_line(files, workers):
 def test_a_loader_left_open_does_not_keep_the_process(files, in_memory):
     """Workers ignore SIGTERM, and Python joins them at its end: without a kill it would never come."""
     code = (
-        "import sys\nfrom src.data.jets import *\nfrom src.data.loader import make_loader\nfrom src.data.sampler import EpochBatches\n"
+        "import sys\nfrom puffin.data.jets import *\nfrom puffin.data.loader import make_loader\nfrom puffin.data.sampler import EpochBatches\n"
         f"dataset = JetDataset(sys.argv[1:], JetSelection(in_memory={in_memory}))\n"
         "batches = EpochBatches(len(dataset), 4, True, chunk_of=dataset.chunk_of_events())\n"
         "iterator = iter(make_loader(dataset, batches, 1, False))\nnext(iterator)\nsys.keep = iterator\n"

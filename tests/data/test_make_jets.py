@@ -1,4 +1,5 @@
 """data/make_jets.py and the sample jets. Tests that make jets need pythia8mc and fastjet and are skipped without them."""
+
 import os
 import signal
 import subprocess
@@ -7,8 +8,11 @@ import time
 from pathlib import Path
 
 import h5py
+import jet_processes
+import make_jets
 import numpy as np
 import pytest
+from jet_processes import NO_TRUTH, Jet, Truth
 from tqdm import tqdm
 
 from tests.patience import PATIENCE, wait_until
@@ -16,11 +20,6 @@ from tests.patience import PATIENCE, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data" / "make_jets.py"
 SAMPLE = ROOT / "data" / "sample_data" / "run12"
-sys.path.append(str(SCRIPT.parent))
-
-import jet_processes  # noqa: E402
-import make_jets  # noqa: E402
-from jet_processes import NO_TRUTH, Jet, Truth  # noqa: E402
 
 COUNTS = {"train": 4000, "valid": 1000, "test": 2000}
 FEW = ["--num-train", "6", "--num-valid", "3", "--num-test", "0"]
@@ -28,7 +27,9 @@ WIDE = ["--pt-min", "100", "--pt-max", "2000", "--eta-max", "5"]  # nearly every
 
 
 def run(*arguments, **options):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, **options)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, **options
+    )
 
 
 def jet_of(n, truth=NO_TRUTH):
@@ -37,6 +38,7 @@ def jet_of(n, truth=NO_TRUTH):
 
 
 # ---- seeds, rows, blocks
+
 
 def test_blocks_never_share_a_pythia_seed():
     """Breaks if splits overlap (the split left out of the seed), or the seed leaves the range Pythia accepts."""
@@ -53,15 +55,18 @@ def test_pythia_seeds_stay_what_they_are():
     assert make_jets.pythia_seed(12, "top", "test", 7) == 173719966
 
 
-@pytest.mark.parametrize("processes, number, fraction, expected", [
-    (["top", "qcd"], 101, 0.5, {"top": 51, "qcd": 50}),
-    (["top", "qcd"], 10, 0.0, {"top": 0, "qcd": 10}),
-    (["qcd", "top"], 10, 0.3, {"top": 3, "qcd": 7}),
-    (["top"], 10, 0.5, {"top": 10}),
-    (["qcd"], 10, 0.5, {"qcd": 10}),
-    (["gluon", "quark", "top"], 11, None, {"gluon": 4, "quark": 4, "top": 3}),
-    (["gluon", "quark", "top"], 12, 0.5, {"quark": 3, "top": 3, "gluon": 6}),
-])
+@pytest.mark.parametrize(
+    "processes, number, fraction, expected",
+    [
+        (["top", "qcd"], 101, 0.5, {"top": 51, "qcd": 50}),
+        (["top", "qcd"], 10, 0.0, {"top": 0, "qcd": 10}),
+        (["qcd", "top"], 10, 0.3, {"top": 3, "qcd": 7}),
+        (["top"], 10, 0.5, {"top": 10}),
+        (["qcd"], 10, 0.5, {"qcd": 10}),
+        (["gluon", "quark", "top"], 11, None, {"gluon": 4, "quark": 4, "top": 3}),
+        (["gluon", "quark", "top"], 12, 0.5, {"quark": 3, "top": 3, "gluon": 6}),
+    ],
+)
 def test_counts_of_processes(processes, number, fraction, expected):
     """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by --signal-fraction."""
     assert make_jets.counts_of(processes, number, fraction) == expected
@@ -93,6 +98,7 @@ def test_rows_take_the_jets_of_their_process_in_order():
 
 
 # ---- constituents, truth, packing
+
 
 def test_hardest_constituents():
     """Breaks if constituents are sorted by energy instead of pT, cut before sorting, or parted from their PDG codes."""
@@ -130,9 +136,15 @@ def test_pack_pads_with_zeros():
     truth = Truth(np.full(4, 3.0), np.full(4, 2.0), np.full(4, 1.0))
     rows = make_jets.pack([jet_of(2, truth), jet_of(3)], ["top", "qcd"], ["w", "qcd", "top"], 5)
     assert {key: (a.shape, a.dtype) for key, a in rows.items()} == {
-        "Nobj": ((2,), np.int32), "Pmu": ((2, 5, 4), np.float32), "pdgid": ((2, 5), np.int32), "truth_Pmu": ((2, 4), np.float32),
-        "truth_Pmu_W": ((2, 4), np.float32), "truth_Pmu_b": ((2, 4), np.float32), "is_signal": ((2,), np.int8),
-        "jet_tag": ((2,), np.int8)}
+        "Nobj": ((2,), np.int32),
+        "Pmu": ((2, 5, 4), np.float32),
+        "pdgid": ((2, 5), np.int32),
+        "truth_Pmu": ((2, 4), np.float32),
+        "truth_Pmu_W": ((2, 4), np.float32),
+        "truth_Pmu_b": ((2, 4), np.float32),
+        "is_signal": ((2,), np.int8),
+        "jet_tag": ((2,), np.int8),
+    }
     assert rows["Nobj"].tolist() == [2, 3] and rows["is_signal"].tolist() == [1, 0]
     assert rows["jet_tag"].tolist() == [2, 1]
     assert np.array_equal(rows["Pmu"][0, :2], jet_of(2).fourmomenta) and not rows["Pmu"][0, 2:].any()
@@ -141,6 +153,7 @@ def test_pack_pads_with_zeros():
 
 
 # ---- the command line
+
 
 def test_missing_generator_is_one_line(tmp_path):
     """Breaks if the absence of pythia8mc shows as a traceback, exits 0, or does not name the remedy."""
@@ -153,21 +166,24 @@ def test_missing_generator_is_one_line(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments, word", [
-    (["--num-train", "-1"], "--num-train"),
-    (["--num-train", "0", "--num-valid", "0", "--num-test", "0"], "--num-train"),
-    (["--num-train", "many"], "--num-train"),
-    (["--process", "higgs"], "higgs"),
-    (["--process", "top", "top"], "twice"),
-    (["--signal-fraction", "1.5"], "--signal-fraction"),
-    (["--pt-min", "700"], "--pt-min"),
-    (["--pt-max", "nan"], "--pt-max"),
-    (["--eta-max", "0"], "--eta-max"),
-    (["--radius", "-1"], "--radius"),
-    (["--nobj-max", "0"], "--nobj-max"),
-    (["--seed", "-3"], "--seed"),
-    (["-j", "0"], "--jobs"),
-])
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--num-train", "-1"], "--num-train"),
+        (["--num-train", "0", "--num-valid", "0", "--num-test", "0"], "--num-train"),
+        (["--num-train", "many"], "--num-train"),
+        (["--process", "higgs"], "higgs"),
+        (["--process", "top", "top"], "twice"),
+        (["--signal-fraction", "1.5"], "--signal-fraction"),
+        (["--pt-min", "700"], "--pt-min"),
+        (["--pt-max", "nan"], "--pt-max"),
+        (["--eta-max", "0"], "--eta-max"),
+        (["--radius", "-1"], "--radius"),
+        (["--nobj-max", "0"], "--nobj-max"),
+        (["--seed", "-3"], "--seed"),
+        (["-j", "0"], "--jobs"),
+    ],
+)
 def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, word):
     """Breaks if a bad value is accepted, exits 0, prints more than a line, or the line does not name the flag."""
     with pytest.raises(SystemExit) as stop:
@@ -182,7 +198,9 @@ def test_command_leaves_out_what_was_not_given():
     args = make_jets.parse_args(["--outdir", "o", "--process", "gluon", "quark"])
     command = make_jets.command_of(args)
     assert "None" not in command and "signal-fraction" not in command and "--process gluon quark" in command
-    assert "--signal-fraction 0.25" in make_jets.command_of(make_jets.parse_args(["--outdir", "o", "--signal-fraction", "0.25"]))
+    assert "--signal-fraction 0.25" in make_jets.command_of(
+        make_jets.parse_args(["--outdir", "o", "--signal-fraction", "0.25"])
+    )
 
 
 def test_command_holds_what_shapes_the_file():
@@ -195,6 +213,7 @@ def test_command_holds_what_shapes_the_file():
 
 
 # ---- making a few jets
+
 
 @pytest.fixture
 def generator():
@@ -234,7 +253,9 @@ def test_tops_have_w_and_b(generator):
         assert not np.isin(np.abs(jet.pdgid), (12, 14, 16)).any()
 
 
-@pytest.mark.parametrize("name, mass, width", [("gluon", 0, 0.01), ("quark", 0.33, 0.2), ("w", 80.4, 4), ("z", 91.2, 4)])
+@pytest.mark.parametrize(
+    "name, mass, width", [("gluon", 0, 0.01), ("quark", 0.33, 0.2), ("w", 80.4, 4), ("z", 91.2, 4)]
+)
 def test_jets_come_from_their_origin(generator, name, mass, width):
     """Breaks if the origin is another particle or copy than the process says, is not the jet's, or W and Z do not decay to
     quarks (a jet without their energy)."""
@@ -255,7 +276,10 @@ def test_jets_come_from_their_origin(generator, name, mass, width):
 def test_mpi_adds_particles(generator):
     """Breaks if --no-mpi does not reach Pythia. Means over 12 jets with the same seed."""
     cuts = jet_processes.Cuts(300, 800, 3, 1.2)
-    with_mpi, without = (np.mean([len(jet.pdgid) for jet in jet_processes.generate("qcd", cuts, mpi, 500, 8, 12)]) for mpi in (True, False))
+    with_mpi, without = (
+        np.mean([len(jet.pdgid) for jet in jet_processes.generate("qcd", cuts, mpi, 500, 8, 12)])
+        for mpi in (True, False)
+    )
     assert with_mpi > without + 3
 
 
@@ -272,8 +296,12 @@ def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
     """Breaks if Ctrl-C or SIGTERM leaves a temporary file, a traceback, waits for the blocks under way, or exits 0."""
-    process = subprocess.Popen([sys.executable, str(SCRIPT), "--outdir", str(tmp_path / "out"), "-j", str(jobs)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--outdir", str(tmp_path / "out"), "-j", str(jobs)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_until(lambda: list(tmp_path.glob("out/.train.h5*")))
     time.sleep(1)
     process.send_signal(number)
@@ -283,6 +311,7 @@ def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
 
 
 # ---- the sample jets in the repository
+
 
 @pytest.fixture(scope="module", params=list(COUNTS))
 def sample(request):
@@ -296,8 +325,14 @@ def test_sample_shapes(sample):
     split, _, arrays = sample
     n = COUNTS[split]
     assert {key: (a.shape, a.dtype) for key, a in arrays.items()} == {
-        "Nobj": ((n,), np.int32), "Pmu": ((n, 200, 4), np.float32), "pdgid": ((n, 200), np.int32), "truth_Pmu": ((n, 4), np.float32),
-        "truth_Pmu_W": ((n, 4), np.float32), "truth_Pmu_b": ((n, 4), np.float32), "is_signal": ((n,), np.int8)}
+        "Nobj": ((n,), np.int32),
+        "Pmu": ((n, 200, 4), np.float32),
+        "pdgid": ((n, 200), np.int32),
+        "truth_Pmu": ((n, 4), np.float32),
+        "truth_Pmu_W": ((n, 4), np.float32),
+        "truth_Pmu_b": ((n, 4), np.float32),
+        "is_signal": ((n,), np.int8),
+    }
 
 
 def test_sample_padding(sample):
@@ -340,7 +375,7 @@ def test_sample_physics(sample):
     truth_mass = np.sqrt(top[:, 0] ** 2 - (top[:, 1:] ** 2).sum(-1))
     assert 165 < np.median(truth_mass) < 176
     assert np.median(np.abs(w + b - top).max(-1)) < 0.05 * 600
-    assert max(jet_processes.delta_r(p, q) for p, q in zip(axis, top)) < 0.801
+    assert max(jet_processes.delta_r(p, q) for p, q in zip(axis, top, strict=False)) < 0.801
 
 
 def test_sample_attributes(sample):
@@ -368,12 +403,17 @@ def test_sample_is_small():
 
 # ---- the small samples of several classes
 
-SMALL = {"multiclass": (["gluon", "quark", "w", "z", "top"], {"train": 1500, "valid": 400, "test": 600}),
-         "qg": (["gluon", "quark"], {"train": 400, "valid": 150, "test": 300})}
+SMALL = {
+    "multiclass": (["gluon", "quark", "w", "z", "top"], {"train": 1500, "valid": 400, "test": 600}),
+    "qg": (["gluon", "quark"], {"train": 400, "valid": 150, "test": 300}),
+}
 
 
-@pytest.fixture(scope="module", params=[(folder, split) for folder, (_, counts) in SMALL.items() for split in counts],
-                ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(
+    scope="module",
+    params=[(folder, split) for folder, (_, counts) in SMALL.items() for split in counts],
+    ids=lambda p: f"{p[0]}-{p[1]}",
+)
 def small(request):
     """(processes, number of jets, attributes, {key: array}) of a file of a small sample."""
     folder, split = request.param
@@ -384,7 +424,11 @@ def small(request):
 def test_small_sample_labels(small):
     """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the table."""
     processes, number, attributes, arrays = small
-    assert len(arrays["Pmu"]) == number and f"--process {' '.join(processes)} " in attributes["command"] and " /" not in attributes["command"]
+    assert (
+        len(arrays["Pmu"]) == number
+        and f"--process {' '.join(processes)} " in attributes["command"]
+        and " /" not in attributes["command"]
+    )
     assert np.bincount(arrays["jet_tag"]).tolist() == [number // len(processes)] * len(processes)
     signal_of_tag = np.array([jet_processes.PROCESSES[name].is_signal for name in processes])
     assert np.array_equal(arrays["is_signal"], signal_of_tag[arrays["jet_tag"]])
@@ -396,7 +440,11 @@ def test_small_sample_padding(small):
     inside = np.arange(arrays["Pmu"].shape[1]) < arrays["Nobj"][:, None]
     pt = np.hypot(arrays["Pmu"][..., 1], arrays["Pmu"][..., 2])
     assert np.isfinite(arrays["Pmu"]).all() and not arrays["Pmu"][~inside].any() and not arrays["pdgid"][~inside].any()
-    assert (arrays["Pmu"][inside][:, 0] > 0).all() and (arrays["pdgid"][inside] != 0).all() and (np.diff(pt, axis=1) <= 1e-5).all()
+    assert (
+        (arrays["Pmu"][inside][:, 0] > 0).all()
+        and (arrays["pdgid"][inside] != 0).all()
+        and (np.diff(pt, axis=1) <= 1e-5).all()
+    )
 
 
 def test_small_sample_physics(small):
@@ -412,7 +460,10 @@ def test_small_sample_physics(small):
     assert arrays["Nobj"][of["gluon"]].mean() > arrays["Nobj"][of["quark"]].mean() + 5
 
 
-@pytest.mark.parametrize("folder, name", [("run12", "top"), ("run12", "qcd"), ("multiclass", "w"), ("multiclass", "z"), ("qg", "gluon"), ("qg", "quark")])
+@pytest.mark.parametrize(
+    "folder, name",
+    [("run12", "top"), ("run12", "qcd"), ("multiclass", "w"), ("multiclass", "z"), ("qg", "gluon"), ("qg", "quark")],
+)
 def test_sample_comes_again(generator, folder, name):
     """Breaks if a process, a seed, or the choice of a jet changes: the documented command would give other jets. The first
     jet of one process; skipped with other versions of the generator, whose random numbers may differ."""
@@ -425,9 +476,13 @@ def test_sample_comes_again(generator, folder, name):
         row = int(np.flatnonzero(make_jets.shuffled_rows(counts, args.seed, "train") == name)[0])
         momenta, pdgid, truth = (file[key][row] for key in ("Pmu", "pdgid", "truth_Pmu"))
     cuts = jet_processes.Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
-    jet, = jet_processes.generate(name, cuts, args.mpi, args.nobj_max, make_jets.pythia_seed(args.seed, name, "train", 0), 1)
+    (jet,) = jet_processes.generate(
+        name, cuts, args.mpi, args.nobj_max, make_jets.pythia_seed(args.seed, name, "train", 0), 1
+    )
     n = len(jet.pdgid)
-    assert np.array_equal(momenta[:n], jet.fourmomenta) and not momenta[n:].any() and np.array_equal(pdgid[:n], jet.pdgid)
+    assert (
+        np.array_equal(momenta[:n], jet.fourmomenta) and not momenta[n:].any() and np.array_equal(pdgid[:n], jet.pdgid)
+    )
     assert np.array_equal(truth, jet.truth.origin.astype(np.float32))
 
 

@@ -5,21 +5,19 @@ import sys
 from pathlib import Path
 
 import h5py
+import make_lartpc
 import numpy as np
 import pytest
+from lartpc import voxels
+from lartpc.argon import ELECTRON, MUON, PHOTON, PROTON
+from lartpc.events import Recipe, primaries, simulate
+from lartpc.particles import DELTA, LED, MICHEL, SHOWER, TRACK, Fragments
+from lartpc.tracks import EDGE, SIZE, VOXEL, Segments, inside
 
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "data" / "make_lartpc.py"
-sys.path.append(str(SCRIPT.parent))
-
-import make_lartpc  # noqa: E402
-from lartpc import voxels  # noqa: E402
-from lartpc.argon import ELECTRON, MUON, PHOTON, PROTON  # noqa: E402
-from lartpc.events import Recipe, primaries, simulate  # noqa: E402
-from lartpc.particles import DELTA, LED, MICHEL, SHOWER, TRACK, Fragments  # noqa: E402
-from lartpc.tracks import EDGE, SIZE, VOXEL, Segments, inside  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +26,41 @@ def events():
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE
+    )
 
 
 def segments_of(start, end, energy, fragment):
     """Segments from lists, in voxels."""
     start, end = np.array(start, float) * VOXEL, np.array(end, float) * VOXEL
-    return Segments(start, end, np.array(energy, float), np.linalg.norm(end - start, axis=1), np.zeros(len(start)), np.array(fragment))
+    return Segments(
+        start,
+        end,
+        np.array(energy, float),
+        np.linalg.norm(end - start, axis=1),
+        np.zeros(len(start)),
+        np.array(fragment),
+    )
 
 
 def fragments_of(semantic):
     """One fragment of each class given, all of event 0."""
     n = len(semantic)
-    return Fragments(np.zeros(n, int), np.zeros(n, int), np.arange(n), np.array(semantic), np.zeros(n, int), np.zeros(n), np.zeros(n), np.zeros((n, 3)))
+    return Fragments(
+        np.zeros(n, int),
+        np.zeros(n, int),
+        np.arange(n),
+        np.array(semantic),
+        np.zeros(n, int),
+        np.zeros(n),
+        np.zeros(n),
+        np.zeros((n, 3)),
+    )
 
 
 # ---- voxels
+
 
 def test_segments_are_cut_at_walls():
     """A step across three walls leaves its energy in four voxels, in proportion. Breaks if deposits are put at midpoints."""
@@ -80,7 +97,9 @@ def test_voxel_goes_to_the_larger_deposit():
 
 def test_nothing_outside_or_too_faint():
     """Breaks if voxel 768 or -1 exists (or wraps round to another place), or faint voxels are recorded."""
-    segments = segments_of([[767.5, 5, 5], [0.2, 5, 5], [9, 9, 9]], [[768.4, 5, 5], [-0.4, 5, 5], [9, 9, 9]], [1, 1, 0.005], [0, 0, 0])
+    segments = segments_of(
+        [[767.5, 5, 5], [0.2, 5, 5], [9, 9, 9]], [[768.4, 5, 5], [-0.4, 5, 5], [9, 9, 9]], [1, 1, 0.005], [0, 0, 0]
+    )
     filled = voxels.fill(segments, np.zeros(1, int))
     assert sorted(filled.cell[:, 0].tolist()) == [0, 767]
 
@@ -89,23 +108,33 @@ def test_small_pieces_join_what_they_touch_or_are_led():
     """Breaks if pieces do not touch by their corners, the size limit is wrong, or the detector's wall is the next row's start."""
     enough = voxels.SMALLEST[SHOWER]
     places = [
-        [[x, 0, 0] for x in range(20)],          # 0: the track
-        [[20, 1, 1]],                            # 1: touches the track
-        [[22, 1, 1]],                            # 2: touches only 1
+        [[x, 0, 0] for x in range(20)],  # 0: the track
+        [[20, 1, 1]],  # 1: touches the track
+        [[22, 1, 1]],  # 2: touches only 1
         [[50, 50, z] for z in (765, 766, 767)],  # 3: alone at the wall; z = 768 would be the first voxel of 4
-        [[50, 51, z] for z in range(enough)],    # 4: large enough
+        [[50, 51, z] for z in range(enough)],  # 4: large enough
     ]
     owner = np.repeat(np.arange(5), [len(p) for p in places])
     cells = sum(places, [])
     cells = np.array(cells)
     order = np.lexsort(cells.T[::-1])
-    table = voxels.Voxels(np.zeros(len(cells), int), cells[order], np.ones(len(cells)), np.zeros(len(cells)), np.ones(len(cells)), owner[order])
+    table = voxels.Voxels(
+        np.zeros(len(cells), int),
+        cells[order],
+        np.ones(len(cells)),
+        np.zeros(len(cells)),
+        np.ones(len(cells)),
+        owner[order],
+    )
     fragment, led = voxels.settle_small(table, fragments_of([TRACK, SHOWER, SHOWER, SHOWER, SHOWER]))
-    settled = {int(o): (set(fragment[owner[order] == o].tolist()), set(led[owner[order] == o].tolist())) for o in range(5)}
+    settled = {
+        int(o): (set(fragment[owner[order] == o].tolist()), set(led[owner[order] == o].tolist())) for o in range(5)
+    }
     assert settled == {0: ({0}, {False}), 1: ({0}, {False}), 2: ({2}, {True}), 3: ({3}, {True}), 4: ({4}, {False})}
 
 
 # ---- events
+
 
 def test_primaries():
     """Breaks if two primaries share a fragment (their classes would mix), crossing muons start inside, or interactions are
@@ -118,7 +147,10 @@ def test_primaries():
         assert set(mine) == set(range(mine.max() + 1))
     rain = (particles.direction[:, 1] < 0) & (np.minimum(particles.position, EDGE - particles.position).min(1) < 1e-6)
     assert 70 < rain.sum() < 170 and (particles.kind[rain] == MUON).all()
-    assert set(np.unique(particles.charge[particles.kind == PHOTON])) == {0} and (particles.charge[particles.kind == PROTON] == 1).all()
+    assert (
+        set(np.unique(particles.charge[particles.kind == PHOTON])) == {0}
+        and (particles.charge[particles.kind == PROTON] == 1).all()
+    )
 
 
 def test_rows_of_events(events):
@@ -169,6 +201,7 @@ def test_class_fractions():
 
 # ---- files
 
+
 @pytest.mark.parametrize("version, width, extra", [("v1", 5, None), ("v2", 6, 5), ("v3", 6, 6)])
 def test_formats(events, tmp_path, version, width, extra):
     """Breaks if a row of a file is not that of the event, or the index does not belong to it."""
@@ -204,10 +237,16 @@ def test_seeds_and_splits_differ():
     assert len({e.tobytes() for e in events}) == 3
 
 
-@pytest.mark.parametrize("arguments, complaint", [
-    (["--num-train", "0", "--num-val", "0"], "not all 0"), (["-j", "0"], "--jobs at least 1"), (["--seed", "-1"], "--seed must be 0 or more"),
-    (["--format", "v4"], "invalid choice"), (["--outdir", str(SCRIPT)], "is a file"),
-])
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--num-train", "0", "--num-val", "0"], "not all 0"),
+        (["-j", "0"], "--jobs at least 1"),
+        (["--seed", "-1"], "--seed must be 0 or more"),
+        (["--format", "v4"], "invalid choice"),
+        (["--outdir", str(SCRIPT)], "is a file"),
+    ],
+)
 def test_bad_arguments(tmp_path, arguments, complaint):
     """Breaks if a bad argument ends in a traceback or is found out after the work."""
     done = run("--outdir", tmp_path, *arguments)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.npz import NpzArray, npz_keys
-from src.errors import InputError
+from puffin.data.npz import NpzArray, npz_keys
+from puffin.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,11 @@ def test_blocks_are_the_array(tmp_path, save):
             np.testing.assert_array_equal(np.concatenate([stream.read(n) for n in (3, 0, 4)]), array)
 
 
-@pytest.mark.parametrize("array", [np.array([{}, 1], object), np.asfortranarray(np.ones((3, 2))), np.float64(3)], ids=["objects", "fortran", "scalar"])
+@pytest.mark.parametrize(
+    "array",
+    [np.array([{}, 1], object), np.asfortranarray(np.ones((3, 2))), np.float64(3)],
+    ids=["objects", "fortran", "scalar"],
+)
 def test_unreadable_arrays_are_refused(tmp_path, array):
     """Breaks if Python objects are unpickled, or columns are taken for rows."""
     np.savez(tmp_path / "a.npz", x=array)
@@ -68,13 +72,20 @@ def test_memory_does_not_grow_with_the_array(tmp_path):
     np.savez_compressed(path, x=np.zeros((100, 100_000)))
     code = f"""if True:
         import resource
-        from src.data.npz import NpzArray
+        from puffin.data.npz import NpzArray
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with NpzArray({str(path)!r}, "x") as stream:
             stream.read(1)
             before = peak()
             for _ in range(99): stream.read(1)
         print(peak() - before)"""
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(out.stdout) * unit < 20e6

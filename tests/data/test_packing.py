@@ -2,25 +2,37 @@
 
 import torch
 
-from src.data.packing import CloudBatch, JetBatch, rows_of_events
+from puffin.data.packing import CloudBatch, JetBatch, rows_of_events
 
 
 def test_lengths_and_index_stay():
     """On a device that is not the CPU, in another precision. Breaks if a tensor is left behind, if labels become floats, or if lengths move,
     for which every later step would wait."""
     batch = JetBatch(
-        torch.ones(3, 4), torch.tensor([1, 2]), torch.tensor([0, 1]), torch.ones(3, 2), torch.tensor([7, 8]), torch.ones(2)
+        torch.ones(3, 4),
+        torch.tensor([1, 2]),
+        torch.tensor([0, 1]),
+        torch.ones(3, 2),
+        torch.tensor([7, 8]),
+        torch.ones(2),
     )
     moved = batch.to(torch.device("meta"), torch.bfloat16)
     places = {name: (x.device.type, x.dtype) for name, x in vars(moved).items()}
     half, whole = ("meta", torch.bfloat16), ("cpu", torch.int64)
     assert places == {
-        "fourmomenta": half, "lengths": whole, "target": ("meta", torch.int64), "scalars": half, "index": whole, "weights": half
-    }  # fmt: skip
+        "fourmomenta": half,
+        "lengths": whole,
+        "target": ("meta", torch.int64),
+        "scalars": half,
+        "index": whole,
+        "weights": half,
+    }
     assert type(moved) is JetBatch and len(moved) == 2 and batch.fourmomenta.device.type == "cpu"
     bare = JetBatch(torch.ones(1, 4), torch.tensor([1])).to(torch.device("meta"))
     assert bare.target is bare.scalars is None
-    cloud = CloudBatch(torch.ones(1, 4), torch.tensor([1]), torch.tensor([2]), row=torch.tensor([5])).to(torch.device("meta"))
+    cloud = CloudBatch(torch.ones(1, 4), torch.tensor([1]), torch.tensor([2]), row=torch.tensor([5])).to(
+        torch.device("meta")
+    )
     assert (cloud.semantic.device.type, cloud.row.device.type, cloud.skipped) == ("meta", "cpu", 0)
 
 

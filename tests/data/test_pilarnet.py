@@ -3,26 +3,22 @@
 import os
 import pickle
 import re
-import sys
 from pathlib import Path
 
 import h5py
+import index_pilarnet
 import numpy as np
 import pytest
+import repack_pilarnet
 import torch
 
-from src.data import pilarnet
-from src.data.loader import make_loader
-from src.data.pilarnet import CloudDataset, CloudSelection, find_split_files, open_splits
-from src.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path, make_index
-from src.data.sampler import EpochBatches
-from src.errors import InputError
-from src.files import whole_file
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
-
-import index_pilarnet  # noqa: E402
-import repack_pilarnet  # noqa: E402
+from puffin.data import pilarnet
+from puffin.data.loader import make_loader
+from puffin.data.pilarnet import CloudDataset, CloudSelection, find_split_files, open_splits
+from puffin.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path, make_index
+from puffin.data.sampler import EpochBatches
+from puffin.errors import InputError
+from puffin.files import whole_file
 
 ALL = CloudSelection(remove_led=False, energy_threshold=0, emin=0.01, min_points=0)
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample_data" / "lartpc"
@@ -68,14 +64,19 @@ def replaced(events, number, column=None, value=None, clusters=None):
 
 # ---- what a batch holds
 
+
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_batches_hold_the_events(events, tmp_path, version, packed):
     """Any order, repeats included, over two files. Breaks if columns are mixed up (the wrong one for the energy), clusters are
     expanded wrongly (empty ones!), or the packed layout differs from the published one."""
-    files = [write(tmp_path / "in" / f"{name}.h5", part, version) for name, part in (("a", events[:3]), ("b", events[3:]))]
+    files = [
+        write(tmp_path / "in" / f"{name}.h5", part, version) for name, part in (("a", events[:3]), ("b", events[3:]))
+    ]
     if packed:
-        repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(tmp_path / "out"), *(["--compress"] if version == "v3" else [])])
+        repack_pilarnet.main(
+            [str(tmp_path / "in"), "--outdir", str(tmp_path / "out"), *(["--compress"] if version == "v3" else [])]
+        )
         files = [tmp_path / "out" / f.name for f in files]
     dataset = CloudDataset(files, ALL)
     assert dataset.version == version and len(dataset) == 5
@@ -127,11 +128,20 @@ def test_places(events, tmp_path):
     dataset.restrict(chosen)
     numbers = torch.arange(len(dataset))
     batch, (files, rows) = dataset.__getitems__(numbers.tolist()), dataset.places(numbers)
-    for event, file, row, points, places in zip(numbers, files, rows, batch.points.split(batch.lengths.tolist()), batch.row.split(batch.lengths.tolist())):
+    for event, file, row, points, places in zip(
+        numbers,
+        files,
+        rows,
+        batch.points.split(batch.lengths.tolist()),
+        batch.row.split(batch.lengths.tolist()),
+        strict=False,
+    ):
         assert int(file) * 2 + int(row) == int(chosen[event])
         with EventFile(paths[file]) as source:
             original = source.read(int(row))[0]
-        assert np.allclose((original[places, :3] - 384) / (384 * 3**0.5), points[:, :3], atol=1e-6) and len(places) < len(original)
+        assert np.allclose((original[places, :3] - 384) / (384 * 3**0.5), points[:, :3], atol=1e-6) and len(
+            places
+        ) < len(original)
     assert CloudDataset(paths, ALL).__getitems__([0]).row is None
 
 
@@ -172,7 +182,11 @@ def test_workers_give_the_same(events, tmp_path, workers):
 
 def test_batch_moves(events, tmp_path):
     """Breaks if ids are cast with the points, or lengths leave the CPU."""
-    batch = CloudDataset([write(tmp_path / "a.h5", events)], ALL).__getitems__([0, 1]).to(torch.device("meta"), torch.bfloat16)
+    batch = (
+        CloudDataset([write(tmp_path / "a.h5", events)], ALL)
+        .__getitems__([0, 1])
+        .to(torch.device("meta"), torch.bfloat16)
+    )
     assert batch.points.dtype == torch.bfloat16 and batch.semantic.dtype == torch.int64
     assert batch.pid.device.type == "meta" and batch.lengths.device.type == "cpu" and len(batch) == 2
 
@@ -181,12 +195,15 @@ def test_splits_and_subsets(events, tmp_path):
     """Breaks if val/ is not found for valid, or the subset does not follow the seed."""
     for folder in ("train", "val"):
         write(tmp_path / folder / "x.h5", events * 4)
-    first, again, other = (open_splits(tmp_path, ALL, {"train": 6, "valid": -1, "test": -1}, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        open_splits(tmp_path, ALL, {"train": 6, "valid": -1, "test": -1}, seed) for seed in (1, 1, 2)
+    )
     assert {split: len(d) for split, d in first.items()} == {"train": 6, "valid": 20}
     assert first["train"].events.equal(again["train"].events) and not first["train"].events.equal(other["train"].events)
 
 
 # ---- the index
+
 
 def test_index(events, tmp_path):
     """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it."""
@@ -256,6 +273,7 @@ def test_index_tool(events, tmp_path, capsys):
 
 # ---- bad files and events
 
+
 def bad_events(events):
     clusters = events[1][1]
     off = clusters + np.array([1, 0, 0, 0, 0, 0])
@@ -309,8 +327,13 @@ def test_bad_files(events, tmp_path):
         file["Pmu"] = np.zeros((3, 4))
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file["point"], file["cluster"] = np.zeros((3, 8)), np.zeros((3, 5))
-    for name, complaint in (("text", "not a readable HDF5 file"), ("cut", "not a readable HDF5 file"), ("none", "no such file"),
-                            ("other", r"key 'point' not found \(has: Pmu\)"), ("flat", "rows of variable length")):
+    for name, complaint in (
+        ("text", "not a readable HDF5 file"),
+        ("cut", "not a readable HDF5 file"),
+        ("none", "no such file"),
+        ("other", r"key 'point' not found \(has: Pmu\)"),
+        ("flat", "rows of variable length"),
+    ):
         with pytest.raises(InputError, match=f"{name}.h5: .*{complaint}"):
             CloudDataset([good, tmp_path / f"{name}.h5"], ALL)
     dataset = CloudDataset([good, tmp_path / "text.h5"], CloudSelection(min_points=0, skip_bad=True))
@@ -331,7 +354,11 @@ def test_mixed_versions(events, tmp_path):
 
 def test_version_by_name_without_extra(events, tmp_path):
     """v2 and v3 have rows of one width: without cluster_extra the last version in the name decides; v1 shows in the rows."""
-    for name, version, expected in (("generic_v2_5_v3", "v2", "v3"), ("plain", "v2", "v2"), ("generic_v2_5_v2", "v1", "v1")):
+    for name, version, expected in (
+        ("generic_v2_5_v3", "v2", "v3"),
+        ("plain", "v2", "v2"),
+        ("generic_v2_5_v2", "v1", "v1"),
+    ):
         path = write(tmp_path / f"{name}.h5", events, version)
         with h5py.File(path, "a") as file:
             del file["cluster_extra"]
@@ -346,7 +373,9 @@ def test_folders(tmp_path):
     with pytest.raises(InputError, match="found none; give another folder"):
         find_split_files(tmp_path, "train")
     for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that there are
-        with pytest.raises(InputError, match=f"^{flag}: expected more than 0 and less than 20 MeV, which becomes .1, got 30"):
+        with pytest.raises(
+            InputError, match=f"^{flag}: expected more than 0 and less than 20 MeV, which becomes .1, got 30"
+        ):
             CloudSelection(**{setting: 30})
 
 
@@ -367,6 +396,7 @@ def test_hidden_files_are_no_data(events, tmp_path):
 
 
 # ---- repacking
+
 
 def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
     """Breaks if finished files are made again, or damage is not noticed."""
@@ -442,6 +472,7 @@ def test_packed_files_are_checked(events, tmp_path):
 
 
 # ---- the committed sample
+
 
 @pytest.mark.parametrize("split, number", [("train", 64), ("val", 16)])
 def test_sample(split, number):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from src.data import sampler
-from src.data.sampler import EpochBatches
+from puffin.data import sampler
+from puffin.data.sampler import EpochBatches
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +52,7 @@ def test_ranks_share_the_batches_of_one():
 
 def test_order_is_of_seed_and_epoch():
     """The same for the same, another for another, and batches of another size cut the same order."""
+
     def order(seed, epoch, size=6):
         b = batches(seed, size)
         b.start(epoch)
@@ -70,4 +71,6 @@ def test_chunks_without_events():
     """A subset may leave chunks empty, at the beginning too; one chunk may be larger than a group."""
     chunks = torch.tensor([3] * 50 + [7] * 2)
     order = EpochBatches(52, 10, True, 0, chunk_of=chunks)
-    assert sorted(sum(order.groups(), [])) == sorted(sum(order, [])) == list(range(52)) and len(list(order.groups())) <= 2
+    assert (
+        sorted(sum(order.groups(), [])) == sorted(sum(order, [])) == list(range(52)) and len(list(order.groups())) <= 2
+    )

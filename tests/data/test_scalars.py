@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.data.scalars import DATASETS, PDG_IDS, TRANSFORMS, chosen_scalars, one_hot, plain
-from src.errors import InputError
+from puffin.data.scalars import DATASETS, PDG_IDS, TRANSFORMS, chosen_scalars, one_hot, plain
+from puffin.errors import InputError
 
 
 def test_particle_types():
@@ -18,7 +18,18 @@ def test_particle_types():
 def test_jetclass_order():
     """The order of published checkpoints: 3 charges, 5 types, 4 impact parameters."""
     keys = [s.key for s in DATASETS["jc"]]
-    assert keys == ["charge", "isChargedHadron", "isElectron", "isMuon", "isNeutralHadron", "isPhoton", "d0val", "d0err", "dzval", "dzerr"]
+    assert keys == [
+        "charge",
+        "isChargedHadron",
+        "isElectron",
+        "isMuon",
+        "isNeutralHadron",
+        "isPhoton",
+        "d0val",
+        "d0err",
+        "dzval",
+        "dzerr",
+    ]
     assert sum(s.width for s in DATASETS["jc"]) == 12
     assert DATASETS["jc"][0].columns(np.array([-1.0, 0, 1])).tolist() == np.eye(3).tolist()
 
@@ -26,7 +37,12 @@ def test_jetclass_order():
 def test_flags_choose_in_order():
     """--dataset, --read-pid, --scalars-keys."""
     chosen = chosen_scalars("qg", True, ["d0val:tanh", "charge"])
-    assert [s.key for s in chosen] == ["pdgid", "pdgid", "d0val", "charge"] and [s.width for s in chosen] == [14, 15, 1, 1]
+    assert [s.key for s in chosen] == ["pdgid", "pdgid", "d0val", "charge"] and [s.width for s in chosen] == [
+        14,
+        15,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

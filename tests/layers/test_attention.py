@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.layers.attention import Attention
+from puffin.layers.attention import Attention
 from tests.conftest import DEVICES
 
 LENGTHS = torch.tensor([4, 0, 1, 7])

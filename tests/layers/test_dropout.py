@@ -2,7 +2,7 @@
 
 import torch
 
-from src.layers.dropout import PairDropout
+from puffin.layers.dropout import PairDropout
 
 
 def test_rate_mean_and_gradient():

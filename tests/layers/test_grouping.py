@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.layers.grouping import TOKENIZERS, VOXEL, TokenizerConfig, tokenize
-from src.layers.packed import unpad
-from src.ops.cnms import cnms
+from puffin.layers.grouping import TOKENIZERS, VOXEL, TokenizerConfig, tokenize
+from puffin.layers.packed import unpad
+from puffin.ops.cnms import cnms
 from tests.conftest import golden_files
 from tests.layers.clouds import tracks
 
@@ -33,9 +33,13 @@ def test_golden(path, name):
     wanted = ("groups", "group_centers", "embedding_mask", "point_mask", "semantic_id_groups")
     expected = {key: torch.from_numpy(z[f"{name}/{key}"]) for key in wanted}
     config = TokenizerConfig(
-        c["group_radius"], c["context_length"], c["group_max_points"], c["group_upscale_points"], c["overlap_factor"],
+        c["group_radius"],
+        c["context_length"],
+        c["group_max_points"],
+        c["group_upscale_points"],
+        c["overlap_factor"],
         reduction=c["reduction_method"],
-    )  # fmt: skip
+    )
     lengths, labels = torch.from_numpy(z["lengths"]), torch.from_numpy(z["semantic_id"])
     tokens = tokenize(unpad(torch.from_numpy(z["points"]), lengths), lengths, config)
     valid = expected["embedding_mask"]
@@ -60,7 +64,7 @@ def test_groups_are_what_they_say(kind):
     token = torch.repeat_interleave(tokens.counts)
     moved = (points[tokens.index, :3] - tokens.centres[token]) / config.radius
     assert torch.equal(tokens.groups, torch.cat([moved, points[tokens.index, 3:]], 1))
-    assert len(set(zip(token.tolist(), tokens.index.tolist()))) == len(token)
+    assert len(set(zip(token.tolist(), tokens.index.tolist(), strict=False))) == len(token)
     event = torch.repeat_interleave(lengths)[tokens.index]
     assert torch.equal(event, torch.repeat_interleave(tokens.lengths)[token])
     if config.neighbours == "ball" and not config.mean_centres:
@@ -79,7 +83,7 @@ def test_highest_energies():
     points, lengths = tracks([150])
     points[10:20, 3] = 0.5  # ties go to the first
     tokens = tokenize(points, lengths, KINDS["energy"])
-    for group, centre in zip(tokens.index.split(tokens.counts.tolist()), tokens.centres):
+    for group, centre in zip(tokens.index.split(tokens.counts.tolist()), tokens.centres, strict=False):
         ball = ((points[:, :3] - centre).square().sum(1) < CONFIG.radius**2).nonzero()[:, 0].tolist()
         assert group.tolist() == sorted(ball, key=lambda i: -float(points[i, 3]))[:8]
 
@@ -90,7 +94,7 @@ def test_nearest_neighbours():
     tokens = tokenize(points, lengths, KINDS["point-mae"])
     assert tokens.lengths.tolist() == [16, 5] and tokens.counts.tolist() == [8] * 16 + [5] * 5
     assert torch.equal(tokens.centres[0], points[0, :3])
-    for group, centre in zip(tokens.index.split(tokens.counts.tolist())[:16], tokens.centres):
+    for group, centre in zip(tokens.index.split(tokens.counts.tolist())[:16], tokens.centres, strict=False):
         distance = (points[:150, :3] - centre).square().sum(1)
         assert torch.equal(distance[group], distance.sort().values[:8])
 
@@ -148,9 +152,22 @@ def test_presets():
 
 @pytest.mark.parametrize(
     "name, value",
-    [("centres", "grid"), ("reduction", "none"), ("radius", 0.0), ("radius", np.nan), ("radius", 1e-30), ("radius", 5.0), ("upscale", 4),
-     ("context", 0), ("overlap", -1.0), ("overlap", 0.0), ("overlap", np.inf), ("overlap", np.nan), ("seeds", -5)],
-)  # fmt: skip
+    [
+        ("centres", "grid"),
+        ("reduction", "none"),
+        ("radius", 0.0),
+        ("radius", np.nan),
+        ("radius", 1e-30),
+        ("radius", 5.0),
+        ("upscale", 4),
+        ("context", 0),
+        ("overlap", -1.0),
+        ("overlap", 0.0),
+        ("overlap", np.inf),
+        ("overlap", np.nan),
+        ("seeds", -5),
+    ],
+)
 def test_bad_settings(name, value):
     """What would fail at the first batch, or put all points into one token, is named at once."""
     with pytest.raises(ValueError, match=f"{name}: expected"):

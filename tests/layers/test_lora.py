@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.layers.lora import LoRALinear, add_lora_
-from src.layers.transformer import Transformer, TransformerConfig
+from puffin.layers.lora import LoRALinear, add_lora_
+from puffin.layers.transformer import Transformer, TransformerConfig
 from tests.conftest import relative
 
 CONFIG = TransformerConfig("vit_tiny", 2, 0.0, 0.0)
@@ -48,7 +48,9 @@ def test_only_updates_learn():
     plain, model = Transformer(CONFIG), Transformer(CONFIG)
     add_lora_(model, 4, 8.0)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert sorted(learning) == [f"blocks.{k}.attention.{layer}.{part}" for k in (0, 1) for layer in ("proj", "qkv") for part in ("down", "up")]
+    assert sorted(learning) == [
+        f"blocks.{k}.attention.{layer}.{part}" for k in (0, 1) for layer in ("proj", "qkv") for part in ("down", "up")
+    ]
     result = model.load_state_dict(plain.state_dict(), strict=False)
     assert sorted(result.missing_keys) == sorted(learning) and not result.unexpected_keys
     model(*(x.float() if x.is_floating_point() else x for x in inputs())).square().sum().backward()

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from src.layers.masked_batchnorm import MaskedBatchNorm
+from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from tests.conftest import relative
 
 

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from src.layers.aggregators import AggregatorOptions, Eq2to0, Eq2to1, Eq2to2, EventGeometry
-from src.layers.mlp import MLP, MessageNet
-from src.layers.normalised import Normalised, as_tensor
-from src.ops.pair_index import PairIndex
+from puffin.layers.aggregators import AggregatorOptions, Eq2to0, Eq2to1, Eq2to2, EventGeometry
+from puffin.layers.mlp import MLP, MessageNet
+from puffin.layers.normalised import Normalised, as_tensor
+from puffin.ops.pair_index import PairIndex
 from tests.conftest import relative
 
 PAIRS = PairIndex(torch.tensor([4, 0, 7]), torch.device("cpu"))
@@ -38,9 +38,9 @@ def test_message_equals_layers(training):
     assert isinstance(got, Normalised) and relative(got.tensor(), want) < 1e-12
     (got.tensor() ** 3).sum().backward(), (want**3).sum().backward()
     assert relative(a.grad, b.grad) < 1e-10
-    for (name, mine), theirs in zip(message.named_parameters(), separate.parameters()):
+    for (name, mine), theirs in zip(message.named_parameters(), separate.parameters(), strict=False):
         assert relative(mine.grad, theirs.grad) < 1e-10, name
-    for mine, theirs in zip(message.buffers(), separate.buffers()):
+    for mine, theirs in zip(message.buffers(), separate.buffers(), strict=False):
         assert relative(mine.double(), theirs.double()) < 1e-12
 
 

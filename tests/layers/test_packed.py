@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.layers.packed import check_packed, event_of_row, offsets, pad, rank_in_event, slots, unpad
+from puffin.layers.packed import check_packed, event_of_row, offsets, pad, rank_in_event, slots, unpad
 
 LENGTHS = torch.tensor([2, 0, 3])
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from src.layers.pointnet import MiniPointNet
+from puffin.layers.pointnet import MiniPointNet
 
 SIZE = 6
 COUNTS = torch.tensor([3, 1, 6, 5])

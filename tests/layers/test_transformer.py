@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.layers.transformer import BatchWideNorm, DropPath, Transformer, TransformerConfig
+from puffin.layers.transformer import BatchWideNorm, DropPath, Transformer, TransformerConfig
 
 SMALL = TransformerConfig("vit_tiny", depth=3, attention_dropout=0.0, drop_path=0.0, final_norm=True)
 LENGTHS = torch.tensor([5, 1, 0, 6])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.layers.upsample import Neighbours, Upsampler, global_features, interpolate, nearest_tokens
+from puffin.layers.upsample import Neighbours, Upsampler, global_features, interpolate, nearest_tokens
 
 LENGTHS, TOKENS = torch.tensor([30, 0, 7, 4]), torch.tensor([9, 0, 2, 1])
 
@@ -17,7 +17,9 @@ def test_brute_force():
     points, centres, features = cloud()
     found = interpolate(features, nearest_tokens(points, LENGTHS, centres, TOKENS, eps=0.1))
     expected = []
-    for p, c, f in zip(*(x.split(n.tolist()) for x, n in ((points, LENGTHS), (centres, TOKENS), (features, TOKENS)))):
+    for p, c, f in zip(
+        *(x.split(n.tolist()) for x, n in ((points, LENGTHS), (centres, TOKENS), (features, TOKENS))), strict=False
+    ):
         for point in p:
             squared = (c - point[:3]).square().sum(1)
             near = squared.argsort()[:5]

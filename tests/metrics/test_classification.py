@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from src.metrics.classification import BINARY_COLUMNS, Roc, classification_metrics, columns, confusion, one_vs_rest, probabilities, rejection
-from src.models.published import read_checkpoint
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.metrics.classification import (
+    BINARY_COLUMNS,
+    Roc,
+    classification_metrics,
+    columns,
+    confusion,
+    one_vs_rest,
+    probabilities,
+    rejection,
+)
 
 
 def test_published_predictions_give_the_published_metrics(run_folder):

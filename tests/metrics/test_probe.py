@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from src.metrics.probe import f1, linear_probe
+from puffin.metrics.probe import f1, linear_probe
 
 NAMES = ("a", "b", "c")
 

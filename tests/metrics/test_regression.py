@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.regression import DIRECTIONS, columns, regression_metrics
+from puffin.metrics.regression import DIRECTIONS, columns, regression_metrics
 
 
 def test_widths_of_known_distributions():

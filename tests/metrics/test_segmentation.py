@@ -5,12 +5,14 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
 
-from src.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
+from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
 
 NAMES = ("a", "b", "c", "d")
 
 
-@pytest.mark.parametrize("true, given", [((0, 1, 2, 3), (0, 1, 2, 3)), ((0, 1), (0, 2)), ((0, 1, 3), (0,)), ((2,), (2,)), ((0,), (1,))])
+@pytest.mark.parametrize(
+    "true, given", [((0, 1, 2, 3), (0, 1, 2, 3)), ((0, 1), (0, 2)), ((0, 1, 3), (0,)), ((2,), (2,)), ((0,), (1,))]
+)
 def test_as_scikit_learn(true, given):
     """All classes; a class absent from the truth, from what is given, from both. Breaks if 0 / 0 counts where scikit-learn
     leaves the class out, or is left out where it counts as 0."""
@@ -19,9 +21,12 @@ def test_as_scikit_learn(true, given):
     table = confusion_of(torch.from_numpy(truth), torch.from_numpy(chosen), 4)
     numbers = segmentation_metrics(table.numpy(), NAMES)
     labels = np.union1d(truth, chosen)
-    theirs = [*precision_recall_fscore_support(truth, chosen, labels=labels, zero_division=0)[:3], jaccard_score(truth, chosen, labels=labels, average=None)]
+    theirs = [
+        *precision_recall_fscore_support(truth, chosen, labels=labels, zero_division=0)[:3],
+        jaccard_score(truth, chosen, labels=labels, average=None),
+    ]
     assert numbers.pop("accuracy") == pytest.approx(accuracy_score(truth, chosen), abs=1e-15)
-    for metric, values in zip(PER_CLASS, theirs):
+    for metric, values in zip(PER_CLASS, theirs, strict=False):
         assert numbers.pop(f"{metric}_macro") == pytest.approx(values.mean(), rel=1e-14)
         for k, name in enumerate(NAMES):
             expected = values[labels == k][0] if k in labels else np.nan

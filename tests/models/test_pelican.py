@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.packing import JetBatch, pack_padded
-from src.models.pelican import PelicanClassifier, PelicanConfig, PelicanRegressor
-from src.layers.lorentz import STABILIZERS
-from src.tasks.symmetry import irc_variants, split_generators, toy_jets
+from puffin.data.packing import JetBatch, pack_padded
+from puffin.layers.lorentz import STABILIZERS
+from puffin.models.pelican import PelicanClassifier, PelicanConfig, PelicanRegressor
+from puffin.tasks.symmetry import irc_variants, split_generators, toy_jets
 from tests.conftest import golden_files, relative
 
 NORM = {"b": "batch", "i": "instance", "l": "layer", None: "none"}
@@ -21,14 +21,33 @@ def config_of(kwargs: dict, num_scalars: int) -> PelicanConfig:
     """Our configuration from the constructor arguments kept in a golden file."""
     widths = ("num_channels_2to2", "num_channels_m_out", "num_channels_out")
     same = (
-        "num_channels_scalar", "num_classes", "stabilizer", "method", "config", "config_out", "factorize", "activation",
-        "activate_agg", "activate_lin", "activate_agg_out", "activate_lin_out", "mlp_out", "irc_safe", "num_targets", "scale",
-    )  # fmt: skip
+        "num_channels_scalar",
+        "num_classes",
+        "stabilizer",
+        "method",
+        "config",
+        "config_out",
+        "factorize",
+        "activation",
+        "activate_agg",
+        "activate_lin",
+        "activate_agg_out",
+        "activate_lin_out",
+        "mlp_out",
+        "irc_safe",
+        "num_targets",
+        "scale",
+    )
     return PelicanConfig(
-        **{k: kwargs[k] for k in same if k in kwargs}, **{k: tuple(kwargs[k]) for k in widths},
-        num_channels_m=tuple(map(tuple, kwargs["num_channels_m"])), nobj_avg=kwargs["average_nobj"],
-        batchnorm=NORM[kwargs["batchnorm"]], num_scalars=num_scalars, irc_diagonal=True, published_projections=True,
-    )  # fmt: skip
+        **{k: kwargs[k] for k in same if k in kwargs},
+        **{k: tuple(kwargs[k]) for k in widths},
+        num_channels_m=tuple(map(tuple, kwargs["num_channels_m"])),
+        nobj_avg=kwargs["average_nobj"],
+        batchnorm=NORM[kwargs["batchnorm"]],
+        num_scalars=num_scalars,
+        irc_diagonal=True,
+        published_projections=True,
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=[f.stem for f in FILES])
@@ -36,10 +55,15 @@ def test_golden(path):
     """Outputs in both modes, the loss, gradients and running statistics; any change of the mathematics breaks it."""
     z = np.load(path)
     arrays = {k: torch.from_numpy(z[k]) for k in z.files if k != "meta"}
-    group = lambda prefix: {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}  # noqa: E731
+
+    def group(prefix):
+        return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
     scalars = arrays.get("input/scalars")
     network = PelicanClassifier if path.name.startswith("classifier") else PelicanRegressor
-    model = network(config_of(json.loads(str(z["meta"]))["kwargs"], 0 if scalars is None else scalars.shape[-1])).double()
+    model = network(
+        config_of(json.loads(str(z["meta"]))["kwargs"], 0 if scalars is None else scalars.shape[-1])
+    ).double()
     model.load_state_dict(group("state/"))
     batch = pack_padded(arrays["input/Pmu"], arrays["input/particle_mask"], scalars)
 
@@ -57,7 +81,9 @@ def test_golden(path):
     out = predict()
     assert relative(out.detach(), arrays["train/predict"]) < 1e-9
     loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
-    assert abs(float(loss.detach()) - float(arrays["train/loss"])) <= 1e-9 * max(abs(float(arrays["train/loss"])), float(out.detach().abs().max()))
+    assert abs(float(loss.detach()) - float(arrays["train/loss"])) <= 1e-9 * max(
+        abs(float(arrays["train/loss"])), float(out.detach().abs().max())
+    )
     loss.backward()
     largest = max(float(g.abs().max()) for g in group("grad/").values())
     for name, parameter in model.named_parameters():
@@ -70,8 +96,12 @@ def test_golden(path):
 def small(**changes) -> PelicanConfig:
     """A small network."""
     base = PelicanConfig(
-        num_channels_scalar=3, num_channels_m=((8,), (8,)), num_channels_2to2=(5, 5), num_channels_m_out=(7, 5), num_channels_out=(6,),
-    )  # fmt: skip
+        num_channels_scalar=3,
+        num_channels_m=((8,), (8,)),
+        num_channels_2to2=(5, 5),
+        num_channels_m_out=(7, 5),
+        num_channels_out=(6,),
+    )
     return replace(base, **changes)
 
 
@@ -223,6 +253,8 @@ def test_presets_have_the_size_in_their_name():
         preset = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
         fields = {k.replace("-", "_"): v for k, v in preset.items()}
         fields["num_channels_m"] = tuple(map(tuple, fields["num_channels_m"]))
-        model = PelicanClassifier(PelicanConfig(stabilizer="so2", **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}))
+        model = PelicanClassifier(
+            PelicanConfig(stabilizer="so2", **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        )
         count = sum(p.numel() for p in model.parameters())
         assert count == parameters if name == "3k" else abs(count / parameters - 1) < 0.12, (name, count)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from src.layers.grouping import TOKENIZERS
-from src.layers.transformer import TransformerConfig
-from src.models.point_encoder import EncoderConfig, PointEncoder
+from puffin.layers.grouping import TOKENIZERS
+from puffin.layers.transformer import TransformerConfig
+from puffin.models.point_encoder import EncoderConfig, PointEncoder
 from tests.layers.clouds import tracks
 
 CONFIG = EncoderConfig(TOKENIZERS["5"], TransformerConfig("vit_tiny", 2))

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.layers.grouping import TokenizerConfig
-from src.layers.transformer import TransformerConfig
-from src.models.point_encoder import EncoderConfig
-from src.models.point_mae import PointMAE, PointMAEConfig, random_mask
+from puffin.layers.grouping import TokenizerConfig
+from puffin.layers.transformer import TransformerConfig
+from puffin.models.point_encoder import EncoderConfig
+from puffin.models.point_mae import PointMAE, PointMAEConfig, random_mask
 from tests.layers.clouds import tracks, without_gradient
 
 TINY = TransformerConfig("vit_tiny", 2, attention_dropout=0.0, drop_path=0.0)
@@ -41,7 +41,9 @@ def test_masks_are_random_and_reproducible():
     assert torch.equal(seeded[0], seeded[1]) and not torch.equal(seeded[0], seeded[2])
 
 
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, energy=False), BARE], ids=["polarmae", "pointmae", "no decoder"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, replace(CONFIG, energy=False), BARE], ids=["polarmae", "pointmae", "no decoder"]
+)
 def test_every_weight_learns(config):
     model = PointMAE(config)
     losses(model(*tracks(LENGTHS))).backward()

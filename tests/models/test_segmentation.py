@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.layers.grouping import TokenizerConfig
-from src.layers.transformer import TransformerConfig
-from src.models.point_encoder import EncoderConfig
-from src.models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
+from puffin.layers.grouping import TokenizerConfig
+from puffin.layers.transformer import TransformerConfig
+from puffin.models.point_encoder import EncoderConfig
+from puffin.models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
 from tests.layers.clouds import tracks, without_gradient
 
 CONFIG = SegmentationConfig(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.packing import JetBatch
-from src.errors import InputError
-from src.layers.activations import ACTIVATIONS
-from src.layers.lorentz import METHODS, STABILIZERS
-from src.layers.norms import NORMS
-from src.models.pelican import PelicanClassifier, PelicanRegressor
-from src.models.single_jet import single_jet
+from puffin.data.packing import JetBatch
+from puffin.errors import InputError
+from puffin.layers.activations import ACTIVATIONS
+from puffin.layers.lorentz import METHODS, STABILIZERS
+from puffin.layers.norms import NORMS
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.models.single_jet import single_jet
 from tests.conftest import relative
 from tests.models.test_pelican import FILES, config_of, jets, small
 
@@ -64,9 +64,9 @@ def equal(model, scalars: int = 0, scale: float = 1.0) -> None:
         parts = features.split(lengths) if scalars else [None] * 3
         alone = [one(p, f) for p, f in zip(batch.fourmomenta.split(lengths), parts, strict=True)]
     if isinstance(model, PelicanClassifier):
-        expected = list(zip(together, together.softmax(1)))
+        expected = list(zip(together, together.softmax(1), strict=False))
     else:
-        expected = list(zip(together.fourmomenta, together.weights.split(together.lengths.tolist())))
+        expected = list(zip(together.fourmomenta, together.weights.split(together.lengths.tolist()), strict=False))
     for mine, theirs in zip(alone, expected, strict=True):
         assert mine[0].isfinite().all()
         assert relative(mine[0], theirs[0]) < 1e-10 and relative(mine[1], theirs[1]) < 1e-10
@@ -77,15 +77,33 @@ def equal(model, scalars: int = 0, scale: float = 1.0) -> None:
 def test_equals_packed(choice, network):
     """Each stabilizer and method, with all letters, activations, norms and switches in turn."""
     number = CHOICES.index(choice)
-    pick = lambda options, shift=0: list(options)[(number + shift) % len(options)]  # noqa: E731
-    flag = lambda period: number // period % 2 == 0  # noqa: E731
+
+    def pick(options, shift=0):
+        return list(options)[(number + shift) % len(options)]
+
+    def flag(period):
+        return number // period % 2 == 0
+
     config = small(
-        stabilizer=choice[0], method=choice[1], config=pick(LETTERS), config_out=pick(LETTERS, 3),
-        activation=pick(ACTIVATIONS), batchnorm=pick(NORMS), factorize=flag(2), activate_agg=flag(3),
-        activate_lin=flag(4), activate_agg_out=flag(5), activate_lin_out=flag(7), mlp_out=number % 3 > 0,
-        add_beams=number % 5 == 0, num_scalars=number % 3, num_classes=2 + number % 3, num_targets=1 + number % 2,
-        scale=0.5, num_channels_m=((8, 6), ()) if number % 4 == 0 else ((8,), (8,)),
-    )  # fmt: skip
+        stabilizer=choice[0],
+        method=choice[1],
+        config=pick(LETTERS),
+        config_out=pick(LETTERS, 3),
+        activation=pick(ACTIVATIONS),
+        batchnorm=pick(NORMS),
+        factorize=flag(2),
+        activate_agg=flag(3),
+        activate_lin=flag(4),
+        activate_agg_out=flag(5),
+        activate_lin_out=flag(7),
+        mlp_out=number % 3 > 0,
+        add_beams=number % 5 == 0,
+        num_scalars=number % 3,
+        num_classes=2 + number % 3,
+        num_targets=1 + number % 2,
+        scale=0.5,
+        num_channels_m=((8, 6), ()) if number % 4 == 0 else ((8,), (8,)),
+    )
     equal(trained(network(config)), config.num_scalars, scale=pick((1.0, 0.1)))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.ops import library
+from puffin.ops import library
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 DTYPES = [torch.float32, torch.float64]

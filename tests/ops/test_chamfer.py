@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from src.ops import chamfer
-from src.ops.chamfer import chamfer_distance
+from puffin.ops import chamfer
+from puffin.ops.chamfer import chamfer_distance
 from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
 
 oracle = single_threaded(chamfer.oracle)
@@ -32,7 +32,7 @@ def test_equals_oracle(name, dtype, device):
     require_kernels(device)
     arguments = pair(name, dtype)
     found = torch.ops.puffin.chamfer(*(t.to(device) for t in arguments))
-    for a, b in zip(found, oracle(*arguments)):
+    for a, b in zip(found, oracle(*arguments), strict=False):
         assert torch.equal(a.cpu(), b)
 
 
@@ -47,7 +47,7 @@ def test_backward_equals_oracle(name, device):
     grad_x, grad_y = (torch.randn(i.shape, generator=generator, dtype=torch.float64) for i in (index_x, index_y))
     arguments = grad_x, grad_y, x, y, index_x, index_y
     found = torch.ops.puffin.chamfer_backward(*(t.to(device) for t in arguments))
-    for a, b in zip(found, chamfer.backward_oracle(*arguments)):
+    for a, b in zip(found, chamfer.backward_oracle(*arguments), strict=False):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-12, atol=1e-12)
 
 
@@ -60,8 +60,7 @@ def test_gradcheck(dims, device):
     y = torch.randn(3, 7, dims, generator=generator, dtype=torch.float64).to(device).requires_grad_()
     lengths_x, lengths_y = (torch.tensor(n, device=device) for n in ([9, 4, 3], [5, 7, 0]))
     for reduction in chamfer.REDUCTIONS:
-        assert torch.autograd.gradcheck(
-            lambda a, b: chamfer_distance(a, b, lengths_x, lengths_y, reduction), (x, y))
+        assert torch.autograd.gradcheck(lambda a, b: chamfer_distance(a, b, lengths_x, lengths_y, reduction), (x, y))
 
 
 def test_large_clouds_take_the_tree():
@@ -70,7 +69,7 @@ def test_large_clouds_take_the_tree():
     generator = torch.Generator().manual_seed(3)
     x, y = (torch.randint(20, (1, n, 4), generator=generator).float() for n in (5000, 3000))
     lengths = torch.tensor([5000]), torch.tensor([3000])
-    for a, b in zip(torch.ops.puffin.chamfer(x, y, *lengths), oracle(x, y, *lengths)):
+    for a, b in zip(torch.ops.puffin.chamfer(x, y, *lengths), oracle(x, y, *lengths), strict=False):
         assert torch.equal(a, b)
 
 
@@ -85,6 +84,7 @@ def test_half_precision_is_computed_in_float32():
 def test_threads_do_not_matter():
     """Breaks when threads share a row, forward or backward."""
     require_kernels()
+
     def run():
         generator = torch.Generator().manual_seed(4)
         x = torch.rand(300, 32, 4, generator=generator).requires_grad_()
@@ -122,4 +122,5 @@ def test_opcheck(device):
     to_y, index_x, to_x, index_y = torch.ops.puffin.chamfer(*arguments)
     torch.library.opcheck(
         torch.ops.puffin.chamfer_backward.default,
-        (to_y.detach(), to_x.detach(), x.detach(), y.detach(), index_x, index_y))
+        (to_y.detach(), to_x.detach(), x.detach(), y.detach(), index_x, index_y),
+    )

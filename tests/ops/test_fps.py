@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from src.ops import fps
-from src.ops.fps import farthest_point_sampling
+from puffin.ops import fps
+from puffin.ops.fps import farthest_point_sampling
 from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
 
 oracle = single_threaded(fps.oracle)
@@ -39,7 +39,7 @@ def test_indices_are_distinct_and_padded(name):
     """Breaks when a duplicate is sampled twice or padding is not -1."""
     points, lengths = cloud(name)
     index = farthest_point_sampling(points, lengths, points.shape[1] + 3)
-    for row, n in zip(index, lengths.tolist()):
+    for row, n in zip(index, lengths.tolist(), strict=False):
         assert sorted(row[:n].tolist()) == list(range(n))
         assert (row[n:] == -1).all()
 

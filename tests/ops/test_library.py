@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.ops import chamfer, cnms, fps, library, neighbors
+from puffin.ops import chamfer, cnms, fps, library, neighbors
 from tests.ops.clouds import DEVICES, cloud, require_kernels
 from tests.patience import PATIENCE
 
@@ -25,8 +25,14 @@ SCHEMAS = [
 
 def run(*command, **environment):
     """stdout and stderr of a Python command in the root of the repository, which must succeed."""
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-                          env={**os.environ, **environment})
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -38,23 +44,23 @@ def stated_schemas() -> set[str]:
 
 
 def test_schemas_are_those_of_the_sources():
-    """Breaks when csrc/puffin.cpp and src/ops state different schemas."""
+    """Breaks when csrc/puffin.cpp and src/puffin/ops state different schemas."""
     assert set(SCHEMAS) <= stated_schemas()
 
 
 @pytest.mark.parametrize("environment", [{}, {"PUFFIN_KERNELS": "0"}], ids=["kernels", "plain"])
 def test_description_lists_every_op(environment):
     """Breaks when a module of ops is forgotten, or the list depends on what was used or is compiled."""
-    listed = run("-m", "src.ops", **environment).splitlines()[-1]
+    listed = run("-m", "puffin.ops", **environment).splitlines()[-1]
     assert listed == "ops: " + ", ".join(sorted(schema.split("(")[0] for schema in stated_schemas()))
 
 
 def test_description_names_both_libraries():
-    """Breaks when `python -m src.ops` fails or does not say why a library is not loaded."""
-    text = run("-m", "src.ops")
+    """Breaks when `python -m puffin.ops` fails or does not say why a library is not loaded."""
+    text = run("-m", "puffin.ops")
     assert re.search(r"puffin_cpu: (loaded|not built)", text)
     assert re.search(r"puffin_cuda: (loaded|not built|this PyTorch)", text)
-    assert "PUFFIN_KERNELS=0" in run("-m", "src.ops", PUFFIN_KERNELS="0")
+    assert "PUFFIN_KERNELS=0" in run("-m", "puffin.ops", PUFFIN_KERNELS="0")
 
 
 def test_fallback_serves_every_op_and_says_so_once():
@@ -62,7 +68,7 @@ def test_fallback_serves_every_op_and_says_so_once():
     text = run(
         "-c",
         "import logging, torch; logging.basicConfig(level=logging.INFO)\n"
-        "from src.ops import library, fps, neighbors, cnms, chamfer\n"
+        "from puffin.ops import library, fps, neighbors, cnms, chamfer\n"
         "assert not library.loaded()\n"
         "p = torch.rand(2, 40, 3).requires_grad_()\n"
         "fps.farthest_point_sampling(p, None, 5); neighbors.knn(p, p, None, None, 3)\n"
@@ -76,9 +82,12 @@ def test_fallback_serves_every_op_and_says_so_once():
 
 def test_importing_is_quiet():
     """Breaks when importing the ops initialises CUDA, compiles, seeds or logs."""
-    text = run("-c", "import torch; s = torch.random.get_rng_state()\n"
-                     "from src.ops import chamfer, cnms, fps, neighbors\n"
-                     "assert torch.equal(s, torch.random.get_rng_state()) and not torch.cuda.is_initialized()\n")
+    text = run(
+        "-c",
+        "import torch; s = torch.random.get_rng_state()\n"
+        "from puffin.ops import chamfer, cnms, fps, neighbors\n"
+        "assert torch.equal(s, torch.random.get_rng_state()) and not torch.cuda.is_initialized()\n",
+    )
     assert text == ""
 
 
@@ -94,7 +103,16 @@ def test_lower_instruction_sets_agree(level):
     """Breaks when the code for machines without AVX-512 or AVX2 gives other indices."""
     require_kernels()
     files = [f"tests/ops/test_{op}.py" for op in ("fps", "neighbors", "cnms", "chamfer")]
-    run("-m", "pytest", "-q", "-x", *files, "-k", "equals_oracle and (tracks or lattice_ties or outliers or some_empty)", PUFFIN_ISA=level)
+    run(
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        *files,
+        "-k",
+        "equals_oracle and (tracks or lattice_ties or outliers or some_empty)",
+        PUFFIN_ISA=level,
+    )
 
 
 def all_ops(points, lengths, targets):
@@ -116,7 +134,7 @@ def test_compiles_without_graph_breaks(backend, device):
     inputs = [points.clone().requires_grad_(), points.clone().requires_grad_()]
     eager = all_ops(inputs[0], lengths, targets)
     compiled = torch.compile(all_ops, fullgraph=True, backend=backend)(inputs[1], lengths, targets)
-    for a, b in zip(eager, compiled):
+    for a, b in zip(eager, compiled, strict=False):
         torch.testing.assert_close(a, b)
     eager[0].backward()
     compiled[0].backward()

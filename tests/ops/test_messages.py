@@ -6,13 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.ops import library, messages
+from puffin.ops import library, messages
 from tests.conftest import TOLERANCE, relative
 
 
 def parameters(rows, inputs, outputs, dtype):
     """x, weight, bias; the values have a mean far from zero, where careless variances lose their digits."""
-    make = lambda *shape: torch.randn(*shape, dtype=dtype)  # noqa: E731
+
+    def make(*shape):
+        return torch.randn(*shape, dtype=dtype)
+
     return [p.requires_grad_() for p in (make(rows, inputs), make(outputs, inputs), make(outputs) + 30)]
 
 
@@ -31,9 +34,9 @@ def test_message_equals_separate_layers(rows, inputs, outputs, dtype, kernels):
     directions = [torch.randn(rows, outputs, dtype=dtype), *torch.randn(2, outputs, dtype=dtype) * rows**0.5]
     with contextlib.nullcontext() if kernels else library.without_kernels():
         got = messages.message(*args, 0.01)
-        got_grads = torch.autograd.grad(sum((v * d).sum() for v, d in zip(got, directions)), args)
+        got_grads = torch.autograd.grad(sum((v * d).sum() for v, d in zip(got, directions, strict=False)), args)
     want = separate(*args, 0.01)
-    want_grads = torch.autograd.grad(sum((v * d).sum() for v, d in zip(want, directions)), args)
+    want_grads = torch.autograd.grad(sum((v * d).sum() for v, d in zip(want, directions, strict=False)), args)
     tolerance = TOLERANCE[dtype] * 30  # the mean is about 30 deviations
     for a, b in zip([*got, *got_grads], [*want, *want_grads], strict=True):
         assert relative(a, b) < tolerance
@@ -76,7 +79,7 @@ def test_result_does_not_depend_on_threads():
             results.append([*out, *torch.autograd.grad(out.values.square().sum() + out.variance.sum(), args)])
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=False))
 
 
 @pytest.mark.skipif(not library.loaded(), reason="the oracle trusts its caller; kernels not built")

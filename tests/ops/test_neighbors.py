@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from src.ops import neighbors
-from src.ops.neighbors import ball_count, ball_query, knn
+from puffin.ops import neighbors
+from puffin.ops.neighbors import ball_count, ball_query, knn
 from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
 
 knn_oracle = single_threaded(neighbors.knn_oracle)
@@ -104,7 +104,8 @@ def test_large_cloud():
     some = points[:, ::49_999]
     distance, index = knn(points, points, None, None, 4)
     expected_distance, expected_index = knn_oracle(
-        some, points, torch.tensor([some.shape[1]]), torch.tensor([1_000_000]), 4)
+        some, points, torch.tensor([some.shape[1]]), torch.tensor([1_000_000]), 4
+    )
     assert torch.equal(index[:, ::49_999], expected_index)
     assert torch.equal(distance[:, ::49_999], expected_distance)
     counts = ball_count(points, points, 10.0)

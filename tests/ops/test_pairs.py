@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from src.ops import library
-from src.ops.pair_index import PairIndex
-from src.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
+from puffin.ops import library
+from puffin.ops.pair_index import PairIndex
+from puffin.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
 from tests.conftest import DEVICES, TOLERANCE, relative
 
 LENGTHS = [[3, 1, 0, 5], [1], [0], [], [7, 7]]
@@ -57,9 +57,17 @@ def test_against_loops(lengths, dtype, device):
     assert relative(reduced.diagonal, torch.cat([m.diagonal().t() for m in ms])) == 0
     assert relative(reduced.rows, torch.cat([m.sum(1) for m in ms])) < tolerance
     assert relative(reduced.columns, torch.cat([m.sum(0) for m in ms])) < tolerance
-    assert relative(weighted.rows, torch.cat([torch.einsum("ijc,j->ic", m, w) for m, w in zip(ms, events)])) < tolerance
-    assert relative(weighted.columns, torch.cat([torch.einsum("ijc,i->jc", m, w) for m, w in zip(ms, events)])) < tolerance
-    for a, b in zip(matrices(transposed(x, pairs), pairs), ms):
+    assert (
+        relative(weighted.rows, torch.cat([torch.einsum("ijc,j->ic", m, w) for m, w in zip(ms, events, strict=False)]))
+        < tolerance
+    )
+    assert (
+        relative(
+            weighted.columns, torch.cat([torch.einsum("ijc,i->jc", m, w) for m, w in zip(ms, events, strict=False)])
+        )
+        < tolerance
+    )
+    for a, b in zip(matrices(transposed(x, pairs), pairs), ms, strict=False):
         assert torch.equal(a, b.transpose(0, 1))
     for largest in (True, False):
         rows, columns = pair_extremum(x, pairs, largest)
@@ -69,8 +77,12 @@ def test_against_loops(lengths, dtype, device):
             assert torch.equal(got, want)
 
     u, v, w = torch.randn(3, pairs.num_nodes, 2, dtype=dtype, device=device)
-    for m, a, b, c in zip(matrices(pair_expand(u, v, w, pairs), pairs), u.split(lengths), v.split(lengths), w.split(lengths)):
-        assert m.numel() == 0 or relative(m, a[:, None] + b[None] + torch.diag_embed(c.t()).permute(1, 2, 0)) < tolerance
+    for m, a, b, c in zip(
+        matrices(pair_expand(u, v, w, pairs), pairs), u.split(lengths), v.split(lengths), w.split(lengths), strict=False
+    ):
+        assert (
+            m.numel() == 0 or relative(m, a[:, None] + b[None] + torch.diag_embed(c.t()).permute(1, 2, 0)) < tolerance
+        )
     weight, weight_t = torch.randn(2, 4, 2, dtype=dtype, device=device)
     want = x @ weight + transposed(x, pairs) @ weight_t + pair_expand(u, v, w, pairs)
     assert relative(pair_mix(x, weight, weight_t, (u, v, w), pairs), want) < tolerance
@@ -155,7 +167,10 @@ def arguments(lengths, dtype=torch.float64, channels=(5, 7), device="cpu"):
     """Inputs of the operators for events with these many nodes, by operator."""
     pairs = index(lengths, device)
     c, s = channels
-    make = lambda *shape: torch.randn(*shape, dtype=dtype, device=device, requires_grad=True)  # noqa: E731
+
+    def make(*shape):
+        return torch.randn(*shape, dtype=dtype, device=device, requires_grad=True)
+
     x, even, odd = make(pairs.num_pairs, c), make(c, s), make(c, s)
     u, v, w = (make(pairs.num_nodes, s) for _ in range(3))
     weights = torch.rand(pairs.num_nodes, dtype=dtype, device=device)
@@ -184,9 +199,7 @@ def plain(name, args):
     on_diagonal = (i == j)[:, None]
 
     def reduce(x, weights, *_):
-        rows, columns = (
-            x.new_zeros(n, x.shape[1]).index_add(0, a, x * weights[b, None]) for a, b in ((i, j), (j, i))
-        )
+        rows, columns = (x.new_zeros(n, x.shape[1]).index_add(0, a, x * weights[b, None]) for a, b in ((i, j), (j, i)))
         return x[:n], rows, columns
 
     def expand(u, v, w, weights, base, *_):
@@ -268,6 +281,13 @@ def test_result_does_not_depend_on_threads(name):
 def test_kernels_refuse_what_does_not_fit():
     """Wrong shapes must raise, not read beyond the end."""
     args = list(arguments([3, 2])["pair_mix"])
-    for position, bad in ((0, args[0][:-1]), (1, args[1][:-1]), (3, args[3][:-1]), (3, args[3].float()), (7, args[7] + 1), (8, 2.0)):
+    for position, bad in (
+        (0, args[0][:-1]),
+        (1, args[1][:-1]),
+        (3, args[3][:-1]),
+        (3, args[3].float()),
+        (7, args[7] + 1),
+        (8, 2.0),
+    ):
         with pytest.raises(RuntimeError):
             torch.ops.puffin.pair_mix(*args[:position], bad, *args[position + 1 :])

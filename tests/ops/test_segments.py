@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.ops import library, segments
+from puffin.ops import library, segments
 from tests.conftest import DEVICES, TOLERANCE, relative
 
 SIZES = [[3, 0, 5, 1], [2000, 0, 0, 1500, 1], [0, 0], [1], []]
@@ -24,7 +24,10 @@ def test_kernel_equals_oracle_and_loops(sizes, channels, dtype, device):
     x, ptr = rows_of(sizes, channels, dtype, device)
     x = torch.cat([x, x], 1)[:, :channels].requires_grad_()  # rows with a stride
     parts = x.split(sizes) if sizes else ()
-    stack = lambda rows: torch.stack(rows) if rows else x.new_zeros(0, channels)  # noqa: E731
+
+    def stack(rows):
+        return torch.stack(rows) if rows else x.new_zeros(0, channels)
+
     empty = x.new_zeros(channels)
     cases = [
         (segments.segment_sum(x, ptr), [p.sum(0) for p in parts]),
@@ -45,7 +48,11 @@ def test_kernel_equals_oracle_and_loops(sizes, channels, dtype, device):
         (segments._sum_oracle, "segment_sum", (x.detach(), ptr)),
         (segments._expand_oracle, "segment_expand", (values, ptr, len(x))),
         (segments._extremum_oracle, "segment_extremum", (x.detach(), ptr, True)),
-        (segments._extremum_backward_oracle, "segment_extremum_backward", (values, cases[1][0].detach(), x.detach(), ptr)),
+        (
+            segments._extremum_backward_oracle,
+            "segment_extremum_backward",
+            (values, cases[1][0].detach(), x.detach(), ptr),
+        ),
     ):
         assert relative(getattr(torch.ops.puffin, op)(*args), oracle(*args)) < TOLERANCE[dtype]
 

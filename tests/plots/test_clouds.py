@@ -1,14 +1,12 @@
 """Pictures of events: what is drawn where."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
-from src.data.pilarnet import CloudDataset, CloudSelection, energy_of, normalize_energy
-from src.errors import InputError
-from src.plots.clouds import (
+from puffin.data.pilarnet import CloudDataset, CloudSelection, energy_of, normalize_energy
+from puffin.errors import InputError
+from puffin.plots.clouds import (
     CLASS_COLOURS,
     CM,
     Layer,
@@ -24,9 +22,9 @@ from src.plots.clouds import (
     principal_colours,
     write_html,
 )
-from src.tasks.cloud_pictures import draw_events, event_pages
+from puffin.tasks.cloud_pictures import draw_events, event_pages
 from tests.conftest import ROOT
-from tests.tasks.test_clouds import make_task
+from tests.tasks.test_masked_modelling import make_task
 
 
 @pytest.fixture
@@ -66,7 +64,9 @@ def test_principal_colours():
     features = rng.normal(size=(100, 30)) + np.repeat([[0.0], [50.0]], 50, 0)
     colours = principal_colours(features)
     assert abs(colours[:50, 0].mean() - colours[50:, 0].mean()) > 0.9
-    assert principal_colours(features[:, :1]).shape == (100, 3) and np.isfinite(principal_colours(np.ones((3, 4)))).all()
+    assert (
+        principal_colours(features[:, :1]).shape == (100, 3) and np.isfinite(principal_colours(np.ones((3, 4)))).all()
+    )
 
 
 def test_draws_an_event(tmp_path):
@@ -93,7 +93,12 @@ def test_errors_and_pages_side_by_side(points, tmp_path):
     """Every point once: right, or missed in the colour of its true class; three pages to one picture, empty ones too."""
     truth, given = np.arange(40) % 4, np.zeros(40, int)
     page = by_error(points, truth, given, "E")
-    assert [layer.name for layer in page.layers] == ["right (10)", "track missed (10)", "michel missed (10)", "delta missed (10)"]
+    assert [layer.name for layer in page.layers] == [
+        "right (10)",
+        "track missed (10)",
+        "michel missed (10)",
+        "delta missed (10)",
+    ]
     assert [layer.colour for layer in page.layers[1:]] == list(CLASS_COLOURS[1:4])
     flat = points * np.array([1, 0.01, 1, 1])
     assert _longest_sides([by_class(flat, truth, "")]) == [0, 2]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.plots.jets import draw_classification, draw_regression
+from puffin.plots.jets import draw_classification, draw_regression
 
 HISTORY = [{"epoch": e, "train_loss": 1 / e, "valid_loss": 1.1 / e} for e in (1, 2, 3)]
 

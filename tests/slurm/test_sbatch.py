@@ -34,7 +34,13 @@ def folder(tmp_path):
     """A folder to submit from, with an environment and the stand-ins."""
     commands = tmp_path / "venv/bin"
     commands.mkdir(parents=True)
-    for name, text in {"torchrun": TORCHRUN, "scontrol": SCONTROL, "srun": SRUN, "scancel": SCANCEL, "activate": ""}.items():
+    for name, text in {
+        "torchrun": TORCHRUN,
+        "scontrol": SCONTROL,
+        "srun": SRUN,
+        "scancel": SCANCEL,
+        "activate": "",
+    }.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     return tmp_path
@@ -42,9 +48,15 @@ def folder(tmp_path):
 
 def submit(folder, script, **further):
     environment = os.environ | {
-        "SLURM_SUBMIT_DIR": str(folder), "VENV": "venv", "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "2",
-        "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[7-8]", "PATH": f"{folder}/venv/bin:{os.environ['PATH']}",
-    }  # fmt: skip
+        "SLURM_SUBMIT_DIR": str(folder),
+        "VENV": "venv",
+        "SLURM_JOB_ID": "42",
+        "SLURM_CPUS_PER_TASK": "8",
+        "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "PATH": f"{folder}/venv/bin:{os.environ['PATH']}",
+    }
     command = [shutil.which("bash"), str(ROOT / "slurm" / script), "top", "--datadir", "a b"]
     return subprocess.Popen(command, env=environment | further)
 
@@ -57,7 +69,9 @@ def test_saves_and_requeues_before_the_limit(folder, script):
     job.send_signal(signal.SIGUSR1)
     assert job.wait(PATIENCE) == 0
     lines = [line for line in calls.read_text().splitlines() if not line.startswith("scancel")]
-    assert lines[0].endswith("train_pelican_classifier.py --prefix top --datadir a b") and "--nproc_per_node=2" in lines[0]
+    assert (
+        lines[0].endswith("train_pelican_classifier.py --prefix top --datadir a b") and "--nproc_per_node=2" in lines[0]
+    )
     assert lines[1:] == ["saved", "scontrol requeue 42"]
     if "multinode" in script:
         assert "--nnodes=2" in lines[0] and "--rdzv_endpoint=node7:20042" in lines[0]

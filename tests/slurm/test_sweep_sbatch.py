@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from src.sweeps.storage import open_storage
+from puffin.sweeps.storage import open_storage
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
 from tests.postgres import as_nobody, programs
@@ -34,10 +34,24 @@ def folder():
 
 def start(folder, log) -> subprocess.Popen:
     """The database job; returns when the server can be reached."""
-    environment = {"FOLDER": str(folder / "shared"), "TMPDIR": str(folder), "PG": str(programs()), "PATH": f"{folder}/bin:{os.environ['PATH']}",
-                   "HOME": str(folder), "SLURM_JOB_ID": "42", "NETWORK": "127.0.0.1/32"}  # fmt: skip
+    environment = {
+        "FOLDER": str(folder / "shared"),
+        "TMPDIR": str(folder),
+        "PG": str(programs()),
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "HOME": str(folder),
+        "SLURM_JOB_ID": "42",
+        "NETWORK": "127.0.0.1/32",
+    }
     with open(log, "w") as out:
-        job = subprocess.Popen(["bash", str(folder / "database.sbatch")], env=environment, cwd=folder, stdout=out, stderr=out, **as_nobody())
+        job = subprocess.Popen(
+            ["bash", str(folder / "database.sbatch")],
+            env=environment,
+            cwd=folder,
+            stdout=out,
+            stderr=out,
+            **as_nobody(),
+        )
 
     def still_runs():
         assert job.poll() is None, log.read_text()
@@ -86,8 +100,20 @@ def start_without_system_postgres(folder, **environment) -> subprocess.Completed
         (usual / name).symlink_to(shutil.which(name))
     script = folder / "database.sbatch"
     script.write_text((ROOT / "slurm/database.sbatch").read_text().replace("/usr/lib/postgresql", str(folder / "none")))
-    environment = {"FOLDER": str(folder / "shared"), "TMPDIR": str(folder), "PATH": f"{folder}/bin:{usual}", "HOME": str(folder)} | environment
-    return subprocess.run([shutil.which("bash"), str(script)], env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    environment = {
+        "FOLDER": str(folder / "shared"),
+        "TMPDIR": str(folder),
+        "PATH": f"{folder}/bin:{usual}",
+        "HOME": str(folder),
+    } | environment
+    return subprocess.run(
+        [shutil.which("bash"), str(script)],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 def put_programs(folder, *names) -> None:
@@ -132,16 +158,35 @@ def test_a_worker_hands_over_and_is_requeued(tmp_path, storage):
     """On USR1 the worker gets SIGTERM and is waited for; the database is the default storage."""
     commands = tmp_path / "venv/bin"
     commands.mkdir(parents=True)
-    for name, text in {"python3": WORKER, "scontrol": '#!/bin/bash\necho "scontrol $*" >> calls\n', "activate": ""}.items():
+    for name, text in {
+        "python3": WORKER,
+        "scontrol": '#!/bin/bash\necho "scontrol $*" >> calls\n',
+        "activate": "",
+    }.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     (tmp_path / "service").write_text("[puffin]\n")
-    environment = os.environ | {"SLURM_SUBMIT_DIR": str(tmp_path), "VENV": "venv", "SLURM_JOB_ID": "43", "SLURM_CPUS_PER_TASK": "2",
-                                "FOLDER": str(tmp_path), "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
-    job = subprocess.Popen(["bash", str(ROOT / "slurm/sweep.sbatch"), "--task", "classifier", *storage], env=environment)
+    environment = os.environ | {
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "VENV": "venv",
+        "SLURM_JOB_ID": "43",
+        "SLURM_CPUS_PER_TASK": "2",
+        "FOLDER": str(tmp_path),
+        "PATH": f"{commands}:{os.environ['PATH']}",
+    }
+    job = subprocess.Popen(
+        ["bash", str(ROOT / "slurm/sweep.sbatch"), "--task", "classifier", *storage], env=environment
+    )
     wait_until((tmp_path / "calls").exists)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(PATIENCE) == 0
-    wanted = "--task classifier --storage log/s.journal" if storage else "--storage postgresql://?service=puffin --task classifier"
+    wanted = (
+        "--task classifier --storage log/s.journal"
+        if storage
+        else "--storage postgresql://?service=puffin --task classifier"
+    )
     first, *rest = (tmp_path / "calls").read_text().splitlines()
-    assert first == f"{tmp_path}/service optuna_search.py --patience 3600 {wanted}" and rest == ["handed over", "scontrol requeue 43"]
+    assert first == f"{tmp_path}/service optuna_search.py --patience 3600 {wanted}" and rest == [
+        "handed over",
+        "scontrol requeue 43",
+    ]

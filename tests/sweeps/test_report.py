@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import train_pelican_classifier
-from src.sweeps.report import Report
+from puffin.sweeps.report import Report
 
 
 def report(tmp_path, directions: list[str], values: list[list[float]]) -> Report:
@@ -18,7 +18,10 @@ def report(tmp_path, directions: list[str], values: list[list[float]]) -> Report
         rate = 0.001 * (k + 1)
         study.add_trial(
             optuna.trial.create_trial(
-                params={"lr-init": rate}, distributions={"lr-init": learning_rate}, values=found, user_attrs={"flags": [f"--lr-init={rate}"]}
+                params={"lr-init": rate},
+                distributions={"lr-init": learning_rate},
+                values=found,
+                user_attrs={"flags": [f"--lr-init={rate}"]},
             )
         )
     metrics = ["AUC", "loss"][: len(directions)]

@@ -6,11 +6,11 @@ import optuna
 import pytest
 
 from optuna_search import TASKS
-from src.cli.clouds import point_mae_config
-from src.cli.pelican import pelican_config
-from src.cli.presets import parse_arguments
-from src.errors import InputError
-from src.sweeps.space import read_space
+from puffin.cli.clouds import point_mae_config
+from puffin.cli.pelican import pelican_config
+from puffin.errors import InputError
+from puffin.settings.presets import parse_arguments
+from puffin.sweeps.space import read_space
 from tests.conftest import ROOT
 
 
@@ -66,11 +66,16 @@ def test_the_command_line_fixes_flags(tmp_path):
 
 def test_grid(tmp_path):
     """All values; a range without a step cannot be listed."""
-    text = "widths: {type: int, range: [3, 5]}\nrate: {type: float, range: [0.0, 0.3], step: 0.1}\nkind: {choices: [a, c]}"
+    text = (
+        "widths: {type: int, range: [3, 5]}\nrate: {type: float, range: [0.0, 0.3], step: 0.1}\nkind: {choices: [a, c]}"
+    )
     grid = space(tmp_path, text).grid()
     assert grid["widths"] == [3, 4, 5] and grid["kind"] == ["a", "c"]
     assert grid["rate"] == pytest.approx([0, 0.1, 0.2, 0.3])
-    for text, reason in (("rate: {type: float, range: [0.0, 1.0]}", "without steps"), ("layers: {type: int, range: [1, 3], when: {kind: a}}", "condition")):
+    for text, reason in (
+        ("rate: {type: float, range: [0.0, 1.0]}", "without steps"),
+        ("layers: {type: int, range: [1, 3], when: {kind: a}}", "condition"),
+    ):
         with pytest.raises(InputError, match=reason):
             space(tmp_path, text).grid()
 

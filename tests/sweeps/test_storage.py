@@ -9,8 +9,8 @@ import time
 import optuna
 import pytest
 
-from src.errors import InputError
-from src.sweeps.storage import StorageLost, check_url, copy_study, describe, open_storage, postgresql_url
+from puffin.errors import InputError
+from puffin.sweeps.storage import StorageLost, check_url, copy_study, describe, open_storage, postgresql_url
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
 from tests.postgres import USER
@@ -19,7 +19,12 @@ SECRET = "hunter2"
 
 
 @pytest.mark.parametrize(
-    "url", [f"postgresql://me:{SECRET}@host/db", f"postgresql:///db?password={SECRET}", f"postgresql+psycopg2://me:{SECRET}@h:5432/d"]
+    "url",
+    [
+        f"postgresql://me:{SECRET}@host/db",
+        f"postgresql:///db?password={SECRET}",
+        f"postgresql+psycopg2://me:{SECRET}@h:5432/d",
+    ],
 )
 def test_passwords_in_urls_are_refused(url):
     """With the way out, and without the password."""
@@ -31,10 +36,13 @@ def test_passwords_in_urls_are_refused(url):
 @pytest.mark.parametrize(
     "url",
     [
-        f"mysql://me@host/{SECRET}", f"nonsense://{SECRET}", f"postgresql://host:{SECRET}/db", f"host=db user=me password={SECRET}",
+        f"mysql://me@host/{SECRET}",
+        f"nonsense://{SECRET}",
+        f"postgresql://host:{SECRET}/db",
+        f"host=db user=me password={SECRET}",
         f"postgresql:/me:{SECRET}@h/db",
     ],
-)  # fmt: skip
+)
 def test_bad_urls_are_not_repeated(url):
     """What was typed wrongly may hold a password."""
     with pytest.raises(InputError, match="--storage") as refusal:
@@ -147,13 +155,13 @@ def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
     They take only when all trials wait: a list of waiting trials that was read before may be used up by the others."""
     url = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal", "postgresql": server.url}[kind]
     code = (
-        "import sys, optuna; from src.sweeps.storage import open_storage\n"
+        "import sys, optuna; from puffin.sweeps.storage import open_storage\n"
         "study = optuna.create_study(study_name='queue', storage=open_storage(sys.argv[1], 30), load_if_exists=True)\n"
         "for k in range(6): study.enqueue_trial({'x': k})\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for k in range(6): trial = study.ask(); print('took', trial.number); study.tell(trial, trial.suggest_int('x', 0, 9))\n"
     )
-    environment = os.environ | server.secret | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | server.secret | {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", code, url]
     pipe = subprocess.PIPE
     workers = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]

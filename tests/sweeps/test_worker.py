@@ -9,11 +9,11 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from src.errors import InputError
-from src.sweeps.storage import open_storage
-from src.sweeps.study import MOST_KILLS, SAMPLERS, claim, counted, open_study, queue_again
-from src.sweeps.worker import MISSED, SignsOfLife, Worker
-from src.training.trainer import Interrupted
+from puffin.errors import InputError
+from puffin.sweeps.storage import open_storage
+from puffin.sweeps.study import MOST_KILLS, SAMPLERS, claim, counted, open_study, queue_again
+from puffin.sweeps.worker import MISSED, SignsOfLife, Worker
+from puffin.training.trainer import Interrupted
 
 INTERVAL = 0.1
 
@@ -77,7 +77,18 @@ def test_failures_do_not_end_the_sweep(storage):
 
     study = study_in(storage)
     work(study, run, 10)
-    assert states(study) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "FAIL", "PRUNED", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert states(study) == [
+        "COMPLETE",
+        "FAIL",
+        "FAIL",
+        "FAIL",
+        "FAIL",
+        "PRUNED",
+        "FAIL",
+        "COMPLETE",
+        "COMPLETE",
+        "COMPLETE",
+    ]
     reasons = [t.user_attrs.get("failure", "") for t in study.get_trials()]
     assert reasons[1] == "RuntimeError: boom second line" and reasons[2].startswith("out of memory")
     assert reasons[3] == "out of memory: CUDA out of memory" and "not a number" in reasons[4] and reasons[5] == ""
@@ -108,7 +119,7 @@ def test_a_worker_without_any_success_fails(storage):
 def test_timeout(storage, monkeypatch):
     """No trial begins after it.  Each takes a second of a clock of its own."""
     study, now = study_in(storage), [0.0]
-    monkeypatch.setattr("src.sweeps.worker.time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    monkeypatch.setattr("puffin.sweeps.worker.time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
 
     def run(trial):
         now[0] += 1
@@ -124,7 +135,9 @@ def test_num_trials_is_exact(storage, monkeypatch):
     first, second = study_in(storage), study_in(storage)
     for _ in range(2):
         first.tell(claim(first, 3), 1.0)
-    monkeypatch.setattr(optuna.Study, "ask", lambda self, ask=optuna.Study.ask: (second.tell(ask(second), 2.0), ask(self))[1])
+    monkeypatch.setattr(
+        optuna.Study, "ask", lambda self, ask=optuna.Study.ask: (second.tell(ask(second), 2.0), ask(self))[1]
+    )
     assert claim(first, 3) is None
     monkeypatch.undo()
     assert len(counted(first)) == 3 and states(first) == ["COMPLETE"] * 3 + ["FAIL"]
@@ -197,7 +210,7 @@ def test_a_worker_that_was_taken_for_dead_gives_up_its_trial(storage):
 def test_a_trial_that_kills_its_workers_is_given_up(storage):
     """Two more attempts, then it stays failed: it may need more memory than there is."""
     study = study_in(storage)
-    for attempt in range(MOST_KILLS + 1):
+    for _attempt in range(MOST_KILLS + 1):
         trial = claim(study, 1)
         assert trial is not None
         queue_again(study, study.get_trials()[trial.number], "killed", killed=True)

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import torch
 
-from src.data.pilarnet import CloudSelection
-from src.tasks.point_predictions import PointPredictions
+from puffin.data.pilarnet import CloudSelection
+from puffin.tasks.point_predictions import PointPredictions
 
 POINTS = 10_000  # of a batch of one event
 

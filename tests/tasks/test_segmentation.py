@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.cloud_losses import LossTerms
-from src.data.packing import CloudBatch
-from src.data.pilarnet import CloudSelection
-from src.layers.grouping import VOXEL, TokenizerConfig
-from src.layers.transformer import TransformerConfig
-from src.models.point_encoder import EncoderConfig
-from src.models.segmentation import Segmentation, SegmentationConfig
-from src.tasks.segmentation import BAD, DROPPED, NO_TOKENS, TOO_SMALL, PointSegmentation
+from puffin.data.packing import CloudBatch
+from puffin.data.pilarnet import CloudSelection
+from puffin.layers.grouping import VOXEL, TokenizerConfig
+from puffin.layers.transformer import TransformerConfig
+from puffin.losses.clouds import LossTerms
+from puffin.models.point_encoder import EncoderConfig
+from puffin.models.segmentation import Segmentation, SegmentationConfig
+from puffin.tasks.segmentation import BAD, DROPPED, NO_TOKENS, TOO_SMALL, PointSegmentation
 from tests.layers.clouds import tracks
 
 TOKENS = TokenizerConfig(3 * VOXEL, context=40, group_size=8, upscale=16)
@@ -37,13 +37,17 @@ def make_task(terms=("focal", "nll", "dice")):
     torch.manual_seed(2)
     config = SegmentationConfig(EncoderConfig(TOKENS, TransformerConfig("vit_tiny", 1)), layers=(0,), head_dim=16)
     loss = LossTerms({name: 1.0 + k for k, name in enumerate(terms)}, WEIGHT)
-    return PointSegmentation(Segmentation(config).double().eval(), loss, {"valid": Places}, checkpoints={"best": Path("/m/x_best.pt")})
+    return PointSegmentation(
+        Segmentation(config).double().eval(), loss, {"valid": Places}, checkpoints={"best": Path("/m/x_best.pt")}
+    )
 
 
 def make_batch(lengths, first=0, **more):
     points, counts = tracks(lengths, dtype=torch.float64)
     rows = torch.cat([torch.arange(n) * 2 for n in [0, *lengths]]).long()
-    return CloudBatch(points, counts, torch.arange(len(points)) % 3, index=torch.arange(first, first + len(lengths)), row=rows, **more)
+    return CloudBatch(
+        points, counts, torch.arange(len(points)) % 3, index=torch.arange(first, first + len(lengths)), row=rows, **more
+    )
 
 
 def parts_of(batch):
@@ -81,7 +85,9 @@ def test_hard_events():
     task = make_task(["dice", "focal"])
     alone = make_batch([120])
     among = replace(alone, lengths=torch.tensor([0, 120, 0]), index=torch.arange(3), skipped=2)
-    torch.testing.assert_close(*(task.step(batch).outputs["particle_probability"] for batch in (alone, among)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        *(task.step(batch).outputs["particle_probability"] for batch in (alone, among)), rtol=1e-12, atol=0
+    )
     assert task.counts == {NO_TOKENS: 2, DROPPED: 0, BAD: 2, TOO_SMALL: 0}
     task.model.train()
     for lengths in ([], [0, 0]):
@@ -110,8 +116,16 @@ def test_predictions(tmp_path):
     (tmp_path / "p/x.best.valid.h5").rename(tmp_path / "kept.h5")
     with h5py.File(tmp_path / "kept.h5") as file:
         assert file["ptr"][()].tolist() == [0, 120, 120, 210] and file["event"][()].tolist() == [100, 101, 102]
-        assert file["file"][()].tolist() == [1, 1, 1] and file.attrs["files"][1] == str(Path("b.h5").resolve()) and list(file.attrs["classes"]) == list(task.names)
-        assert file.attrs["checkpoint"] == "/m/x_best.pt" and file.attrs["energy_threshold"] == 0.2 and file.attrs["remove_led"]
+        assert (
+            file["file"][()].tolist() == [1, 1, 1]
+            and file.attrs["files"][1] == str(Path("b.h5").resolve())
+            and list(file.attrs["classes"]) == list(task.names)
+        )
+        assert (
+            file.attrs["checkpoint"] == "/m/x_best.pt"
+            and file.attrs["energy_threshold"] == 0.2
+            and file.attrs["remove_led"]
+        )
         assert np.array_equal(file["row"], whole.row) and np.array_equal(file["truth"], whole.semantic)
         logits = task.model(whole.points, whole.lengths).logits
         assert np.array_equal(file["class"], logits.argmax(1))

@@ -3,12 +3,24 @@
 import pytest
 import torch
 
-from src.layers.lorentz import COMPONENTS, SPURIONS
-from src.models.pelican import PelicanClassifier, PelicanRegressor
-from src.tasks.symmetry import lorentz_generators, measure_symmetries, split_generators
+from puffin.layers.lorentz import COMPONENTS, SPURIONS
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.tasks.symmetry import lorentz_generators, measure_symmetries, split_generators
 from tests.models.test_pelican import small
 
-DIMENSION = {"so13": 6, "so3": 3, "so12": 3, "se2": 3, "so2": 1, "so2_0": 1, "R": 1, "1": 0, "11": 0, "1_0": 0, "11_0": 0}
+DIMENSION = {
+    "so13": 6,
+    "so3": 3,
+    "so12": 3,
+    "se2": 3,
+    "so2": 1,
+    "so2_0": 1,
+    "R": 1,
+    "1": 0,
+    "11": 0,
+    "1_0": 0,
+    "11_0": 0,
+}
 
 
 def test_generators_keep_the_metric():
@@ -37,7 +49,12 @@ def test_stabilizer(stabilizer, method, network):
 @pytest.mark.parametrize("config", ["s", "m", "S", "M", "sM"])
 def test_irc_safe(config):
     """A particle without momentum, or a collinear splitting, must not move the output."""
-    results = {r.name: r for r in measure_symmetries(PelicanClassifier(small(stabilizer="so13", irc_safe=True, config=config, config_out=config)))}
+    results = {
+        r.name: r
+        for r in measure_symmetries(
+            PelicanClassifier(small(stabilizer="so13", irc_safe=True, config=config, config_out=config))
+        )
+    }
     assert results["a particle of no momentum added"].promise == "kept" and all(r.passed for r in results.values())
 
 

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from src.data.packing import CloudBatch
-from src.data.pilarnet import CloudDataset, CloudSelection
-from src.tasks.token_probe import TokenProbe, token_labels
+from puffin.data.packing import CloudBatch
+from puffin.data.pilarnet import CloudDataset, CloudSelection
+from puffin.tasks.token_probe import TokenProbe, token_labels
 from tests.conftest import ROOT
 from tests.layers.clouds import tracks
-from tests.tasks.test_clouds import make_task
+from tests.tasks.test_masked_modelling import make_task
 
 
 def test_labels_are_those_of_the_points():
@@ -28,7 +28,8 @@ def test_features_that_are_the_labels():
     labels, or the two splits, are mixed up."""
     folder, model = ROOT / "data/sample_data/lartpc", make_task().model.eval()
     datasets = {
-        split: CloudDataset(sorted((folder / name).glob("*.h5")), CloudSelection(clusters=False)) for split, name in (("train", "train"), ("valid", "val"))
+        split: CloudDataset(sorted((folder / name).glob("*.h5")), CloudSelection(clusters=False))
+        for split, name in (("train", "train"), ("valid", "val"))
     }
     probe = TokenProbe(datasets, seed=1, most=600)
     assert probe.names == ("shower", "track", "michel", "delta")

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 
+import export_onnx as tool
 import h5py
 import numpy as np
 import pytest
@@ -12,19 +13,25 @@ import torch
 
 import train_pelican_classifier
 import train_pelican_cov
-from src.cli.pelican import pelican_config
-from src.data.packing import JetBatch
-from src.errors import InputError
-from src.models.pelican import PelicanClassifier, PelicanRegressor
-from src.training.checkpoint import save_checkpoint
+from puffin.checkpoints.writing import save_checkpoint
+from puffin.cli.pelican import pelican_config
+from puffin.data.packing import JetBatch
+from puffin.errors import InputError
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from tests.conftest import ROOT, relative
 
-sys.path.append(str(ROOT / "tools"))
-
-import export_onnx as tool  # noqa: E402
-
-TINY = ["--num-channels-m", "[[6]]", "--num-channels-2to2", "[4]", "--num-channels-m-out", "[6,4]",
-        "--num-channels-out", "5", "--num-channels-scalar", "2"]  # fmt: skip
+TINY = [
+    "--num-channels-m",
+    "[[6]]",
+    "--num-channels-2to2",
+    "[4]",
+    "--num-channels-m-out",
+    "[6,4]",
+    "--num-channels-out",
+    "5",
+    "--num-channels-scalar",
+    "2",
+]
 
 
 @pytest.fixture
@@ -71,9 +78,23 @@ def test_regressor_with_scalars(onnxruntime, tmp_path):
     import onnx
 
     model = save_network(
-        tmp_path / "w.pt", train_pelican_cov, PelicanRegressor, 15, "--read-pid", "--scale", "0.1", "--num-targets",
-        "2", "--config", "sX", "--add-beams", "--method", "input", "--stabilizer", "se2",
-    )  # fmt: skip
+        tmp_path / "w.pt",
+        train_pelican_cov,
+        PelicanRegressor,
+        15,
+        "--read-pid",
+        "--scale",
+        "0.1",
+        "--num-targets",
+        "2",
+        "--config",
+        "sX",
+        "--add-beams",
+        "--method",
+        "input",
+        "--stabilizer",
+        "se2",
+    )
     tool.main([str(tmp_path / "w.pt"), "--check-sizes", "1", "4", "--opset", "20"])
     assert onnx.load(tmp_path / "w.onnx").opset_import[0].version == 20
     session = onnxruntime.InferenceSession(tmp_path / "w.onnx")
@@ -95,7 +116,9 @@ def test_file_that_disagrees_is_not_written(onnxruntime, tmp_path, monkeypatch):
     out.write_text("of before")
     right = tool.single_jet
     monkeypatch.setattr(tool, "single_jet", lambda model, scale: right(model))
-    with pytest.raises(InputError, match=r"differs from PyTorch by .*, expected at most \S+ \(.*\); --tolerance sets another"):
+    with pytest.raises(
+        InputError, match=r"differs from PyTorch by .*, expected at most \S+ \(.*\); --tolerance sets another"
+    ):
         tool.main([str(tmp_path / "q.pt"), "--check-sizes", "3"])
     assert out.read_text() == "of before" and len(list(tmp_path.iterdir())) == 2
 
@@ -127,7 +150,11 @@ def test_rounding_leaves_the_dot_products_alone():
     found, batch = tool.rounding(model, 1.0, [jet]), tool.as_batch(jet, 1.0)
     mended = copy.deepcopy(model).double()
     with_mended = tool.relative([tool.outputs(mended, batch.to("cpu", torch.float64))], [tool.outputs(model, batch)])[0]
-    assert 0 < found < with_mended / 5 and not model.linear._forward_pre_hooks and model.linear.weight.dtype == torch.float32
+    assert (
+        0 < found < with_mended / 5
+        and not model.linear._forward_pre_hooks
+        and model.linear.weight.dtype == torch.float32
+    )
 
 
 def test_averaged_weights_are_exported(tmp_path):

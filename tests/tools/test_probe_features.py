@@ -4,7 +4,7 @@ import torch
 
 from tests.conftest import ROOT
 from tests.layers.clouds import tracks
-from tests.tasks.test_clouds import make_task
+from tests.tasks.test_masked_modelling import make_task
 from tools.probe_features import main, statistics
 
 
@@ -21,7 +21,15 @@ def test_statistics():
 def test_table(monkeypatch, capsys):
     """Ten rows from a published checkpoint and the sample events. Breaks if the checkpoint's network is not the one probed."""
     monkeypatch.setattr("tools.probe_features.MOST", 200)
-    main([str(ROOT / "tests/golden/polarmae/polarmae.ckpt"), "--datadir", str(ROOT / "data/sample_data/lartpc"), "--num-valid", "3"])
+    main(
+        [
+            str(ROOT / "tests/golden/polarmae/polarmae.ckpt"),
+            "--datadir",
+            str(ROOT / "data/sample_data/lartpc"),
+            "--num-valid",
+            "3",
+        ]
+    )
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0] == "| features | shower | track | michel | delta | mean |" and len(lines) == 12
     assert lines[-2].startswith("| encoder, pretrained |") and 0 < float(lines[-2].split("|")[-2]) <= 1

@@ -1,6 +1,6 @@
 """What `make quickstart` prints at its end."""
 
-from src.files import append_row
+from puffin.files import append_row
 from tools import show_metrics
 
 

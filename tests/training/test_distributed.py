@@ -9,24 +9,25 @@ import pytest
 import torch
 
 import train_pelican_classifier as script
-from src.files import whole_file
-from src.training import distributed
-from tests.cli.helpers import same, weights
-from tests.cli.test_classifier_script import data  # noqa: F401  (a fixture)
+from puffin.files import whole_file
+from puffin.training import distributed
 from tests.conftest import ROOT, relative
 from tests.patience import PATIENCE, wait_until
+from tests.runs.helpers import same, weights
 from tests.training.two_processes import FIXED, SAME, flags
 
 
-def start_two(scenario: str, data, work) -> list[subprocess.Popen]:
+def start_two(scenario: str, small_jets, work) -> list[subprocess.Popen]:
     """The two processes of a scenario, as torchrun would start them."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.two_processes", scenario, str(data), str(work)]
+    command = [sys.executable, "-m", "tests.training.two_processes", scenario, str(small_jets), str(work)]
     return [
-        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=shared | {"RANK": r, "LOCAL_RANK": r})
+        subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=shared | {"RANK": r, "LOCAL_RANK": r}
+        )
         for r in ("0", "1")
     ]
 
@@ -34,7 +35,9 @@ def start_two(scenario: str, data, work) -> list[subprocess.Popen]:
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:
     """Two processes under the real launcher."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
 
 
 def end_of(processes) -> list[str]:
@@ -45,9 +48,9 @@ def end_of(processes) -> list[str]:
         [p.kill() for p in processes]
 
 
-def run_two(scenario: str, data, work) -> None:
+def run_two(scenario: str, small_jets, work) -> None:
     """A scenario to its end; process 0 alone speaks."""
-    processes = start_two(scenario, data, work)
+    processes = start_two(scenario, small_jets, work)
     errors = end_of(processes)
     assert [p.returncode for p in processes] == [0, 0], errors
     assert errors[1] == ""
@@ -64,11 +67,11 @@ def check_same_training(one, two, nan_ok: bool = False) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):  # noqa: F811
+def runs(small_jets, tmp_path_factory):
     """Folder of runs on two processes, and of one of them on one process with the same global batch."""
     work = tmp_path_factory.mktemp("two")
-    run_two("whole", data, work)
-    script.main(flags(str(data), str(work / "one"), *SAME, "--batch-size", "20"))
+    run_two("whole", small_jets, work)
+    script.main(flags(str(small_jets), str(work / "one"), *SAME, "--batch-size", "20"))
     return work
 
 
@@ -83,7 +86,7 @@ def test_same_training_as_one_process(runs):
         assert one[key].keys() == two[key].keys()
         for name, value in one[key].items():
             assert relative(two[key][name].double(), value.double()) < 1e-8, name
-    for a, b in zip(one["progress"]["history"], two["progress"]["history"]):
+    for a, b in zip(one["progress"]["history"], two["progress"]["history"], strict=False):
         for name in ("step", "lr", "train_loss", "valid_loss", "valid_AUC"):
             assert a[name] == pytest.approx(b[name], rel=1e-9), name
 
@@ -93,10 +96,14 @@ def test_every_event_once(runs, split, number):
     """Predictions are those of one process, in the same order, whether processes share the evaluation or not.
 
     (`alone` has other weights: streamed jets have an order of their own.)"""
-    one, two, alone = (torch.load(runs / f / f"predict/tiny.final.{split}.pt", weights_only=True) for f in ("one", "two", "alone"))
+    one, two, alone = (
+        torch.load(runs / f / f"predict/tiny.final.{split}.pt", weights_only=True) for f in ("one", "two", "alone")
+    )
     for ours in (two, alone):
         assert ours["index"].tolist() == list(range(number)) and torch.equal(ours["targets"], one["targets"])
-        assert torch.equal(ours["row"], one["row"]) and (split != "train" or not torch.equal(ours["row"], ours["index"]))
+        assert torch.equal(ours["row"], one["row"]) and (
+            split != "train" or not torch.equal(ours["row"], ours["index"])
+        )
     assert relative(two["predict"], one["predict"]) < 1e-8
 
 
@@ -118,15 +125,17 @@ def test_one_signal_stops_all_and_the_run_continues_bit_for_bit(runs):
     """SIGTERM on the second process alone, in step 2: both saved there; continued, the run ends as an uninterrupted one."""
     assert state(runs / "fewer")["progress"]["step"] == 2
     assert same(weights(runs / "dropout/model/tiny.pt"), weights(runs / "cut/model/tiny.pt"))
-    for a, b in zip(state(runs / "dropout")["rng"], state(runs / "cut")["rng"]):
+    for a, b in zip(state(runs / "dropout")["rng"], state(runs / "cut")["rng"], strict=False):
         assert torch.equal(a["cpu"], b["cpu"])
 
 
-def test_continues_on_another_number_of_processes(runs, data):  # noqa: F811
+def test_continues_on_another_number_of_processes(runs, small_jets):
     """One process goes on from two: said in the log, at the same event of the epoch, with the batches it now has."""
-    script.main(flags(str(data), str(runs / "fewer"), "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
+    script.main(flags(str(small_jets), str(runs / "fewer"), "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
     text = (runs / "fewer/log/tiny.log").read_text()
-    assert "2 process(es), now on 1" in text and "batches of 10 events instead of 20: going on at batch 4, step 4" in text
+    assert (
+        "2 process(es), now on 1" in text and "batches of 10 events instead of 20: going on at batch 4, step 4" in text
+    )
     progress = state(runs / "fewer")["progress"]
     assert progress["step"] == 14 and len(progress["history"]) == 2
 
@@ -134,31 +143,33 @@ def test_continues_on_another_number_of_processes(runs, data):  # noqa: F811
 def test_only_the_first_process_writes(runs):
     """One line of each kind in the log, one row in the table, and no files but those of one process."""
     text = (runs / "two/log/tiny.log").read_text()
-    assert text.count("2 processes with batches of 10: global batches of 20 events") == 1 and text.count("epoch 1/2:") == 1
+    assert (
+        text.count("2 processes with batches of 10: global batches of 20 events") == 1 and text.count("epoch 1/2:") == 1
+    )
     assert len((runs / "two/log/tiny.Best.metrics.csv").read_text().splitlines()) == 2
     names = [sorted(str(p.relative_to(runs / f)) for p in (runs / f).rglob("*") if p.is_file()) for f in ("one", "two")]
     assert names[0] == names[1]
 
 
-def test_failure_of_one_ends_all(data, tmp_path):  # noqa: F811
+def test_failure_of_one_ends_all(small_jets, tmp_path):
     """The second process fails while the first waits for it: both end at once, and the log of the first says why.
 
     With the real launcher, which would end the first one before it could say so."""
-    result = torchrun("-m", "tests.training.two_processes", "fail", str(data), str(tmp_path))
+    result = torchrun("-m", "tests.training.two_processes", "fail", str(small_jets), str(tmp_path))
     assert result.returncode != 0 and result.stderr.count("event 7 is not finite") == 1
     assert "process 1: train.h5: event 7 is not finite" in (tmp_path / "fail/log/tiny.log").read_text().splitlines()[-1]
 
 
-def test_killed_process_ends_all(data, tmp_path):  # noqa: F811
+def test_killed_process_ends_all(small_jets, tmp_path):
     """A process that vanishes without a word (kill -9) is named as lost, and the other one does not wait for it."""
-    processes = start_two("whole", data, tmp_path)
+    processes = start_two("whole", small_jets, tmp_path)
     wait_until((tmp_path / "two/model/tiny.pt").exists)
     processes[1].kill()
     errors = end_of(processes)
     assert processes[0].returncode == 1 and "lost another process" in errors[0].strip().splitlines()[-1]
 
 
-def test_torchrun_with_bad_input(data, tmp_path):  # noqa: F811
+def test_torchrun_with_bad_input(small_jets, tmp_path):
     """One line for both processes, a non-zero status, nothing written."""
     result = torchrun("train_pelican_classifier.py", *flags("nowhere", str(tmp_path / "w"), *FIXED))
     lines = [line for line in result.stderr.splitlines() if "nowhere: no such folder" in line]
@@ -167,7 +178,7 @@ def test_torchrun_with_bad_input(data, tmp_path):  # noqa: F811
 
 def test_incomplete_environment(monkeypatch):
     """WORLD_SIZE without the rest would wait for ever."""
-    from src.errors import InputError
+    from puffin.errors import InputError
 
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -180,7 +191,11 @@ def test_alone():
     """Without torchrun every exchange gives back what it was given."""
     rows = {"index": torch.tensor([1, 0])}
     assert distributed.gather_events(rows) is rows and distributed.total(1, 2.5) == [1, 2.5]
-    assert distributed.from_main("x") == "x" and distributed.to_main("x") == ["x"] and distributed.report_failure("x") == "x"
+    assert (
+        distributed.from_main("x") == "x"
+        and distributed.to_main("x") == ["x"]
+        and distributed.report_failure("x") == "x"
+    )
 
 
 def test_gathering_sorts_events_and_their_particles(monkeypatch):

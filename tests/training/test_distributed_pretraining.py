@@ -1,17 +1,16 @@
 """Pretraining of PoLAr-MAE on two processes: the same training as on one."""
 
 import train_pointmae as script
-from src.tasks import clouds
-from tests.cli.test_segmentation_script import data  # noqa: F401  (a fixture)
+from puffin.tasks import masked_modelling
 from tests.training.test_distributed import check_same_training, run_two, state
 from tests.training.two_processes import CLOUDS, flags, hide_the_first
 
 
-def test_same_training_as_one_process(data, tmp_path, monkeypatch):  # noqa: F811
+def test_same_training_as_one_process(small_clouds, tmp_path, monkeypatch):
     """Weights, statistics, losses and metrics to rounding, although the last batch is empty on one process; masks, which each
     process draws for itself, are given. Breaks if the energy term, a mean over points, is averaged over the processes with
     the numbers of their tokens."""
-    run_two("clouds", data, tmp_path)
-    monkeypatch.setattr(clouds, "random_mask", hide_the_first)
-    script.main(flags(str(data), str(tmp_path / "one"), *CLOUDS, "--batch-size", "4"))
+    run_two("clouds", small_clouds, tmp_path)
+    monkeypatch.setattr(masked_modelling, "random_mask", hide_the_first)
+    script.main(flags(str(small_clouds), str(tmp_path / "one"), *CLOUDS, "--batch-size", "4"))
     check_same_training(state(tmp_path / "one", "clouds.pt"), state(tmp_path / "two", "clouds.pt"))

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from src.training.schedules import DECAYS, Schedule
+from puffin.training.schedules import DECAYS, Schedule
 
-RUN = dict(lr_init=1e-2, lr_final=1e-5, num_steps=1000, warmup=100, cooldown=200, period=100)
+RUN = {"lr_init": 1e-2, "lr_final": 1e-5, "num_steps": 1000, "warmup": 100, "cooldown": 200, "period": 100}
 
 
 @pytest.mark.parametrize("kind", DECAYS)
@@ -22,7 +22,10 @@ def test_shape(kind):
 
 def test_values():
     """One hand-computed point of each decay."""
-    at = lambda kind, step: Schedule(kind, **RUN)(step)  # noqa: E731
+
+    def at(kind, step):
+        return Schedule(kind, **RUN)(step)
+
     assert at("flat", 500) == 1e-2
     assert at("cos", 450) == pytest.approx(1e-5 + (1e-2 - 1e-5) * 0.5)
     assert at("exp", 450) == pytest.approx(math.sqrt(1e-2 * 1e-5))
@@ -50,7 +53,11 @@ def test_warm_up_from_a_rate():
     """The published pretraining: from 8.6e-6 in equal steps to 1e-4, down a cosine to 8.6e-6. Breaks if the warm-up starts
     from 0, or a rate above the peak is taken."""
     lr = Schedule("cos", 1e-4, 8.6e-6, 500_000, warmup=12_500, lr_start=8.6e-6)
-    assert lr(0) == pytest.approx(8.6e-6, rel=1e-3) and lr(6249) == pytest.approx((1e-4 + 8.6e-6) / 2) and lr(12_499) == pytest.approx(1e-4)
+    assert (
+        lr(0) == pytest.approx(8.6e-6, rel=1e-3)
+        and lr(6249) == pytest.approx((1e-4 + 8.6e-6) / 2)
+        and lr(12_499) == pytest.approx(1e-4)
+    )
     assert lr(256_250) == pytest.approx((1e-4 + 8.6e-6) / 2) and lr(499_999) == pytest.approx(8.6e-6, rel=1e-6)
     with pytest.raises(ValueError, match="lr_start <= lr_init"):
         Schedule("cos", 1e-4, 8.6e-6, 10, lr_start=1e-3)

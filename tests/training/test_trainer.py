@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.sampler import EpochBatches
-from src.errors import InputError
-from src.training.schedules import Schedule
-from src.training.trainer import Interrupted, Progress, StepOutput, Trainer, TrainerOptions
+from puffin.data.sampler import EpochBatches
+from puffin.errors import InputError
+from puffin.training.schedules import Schedule
+from puffin.training.trainer import Interrupted, Progress, StepOutput, Trainer, TrainerOptions
 
 DATA = torch.linspace(-1, 1, 11)  # eleven events
 
@@ -60,16 +60,27 @@ def make_trainer(tmp_path, **options):
     """Plain gradient descent."""
     task = Task()
     return Trainer(
-        task, torch.optim.SGD(task.model.parameters(), lr=0.1), Schedule("flat", 0.1, 0.1, 100), TrainerOptions(**options), torch.device("cpu"),
-        tmp_path / "last.pt", tmp_path / "best.pt", {},
-    )  # fmt: skip
+        task,
+        torch.optim.SGD(task.model.parameters(), lr=0.1),
+        Schedule("flat", 0.1, 0.1, 100),
+        TrainerOptions(**options),
+        torch.device("cpu"),
+        tmp_path / "last.pt",
+        tmp_path / "best.pt",
+        {},
+    )
 
 
 def run(tmp_path, batch_size=2, **options):
     """Task and trainer after training without shuffling."""
     trainer, batches = make_trainer(tmp_path, **options), EpochBatches(len(DATA), batch_size, shuffle=False)
     rows = []
-    trainer.fit(Loader(batches), batches, Loader(EpochBatches(len(DATA), 4, shuffle=False)), lambda history: rows.append(len(history)))
+    trainer.fit(
+        Loader(batches),
+        batches,
+        Loader(EpochBatches(len(DATA), 4, shuffle=False)),
+        lambda history: rows.append(len(history)),
+    )
     assert rows == list(range(1, len(trainer.progress.history) + 1))
     return trainer.task, trainer
 
@@ -81,7 +92,7 @@ def test_accumulated_batches_are_one_batch(tmp_path, batch_size, accumulate):
     whole, one = run(tmp_path, 11, num_epoch=2, clip=0.5)
     parts, many = run(tmp_path, batch_size, num_epoch=2, clip=0.5, accumulate=accumulate)
     assert many.progress.step == one.progress.step == 2
-    for a, b in zip(whole.model.parameters(), parts.model.parameters()):
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=False):
         assert torch.allclose(a, b, rtol=1e-13)
     assert many.progress.history[0]["train_loss"] == pytest.approx(one.progress.history[0]["train_loss"], rel=1e-12)
 
@@ -151,14 +162,16 @@ def test_signal_where_nothing_is_trained(tmp_path):
 
 def test_loss_of_a_row(tmp_path):
     """The mean over the events since the last row: 10 and 1 of the 11. Breaks if a row begins with the sums of the last one."""
-    (whole,), (first, second) = (run(tmp_path, num_epoch=1, **more)[1].progress.history for more in ({}, {"valid_every": 5}))
+    (whole,), (first, second) = (
+        run(tmp_path, num_epoch=1, **more)[1].progress.history for more in ({}, {"valid_every": 5})
+    )
     assert (10 * first["train_loss"] + second["train_loss"]) / 11 == pytest.approx(whole["train_loss"], rel=1e-12)
 
 
 def test_counts_are_told(tmp_path, monkeypatch):
     """What a task counts is in the log, those that are 0 are not, and each row begins anew."""
     lines = []
-    monkeypatch.setattr("src.training.trainer.log.warning", lines.append)
+    monkeypatch.setattr("puffin.training.trainer.log.warning", lines.append)
     run(tmp_path, num_epoch=2)
     assert lines == ["training: 5 odd events", "valid: 5 odd events"] * 2
 
@@ -203,7 +216,9 @@ def test_learning_rates_of_groups(tmp_path):
     """Each group has its factor of the schedule's rate in every step; a factor of 1 changes no bit."""
     trainer = run(tmp_path, num_epoch=1)[1]
     weight, bias = trainer.task.model.parameters()
-    trainer.optimizer = torch.optim.SGD([{"params": [weight], "lr_scale": 1.0}, {"params": [bias], "lr_scale": 0.25}], lr=9.0)
+    trainer.optimizer = torch.optim.SGD(
+        [{"params": [weight], "lr_scale": 1.0}, {"params": [bias], "lr_scale": 0.25}], lr=9.0
+    )
     trainer._train_step([Numbers(torch.arange(3))])
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.1, 0.025]
 

@@ -1,6 +1,6 @@
 """What test_distributed.py has two processes do: scenarios of the classifier script, one after another in one group.
 
-    python -m tests.training.two_processes whole|fail|points|clouds DATA WORK     # with torchrun's environment variables
+python -m tests.training.two_processes whole|fail|points|clouds DATA WORK     # with torchrun's environment variables
 """
 
 import os
@@ -13,29 +13,112 @@ import torch
 import train_pelican_classifier as script
 import train_pointmae as pretraining
 import train_segmentation as segmentation
-from src.cli.run import run_script
-from src.errors import InputError
-from src.layers.packed import event_of_row, rank_in_event
-from src.tasks import clouds as cloud_tasks
-from src.tasks.jets import JetClassification
-from src.training import distributed
-from src.training.trainer import Interrupted
-from tests.cli.test_classifier_script import TINY
+from puffin.errors import InputError
+from puffin.layers.packed import event_of_row, rank_in_event
+from puffin.runs.run import run_script
+from puffin.tasks import masked_modelling
+from puffin.tasks.classification import JetClassification
+from puffin.training import distributed
+from puffin.training.trainer import Interrupted
+from tests.runs.test_classifier_script import TINY
 
-FIXED = [*TINY, "--no-plot", "--double", "--prefix", "tiny", "--num-epoch", "2", "--num-train", "61", "--lr-init", "0.01", "--clip", "1"]
+FIXED = [
+    *TINY,
+    "--no-plot",
+    "--double",
+    "--prefix",
+    "tiny",
+    "--num-epoch",
+    "2",
+    "--num-train",
+    "61",
+    "--lr-init",
+    "0.01",
+    "--clip",
+    "1",
+]
 SAME = [*FIXED, "--drop-rate", "0", "--predict", "--ema", "0.5"]  # one process with twice the batch size does the same
 
 
 # segmentation: 9 = 2 x 4 + 1 training events; one process with twice the batch size does the same
-POINTS = ["--arch", "vit_tiny", "--depth", "2", "--layers", "0", "--group-size", "8", "--context", "60", "--min-points", "50", "--head-dim", "16",
-          "--head-dropout", "0", "--attention-dropout", "0", "--drop-path", "0", "--no-rotate", "--loss", "focal:0.5,dice,nll:0.1",
-          "--num-train", "9", "--num-epoch", "2", "--warmup", "0", "--lr-init", "1e-3", "--double", "--cpu", "--threads", "1", "--no-plot",
-          "--prefix", "points", "--predict"]  # fmt: skip
+POINTS = [
+    "--arch",
+    "vit_tiny",
+    "--depth",
+    "2",
+    "--layers",
+    "0",
+    "--group-size",
+    "8",
+    "--context",
+    "60",
+    "--min-points",
+    "50",
+    "--head-dim",
+    "16",
+    "--head-dropout",
+    "0",
+    "--attention-dropout",
+    "0",
+    "--drop-path",
+    "0",
+    "--no-rotate",
+    "--loss",
+    "focal:0.5,dice,nll:0.1",
+    "--num-train",
+    "9",
+    "--num-epoch",
+    "2",
+    "--warmup",
+    "0",
+    "--lr-init",
+    "1e-3",
+    "--double",
+    "--cpu",
+    "--threads",
+    "1",
+    "--no-plot",
+    "--prefix",
+    "points",
+    "--predict",
+]
 
 # pretraining of PoLAr-MAE on the same events
-CLOUDS = ["--arch", "vit_tiny", "--depth", "1", "--decoder-depth", "1", "--group-size", "32", "--context", "60", "--min-points", "50",
-          "--attention-dropout", "0", "--drop-path", "0", "--no-rotate", "--num-train", "9", "--num-epoch", "2", "--warmup", "0",
-          "--lr-init", "1e-3", "--double", "--cpu", "--threads", "1", "--no-plot", "--no-probe", "--prefix", "clouds"]  # fmt: skip
+CLOUDS = [
+    "--arch",
+    "vit_tiny",
+    "--depth",
+    "1",
+    "--decoder-depth",
+    "1",
+    "--group-size",
+    "32",
+    "--context",
+    "60",
+    "--min-points",
+    "50",
+    "--attention-dropout",
+    "0",
+    "--drop-path",
+    "0",
+    "--no-rotate",
+    "--num-train",
+    "9",
+    "--num-epoch",
+    "2",
+    "--warmup",
+    "0",
+    "--lr-init",
+    "1e-3",
+    "--double",
+    "--cpu",
+    "--threads",
+    "1",
+    "--no-plot",
+    "--no-probe",
+    "--prefix",
+    "clouds",
+]
 
 
 def hide_the_first(lengths: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -76,11 +159,13 @@ def main(argv: list[str]) -> None:
     if scenario == "points":
         return points(data, work)
     if scenario == "clouds":
-        cloud_tasks.random_mask = hide_the_first
+        masked_modelling.random_mask = hide_the_first
         return pretraining.main(flags(data, f"{work}/two", *CLOUDS, "--batch-size", "2"))
     half = ["--batch-size", "10"]
     script.main(flags(data, f"{work}/two", *SAME, *half))
-    script.main(flags(data, f"{work}/alone", *SAME, *half, "--no-distribute-eval", "--no-RAMdataset", "--num-workers", "1"))
+    script.main(
+        flags(data, f"{work}/alone", *SAME, *half, "--no-distribute-eval", "--no-RAMdataset", "--num-workers", "1")
+    )
     script.main(flags(data, f"{work}/unsynchronised", *SAME, *half, "--no-sync-batchnorm"))
     script.main(flags(data, f"{work}/dropout", *FIXED, *half))
     interrupted(flags(data, f"{work}/cut", *FIXED, *half), 2)
@@ -96,7 +181,16 @@ def points(data: str, work: str) -> None:
     """Segmentation, whose losses are sums over both processes; evaluated by both, and by the first alone; and a step in
     which neither has anything."""
     segmentation.main(flags(data, f"{work}/two", *POINTS, "--batch-size", "2"))
-    loadfile = ["--eval", "--loadfile", f"{work}/two/model/points.pt", "--min-points", "50", "--cpu", "--double", "--no-plot"]
+    loadfile = [
+        "--eval",
+        "--loadfile",
+        f"{work}/two/model/points.pt",
+        "--min-points",
+        "50",
+        "--cpu",
+        "--double",
+        "--no-plot",
+    ]
     segmentation.main(flags(data, f"{work}/alone", *loadfile, "--prefix", "alone", "--no-distribute-eval"))
     loss, totals = distributed.global_loss(torch.zeros(()), 0, False)
     assert float(loss) == 0 and totals() == [0, 0, 0]

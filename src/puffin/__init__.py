@@ -1,0 +1,1 @@
+"""PELICAN jet networks and masked autoencoders for LArTPC point clouds."""

@@ -1,0 +1,95 @@
+"""Published checkpoints, read without running anything that they pickle.
+
+They hold, beside tensors, an argparse.Namespace and objects of classes that we do not have (schedulers, optimizers).
+Only tensors, plain types and Namespace come back; everything else becomes an inert `Placeholder`.
+"""
+
+import argparse
+import collections
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from puffin.errors import InputError, first_line
+
+
+def _defaultdict(factory=None, items=()):
+    return dict(items)  # the same items; the factory is not kept, as it would be called
+
+
+_PLAIN = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): _defaultdict,
+    ("argparse", "Namespace"): argparse.Namespace,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("builtins", "complex"): complex,
+    ("builtins", "bytearray"): bytearray,
+    ("builtins", "slice"): slice,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
+}
+
+
+class Placeholder:
+    """Stands for an object of a class that is not loaded: takes any arguments, items and state, and keeps none."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, item):
+        """Ignore a list item."""
+
+    def extend(self, items):
+        """Ignore list items."""
+
+    def add(self, item):
+        """Ignore a set item."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if (module, name) in _PLAIN:
+            return _PLAIN[module, name]
+        if module == "torch":
+            found = torch.__dict__.get(name)
+            if isinstance(found, torch.dtype) or (isinstance(found, type) and name.endswith("Storage")):
+                return found
+        return type(name, (Placeholder,), {"__module__": f"not loaded: {module}"})
+
+    def get_extension(self, code):  # the copyreg registry could name any callable
+        return Placeholder
+
+
+def _load(file, **kwargs):
+    return _Unpickler(file, **kwargs).load()
+
+
+_pickle_module = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler, load=_load)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The content of a checkpoint file, ours or a published one, on the CPU.
+
+    InputError if the file is missing, is not a checkpoint, or holds no dict."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; give one with --loadfile, or train one first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module)
+    except Exception as error:  # a damaged file fails in many ways, all of them the user's to hear of
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}: {first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a checkpoint (a dict), got {type(content).__name__}")
+    return content

@@ -1,0 +1,1 @@
+"""Data sets, packed batches and the order of events."""

@@ -1,0 +1,1 @@
+"""Building blocks of networks: tensors in, tensors out."""

@@ -1,0 +1,165 @@
+"""Tokens of a point cloud: centres, and the points around each.
+
+Source: arXiv 2502.02558, sec. 3 (volumetric tokens); Pang et al., arXiv 2203.06604 (farthest point centres with kNN).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from puffin.layers.packed import check_packed, offsets, pad, unpad
+from puffin.ops.cnms import cnms
+from puffin.ops.fps import farthest_point_sampling
+from puffin.ops.neighbors import ball_query, knn
+
+CENTRES = ("cnms", "fps")
+NEIGHBOURS = ("ball", "knn")
+REDUCTIONS = ("fps", "energy")
+VOXEL = 2 / (768 * math.sqrt(3))  # one voxel (3 mm) in the units of prepared points, whose detector has radius 1
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How points become tokens.
+
+    radius: of a token, in the units of the points.  context: most tokens of an event; with centres "fps", their number.
+    group_size: most points of a token; "ball" finds up to `upscale` and reduces them by farthest point sampling or to
+    those of highest energy, "knn" takes the nearest.  overlap: of C-NMS, which chooses among all points, or among
+    `seeds` farthest points if that is not 0.  mean_centres: a token sits at the mean of its points.
+    """
+
+    radius: float = 5 * VOXEL
+    context: int = 512
+    group_size: int = 32
+    upscale: int = 256
+    overlap: float = 0.72
+    centres: str = "cnms"
+    neighbours: str = "ball"
+    reduction: str = "fps"
+    seeds: int = 0
+    mean_centres: bool = False
+
+    def __post_init__(self):
+        for name, choices in (("centres", CENTRES), ("neighbours", NEIGHBOURS), ("reduction", REDUCTIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not 1e-6 <= self.radius <= 2:  # its square must not vanish in float32; the detector's diameter is 2
+            raise ValueError(f"radius: expected 1e-6 to 2 (a voxel: {VOXEL:.7f}), got {self.radius}")
+        if not 0 < self.overlap < math.inf:
+            raise ValueError(f"overlap: expected a finite number above 0, got {self.overlap}")
+        for name, least in (("context", 1), ("group_size", 1), ("upscale", self.group_size), ("seeds", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name}: expected at least {least}{' (group_size)' * (name == 'upscale')}, got {getattr(self, name)}"
+                )
+
+
+# token radius in voxels -> the published settings
+TOKENIZERS = {
+    "2.5": TokenizerConfig(2.5 * VOXEL, context=1024, group_size=16, upscale=64, overlap=0.73),
+    "5": TokenizerConfig(),
+    "25": TokenizerConfig(25 * VOXEL, 128, group_size=128, upscale=2048, seeds=256, mean_centres=True),
+}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """T tokens of B events and their G points, one after another.
+
+    groups (G, D): (x, y, z) relative to the centre in units of the radius, then the point's further columns; the order
+    in a group is that of the reduction.  index (G,) int64: the points' rows in the packed cloud.  centres (T, 3).
+    On the CPU, int64: counts (T,) points of each token; lengths (B,) tokens of each event; dropped (B,) tokens beyond
+    the context.  Tokens follow the order of their centres in the event; the last ones are dropped.
+    """
+
+    groups: Tensor
+    index: Tensor
+    centres: Tensor
+    counts: Tensor
+    lengths: Tensor
+    dropped: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def select(self, chosen: Tensor) -> "Tokens":
+        """The tokens where chosen (T,) bool, on the CPU, is True."""
+        token = chosen.nonzero()[:, 0].to(self.centres.device)
+        point = chosen.repeat_interleave(self.counts).nonzero()[:, 0].to(self.groups.device)
+        return Tokens(
+            self.groups[point],
+            self.index[point],
+            self.centres[token],
+            self.counts[chosen],
+            count_chosen(chosen, self.lengths),
+            self.dropped,
+        )
+
+
+def count_chosen(chosen: Tensor, lengths: Tensor) -> Tensor:
+    """(B,) int64: how many rows of each event are True in chosen (rows,)."""
+    return offsets(chosen.long())[offsets(lengths)].diff()
+
+
+@torch.no_grad()
+def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens:
+    """Tokens of packed points (P, D >= 3; the fourth column is the energy), lengths (B,) int64 on the CPU.
+
+    Groups overlap, and points at the radius or farther from every centre are in none: C-NMS with overlap above 0.5
+    leaves a few."""
+    check_packed(points, lengths, 4 if config.reduction == "energy" else 3)
+    cloud = pad(points, lengths, max([1, *lengths.tolist()]))  # one column at least, so that index 0 exists
+    sizes = lengths.to(points.device)
+    at, found = _centres(cloud, sizes, config)
+    kept = found.cpu().clamp(max=config.context)
+    centres = cloud.gather(1, at[:, : int(kept.max()) if len(kept) else 0, None].expand(-1, -1, 3).clamp(min=0))
+
+    members = _members(centres, cloud, kept.to(points.device), sizes, config)  # (B, tokens, width), -1 = none
+    members, centres = unpad(members, kept), unpad(centres, kept)
+    counts = (members >= 0).sum(1)
+    begin = offsets(lengths)[:-1].repeat_interleave(kept).to(points.device)
+    members = _reduced(points, members[:, : int(counts.max()) if len(counts) else 0], begin[:, None], counts, config)
+
+    counts = counts.clamp(max=config.group_size).cpu()
+    index = unpad(members, counts)
+    token = torch.repeat_interleave(counts).to(points.device)
+    features = points[index]
+    if config.mean_centres:
+        total = torch.zeros_like(centres).index_add_(0, token, features[:, :3])
+        centres = total / counts.to(total)[:, None]
+    groups = torch.cat([(features[:, :3] - centres[token]) / config.radius, features[:, 3:]], 1)
+    return Tokens(groups, index, centres, counts, kept, found.cpu() - kept)
+
+
+def _centres(cloud: Tensor, sizes: Tensor, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
+    """Points that become centres, (B, N) int64 into the padded cloud, and how many (B,)."""
+    if config.centres == "fps":
+        return farthest_point_sampling(cloud, sizes, config.context), sizes.clamp(max=config.context)
+    if not config.seeds:
+        return cnms(cloud, sizes, config.radius, config.overlap)
+    seeds = farthest_point_sampling(cloud, sizes, config.seeds)
+    candidates = cloud.gather(1, seeds[..., None].clamp(min=0).expand(-1, -1, 3))
+    kept, found = cnms(candidates, sizes.clamp(max=config.seeds), config.radius, config.overlap)
+    return seeds.gather(1, kept.clamp(min=0)), found
+
+
+def _members(centres: Tensor, cloud: Tensor, kept: Tensor, sizes: Tensor, config: TokenizerConfig) -> Tensor:
+    """Points of each token, (B, tokens, width) int64 into the padded cloud, -1 = none."""
+    if config.neighbours == "knn":
+        return knn(centres, cloud, kept, sizes, config.group_size)[1]
+    return ball_query(centres, cloud, config.radius, config.upscale, kept, sizes)
+
+
+def _reduced(points: Tensor, members: Tensor, begin: Tensor, counts: Tensor, config: TokenizerConfig) -> Tensor:
+    """Rows of the packed cloud for at most `group_size` members of each token: (T, width); beyond counts, anything."""
+    rows = members.clamp(min=0) + begin
+    if config.neighbours == "knn":
+        return rows
+    if config.reduction == "energy":
+        energy = points[:, 3][rows].masked_fill(members < 0, -torch.inf)
+        order = torch.sort(energy, dim=1, descending=True, stable=True).indices[:, : config.group_size]
+    else:
+        order = farthest_point_sampling(points[:, :3][rows], counts, config.group_size).clamp(min=0)
+    return rows.gather(1, order)

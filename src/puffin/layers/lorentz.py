@@ -1,0 +1,157 @@
+"""Lorentz invariants, symmetry-breaking spurions and IRC-safe weights.  Metric (+, -, -, -).
+
+Source: arXiv 2307.16506, sec. 2 (invariants, spurions) and sec. 6 (IRC safety).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from puffin.ops.pair_index import PairIndex
+from puffin.ops.segments import segment_expand, segment_sum
+
+T, X, Y, Z = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
+BEAMS = ((1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, -1.0))
+_LIGHT_LIKE = ((1.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -1.0))
+
+# stabilizer subgroup -> the fixed vectors whose stabilizer it is
+SPURIONS = {
+    "so13": (),
+    "so3": (T,),
+    "so12": (Z,),
+    "se2": ((1.0, 0.0, 0.0, -1.0),),
+    "so2": (T, Z),
+    "so2_0": BEAMS,
+    "R": (X, Y),
+    "1": (T, X, Y, Z),
+    "11": (T, X, Y, Z),
+    "1_0": _LIGHT_LIKE,
+    "11_0": _LIGHT_LIKE,
+}
+
+# stabilizer -> linear forms r(p) whose products r_i r_j are further inputs (rows over E, px, py, pz)
+COMPONENTS = {
+    "so13": (),
+    "so3": (T,),
+    "so12": (Z,),
+    "se2": ((1.0, 0.0, 0.0, -1.0),),
+    "so2": (T, Z),
+    "so2_0": BEAMS,
+    "R": (X, Y),
+    "11": (T, X, Y, Z),
+    "11_0": _LIGHT_LIKE,
+    "1": (T, X, Y, Z),
+    "1_0": ((1.0, 0.0, 0.0, 1.0), (1.0, -1.0, 0.0, 0.0), (1.0, 0.0, -1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
+}
+WITHOUT_DOT_PRODUCT = ("1", "1_0")
+
+
+def _projection(*kept: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(i == j and i in kept) for j in range(4)) for i in range(4))
+
+
+_UNITS = tuple(_projection(k) for k in range(4))
+_AXIAL = (_projection(0), _projection(1, 2), _projection(3))
+# stabilizer -> matrices (4, 4) that commute with it: the parts of a momentum that a regressor of --method input weights
+PROJECTIONS = {
+    "so13": (_projection(0, 1, 2, 3),),
+    "so3": (_projection(0), _projection(1, 2, 3)),
+    "so12": (_projection(0, 1, 2), _projection(3)),
+    # the whole momentum, and (E - pz) (1, 0, 0, 1)
+    "se2": (_projection(0, 1, 2, 3), ((1.0, 0.0, 0.0, -1.0), (0.0,) * 4, (0.0,) * 4, (1.0, 0.0, 0.0, -1.0))),
+    "so2": _AXIAL,
+    "so2_0": _AXIAL,
+    "R": (_projection(0, 3), _projection(1), _projection(2)),
+    **dict.fromkeys(("1", "11", "1_0", "11_0"), _UNITS),
+}
+# the published regressor splits momenta like this for se2; these matrices do not commute with it
+PUBLISHED_PROJECTIONS = PROJECTIONS | {
+    "se2": (
+        ((0.0, 0.0, 0.0, 1.0), (0.0,) * 4, (0.0,) * 4, (0.0, 0.0, 0.0, 1.0)),
+        ((1.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0, 0.0)),
+    )
+}
+STABILIZERS = tuple(SPURIONS)
+METHODS = ("spurions", "input")
+
+
+def minkowski(p: Tensor, q: Tensor) -> Tensor:
+    """p . q over the last dimension (..., 4), as 2 E E' - (E E' + x x' + y y' + z z').
+
+    In float32 the invariant of two nearly parallel particles is rounding noise that trained networks have adapted to:
+    the order of operations is the published one, and must stay."""
+    e, x, y, z = (p * q).unbind(-1)
+    return 2 * e - (e + x + y + z)
+
+
+def num_rank2_inputs(stabilizer: str, method: str) -> int:
+    """Channels that `rank2_inputs` gives."""
+    if method == "spurions":
+        return 1
+    return len(COMPONENTS[stabilizer]) + (stabilizer not in WITHOUT_DOT_PRODUCT)
+
+
+def rank2_inputs(p: Tensor, pairs: PairIndex, stabilizer: str, method: str) -> Tensor:
+    """Pair features of momenta p (N, 4): r_i r_j for each non-invariant component, then p_i . p_j.
+
+    They are symmetric: only the diagonal and upper pairs are returned, (N + U, K); see `PairIndex.mirror`."""
+    half = pairs.num_nodes + pairs.num_upper
+    left, right = p[pairs.row[:half]], p[pairs.column[:half]]
+    dots = minkowski(left, right)[:, None]
+    if method == "spurions" or not COMPONENTS[stabilizer]:
+        return dots
+    forms = p.new_tensor(COMPONENTS[stabilizer]).t()
+    products = (left @ forms) * (right @ forms)
+    return products if stabilizer in WITHOUT_DOT_PRODUCT else torch.cat([products, dots], 1)
+
+
+class WithSpurions(NamedTuple):
+    """A batch after the spurions were put in front of each event's particles."""
+
+    fourmomenta: Tensor  # (N', 4)
+    scalars: Tensor | None  # (N', S + 1 + K)
+    lengths: Tensor  # (B,) int64, CPU
+
+
+def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurions: tuple) -> WithSpurions:
+    """Put the K spurions before the particles of every event, with one-hot labels after the scalars.
+
+    p (N, 4); scalars (N, S) or None; lengths (B,) int64 on the CPU.  Label channel 0: particle; channel k: k-th spurion.
+    """
+    num_events, num_spurions = len(lengths), len(spurions)
+    total = len(p) + num_events * num_spurions
+    events = torch.arange(num_events, device=p.device)
+    counts = lengths.to(p.device, non_blocking=True)
+    event_of_particle = torch.repeat_interleave(counts, output_size=len(p))
+    position = torch.arange(len(p), device=p.device) + num_spurions * (event_of_particle + 1)
+    first = (counts.cumsum(0) - counts) + num_spurions * events
+
+    momenta = p.new_empty(total, 4)
+    momenta[position] = p
+    width = 0 if scalars is None else scalars.shape[1]
+    labels = p.new_zeros(total, width + 1 + num_spurions)
+    labels[position, width] = 1
+    if scalars is not None:
+        labels[position, :width] = scalars.to(p.dtype)
+    for k, spurion in enumerate(spurions):
+        momenta[first + k] = p.new_tensor(spurion)
+        labels[first + k, width + 1 + k] = 1
+    return WithSpurions(momenta, labels, lengths + num_spurions)
+
+
+def irc_weights(dots: Tensor, pairs: PairIndex) -> tuple[Tensor, Tensor]:
+    """Weights w_i = sum_j d_ij / sum_ij d_ij (N,), and e_i = sum_j d_ij over the root of the total (N,).
+
+    dots (N + U, 1) as from `rank2_inputs`.  The second makes e_ij = e_i e_j the infrared-safe scale of pair (i, j).
+    """
+    sums = dots.new_zeros(pairs.num_nodes, 1).index_add_(0, pairs.row, pairs.mirror(dots))
+    total = segment_expand(segment_sum(sums, pairs.node_ptr), pairs.node_ptr, pairs.num_nodes)
+    total = torch.where(total == 0, 1, total)  # a lone massless particle has no scale
+    return (sums / total)[:, 0], (sums / total.abs().sqrt())[:, 0]
+
+
+def irc_angles(inputs: Tensor, scale: Tensor, pairs: PairIndex) -> Tensor:
+    """2 x_ij / (1e-12 + e_ij) for the pair inputs (N + U, K): angles, which do not see how energy is shared."""
+    half = len(inputs)
+    return 2 * inputs / (1e-12 + scale[pairs.row[:half]] * scale[pairs.column[:half]])[:, None]

@@ -1,0 +1,82 @@
+"""Batch normalisation over the valid rows of a table of features."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puffin.layers.all_reduce import AllReduceSum
+
+
+class MaskedBatchNorm(nn.Module):
+    """Normalise each channel over the rows of x (M, C), or over those where mask (M,) is True.
+
+    The variance that normalises is the biased one, the running estimate takes the unbiased one (one row: kept as is).
+    Rows outside the mask come out as zero and take no part.  With `sync`, statistics are those of the rows of all
+    ranks together, exactly, gradients included.  Parameter names are those of torch.nn.BatchNorm1d.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, sync: bool = False):
+        super().__init__()
+        self.eps, self.momentum, self.sync = eps, momentum, sync
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if x.dim() != 2 or x.shape[1] != len(self.weight):
+            raise ValueError(f"x: expected (rows, {len(self.weight)}), got {tuple(x.shape)}")
+        if mask is not None:
+            out = torch.zeros_like(x)
+            out[mask] = self(x[mask])
+            return out
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if not self._synchronises() and len(x) > 1:  # PyTorch refuses a single row
+            self.num_batches_tracked += 1
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+            )
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = wide.sum(0) / max(len(x), 1)
+        variance = (wide - mean).square().sum(0) / max(len(x), 1)
+        scale, shift = self.normaliser(mean, variance, len(x))
+        return torch.addcmul(shift, wide, scale).to(x.dtype)
+
+    def normaliser(self, mean: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Training mode as scale x + shift: two (C,), from the mean and the biased variance of this rank's rows.
+
+        Takes them into the running statistics."""
+        count = float(rows)
+        if self._synchronises():
+            total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_tensor([count])]))
+            count = total[-1].item()
+            common = total[:-1] / max(count, 1)
+            squares = variance + (mean - common).square()
+            mean, variance = common, AllReduceSum.apply(squares * rows) / max(count, 1)
+        self.track_(mean.detach(), variance.detach(), count)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return scale, self.bias - mean * scale
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Eval mode as scale x + shift: two (C,)."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
+
+    @torch.no_grad()
+    def track_(self, mean: Tensor, variance: Tensor, rows: float) -> None:
+        """Take the mean and the biased variance (C,) of a batch of `rows` rows into the running statistics."""
+        self.num_batches_tracked += 1
+        if rows > 0:
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        if rows > 1:
+            unbiased = variance * (rows / (rows - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+    def _synchronises(self) -> bool:
+        return self.sync and dist.is_initialized() and dist.get_world_size() > 1
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}, sync={self.sync}"

@@ -1,0 +1,49 @@
+"""Soft-drop multiplicity of the Lorentz-invariant Cambridge/Aachen tree.
+
+Source: Frye, Larkoski, Thaler, Zhou, arXiv 1704.06266 (iterated soft drop); invariant angles as in arXiv 2307.16506.
+"""
+
+import torch
+from torch import Tensor
+
+from puffin.ops.pair_index import PairIndex
+
+Z_CUT, BETA, R0, EPS = 0.005, -1.0, 0.8, 1e-12
+
+
+@torch.no_grad()
+def soft_drop_multiplicity(dots: Tensor, pairs: PairIndex) -> Tensor:
+    """Declusterings along the hardest branch with z > 0.005 (theta / 0.8)^-1, at least 1: (B,) in the dtype of `dots`.
+
+    dots (P, 1): p_i . p_j.  theta_ij^2 = 2 d_ij / (eps + |e_i e_j| / M^2) with e_i = sum_j d_ij: d and e add up when two
+    branches merge, so the tree needs no momenta.  All events are clustered at once, one merge of each per step.
+    """
+    num_events, longest = len(pairs.lengths), int(pairs.lengths.max()) if len(pairs.lengths) else 0
+    d = dots.new_zeros(num_events, longest, longest)
+    within = torch.arange(pairs.num_nodes, device=dots.device) - pairs.node_ptr[pairs.event_of_node]
+    d[pairs.event_of_pair, within[pairs.row], within[pairs.column]] = dots[:, 0]
+    alive = torch.arange(longest, device=dots.device) < pairs.counts[:, None]
+    energy = d.sum(2)
+    mass2 = energy.sum(1).abs().clamp_min(torch.finfo(d.dtype).tiny)
+    passed = d.new_zeros(num_events, longest)
+    events = torch.arange(num_events, device=dots.device)
+    upper = torch.ones(longest, longest, dtype=torch.bool, device=dots.device).triu(1)
+    for _ in range(longest - 1):
+        scale = (energy[:, :, None] * energy[:, None, :]).abs() / mass2[:, None, None]
+        theta2 = 2 * d / (EPS + scale)
+        theta2.masked_fill_(~(alive[:, :, None] & alive[:, None, :] & upper), torch.inf)
+        nearest, where = theta2.flatten(1).min(1)
+        merges = torch.isfinite(nearest)
+        a, b = where // longest, where % longest
+        e_a, e_b = energy[events, a], energy[events, b]
+        z = torch.minimum(e_a, e_b) / (e_a + e_b)
+        passes = z * (nearest.clamp_min(0).sqrt() / R0) > Z_CUT  # z > z_cut (theta / R0)^beta with beta = -1
+        count = torch.where(e_a >= e_b, passed[events, a], passed[events, b]) + passes
+        # branch b joins branch a
+        m, ka, kb = events[merges], a[merges], b[merges]
+        d[m, ka] += d[m, kb]
+        d[m, :, ka] += d[m, :, kb]
+        energy[m, ka] += energy[m, kb]
+        passed[m, ka] = count[merges].to(d.dtype)
+        alive[m, kb] = False
+    return passed[:, 0].clamp_min(1) if longest else d.new_ones(num_events)

@@ -1,0 +1,140 @@
+"""A vision transformer's blocks on packed tokens.
+
+Source: spec/polarmae.md section 5; Dosovitskiy et al., arXiv 2010.11929.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puffin.layers.attention import Attention
+
+ARCHITECTURES = {"vit_tiny": (192, 6), "vit_small": (384, 6), "vit_base": (768, 12)}  # name -> width, heads
+
+
+def batch_normalised(x: Tensor, eps: float = 1e-13) -> Tensor:
+    """x (T, C) less its mean, over its standard deviation, both over all tokens and channels."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = x - x.mean()
+    return centred * torch.rsqrt(centred.square().mean() + eps)
+
+
+def token_normalised(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each token of x (T, C) less its mean, over its standard deviation."""
+    return F.layer_norm(x, x.shape[1:], eps=eps)
+
+
+class BatchWideNorm(nn.Module):
+    """`batch_normalised`, then a gain and a bias per channel.
+
+    For published weights only: a token's value depends on every other event of the batch."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, batch_normalised(x), self.weight)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """depth blocks of an architecture; drop_path: chance to drop a block's branch for a token, 0 in the first block
+    growing to this in the last; batch_wide_norm: the norm of published checkpoints."""
+
+    arch: str = "vit_small"
+    depth: int = 12
+    attention_dropout: float = 0.05
+    drop_path: float = 0.25
+    final_norm: bool = False
+    batch_wide_norm: bool = False
+
+    def __post_init__(self):
+        if self.arch not in ARCHITECTURES:
+            raise ValueError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {self.arch!r}")
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return ARCHITECTURES[self.arch][0]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a token's branch is left out with probability p, the others are divided by 1 - p."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """branch (T, dim), zero where it is left out."""
+        if not self.training or self.p == 0:
+            return branch
+        return branch * F.dropout(branch.new_ones(len(branch), 1), self.p)
+
+    def add(self, x: Tensor, branch: nn.Module, inputs: Tensor) -> Tensor:
+        """x + branch(inputs) (T, dim), for a branch that acts on each token alone: it never sees those left out."""
+        if not self.training or self.p == 0:
+            return x + branch(inputs)
+        kept = (torch.rand(len(x)) >= self.p).nonzero()[:, 0].to(x.device)  # drawn on the CPU: no wait for a GPU
+        return x.index_add(0, kept, (branch(inputs[kept]) / (1 - self.p)).to(x.dtype))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:.3f}"
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)): pre-norm."""
+
+    def __init__(self, config: TransformerConfig, drop_path: float):
+        super().__init__()
+        dim, heads = ARCHITECTURES[config.arch]
+        norm = BatchWideNorm if config.batch_wide_norm else nn.LayerNorm
+        self.norm1, self.norm2 = norm(dim), norm(dim)
+        self.attention = Attention(dim, heads, config.attention_dropout)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attention(self.norm1(x), lengths))
+        return self.drop_path.add(x, self.mlp, self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Tokens x and position embeddings (T, dim) -> (T, dim).  The position is added to the input of every block."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        final = BatchWideNorm if config.batch_wide_norm else nn.LayerNorm
+        self.norm = final(config.dim) if config.final_norm else nn.Identity()
+        self.apply(init_weights)
+
+    def outputs(self, x: Tensor, position: Tensor, lengths: Tensor) -> Iterator[Tensor]:
+        """What each block gives, one after another; lengths (B,) int64 on the CPU: tokens of each event."""
+        position = position.to(torch.promote_types(position.dtype, torch.float32))  # sums stay wide under autocast
+        for block in self.blocks:
+            x = block(x + position, lengths)
+            yield x
+
+    def forward(self, x: Tensor, position: Tensor, lengths: Tensor) -> Tensor:
+        for x in self.outputs(x, position, lengths):
+            pass
+        return self.norm(x)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """x (T, dim) by this network's kind of norm, without gain and bias."""
+        return batch_normalised(x) if self.config.batch_wide_norm else token_normalised(x)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Linear layers: normal of width 0.02 cut at two absolute, bias 0, as vision transformers start."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,136 @@
+"""Classification metrics (spec section 7).  Source: arXiv 2211.00454, sec. 4.1; arXiv 2307.16506, sec. 4."""
+
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+
+BINARY_COLUMNS = (
+    "loss",
+    "accuracy",
+    "AUC",
+    "BgRejectionAt0.3",
+    "atSignEfficiency03",
+    "BgRejectionAt0.5",
+    "atSignEfficiency05",
+    "FP_rate",
+    "FN_rate",
+)
+BACKGROUND_EFFICIENCIES = (0.1, 0.01)
+SIGNAL_EFFICIENCIES = (0.3, 0.5, 0.995)
+
+
+def columns(num_classes: int) -> tuple[str, ...]:
+    """CSV columns, in their order."""
+    if num_classes == 2:
+        return BINARY_COLUMNS
+    per_class = (
+        *(f"SigEfficiencyAt{b}" for b in BACKGROUND_EFFICIENCIES),
+        *(f"BgRejectionAt{s}" for s in SIGNAL_EFFICIENCIES),
+    )
+    classes = range(num_classes)
+    return (
+        "loss",
+        "accuracy",
+        "AUC",
+        *(f"AUC_{c}" for c in classes),
+        *(f"{n}_{c}" for c in classes for n in per_class),
+    )
+
+
+class Roc(NamedTuple):
+    """A ROC curve: background efficiency, signal efficiency and the threshold, each (points,)."""
+
+    background: np.ndarray
+    signal: np.ndarray
+    threshold: np.ndarray
+
+
+def roc(scores: np.ndarray, is_signal: np.ndarray, weights: np.ndarray | None = None) -> Roc | None:
+    """ROC of scores (N,), high for signal; None if signal or background is absent."""
+    if is_signal.min() == is_signal.max():
+        return None
+    return Roc(*roc_curve(is_signal, scores, sample_weight=weights))
+
+
+def one_vs_rest(logits: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> list[Roc | None]:
+    """ROC curves of logits (N, K): for two classes one, of the score difference; else one for each class by its
+    probability."""
+    if logits.shape[1] == 2:
+        return [roc(logits[:, 1] - logits[:, 0], target == 1, weights)]
+    scores = probabilities(logits)
+    return [roc(scores[:, c], target == c, weights) for c in range(logits.shape[1])]
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def one_vs_one(scores: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Mean AUC over the ordered pairs of classes, told apart by the score of the first: scores (N, K), all classes present.
+
+    scikit-learn has it for events of equal weight only.  Source: Hand and Till, Machine Learning 45 (2001) 171."""
+    values = []
+    for a, b in permutations(range(scores.shape[1]), 2):
+        pair = (target == a) | (target == b)
+        values.append(
+            roc_auc_score(target[pair] == a, scores[pair, a], sample_weight=None if weights is None else weights[pair])
+        )
+    return float(np.mean(values))
+
+
+def rejection(curve: Roc, efficiency: float) -> tuple[float, float]:
+    """1/eB at the ROC point nearest to the signal efficiency, and that point's signal efficiency.
+
+    If eB is 0 there, the first point with eB > 0 is taken."""
+    nearest = int(np.abs(curve.signal - efficiency).argmin())
+    if curve.background[nearest] == 0:
+        nearest = int(np.argmax(curve.background > 0))
+    return float(1 / curve.background[nearest]), float(curve.signal[nearest])
+
+
+def confusion(logits: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """(K, K): events of each true class (rows) that were given each class (columns)."""
+    return confusion_matrix(target, logits.argmax(1), labels=np.arange(logits.shape[1]), sample_weight=weights)
+
+
+def classification_metrics(
+    logits: np.ndarray, target: np.ndarray, loss: float, weights: np.ndarray | None = None
+) -> dict[str, float]:
+    """Metrics by CSV column; what needs a class that is absent is nan.
+
+    logits (N, K); target (N,) class numbers; weights (N,) of the events, or None."""
+    chosen, num_classes = logits.argmax(1), logits.shape[1]
+    metrics = dict.fromkeys(columns(num_classes), float("nan"))
+    metrics |= {"loss": loss, "accuracy": float(np.average(chosen == target, weights=weights))}
+    curves = one_vs_rest(logits, target, weights)
+    if num_classes > 2:
+        return metrics | _multi_class(logits, target, weights, curves)
+    for name, wrong, truth in (("FP_rate", 1, 0), ("FN_rate", 0, 1)):
+        mine = target == truth
+        if mine.any():
+            metrics[name] = float(np.average(chosen[mine] == wrong, weights=None if weights is None else weights[mine]))
+    if curves[0] is not None:
+        metrics["AUC"] = float(roc_auc_score(target, logits[:, 1] - logits[:, 0], sample_weight=weights))
+        metrics["BgRejectionAt0.3"], metrics["atSignEfficiency03"] = rejection(curves[0], 0.3)
+        metrics["BgRejectionAt0.5"], metrics["atSignEfficiency05"] = rejection(curves[0], 0.5)
+    return metrics
+
+
+def _multi_class(logits, target, weights, curves) -> dict[str, float]:
+    """Macro AUC over pairs of classes, and the numbers of each class."""
+    scores, metrics = probabilities(logits), {}
+    if all(curve is not None for curve in curves):
+        metrics["AUC"] = one_vs_one(scores, target, weights)
+    for c, curve in enumerate(curves):
+        if curve is None:
+            continue
+        metrics[f"AUC_{c}"] = float(roc_auc_score(target == c, scores[:, c], sample_weight=weights))
+        for b in BACKGROUND_EFFICIENCIES:
+            metrics[f"SigEfficiencyAt{b}_{c}"] = float(np.interp(b, curve.background, curve.signal))
+        for s in SIGNAL_EFFICIENCIES:
+            metrics[f"BgRejectionAt{s}_{c}"] = rejection(curve, s)[0]
+    return metrics

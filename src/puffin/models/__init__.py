@@ -1,0 +1,1 @@
+"""Networks, each with a frozen dataclass of settings."""

@@ -1,0 +1,72 @@
+"""The encoder of point clouds: tokens, their embedding, a transformer.
+
+Source: arXiv 2502.02558, sec. 3; spec/polarmae.md sections 3 to 5.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from puffin.layers.grouping import TokenizerConfig, Tokens, tokenize
+from puffin.layers.pointnet import MiniPointNet
+from puffin.layers.transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that shapes an encoder.
+
+    in_channels: columns of a point (x, y, z, energy).  padding_row: embed groups as published networks do (spec
+    section 4, compat)."""
+
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    in_channels: int = 4
+    padding_row: bool = False
+    sync_batchnorm: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+        return self.transformer.dim
+
+
+class Encoded(NamedTuple):
+    """Tokens, and for each of them its output (T, dim)."""
+
+    tokens: Tokens
+    features: Tensor
+
+
+class PointEncoder(nn.Module):
+    """Points (P, 4) of B events -> tokens (T, dim).  Models and the linear probe stand on it."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        dim, size = config.dim, config.tokenizer.group_size
+        self.embedding = MiniPointNet(
+            config.in_channels, dim, size, padding_row=config.padding_row, sync=config.sync_batchnorm
+        )
+        self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
+        self.transformer = Transformer(config.transformer)
+
+    def tokenize(self, points: Tensor, lengths: Tensor) -> Tokens:
+        """Tokens of packed points (P, in_channels), lengths (B,) int64 on the CPU.  No weights are involved."""
+        if points.dim() != 2 or points.shape[1] != self.config.in_channels:
+            raise ValueError(f"points: expected (P, {self.config.in_channels}), got {tuple(points.shape)}")
+        return tokenize(points, lengths, self.config.tokenizer)
+
+    def embed(self, tokens: Tokens) -> Tensor:
+        """What the transformer takes in, without the position: (T, dim)."""
+        return self.embedding(tokens.groups, tokens.counts)
+
+    def encode(self, tokens: Tokens) -> Tensor:
+        """(T, dim): the transformer's output on these tokens, each seeing those of its event."""
+        return self.transformer(self.embed(tokens), self.position(tokens.centres), tokens.lengths)
+
+    def forward(self, points: Tensor, lengths: Tensor) -> Encoded:
+        """Encode all tokens, nothing masked."""
+        tokens = self.tokenize(points, lengths)
+        return Encoded(tokens, self.encode(tokens))

@@ -1,0 +1,145 @@
+"""Masked autoencoders on point clouds: Point-MAE, and PoLAr-MAE, which also fills in energies.
+
+Source: arXiv 2502.02558, sec. 3; Pang et al., arXiv 2203.06604; spec/polarmae.md section 6.  Without a decoder: SimMIM, Xie et
+al., arXiv 2111.09886.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from puffin.layers.grouping import Tokens
+from puffin.layers.packed import event_of_row, rank_in_event
+from puffin.layers.pointnet import MiniPointNet
+from puffin.layers.transformer import Transformer, TransformerConfig, init_weights
+from puffin.losses.clouds import chamfer_by_group, energy_by_group, mean_of
+from puffin.models.point_encoder import EncoderConfig, PointEncoder
+
+
+@dataclass(frozen=True)
+class PointMAEConfig:
+    """Everything that shapes a masked autoencoder.
+
+    mask_ratio: part of an event's tokens that is hidden, floor(ratio n) of n.  energy: PoLAr-MAE.  decoder: with a depth
+    of 0 there is none, and the encoder gets the hidden tokens too, as mask tokens at their places."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=4, final_norm=True))
+    mask_ratio: float = 0.6
+    energy: bool = False
+
+    def __post_init__(self):
+        if self.decoder.dim != self.encoder.dim:
+            raise ValueError(f"decoder: expected the encoder's width {self.encoder.dim}, got {self.decoder.dim}")
+        if self.decoder.depth < 0:
+            raise ValueError(f"decoder: expected 0 blocks or more, got {self.decoder.depth}")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio: expected a number above 0 and below 1, got {self.mask_ratio}")
+
+
+class Reconstruction(NamedTuple):
+    """What is predicted of the M masked tokens among `tokens`, masked (T,) bool on the CPU.
+
+    hidden: the masked tokens with their true points.  points (M, group_size, in_channels): as the groups are, of which
+    the first `hidden.counts` count.  energy (M, group_size): of the true points in their order, or None."""
+
+    tokens: Tokens
+    masked: Tensor
+    hidden: Tokens
+    points: Tensor
+    energy: Tensor | None
+
+    def losses(self) -> dict[str, Tensor]:
+        """The terms whose sum is minimised: `chamfer`, a mean over the hidden tokens, and `energy`, where energies are
+        predicted, over their points."""
+        return {name: mean_of(sums) for name, sums in self.sums().items()}
+
+    def sums(self) -> dict[str, Tensor]:
+        """The same as sums, which add up over batches and processes: (2,), of the errors, and of what they are of."""
+        number = {"chamfer": len(self.hidden), "energy": len(self.hidden.groups)}
+        return {
+            name: torch.stack([each.sum(), each.new_full((), number[name])]) for name, each in self.errors().items()
+        }
+
+    def errors(self) -> dict[str, Tensor]:
+        """(M,) of each hidden token: `chamfer`, its distance, and `energy`, the sum over its points."""
+        hidden = self.hidden
+        terms = {"chamfer": chamfer_by_group(self.points, hidden.groups, hidden.counts)}
+        if self.energy is not None:
+            terms["energy"] = energy_by_group(self.energy, hidden.groups[:, 3], hidden.counts)
+        return terms
+
+
+def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:
+    """(T,) bool on the CPU: floor(ratio n) random tokens of each event; lengths (B,) int64, generator on the CPU."""
+    draw = torch.rand(int(lengths.sum()), generator=generator)
+    event = event_of_row(lengths)
+    order = draw.argsort()
+    order = order[event[order].argsort(stable=True)]  # by event, at random within
+    wanted = (lengths.double() * ratio + 1e-9).floor().long()  # 0.29 * 100 must be 29
+    masked = torch.zeros(len(order), dtype=torch.bool)
+    masked[order] = rank_in_event(lengths) < wanted[event]
+    return masked
+
+
+class EnergyHead(nn.Module):
+    """Energies of a masked token's points from their true positions and the decoder's token."""
+
+    def __init__(self, dim: int, size: int, padding_row: bool = False, sync: bool = False):
+        super().__init__()
+        self.embedding = MiniPointNet(3, dim, size, ordered=True, padding_row=padding_row, sync=sync)
+        self.linear = nn.Linear(2 * dim, size)
+
+    def forward(self, groups: Tensor, counts: Tensor, decoded: Tensor) -> Tensor:
+        """groups (G, 3 or more), counts (M,) on the CPU, decoded (M, dim) -> (M, size)."""
+        positions = self.embedding(groups[:, :3], counts)
+        return self.linear(torch.cat([positions, decoded.to(positions.dtype)], 1))
+
+
+class PointMAE(nn.Module):
+    """Hide most tokens of an event, encode the visible ones, predict the points (and energies) of the hidden ones."""
+
+    def __init__(self, config: PointMAEConfig):
+        super().__init__()
+        self.config = config
+        encoder, size = config.encoder, config.encoder.tokenizer.group_size
+        self.encoder = PointEncoder(encoder)
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.dim), std=0.02))
+        self.decoder = Transformer(config.decoder) if config.decoder.depth else None
+        self.points = nn.Linear(encoder.dim, encoder.in_channels * size)
+        init_weights(self.points)
+        self.energy = None
+        if config.energy:
+            self.energy = EnergyHead(encoder.dim, size, encoder.padding_row, encoder.sync_batchnorm)
+
+    def forward(
+        self, points: Tensor, lengths: Tensor, masked: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Reconstruction:
+        """points (P, 4) packed, lengths (B,) int64 on the CPU; masked (T,) bool on the CPU, random if None."""
+        tokens = self.encoder.tokenize(points, lengths)
+        if masked is None:
+            masked = random_mask(tokens.lengths, self.config.mask_ratio, generator)
+        return self.reconstruct(tokens, masked)
+
+    def reconstruct(self, tokens: Tokens, masked: Tensor) -> Reconstruction:
+        """What `forward` does after the tokens are made."""
+        if masked.shape != (len(tokens),) or masked.dtype != torch.bool or masked.device.type != "cpu":
+            got = f"{tuple(masked.shape)} {masked.dtype} on {masked.device}"
+            raise ValueError(f"masked: expected ({len(tokens)},) bool on the CPU, got {got}")
+        hidden = tokens.select(masked)
+        decoded = self._decode(tokens, masked)
+        predicted = self.points(decoded).unflatten(1, (-1, tokens.groups.shape[1]))
+        energy = None if self.energy is None else self.energy(hidden.groups, hidden.counts, decoded)
+        return Reconstruction(tokens, masked, hidden, predicted, energy)
+
+    def _decode(self, tokens: Tokens, masked: Tensor) -> Tensor:
+        """(M, dim): the last transformer's output at the masked tokens; only the visible ones pass an encoder before a decoder."""
+        encoder, visible = self.encoder, tokens.select(~masked)
+        seen = encoder.embed(visible) if self.decoder is None else encoder.encode(visible)
+        device = seen.device
+        at_seen, at_hidden = (~masked).nonzero()[:, 0].to(device), masked.nonzero()[:, 0].to(device)
+        x = self.mask_token.to(seen.dtype).expand(len(tokens), -1).index_copy(0, at_seen, seen)
+        last = encoder.transformer if self.decoder is None else self.decoder
+        return last(x, encoder.position(tokens.centres), tokens.lengths)[at_hidden]

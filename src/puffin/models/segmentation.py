@@ -1,0 +1,159 @@
+"""Semantic segmentation of point clouds: a pretrained encoder, and a head that gives each point class scores.
+
+Source: arXiv 2502.02558, sec. 4; spec/polarmae.md section 8.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from puffin.layers.grouping import Tokens
+from puffin.layers.lora import add_lora_
+from puffin.layers.masked_batchnorm import MaskedBatchNorm
+from puffin.layers.packed import offsets
+from puffin.layers.transformer import Transformer
+from puffin.layers.upsample import Upsampler, global_features, nearest_tokens
+from puffin.models.point_encoder import EncoderConfig, PointEncoder
+from puffin.ops.segments import segment_expand
+
+FINETUNE = ("fft", "peft", "lora")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """Everything that shapes a segmentation network.
+
+    layers: blocks of the encoder, counted from 0, whose outputs are averaged.  head_dim: width of the head's first
+    layer, half of it in the second.  head_depth: transformer blocks between encoder and points, on the tokens; none as
+    published.  finetune: what of the encoder learns: all of it (fft), nothing (peft), or updates of rank lora_rank, times
+    lora_alpha / lora_rank, of its attention (lora)."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    num_classes: int = 4
+    layers: tuple[int, ...] = (3, 7, 11)
+    head_dim: int = 512
+    dropout: float = 0.5
+    neighbours: int = 5
+    head_depth: int = 0
+    finetune: str = "fft"
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+
+    def __post_init__(self):
+        if self.finetune not in FINETUNE:
+            raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
+        if self.num_classes < 2 or self.head_dim < 2 or self.head_depth < 0:
+            raise ValueError(
+                f"expected 2 classes or more, head_dim of 2 or more and head_depth of 0 or more, got {self}"
+            )
+        depth = self.encoder.transformer.depth
+        if not self.layers or not all(0 <= layer < depth for layer in self.layers):
+            raise ValueError(f"layers: expected blocks of the encoder, 0 to {depth - 1}, got {self.layers}")
+
+
+def spread_layers(depth: int) -> tuple[int, ...]:
+    """Three blocks of an encoder of this depth, the last one among them: 3, 7, 11 of 12, as published."""
+    return tuple(sorted({-(-part * depth // 3) - 1 for part in (1, 2, 3)}))
+
+
+class Segmented(NamedTuple):
+    """logits (P, num_classes) of the points, and the tokens of their events."""
+
+    logits: Tensor
+    tokens: Tokens
+
+
+class SegmentationHead(nn.Module):
+    """Point features (P, dim) and event features (B, 2 dim) -> logits (P, num_classes)."""
+
+    def __init__(self, dim: int, config: SegmentationConfig):
+        super().__init__()
+        width, sync = config.head_dim, config.encoder.sync_batchnorm
+        self.linear1 = nn.Linear(3 * dim, width, bias=False)  # of [point, largest, mean]
+        self.norm1 = MaskedBatchNorm(width, sync=sync)
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear2 = nn.Linear(width, width // 2, bias=False)
+        self.norm2 = MaskedBatchNorm(width // 2, sync=sync)
+        self.linear3 = nn.Linear(width // 2, config.num_classes)
+
+    def forward(self, x: Tensor, event: Tensor, lengths: Tensor) -> Tensor:
+        """lengths (B,) int64 on the CPU: points of each event."""
+        of_point, of_event = self.linear1.weight.split((x.shape[1], event.shape[1]), 1)
+        x = F.linear(x, of_point) + segment_expand(F.linear(event, of_event), offsets(lengths).to(x.device), len(x))
+        x = self.dropout(F.relu(self.norm1(x)))
+        x = F.relu(self.norm2(self.linear2(x)))
+        return self.linear3(x)
+
+
+class Segmentation(nn.Module):
+    """Points (P, 4) of B events -> class scores of each."""
+
+    def __init__(self, config: SegmentationConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = PointEncoder(config.encoder)
+        transformer = config.encoder.transformer
+        self.decoder = None
+        if config.head_depth:
+            self.decoder = Transformer(replace(transformer, depth=config.head_depth, final_norm=True))
+        self.upsampler = Upsampler(config.encoder.dim, config.encoder.sync_batchnorm)
+        self.head = SegmentationHead(config.encoder.dim, config)
+        if config.finetune == "peft":
+            self.encoder.requires_grad_(False)
+        elif config.finetune == "lora":
+            add_lora_(self.encoder, config.lora_rank, config.lora_alpha)
+        self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(
+            False
+        )  # never called; the updates in them neither
+        self.train()
+
+    @property
+    def _last_block(self) -> int:
+        return max(self.config.layers)
+
+    def train(self, mode: bool = True) -> "Segmentation":
+        """Training mode, but for what does not learn: its running statistics stay, and nothing of it is dropped."""
+        super().train(mode)
+        if self.config.finetune == "peft":
+            self.encoder.eval()
+        elif self.config.finetune == "lora":
+            self.encoder.embedding.eval()
+        return self
+
+    def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
+        """points (P, 4) packed, lengths (B,) int64 on the CPU."""
+        tokens = self.encoder.tokenize(points, lengths)
+        features = self._features(tokens)
+        neighbours = nearest_tokens(points, lengths, tokens.centres, tokens.lengths, self.config.neighbours)
+        x = self.upsampler(points, features, neighbours)
+        return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens)
+
+    def _features(self, tokens: Tokens) -> Tensor:
+        """(T, dim): mean of the normalised outputs of the chosen blocks, passed through those of the head."""
+        transformer, position = self.encoder.transformer, self.encoder.position(tokens.centres)
+        outputs = islice(
+            transformer.outputs(self.encoder.embed(tokens), position, tokens.lengths), self._last_block + 1
+        )
+        chosen = [transformer.normalised(x) for block, x in enumerate(outputs) if block in self.config.layers]
+        features = torch.stack(chosen).mean(0)
+        return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
+
+    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
+        """Parameters that learn, with factors (`lr_scale`) of their learning rates: 1 for the head, and down the encoder
+        a factor layer_decay more for each block, and for what is before the first."""
+        if layer_decay == 1:
+            return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        encoder = self.encoder
+        floors = [
+            nn.ModuleList([encoder.embedding, encoder.position]),
+            *encoder.transformer.blocks[: self._last_block + 1],
+        ]
+        groups = [[p for p in floor.parameters() if p.requires_grad] for floor in floors]
+        below = {id(p) for group in groups for p in group}
+        groups.append([p for p in self.parameters() if p.requires_grad and id(p) not in below])
+        scaled = [{"params": group, "lr_scale": layer_decay**k} for k, group in enumerate(reversed(groups))]
+        return [group for group in scaled if group["params"]]

@@ -1,0 +1,131 @@
+"""The compiled kernel libraries: where they are, why they are not loaded, and the oracles that stand in for them.
+
+Every op is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib where that is
+built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle. So
+`torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way.
+
+PUFFIN_KERNELS=0 in the environment disables the compiled libraries.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent / "_lib"
+SCHEMAS = Path(__file__).parents[3] / "csrc" / "puffin.cpp"
+# dispatch keys that the oracles serve; a compiled kernel takes the place of the first two
+KEYS = {"CPU": "puffin_cpu", "CUDA": "puffin_cuda", "MPS": None, "XPU": None}
+
+_definitions = torch.library.Library("puffin", "FRAGMENT")
+_state: dict[str, str] = {}  # library -> "loaded" or why it is not
+_said: set[str] = set()
+_ops: set[str] = set()  # that `define` has defined
+
+
+def schema_tag(source: Path) -> str:
+    """What setup.py writes beside the library to say from which schemas it was built."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def _load(name: str) -> str:
+    """Loads a library; "loaded" or the reason why not."""
+    path = FOLDER / f"{name}.so"
+    if os.environ.get("PUFFIN_KERNELS") == "0":
+        return "disabled by PUFFIN_KERNELS=0"
+    if not path.exists():
+        return f"not built ({path.name} is not in src/puffin/ops/_lib): run `make kernels`"
+    if name == "puffin_cuda":
+        if torch.version.cuda is None:
+            return "this PyTorch is built without CUDA"
+        if _state["puffin_cpu"] != "loaded":
+            return "puffin_cpu, which holds the schemas, is not loaded"
+    tag = FOLDER / "schemas"
+    if name == "puffin_cpu" and SCHEMAS.exists() and (not tag.exists() or tag.read_text() != schema_tag(SCHEMAS)):
+        return "out of date (csrc/puffin.cpp has changed): run `make kernels`"
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        return f"{error}; rebuild with `make kernels`"
+    return "loaded"
+
+
+def loaded(key: str = "CPU") -> bool:
+    """Whether compiled kernels serve the dispatch key "CPU" or "CUDA"."""
+    return _state.get(KEYS[key] or "") == "loaded"
+
+
+@contextlib.contextmanager
+def without_kernels():
+    """For comparisons: the faces that have a plain PyTorch version of their own (pairs, messages) use it in this block."""
+    before = dict(_state)
+    _state.update(dict.fromkeys(_state, "hidden by without_kernels"))
+    try:
+        yield
+    finally:
+        _state.update(before)
+
+
+def _announced(name: str, key: str, oracle: Callable) -> Callable:
+    def run(*args):
+        library = KEYS[key]
+        if key not in _said:
+            _said.add(key)
+            why = _state[library] if library else "no compiled kernels for this device"
+            logger.info("puffin ops on %s use plain PyTorch: %s", key, why)
+        return oracle(*args)
+
+    run.__name__ = f"{name}_oracle"
+    return run
+
+
+def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, ...] = ("CPU", "CUDA")) -> None:
+    """Defines `puffin::<op>`: schema, e.g. "knn(Tensor queries, ...) -> Tensor"; oracle and fake take its arguments.
+
+    The fake kernel allocates outputs of the right shape. compiled: the keys that the libraries have a kernel for.
+    A compiled library with another schema is refused.
+    """
+    name = schema.split("(", 1)[0]
+    if loaded():
+        try:
+            built = str(getattr(torch.ops.puffin, name).default._schema)
+        except AttributeError:
+            built = "no such op"
+        if built != str(torch._C.parse_schema(f"puffin::{schema}")):
+            raise ImportError(
+                f"src/puffin/ops/_lib/puffin_cpu.so is out of date: has {built}, expected {schema}; "
+                "run `make kernels`, or set PUFFIN_KERNELS=0"
+            )
+    else:
+        _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _ops.add(name)
+    for key in KEYS:
+        if not loaded(key) or key not in compiled:
+            _definitions.impl(name, _announced(name, key, oracle), key)
+    torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
+
+
+def states() -> dict[str, str]:
+    """Library -> "loaded", or why it is not."""
+    return dict(_state)
+
+
+def describe() -> str:
+    """One line per library and one of ops, those of the modules that are imported; for `python -m puffin.ops`."""
+    lines = [f"PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} threads"]
+    for name, state in _state.items():
+        path = FOLDER / f"{name}.so"
+        size = f"{path.stat().st_size / 2**20:.1f} MB" if path.exists() else "no file"
+        lines.append(f"{name}: {state} ({path.relative_to(FOLDER.parents[3])}, {size})")
+    lines.append(f"ops: {', '.join(sorted(_ops))}")
+    return "\n".join(lines)
+
+
+for _name in ("puffin_cpu", "puffin_cuda"):
+    _state[_name] = _load(_name)

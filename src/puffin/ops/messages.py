@@ -1,0 +1,93 @@
+"""A message on pairs at once: linear layer, leaky ReLU, and the statistics of the result for batch normalisation.
+
+Forward reads x and writes y; the statistics come from the tiles while they are in the cache.  Backward takes the
+gradients of all three, and goes through the activation and both products tile by tile: only the gradient of x is written.
+Source: arXiv 2307.16506, sec. 3 (messages); batch normalisation: arXiv 1502.03167.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from puffin.ops import library
+
+FORWARD = "message(Tensor x, Tensor weight, Tensor bias, float slope) -> (Tensor, Tensor, Tensor)"
+BACKWARD = (
+    "message_backward(Tensor grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor offset, Tensor factor, "
+    "float slope) -> (Tensor, Tensor, Tensor)"
+)
+
+
+class Message(NamedTuple):
+    """values (M, S); their mean and biased variance over the rows (S,), zero without rows."""
+
+    values: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@torch.compiler.disable
+def message(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
+    """leaky(x W^T + b) and its statistics, differentiable all three.
+
+    x (M, C); weight (S, C), bias (S,); slope 0..1 of the leaky ReLU.  Without autocast."""
+    if x.dim() != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x: expected (rows, {weight.shape[1]}), got {tuple(x.shape)}")
+    return Message(*_Message.apply(x, weight, bias, slope))
+
+
+@torch.compiler.disable
+def activated(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+    """The values of a message alone, where no statistics are asked for.  Not differentiable with kernels."""
+    if _compiled(x):
+        return torch.ops.puffin.message(x, weight, bias, slope)[0]
+    return F.leaky_relu(F.linear(x, weight, bias), slope)
+
+
+def _compiled(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and library.loaded()
+
+
+class _Message(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, slope):
+        y, mean, variance = (torch.ops.puffin.message if _compiled(x) else _oracle)(x, weight, bias, slope)
+        ctx.slope = slope
+        ctx.save_for_backward(y, x, weight, mean)
+        return y, mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_mean, grad_variance):
+        y, x, weight, mean = ctx.saved_tensors
+        rows = max(len(x), 1)
+        backward = torch.ops.puffin.message_backward if _compiled(x) else _backward_oracle
+        return *backward(grad, y, x, weight, mean, grad_mean / rows, grad_variance * (2 / rows), ctx.slope), None
+
+
+def _oracle(x, weight, bias, slope):
+    y = F.leaky_relu(F.linear(x, weight, bias), slope)
+    if len(x) == 0:
+        return y, torch.zeros_like(bias), torch.zeros_like(bias)
+    variance, mean = torch.var_mean(y, 0, correction=0)
+    return y, mean, variance
+
+
+def _backward_oracle(grad, y, x, weight, mean, offset, factor, slope):
+    before = torch.addcmul(offset - mean * factor, y, factor).add_(grad)
+    before = torch.ops.aten.leaky_relu_backward(before, y, slope, True)
+    return before @ weight, before.t() @ x, before.sum(0)
+
+
+def _fake(x, weight, bias, slope):
+    return x.new_empty(x.shape[0], weight.shape[0]), torch.empty_like(bias), torch.empty_like(bias)
+
+
+def _backward_fake(grad, y, x, weight, mean, offset, factor, slope):
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(mean)
+
+
+library.define(FORWARD, _oracle, _fake, compiled=("CPU",))
+library.define(BACKWARD, _backward_oracle, _backward_fake, compiled=("CPU",))

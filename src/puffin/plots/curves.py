@@ -1,0 +1,80 @@
+"""Curves of a run on point clouds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from puffin.data.pilarnet import CLASS_NAMES
+from puffin.plots.clouds import CLASS_COLOURS
+from puffin.plots.jets import draw_confusion
+
+
+def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> None:
+    """Losses and, where it was made, the F1 of the linear probe against the step, to one PNG.
+
+    history: a dict for each validation, or epoch; outputs: not needed."""
+    from matplotlib.figure import Figure  # slow to import; Figure needs no display
+
+    probed = [
+        row for row in history if row.get("valid_probe_f1_mean", float("nan")) == row.get("valid_probe_f1_mean", 0)
+    ]
+    figure = Figure(figsize=(10 if probed else 5.5, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2 if probed else 1, squeeze=False)[0]
+    curves = {"train_loss": "training (turned events)"}
+    curves |= {f"valid_{name}": f"validation: {name}" for name in ("loss", "chamfer", "energy")}
+    for name, label in curves.items():
+        if name in history[0]:
+            _curve(axes[0], history, name, label)
+    axes[0].set(xlabel="step", ylabel="loss per hidden token", title="Masked modelling", yscale="log")
+    if probed:
+        names = [name for name in probed[0] if name.startswith("valid_probe_f1_")]
+        for name in sorted(names, key=lambda name: name.endswith("mean")):
+            _curve(axes[1], probed, name, name.removeprefix("valid_probe_f1_"), lw=3 if name.endswith("mean") else 1.2)
+        axes[1].set(xlabel="step", ylabel="F1", title="Linear probe on tokens of validation events", ylim=(0, 1))
+        axes[1].legend(fontsize=8, loc="upper center", ncols=3)  # above all but perfect scores
+    axes[0].legend(fontsize=8)
+    for ax in axes:
+        ax.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=130)
+
+
+def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> None:
+    """Losses, F1 of the classes, and the confusion matrix of the test set, to one PNG.
+
+    history: a dict for each validation, or epoch; outputs: confusion (C, C) of the test set, or None."""
+    from matplotlib.figure import Figure
+
+    scored = "valid_f1_macro" in history[0]
+    figure = Figure(figsize=(5.5 * (1 + scored + bool(outputs)), 4.4), layout="constrained")
+    axes = list(figure.subplots(1, 1 + scored + bool(outputs), squeeze=False)[0])
+    for name, label in {"train_loss": "training", "valid_loss": "validation"}.items():
+        if name in history[0]:
+            _curve(axes[0], history, name, label)
+    axes[0].set(xlabel="step", ylabel="loss", title="Segmentation")
+    curves = axes[: 1 + scored]
+    if scored:
+        names = [name for name in CLASS_NAMES if f"valid_f1_{name}" in history[0]]
+        for name, colour in zip(names, CLASS_COLOURS, strict=False):
+            _curve(axes[1], history, f"valid_f1_{name}", name, lw=1.2, colour=colour)
+        _curve(axes[1], history, "valid_f1_macro", "macro", lw=3, colour="black")
+        axes[1].set(xlabel="step", ylabel="F1", title="Points of validation events", ylim=(0, 1))
+    for ax in curves:
+        ax.legend(fontsize=8)
+        ax.grid(alpha=0.3)
+    if outputs:
+        table = outputs["confusion"].numpy()
+        draw_confusion(axes[-1], table, CLASS_NAMES[: len(table)])
+    figure.savefig(path, dpi=130)
+
+
+def draw_confusion_page(path: Path, table, names: Sequence[str]) -> None:
+    """A confusion matrix (C, C) alone, to one PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    draw_confusion(figure.subplots(), table, names, "Confusion of points")
+    figure.savefig(path, dpi=130)
+
+
+def _curve(axes, rows: list[dict], name: str, label: str, lw: float = 1.6, colour: str | None = None) -> None:
+    style = {"marker": "o" if len(rows) < 30 else None, "ms": 3, "lw": lw, "color": colour, "label": label}
+    axes.plot([row["step"] for row in rows], [row[name] for row in rows], **style)

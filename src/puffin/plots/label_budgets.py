@@ -1,0 +1,129 @@
+"""F1 against the number of labelled events, from the tables that runs of train_segmentation.py write."""
+
+import csv
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from puffin.data.pilarnet import CLASS_NAMES
+from puffin.errors import InputError
+from puffin.files import whole_file
+
+METHODS = ("scratch", "peft", "lora", "fft")
+_COLOURS = dict(zip(METHODS, ("#999999", "#0072b2", "#009e73", "#d55e00"), strict=False))
+
+
+class LabelRun(NamedTuple):
+    """A trained network: how, on how many events, and its F1 by class and `macro`."""
+
+    prefix: str
+    method: str
+    budget: int
+    f1: dict[str, float]
+
+
+class Summary(NamedTuple):
+    """Runs that differ in the seed only: their number, mean F1, and its standard deviation (nan for one run)."""
+
+    runs: int
+    mean: dict[str, float]
+    spread: dict[str, float]
+
+
+def read_runs(
+    tables: Iterable[str | Path], all_events: int = 0, wanted: Container[str] | None = None
+) -> list[LabelRun]:
+    """Runs of several metrics CSVs; their settings are in PREFIX.yaml beside.  Of a run that is there twice, the last row.
+
+    all_events: how many labels a run with --num-train -1 had.  wanted: prefixes, None for all.  InputError for files that are
+    missing or of other scripts, and for runs with different classes."""
+    runs = {}
+    for table in map(Path, tables):
+        if not table.is_file():
+            raise InputError(f"{table}: no such file; expected a table such as log/NAME.Best.metrics.csv")
+        with open(table, newline="") as file:
+            for row in csv.DictReader(file):
+                if "f1_macro" not in row:
+                    raise InputError(f"{table}: column 'f1_macro' not found; expected a table of train_segmentation.py")
+                if row["f1_macro"] and (
+                    wanted is None or row["prefix"] in wanted
+                ):  # other scripts may write to the same table
+                    runs[row["prefix"]] = _run_of(row, table, all_events)
+    runs = list(runs.values())
+    for run in runs:
+        if run.f1.keys() != runs[0].f1.keys():
+            raise InputError(
+                f"{run.prefix}: expected the classes of {runs[0].prefix} ({', '.join(runs[0].f1)}), got {', '.join(run.f1)}; compare runs with the same --remove-led"
+            )
+    return runs
+
+
+def _run_of(row: dict, table: Path, all_events: int) -> LabelRun:
+    place = table.with_name(f"{row['prefix']}.yaml")
+    if not place.is_file():
+        raise InputError(
+            f"{place}: not found; it holds the settings of a run in {table.name}, which was only evaluated there or was removed"
+        )
+    settings = yaml.safe_load(place.read_text())
+    random = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
+    budget = settings["num_train"] if settings["num_train"] > 0 else all_events
+    if not budget:
+        raise InputError(f"{place}: the run had all events; say with --all how many these are")
+    f1 = {name: float(row[f"f1_{name}"]) for name in ("macro", *CLASS_NAMES) if row.get(f"f1_{name}")}
+    return LabelRun(row["prefix"], "scratch" if random else settings["finetune"], budget, f1)
+
+
+def summarize(runs: Sequence[LabelRun]) -> dict[tuple[str, int], Summary]:
+    """By method and number of labels, in their order."""
+    groups: dict[tuple[str, int], list[dict]] = {}
+    for run in sorted(runs, key=lambda run: (METHODS.index(run.method), run.budget)):
+        groups.setdefault((run.method, run.budget), []).append(run.f1)
+    summaries = {}
+    for key, each in groups.items():
+        values = {name: np.array([f1[name] for f1 in each]) for name in each[0]}
+        spread = {name: float(v.std(ddof=1)) if len(v) > 1 else float("nan") for name, v in values.items()}
+        summaries[key] = Summary(len(each), {name: float(v.mean()) for name, v in values.items()}, spread)
+    return summaries
+
+
+def markdown(summaries: dict[tuple[str, int], Summary]) -> str:
+    """A table, one line for each method and number of labels: mean and standard deviation over the seeds."""
+    names = list(next(iter(summaries.values())).mean) if summaries else []
+    lines = [["method", "labels", "seeds", *(f"F1 {name}" for name in names)], ["---"] * (3 + len(names))]
+    for (method, budget), s in summaries.items():
+        cells = [f"{s.mean[n]:.3f}" + ("" if np.isnan(s.spread[n]) else f" ± {s.spread[n]:.3f}") for n in names]
+        lines.append([method, str(budget), str(s.runs), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) -> None:
+    """F1 against labels, a panel for the mean over classes and one for each class, to one PNG; bars: standard deviations."""
+    from matplotlib.figure import Figure  # slow to import; Figure needs no display
+
+    names = list(next(iter(summaries.values())).mean)
+    budgets = sorted({budget for _, budget in summaries})
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, name in zip(panels, names, strict=False):
+        for place, method in enumerate(METHODS):
+            found = [(budget, summaries[method, budget]) for budget in budgets if (method, budget) in summaries]
+            if found:
+                x = np.array([budget for budget, _ in found]) * 1.03 ** (place - 1.5)  # bars beside each other
+                bars = np.nan_to_num([s.spread[name] for _, s in found])
+                style = {"marker": "o", "ms": 4, "lw": 1.6, "capsize": 3, "color": _COLOURS[method], "label": method}
+                axes.errorbar(x, [s.mean[name] for _, s in found], bars, **style)
+        title = "mean over classes" if name == "macro" else name
+        axes.set(xscale="log", xlabel="labelled events", ylabel="F1", title=title)
+        axes.set_xticks(budgets, list(map(str, budgets)))
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+    for unused in panels[len(names) :]:
+        unused.set_axis_off()
+    panels[0].legend(fontsize=9)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=130)

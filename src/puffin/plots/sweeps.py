@@ -1,0 +1,92 @@
+"""Pictures of a sweep, from plain lists."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+
+def _axes(width: float = 7.0, height: float = 4.4):
+    from matplotlib.figure import Figure  # slow to import; Figure needs no display
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def draw_history(path: Path, numbers: list[int], values: list[float], metric: str, maximize: bool) -> None:
+    """The metric of each trial and the best so far, against the trial's number."""
+    figure, ax = _axes()
+    ax.plot(numbers, values, "o", ms=4, label="trial")
+    best = np.maximum.accumulate(values) if maximize else np.minimum.accumulate(values)
+    ax.step(numbers, best, where="post", label="best so far")
+    ax.set(xlabel="trial", ylabel=metric, title="History")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend()
+    ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+
+
+def draw_importance(path: Path, importances: dict[str, float], metric: str) -> None:
+    """How much each flag matters, as shares of 1, the largest on top."""
+    figure, ax = _axes(height=1.2 + 0.35 * len(importances))
+    names = sorted(importances, key=importances.get)
+    ax.barh(names, [importances[n] for n in names])
+    ax.set(xlabel=f"importance for {metric}", title="Importance of flags")
+    ax.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=130)
+
+
+def draw_parallel(
+    path: Path, columns: dict[str, list], logarithmic: set[str], values: list[float], metric: str
+) -> None:
+    """A line for each trial through the values of its flags, coloured by the metric; it breaks where a flag was not used.
+
+    columns: flag -> a value for each trial, None if not used; logarithmic: flags with a logarithmic axis."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure, ax = _axes(width=2 + 1.5 * len(columns))
+    heights = np.array(
+        [_heights(ax, x, column, name in logarithmic) for x, (name, column) in enumerate(columns.items())]
+    )
+    scale = ScalarMappable(Normalize(min(values), max(values)), colormaps["viridis"])
+    for trial, value in enumerate(values):
+        ax.plot(range(len(columns)), heights[:, trial], "o-", ms=3, lw=1.2, color=scale.to_rgba(value))
+    ax.set(xticks=range(len(columns)), yticks=[], ylim=(-0.08, 1.08), xlim=(-0.3, len(columns) - 0.5), title="Trials")
+    ax.set_xticklabels(columns, rotation=20, ha="right")
+    ax.grid(axis="x")
+    figure.colorbar(scale, ax=ax, label=metric)
+    figure.savefig(path, dpi=130)
+
+
+def _heights(ax, x: int, column: list, logarithmic: bool) -> list[float]:
+    """Where values lie on their axis, from 0 to 1 (nan: not used); writes their marks beside it."""
+    used = [v for v in column if v is not None]
+    if any(isinstance(v, (str, bool)) for v in used):
+        kinds = sorted(set(map(str, used)))
+        place = {kind: k / max(len(kinds) - 1, 1) for k, kind in enumerate(kinds)}
+        marks, heights = place, [math.nan if v is None else place[str(v)] for v in column]
+    else:
+        low, high = min(used), max(used)
+        turn = math.log if logarithmic else float
+        width = (turn(high) - turn(low)) or 1.0
+        heights = [math.nan if v is None else (turn(v) - turn(low)) / width for v in column]
+        marks = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0} if high > low else {f"{low:.3g}": 0.0}
+    for text, height in marks.items():
+        ax.annotate(
+            text if len(text) < 16 else text[:14] + "..", (x, height), (4, 0), textcoords="offset points", fontsize=7
+        )
+    return heights
+
+
+def draw_pareto(path: Path, values: list[list[float]], front: list[bool], metrics: list[str]) -> None:
+    """The first two metrics of each trial; those that no other trial beats in every metric stand out."""
+    figure, ax = _axes()
+    table, chosen = np.array(values), np.array(front)
+    ax.plot(*table[~chosen, :2].T, "o", ms=4, color="grey", label="trial")
+    ax.plot(*table[chosen, :2].T, "o", ms=6, label="best: no other is better in all")
+    ax.set(xlabel=metrics[0], ylabel=metrics[1], title="Pareto front")
+    ax.legend()
+    ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)

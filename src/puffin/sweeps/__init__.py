@@ -1,0 +1,1 @@
+"""Hyperparameter searches: spaces, storages, workers, reports."""

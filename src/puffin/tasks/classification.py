@@ -1,0 +1,74 @@
+"""Classification of jets."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from puffin.data.packing import JetBatch
+from puffin.errors import InputError
+from puffin.metrics.classification import classification_metrics, confusion, one_vs_rest
+from puffin.models.pelican import PelicanClassifier
+from puffin.tasks.saving import save_predictions, save_table
+from puffin.tasks.weighting import weighted_mean
+from puffin.training.trainer import StepOutput
+
+
+class JetClassification:
+    """Cross entropy on class scores, events weighted by their own weight and by that of their class."""
+
+    metric_directions = {"loss": -1, "accuracy": 1, "AUC": 1, "BgRejectionAt0.3": 1, "BgRejectionAt0.5": 1}
+
+    def __init__(self, model: PelicanClassifier, class_weights: Tensor | None = None, predict_format: str = "pt"):
+        self.model, self.class_weights, self.predict_format = model, class_weights, predict_format
+        self.num_classes = model.config.num_classes
+        if self.num_classes != 2:  # rejections are numbered by class then
+            self.metric_directions = {k: v for k, v in self.metric_directions.items() if not k.startswith("BgRej")}
+
+    def check_labels(self, labels: Tensor, name: str) -> None:
+        """InputError if there are more classes than outputs."""
+        if int(labels.max()) >= self.num_classes:
+            raise InputError(f"{name}: found class {int(labels.max())}, but --num-classes is {self.num_classes}")
+
+    def step(self, batch: JetBatch) -> StepOutput:
+        """Mean cross entropy of the batch; outputs: predict (B, K), targets (B,), index (B,), weights (B,) if there are."""
+        logits = self.model(batch)
+        losses = F.cross_entropy(
+            logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"
+        )
+        weights = batch.weights
+        if self.class_weights is not None:
+            of_class = self.class_weights.to(losses)[batch.target]
+            weights = of_class if weights is None else weights * of_class
+        outputs = {"predict": logits.detach(), "targets": batch.target, "index": batch.index}
+        if batch.weights is not None:
+            outputs["weights"] = batch.weights
+        return StepOutput(*weighted_mean(losses, weights), outputs)
+
+    def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
+        """The CSV columns of spec section 7."""
+        scores, targets, weights = _arrays(outputs)
+        return classification_metrics(scores, targets, loss, weights)
+
+    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+        """Write <stem>.pt or .h5 (what `step` puts out, and the row of each jet), ROC curves, and for more than two classes the
+        confusion matrix; returns the files."""
+        written = [save_predictions(stem, outputs, self.predict_format)]
+        arrays = _arrays(outputs)
+        for c, curve in enumerate(one_vs_rest(*arrays)):
+            if curve is not None:
+                name = f"{stem.name}_ROC.csv" if self.num_classes == 2 else f"{stem.name}_ROC_{c}.csv"
+                header = "background_efficiency,signal_efficiency,threshold"
+                written.append(save_table(stem.with_name(name), np.stack(curve, 1), header))
+        if self.num_classes > 2:
+            header = ",".join(f"given_{c}" for c in range(self.num_classes))
+            written.append(save_table(stem.with_name(f"{stem.name}_confusion.csv"), confusion(*arrays), header))
+        return written
+
+
+def _arrays(outputs: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Scores, targets and event weights."""
+    weights = outputs.get("weights")
+    return outputs["predict"].double().numpy(), outputs["targets"].numpy(), None if weights is None else weights.numpy()

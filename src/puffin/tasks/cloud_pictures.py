@@ -1,0 +1,125 @@
+"""Pictures of what a masked autoencoder, or a segmentation network, does with an event."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puffin.data.pilarnet import CloudDataset, energy_of
+from puffin.layers.packed import unpad
+from puffin.models.point_mae import PointMAE
+from puffin.models.segmentation import Segmentation
+from puffin.plots.clouds import (
+    Page,
+    by_class,
+    by_embedding,
+    by_energy,
+    by_error,
+    by_token,
+    draw_page,
+    draw_side_by_side,
+    reconstruction,
+    write_html,
+)
+from puffin.tasks.masked_modelling import fixed_mask
+
+
+@torch.no_grad()
+def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) -> dict[str, Page]:
+    """Pages of an event by name: what is in it and, if it has two tokens, what the model makes of it.
+
+    The mask is that of the validation.  The model is left in the mode it was in, and draws no random numbers."""
+    weight = model.mask_token
+    batch = dataset.__getitems__([number]).to(weight.device, weight.dtype)
+    title = f"Event {number}, {len(batch.points)} points"
+    if not len(batch.points):
+        return {}
+    was_training = model.training
+    model.eval()
+    try:
+        tokens = model.encoder.tokenize(batch.points, batch.lengths)
+        points = _array(batch.points)
+        members = [_array(m) for m in tokens.index.split(tokens.counts.tolist())]
+        pages = {
+            "energy": by_energy(points, energy_of(points[:, 3], dataset.selection.eps, dataset.selection.emax), title),
+            "class": by_class(points, _array(batch.semantic), title),
+            "tokens": by_token(points, members, _array(tokens.centres), title),
+        }
+        if len(tokens) >= 2:
+            masked = fixed_mask(tokens.lengths, model.config.mask_ratio, seed, batch.index)
+            result = model.reconstruct(tokens, masked)
+            hidden, radius = result.hidden, model.config.encoder.tokenizer.radius
+            centre = hidden.centres.repeat_interleave(hidden.counts.to(hidden.centres.device), 0)
+            truth = hidden.groups[:, :3] * radius + centre
+            predicted = unpad(result.points, hidden.counts)[:, :3] * radius + centre
+            visible = batch.points[tokens.select(~masked).index.unique(), :3]
+            pages["truth"], pages["predicted"] = reconstruction(
+                _array(visible), _array(truth), _array(predicted), title
+            )
+            pages["embedding"] = by_embedding(_array(tokens.centres), _array(model.encoder.encode(tokens)), title)
+        return pages
+    finally:
+        model.train(was_training)
+
+
+def draw_events(
+    folder: Path, stem: str, model: PointMAE, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
+) -> list[Path]:
+    """Draw events of a data set to FOLDER/STEM.event<k>.<page>.png, and with html to one .html for each; returns the files."""
+    written = []
+    for number in numbers:
+        pages = event_pages(model, dataset, number, seed)
+        for name, page in pages.items():
+            written.append(folder / f"{stem}.event{number}.{name}.png")
+            draw_page(written[-1], page)
+        if html and pages:
+            written.append(folder / f"{stem}.event{number}.html")
+            write_html(written[-1], list(pages.values()))
+    return written
+
+
+@torch.no_grad()
+def label_pages(model: Segmentation, dataset: CloudDataset, number: int) -> list[Page]:
+    """Truth, prediction and errors of an event; none if it has no points.  The model is left in the mode it was in."""
+    weight = model.head.linear3.weight
+    batch = dataset.__getitems__([number]).to(weight.device, weight.dtype)
+    if not len(batch.points):
+        return []
+    was_training = model.training
+    model.eval()
+    try:
+        given = _array(model(batch.points, batch.lengths).logits.argmax(1))
+    finally:
+        model.train(was_training)
+    points, truth = _array(batch.points), _array(batch.semantic)
+    return [
+        replace(by_class(points, truth, ""), title="truth"),
+        replace(by_class(points, given, ""), title="prediction"),
+        replace(by_error(points, truth, given, ""), title="errors, coloured by the true class"),
+    ]
+
+
+def draw_labels(
+    folder: Path, stem: str, model: Segmentation, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
+) -> list[Path]:
+    """Draw the classes of events to FOLDER/STEM.event<k>.classes.png, and with html to .html; returns the files.  seed: not
+    needed, as nothing is drawn at random."""
+    written = []
+    for number in numbers:
+        pages = label_pages(model, dataset, number)
+        if not pages:
+            continue
+        written.append(folder / f"{stem}.event{number}.classes.png")
+        points = sum(len(layer.points) for layer in pages[0].layers)
+        draw_side_by_side(written[-1], f"Event {number}, {points} points", pages)
+        if html:
+            written.append(folder / f"{stem}.event{number}.html")
+            write_html(written[-1], pages)
+    return written
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return (x.float() if x.is_floating_point() else x).cpu().numpy()

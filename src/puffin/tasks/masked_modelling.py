@@ -1,0 +1,125 @@
+"""Masked modelling of point clouds: pretraining of Point-MAE and PoLAr-MAE."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from puffin.data.augment import random_rotations, rotate
+from puffin.data.packing import CloudBatch
+from puffin.layers.all_reduce import all_reduce_sum
+from puffin.layers.grouping import Tokens
+from puffin.layers.packed import event_of_row
+from puffin.losses.clouds import mean_of
+from puffin.models.point_mae import PointMAE, random_mask
+from puffin.tasks.saving import save_predictions
+from puffin.tasks.token_probe import TokenProbe
+from puffin.training import distributed
+from puffin.training.trainer import Progress, StepOutput
+
+FAINT, DROPPED, BAD = "events left out that have no or one token", "tokens beyond the context", "bad events"
+TOO_SMALL = "events left out that have fewer points than --min-points"
+
+
+class MaskedModelling:
+    """Predict the hidden tokens of events; in training events are turned at random, and masks differ every time.
+
+    Training draws from PyTorch's global generator, whose state is in every checkpoint.  In evaluation the mask of an
+    event follows from `seed` and the event's place in its data set, whatever the batch.
+    probe: after a validation if `probe_every` steps have been completed since the last one (0: never), and after every
+    evaluation of a finished run.  too_small: events that the data set of each split leaves out, told once in the log.
+    """
+
+    metric_directions = {"loss": -1, "chamfer": -1, "probe_f1_mean": 1}  # where there is a probe
+
+    def __init__(
+        self,
+        model: PointMAE,
+        seed: int,
+        rotate: bool = True,
+        probe: TokenProbe | None = None,
+        probe_every: int = 0,
+        predict_format: str = "pt",
+        too_small: dict[str, int] | None = None,
+    ):
+        self.model, self.seed, self.rotate, self.probe, self.probe_every = model, seed, rotate, probe, probe_every
+        self.predict_format = predict_format
+        self.metric_directions = {"loss": -1, "chamfer": -1} | ({"energy": -1} if model.config.energy else {})
+        if probe is not None:
+            self.metric_directions |= {f"probe_f1_{name}": 1 for name in (*probe.names, "mean")}
+        self.counts = {FAINT: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
+        self._too_small = dict(too_small or {}) if distributed.is_main() else {}
+        self._probed_split = ""
+
+    def step(self, batch: CloudBatch) -> StepOutput:
+        """Loss over the hidden tokens and their points, in training those of all processes.  Outputs, in evaluation only, one
+        row for each event: index, hidden tokens and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
+        model = self.model
+        if model.training:
+            self.counts[TOO_SMALL] += self._too_small.pop("train", 0)
+        if model.training and self.rotate:
+            batch = rotate(batch, random_rotations(len(batch)))
+        tokens = self._tokens(batch)
+        if model.training:
+            masked = random_mask(tokens.lengths, model.config.mask_ratio)
+        else:
+            masked = fixed_mask(tokens.lengths, model.config.mask_ratio, self.seed, batch.index)
+        result = model.reconstruct(tokens, masked)
+        # the terms are means over different things, tokens and points: one weight for each process would not do
+        loss = sum(mean_of(all_reduce_sum(sums) if model.training else sums) for sums in result.sums().values())
+        outputs = {}
+        if not model.training:
+            event = event_of_row(result.hidden.lengths)
+            sums = {"hidden": torch.ones(len(event)), "hidden_points": result.hidden.counts.float()}
+            sums |= {f"{name}_sum": value.detach().float().cpu() for name, value in result.errors().items()}
+            outputs = {"index": batch.index} | {
+                k: torch.zeros(len(batch)).index_add(0, event, v) for k, v in sums.items()
+            }
+        return StepOutput(loss, len(result.hidden), outputs)
+
+    def _tokens(self, batch: CloudBatch) -> Tokens:
+        """The tokens of events that have at least two; with fewer there is nothing to hide, or to predict it from."""
+        tokens = self.model.encoder.tokenize(batch.points, batch.lengths)
+        faint = tokens.lengths < 2
+        self.counts[FAINT] += int(faint.sum())
+        self.counts[DROPPED] += int(tokens.dropped.sum())
+        self.counts[BAD] += batch.skipped
+        return tokens.select(~faint[event_of_row(tokens.lengths)]) if faint.any() else tokens
+
+    def begin_evaluation(self, name: str, progress: Progress) -> None:
+        """Decide whether to probe; name: 'valid' in training, '<which weights> <split>' afterwards."""
+        before = progress.history[-1]["step"] if progress.history else 0
+        due = (
+            name != "valid" or bool(self.probe_every) and progress.step // self.probe_every > before // self.probe_every
+        )
+        split = name.split()[-1]
+        self._probed_split = split if due and split != "train" else ""
+        self.counts[TOO_SMALL] += self._too_small.pop(split, 0)
+
+    def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
+        """loss, its terms, and the F1 of the probe (nan where none was made): the same columns every time."""
+        total = {name: float(value.double().sum()) for name, value in outputs.items() if name != "index"}
+        numbers = {"chamfer": total.get("chamfer_sum", 0.0) / max(total.get("hidden", 0), 1)}
+        if self.model.config.energy:
+            numbers["energy"] = total.get("energy_sum", 0.0) / max(total.get("hidden_points", 0), 1)
+        numbers = {"loss": sum(numbers.values()), **numbers}
+        if self.probe is not None:
+            found = self.probe(self.model.encoder, self._probed_split) if self._probed_split else {}
+            numbers |= {
+                name: found.get(name, float("nan")) for name in self.metric_directions if name.startswith("probe_")
+            }
+        return numbers
+
+    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+        """Write the rows of `step` to <stem>.pt or .h5; returns the file."""
+        return [save_predictions(stem, outputs, self.predict_format)]
+
+
+def fixed_mask(lengths: Tensor, ratio: float, seed: int, index: Tensor) -> Tensor:
+    """`random_mask` (T,) drawn anew for each event, from the seed and its number: index, lengths (B,) int64 on the CPU."""
+    generator = torch.Generator()
+    parts = [
+        random_mask(lengths[k : k + 1], ratio, generator.manual_seed((seed * 1_000_003 + event) % 2**63))
+        for k, event in enumerate(index.tolist())
+    ]
+    return torch.cat([torch.zeros(0, dtype=torch.bool), *parts])

@@ -1,0 +1,81 @@
+"""Files of the classes given to points, written as they come: any number of events, in the memory of one batch.
+
+<stem>.h5 holds for each event, in the order of the split:
+  file (B,) int32      its place among the names in the attribute `files`
+  event (B,) int64     its row there
+  ptr (B + 1,) int64   where its points begin below
+for each point
+  row (P,) int32       its place in the event of that file: others were removed before
+  truth, class (P,) uint8
+  probability (P, C) float16, of the classes named in the attribute `classes`
+and as attributes the `checkpoint` with the weights, and how events were prepared: `energy_threshold` [MeV], `remove_led`.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+from torch import Tensor
+
+from puffin.data.pilarnet import CloudDataset
+from puffin.files import whole_file
+
+_CHUNK = 2**16  # rows
+_EVENTS = {"file": np.int32, "event": np.int64, "ptr": np.int64}
+_POINTS = {"row": np.int32, "truth": np.uint8, "class": np.uint8, "probability": np.float16}
+
+
+class PointPredictions:
+    """A context in which batches are appended; the file appears whole when it ends, and not at all after an error."""
+
+    def __init__(self, stem: Path, dataset: CloudDataset, names: tuple[str, ...], checkpoint: Path | None = None):
+        self.target, self.dataset, self.names = self.path(stem), dataset, names
+        self.checkpoint = "" if checkpoint is None else str(checkpoint.resolve())
+        self._open = ExitStack()
+
+    @staticmethod
+    def path(stem: Path) -> Path:
+        """The file of a stem."""
+        return stem.with_name(f"{stem.name}.h5")
+
+    def __enter__(self) -> "PointPredictions":
+        with ExitStack() as stack:
+            file = stack.enter_context(h5py.File(stack.enter_context(whole_file(self.target)), "w"))
+            file.attrs["files"] = [str(path.resolve()) for path in self.dataset.files]
+            file.attrs["classes"] = list(self.names)
+            file.attrs["checkpoint"] = self.checkpoint
+            for name in ("energy_threshold", "remove_led"):
+                file.attrs[name] = getattr(self.dataset.selection, name)
+            shapes = {"probability": (len(self.names),)}
+            # held open: a data set that is closed writes its last chunk, and reads it again when it grows
+            every = (_EVENTS | _POINTS).items()
+            self._data = {name: _create(file, name, dtype, shapes.get(name, ())) for name, dtype in every}
+            self._append("ptr", np.zeros(1, np.int64))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._open.__exit__(*error)
+
+    def append(self, rows: dict[str, Tensor]) -> None:
+        """Events: index and lengths (B,); and their points: particle_row, particle_truth, particle_class (P,),
+        particle_probability (P, C)."""
+        files, events = self.dataset.places(rows["index"])
+        self._append("file", files)
+        self._append("event", events)
+        self._append("ptr", len(self._data["class"]) + rows["lengths"].cumsum(0).numpy())
+        for name in _POINTS:
+            self._append(name, rows[f"particle_{name}"].numpy())
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        data = self._data[name]
+        before = len(data)
+        data.resize(before + len(values), 0)
+        data[before:] = values
+
+
+def _create(file: h5py.File, name: str, dtype, shape: tuple[int, ...]) -> h5py.Dataset:
+    """An empty data set that grows; probabilities hardly shrink, and would be most of the time."""
+    packed = {} if name == "probability" else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK, *shape), **packed)

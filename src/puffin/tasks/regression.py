@@ -1,0 +1,61 @@
+"""Regression of four-momenta from jets."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from puffin.data.packing import JetBatch
+from puffin.errors import InputError
+from puffin.layers.packed import offsets
+from puffin.losses.momenta import momentum_loss
+from puffin.metrics.regression import DIRECTIONS, columns, regression_metrics
+from puffin.models.pelican import PelicanRegressor
+from puffin.ops.segments import segment_sum
+from puffin.tasks.saving import save_predictions
+from puffin.tasks.weighting import weighted_mean
+from puffin.training.trainer import StepOutput
+
+
+class MomentumRegression:
+    """A weighted sum of momentum losses; terms: name -> weight, see src/losses.py."""
+
+    metric_directions = DIRECTIONS
+
+    def __init__(self, model: PelicanRegressor, terms: dict[str, float], predict_format: str = "pt"):
+        self.model, self.terms, self.predict_format = model, terms, predict_format
+        names = [
+            name for name in columns(model.config.num_targets) if name in DIRECTIONS
+        ]  # numbered, if there are several targets
+        self.metric_directions = {name: DIRECTIONS[name] for name in names}
+
+    def check_targets(self, targets: Tensor, name: str) -> None:
+        """InputError unless there are as many true momenta (N, T, 4) as the network predicts."""
+        if targets.shape[1] != self.model.config.num_targets:
+            raise InputError(
+                f"{name}: --target names {targets.shape[1]} momenta for each jet, but --num-targets is {self.model.config.num_targets}"
+            )
+
+    def step(self, batch: JetBatch) -> StepOutput:
+        """Mean loss of the batch.
+
+        Outputs: predict, targets (B, T, 4); index (B,); weights (B,) of the events if there are; in evaluation also
+        jet (B, 4), the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and how many belong
+        to each, lengths (B,)."""
+        out = self.model(batch)
+        per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
+        outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
+        if batch.weights is not None:
+            outputs["weights"] = batch.weights
+        if not self.model.training:
+            ptr = offsets(batch.lengths).to(batch.fourmomenta.device)
+            outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
+            outputs |= {"particle_weights": out.weights.detach(), "lengths": out.lengths}
+        return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)
+
+    def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
+        """The CSV columns of spec section 7."""
+        return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
+
+    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+        """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; returns the files."""
+        return [save_predictions(stem, outputs, self.predict_format)]

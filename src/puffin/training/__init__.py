@@ -1,0 +1,1 @@
+"""The training loop and the Task that it drives, schedules, optimizers, several processes."""

@@ -1,0 +1,225 @@
+"""Several processes that train one model together, as `torchrun` starts them.
+
+Without torchrun there is one process, and every function here does the obvious thing for it.  CPU tensors travel by
+gloo, GPU tensors by NCCL.  A process that fails writes why into the processes' common store, where a thread of each
+other process finds it: all end within seconds, even while they wait for the failed one, and process 0 logs the cause.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from puffin.data.packing import rows_of_events
+from puffin.errors import InputError
+from puffin.files import remove_unfinished
+
+log = logging.getLogger("puffin")
+
+TIMEOUT = timedelta(hours=1)  # of one exchange: long, as the others wait while process 0 evaluates alone and writes
+_POLL = 0.2  # s, between looks at the store
+_GRACE = 1.0  # s, in which a process may still report a failure of its own, and the others notice one of this process
+_FAILURE = "failure"
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_ranks() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """Number of this process on its machine: the GPU that it takes."""
+    return int(os.environ["LOCAL_RANK"]) if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process writes files, logs and progress bars."""
+    return rank() == 0
+
+
+# -- beginning and end ---------------------------------------------------------------------------------------------
+
+_watch: "_Watch | None" = None
+
+
+def connect() -> None:
+    """Join the other processes, if torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) started several.
+
+    From then on only process 0 writes to stderr."""
+    global _watch
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return
+    missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; start several processes with torchrun"
+        )
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    store, me, size = next(rendezvous("env://", timeout=TIMEOUT))
+    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=me, world_size=size, timeout=TIMEOUT)
+    _watch = _Watch(dist.PrefixStore("watch", store))
+    _watch.start()
+    if me != 0:
+        sys.stderr = open(os.devnull, "w")
+
+
+def disconnect() -> None:
+    """Leave the other processes."""
+    global _watch
+    if _watch is not None:
+        _watch.stop()
+        _watch = None
+        dist.destroy_process_group()
+
+
+def report_failure(text: str) -> str:
+    """Tell the other processes that this one fails.  Returns the cause: `text`, or what another has reported before."""
+    if _watch is None:
+        return text
+    _watch.stop()
+    cause = _watch.report(text)
+    if not is_main():
+        time.sleep(_GRACE)  # torchrun ends all when one ends; process 0 is to log the cause first
+    return cause
+
+
+class _Watch(threading.Thread):
+    """Ends this process when another one has failed.
+
+    The main thread cannot do it: it waits in an exchange that the failed process will never join."""
+
+    def __init__(self, store: dist.Store):
+        super().__init__(name="watch", daemon=True)
+        self.store, self._stopped = store, threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(_POLL):
+            cause = self.cause()
+            if cause and not self._stopped.wait(_GRACE / 2):  # this process may be about to find the same
+                log.error(cause)
+                remove_unfinished()
+                os._exit(1)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def cause(self) -> str:
+        """What was reported, or '' while all is well (or process 0, which may hold the store, has gone)."""
+        try:
+            return self.store.get(_FAILURE).decode() if self.store.check([_FAILURE]) else ""
+        except (RuntimeError, dist.DistError):
+            return ""
+
+    def report(self, text: str) -> str:
+        """The first report wins."""
+        mine = text if is_main() else f"process {rank()}: {text}"
+        try:
+            return self.store.compare_set(_FAILURE, "", mine).decode()
+        except (RuntimeError, dist.DistError):
+            return mine
+
+
+# -- exchanges: every process must call them, in the same order ------------------------------------------------------
+
+
+def from_main(value):
+    """Process 0's value, on every process."""
+    if num_ranks() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def to_main(value) -> list | None:
+    """The values of all processes, by rank, on process 0; None elsewhere."""
+    if num_ranks() == 1:
+        return [value]
+    values = [None] * num_ranks() if is_main() else None
+    dist.gather_object(value, values, dst=0)
+    return values
+
+
+def total(*numbers: float) -> list[float]:
+    """Each number summed over the processes."""
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    if num_ranks() > 1:
+        dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def gather_events(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rows of all processes on process 0, sorted by `index`, which says for each row its event; {} elsewhere.
+
+    Keys that begin with `particle_` have `lengths` rows for each event."""
+    if num_ranks() == 1:
+        return outputs
+    parts = to_main(outputs)
+    if parts is None:
+        return {}
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    order = joined["index"].argsort()
+    rows = {False: order}
+    if "lengths" in joined:
+        lengths = joined["lengths"]
+        rows[True] = rows_of_events((lengths.cumsum(0) - lengths)[order], lengths[order])
+    return {key: value[rows[key.startswith("particle_")]] for key, value in joined.items()}
+
+
+@torch.no_grad()
+def share_buffers_(model: nn.Module) -> None:
+    """Give every process the buffers (running statistics) of process 0."""
+    if num_ranks() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+# -- the training step ---------------------------------------------------------------------------------------------
+
+
+class _Step(nn.Module):
+    """A task's step as a module, which DistributedDataParallel can wrap; the task's model keeps its parameter names."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.model, self._task = task.model, task
+
+    def forward(self, batch):
+        return self._task.step(batch)
+
+
+def training_step(task) -> Callable:
+    """task.step, whose backward pass averages gradients over the processes if there are several.
+
+    All processes get the weights of process 0."""
+    if num_ranks() == 1:
+        return task.step
+    return DistributedDataParallel(_Step(task), forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def global_loss(loss: Tensor, weight: int, flag: bool) -> tuple[Tensor, Callable[[], list[float]]]:
+    """The loss to differentiate, such that averaged gradients are those of the mean over the items of all processes.
+
+    loss: mean over the `weight` items of this process, which may have none.  Also a function that gives [sum of
+    loss x weight, sum of weights, number of flags] over all processes; it waits for the GPU, so call it after backward."""
+    if num_ranks() == 1:
+        return loss, lambda: [loss.item() * weight, weight, flag]
+    mine = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)
+    numbers = torch.stack([mine, torch.full_like(mine, weight), torch.full_like(mine, flag)])
+    dist.all_reduce(numbers)
+    items = numbers[1].clamp_min(1e-30)  # there may be none at all
+    return loss * (weight * num_ranks() / items).to(loss.dtype), numbers.tolist

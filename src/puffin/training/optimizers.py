@@ -1,0 +1,34 @@
+"""Optimizers by name: one table, from which the scripts take their choices."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import nn, optim
+
+OPTIMIZERS = {
+    "adamw": optim.AdamW,
+    "adam": optim.Adam,
+    "amsgrad": partial(optim.Adam, amsgrad=True),
+    "nadam": optim.NAdam,
+    "radam": optim.RAdam,
+    "adamax": optim.Adamax,
+    "adagrad": optim.Adagrad,
+    "rmsprop": optim.RMSprop,
+    "sgd": partial(optim.SGD, momentum=0.9, nesterov=True),
+}
+_FUSED = ("adamw", "adam", "amsgrad", "sgd", "adagrad")
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter] | list[dict], lr: float, weight_decay: float
+) -> optim.Optimizer:
+    """The optimizer called `name`; one fused step for all parameters where PyTorch has one.
+
+    parameters: or groups of them, dicts with `params` and, for the trainer, `lr_scale`: a factor of the learning rate."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optim: expected one of {', '.join(OPTIMIZERS)}, got {name!r}")
+    parameters = list(parameters)
+    every = [p for group in parameters for p in (group["params"] if isinstance(group, dict) else [group])]
+    fused = name in _FUSED and all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in every)
+    return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weight_decay, **({"fused": True} if fused else {}))

@@ -1,0 +1,566 @@
+"""The classifier script, from its flags to its files."""
+
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import train_pelican_classifier as script
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.runs.run import RunPaths
+from puffin.tasks.classification import JetClassification
+from tests.conftest import ROOT
+from tests.patience import PATIENCE, wait_until
+from tests.runs.helpers import refused_by, same, stop_in_training_step, weights
+
+TINY = [
+    "--num-channels-m",
+    "[[6],[6]]",
+    "--num-channels-2to2",
+    "[4,4]",
+    "--num-channels-m-out",
+    "[6,4]",
+    "--num-channels-out",
+    "6",
+    "--num-channels-scalar",
+    "2",
+    "--nobj",
+    "12",
+    "--batch-size",
+    "20",
+    "--drop-rate",
+    "0.1",
+    "--cpu",
+    "--threads",
+    "1",
+    "--warmup",
+    "0.5",
+    "--cooldown",
+    "0.5",
+    "--summarize-csv",
+    "all",
+]
+
+refused = partial(refused_by, script.main)
+
+
+@pytest.fixture(scope="module")
+def data(small_jets):
+    return small_jets
+
+
+def command(data, work, *flags):
+    """Flags of a tiny run."""
+    return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *flags]
+
+
+def test_train_then_evaluate(data, tmp_path):
+    """Every promised output, with the promised content."""
+    script.main(command(data, tmp_path, "--predict", "--ema", "0.5", "--summarize"))
+    for name in (
+        "log/tiny.log",
+        "log/tiny.yaml",
+        "log/tiny.png",
+        "log/tiny.epochs.csv",
+        "model/tiny.pt",
+        "model/tiny_best.pt",
+        *(
+            f"predict/tiny.{k}.{s}{e}"
+            for k in ("best", "final")
+            for s in ("train", "valid", "test")
+            for e in (".pt", "_ROC.csv")
+        ),
+    ):
+        assert (tmp_path / name).stat().st_size > 0, name
+    assert list((tmp_path / "log/tiny").glob("events*"))
+    with open(tmp_path / "log/tiny.Best.metrics.csv") as file:
+        first = next(csv.DictReader(file))
+    assert list(first)[:5] == ["prefix", "timestamp", "loss", "accuracy", "AUC"]
+    saved = torch.load(tmp_path / "predict/tiny.best.test.pt", weights_only=True)
+    assert saved["predict"].shape == (60, 2) and saved["index"].tolist() == list(range(60))
+    with open(tmp_path / "log/tiny.epochs.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert yaml.safe_load((tmp_path / "log/tiny.yaml").read_text())["drop_rate"] == 0.1
+
+    # evaluation needs no training file, no network flags and no training settings, and repeats the numbers
+    only_test = tmp_path / "only"
+    only_test.mkdir()
+    (only_test / "test.h5").symlink_to(data / "test.h5")
+    best = str(tmp_path / "model/tiny_best.pt")
+    script.main(
+        [
+            "--eval",
+            "--cpu",
+            "--loadfile",
+            best,
+            "--datadir",
+            str(only_test),
+            "--workdir",
+            str(tmp_path / "e"),
+            "--prefix",
+            "tiny-e",
+        ]
+    )
+    with open(tmp_path / "e/log/tiny.Best.metrics.csv") as file:
+        again = next(csv.DictReader(file))
+    assert float(again["loss"]) == pytest.approx(float(first["loss"]), rel=1e-5) and again["AUC"] == first["AUC"]
+
+    named = [
+        "--eval",
+        "--cpu",
+        "--loadfile",
+        best,
+        "--workdir",
+        str(tmp_path / "e"),
+        "--prefix",
+        "named",
+        "--predict",
+        "valid",
+    ]
+    script.main([*named, "--datadir", str(data), "--num-valid", "7"])
+    assert [path.name for path in (tmp_path / "e/predict").glob("named*.pt")] == ["named.best.valid.pt"]
+    assert torch.load(tmp_path / "e/predict/named.best.valid.pt", weights_only=True)["predict"].shape == (7, 2)
+    script.main([*named, "--datadir", str(only_test)])
+    assert "no valid events here" in (tmp_path / "e/log/named.log").read_text()
+
+    # the same prefix without --load replaces the run; the table keeps both rows
+    script.main(command(data, tmp_path, "--num-epoch", "1"))
+    assert (
+        not list((tmp_path / "predict").glob("*train*"))
+        and len((tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()) == 3
+    )
+
+
+def test_published_run(run_folder, tmp_path):
+    """The published checkpoint gives the published metrics to 1e-5 and predictions to 1e-4."""
+    script.main(
+        [
+            "--eval",
+            "--cpu",
+            "--loadfile",
+            str(run_folder / "ref_best.pt"),
+            "--testfile",
+            str(run_folder / "test.h5"),
+            "--nobj=85",
+            "--workdir",
+            str(tmp_path),
+            "--prefix",
+            "ref",
+        ]
+    )
+    ours, published = (
+        torch.as_tensor(read_checkpoint(p)["predict"])
+        for p in (tmp_path / "predict/ref.best.test.pt", run_folder / "ref.best.test.pt")
+    )
+    assert float((ours - published).abs().max()) < 1e-4
+    rows = []
+    for path in (tmp_path / "log/ref.Best.metrics.csv", run_folder / "ref.Best.metrics.csv"):
+        with open(path) as file:
+            rows.append(next(csv.DictReader(file)))
+    assert rows[0].keys() == rows[1].keys()
+    for name in list(rows[1])[2:]:
+        assert float(rows[0][name]) == pytest.approx(
+            float(rows[1][name]), abs=1e-5 * max(1, abs(float(rows[1][name])))
+        ), name
+
+
+def test_fine_tuning_from_a_published_checkpoint(run_folder, data, tmp_path):
+    """Weights are taken over and then move; the network is the checkpoint's."""
+    script.main(
+        [
+            "--loadfile",
+            str(run_folder / "ref_best.pt"),
+            "--datadir",
+            str(data),
+            "--num-epoch",
+            "1",
+            "--nobj",
+            "10",
+            "--cpu",
+            "--workdir",
+            str(tmp_path),
+            "--num-train",
+            "20",
+            "--no-plot",
+        ]
+    )
+    before, after = weights(run_folder / "ref_best.pt"), weights(tmp_path / "model/classifier.pt")
+    assert before.keys() == after.keys() and not same(before, after)
+
+
+def test_fine_tuning_goes_on_where_it_was_stopped(run_folder, data, tmp_path, monkeypatch):
+    """With the same command and --load, as a batch system gives it.  Breaks if it begins at --loadfile again."""
+
+    def line(work):
+        flags = [
+            "--loadfile",
+            str(run_folder / "ref_best.pt"),
+            "--datadir",
+            str(data),
+            "--num-epoch",
+            "2",
+            "--nobj",
+            "10",
+            "--batch-size",
+            "10",
+        ]
+        return [*flags, "--cpu", "--num-train", "30", "--no-plot", "--workdir", str(tmp_path / work)]
+
+    script.main(line("whole"))
+    stop_in_training_step(monkeypatch, JetClassification, 4, script.main, line("cut"))
+    script.main([*line("cut"), "--load"])
+    assert "continuing at epoch 2, batch 1 (step 4)" in (tmp_path / "cut/log/classifier.log").read_text()
+    assert same(weights(tmp_path / "whole/model/classifier.pt"), weights(tmp_path / "cut/model/classifier.pt"))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
+    """kill -9 at a random moment, then --load: the final weights equal those of an uninterrupted run."""
+
+    def start(work, *flags):
+        argv = command(
+            data, work, "--save-every", "1", "--num-epoch", "4", "--num-workers", workers, "--no-plot", *flags
+        )
+        return subprocess.Popen(
+            [sys.executable, "train_pelican_classifier.py", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait(PATIENCE) == 0, whole.stderr.read()
+    killed = start(tmp_path / "killed")
+    checkpoint = tmp_path / "killed/model/tiny.pt"
+    wait_until(lambda: checkpoint.exists() or killed.poll() is not None)
+    time.sleep(random.SystemRandom().uniform(0, 0.4))
+    killed.kill()
+    killed.wait()
+    table = tmp_path / "killed/log/tiny.Best.metrics.csv"
+    rows = 2 + table.exists()  # a slow machine kills it after its end
+    assert checkpoint.exists()
+    again = start(tmp_path / "killed", "--load")
+    assert again.wait(PATIENCE) == 0, again.stderr.read()
+    assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(checkpoint))
+    assert same(weights(tmp_path / "whole/model/tiny_best.pt"), weights(tmp_path / "killed/model/tiny_best.pt"))
+    assert len(table.read_text().splitlines()) == rows
+
+
+@pytest.mark.parametrize(
+    "ways", [[[], [], []], [["--no-RAMdataset"], ["--no-RAMdataset", "--num-workers", "2"], ["--num-workers", "1"]]]
+)
+def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
+    """A signal after the third batch: the state is saved there, and the continued run equals an uninterrupted one.
+
+    The same for jets that are streamed, with any number of workers; --load remembers how they were read."""
+    monkeypatch.setattr("puffin.data.sampler.GROUP", 30)
+    whole, cut, continued = ways
+    script.main(command(data, tmp_path / "whole", "--no-plot", *whole))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_training_step(
+            patch, JetClassification, 3, script.main, command(data, tmp_path / "cut", "--no-plot", *cut)
+        )
+    assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["batch"] == 3
+    script.main(command(data, tmp_path / "cut", "--no-plot", "--load", *continued))
+    assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
+
+
+def test_continued_run_keeps_its_settings(data, tmp_path):
+    """--load with nothing repeated, and a seed that was drawn: the settings come from the checkpoint, to the last bit."""
+    half = ["--num-epoch", "2", "--no-plot", "--seed", "7", "--double"]
+    script.main(command(data, tmp_path / "whole", *half))
+    script.main(command(data, tmp_path / "cut", *half))
+    state = read_checkpoint(tmp_path / "cut/model/tiny_best.pt")
+    assert state["args"]["seed"] == 7 and state["args"]["drop_rate"] == 0.1
+    (tmp_path / "cut/model/tiny.pt").write_bytes((tmp_path / "cut/model/tiny_best.pt").read_bytes())
+    script.main(
+        [
+            "--cpu",
+            "--threads",
+            "1",
+            "--load",
+            "--prefix",
+            "tiny",
+            "--workdir",
+            str(tmp_path / "cut"),
+            "--datadir",
+            str(data),
+            "--seed",
+            "7",
+        ]
+    )
+    assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
+
+
+def test_continuing_refuses_another_order(data, tmp_path, capsys):
+    """Another batch size would silently change which events are left of the epoch."""
+    script.main(command(data, tmp_path, "--no-plot"))
+    for flags in (["--batch-size", "30"], ["--no-RAMdataset"]):
+        assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
+
+
+def test_continuing_keeps_its_data(data, tmp_path, capsys):
+    """--load without --datadir and --testfile takes those of the run, not the defaults; one that is gone is named, and one
+    that is given wins."""
+    folder, work = tmp_path / "jets", tmp_path / "work"
+    shutil.copytree(data, folder)
+    shutil.copy(data / "test.h5", tmp_path / "other.h5")
+    script.main(command(folder, work, "--no-plot", "--num-epoch", "1", "--testfile", str(tmp_path / "other.h5")))
+    (folder / "test.h5").unlink()  # not the one that was tested with
+    again = ["--load", "--cpu", "--prefix", "tiny", "--workdir", str(work), "--no-plot", "--num-epoch", "2"]
+    script.main(again)
+    state = read_checkpoint(work / "model/tiny.pt")
+    assert (
+        state["args"]["datadir"] == str(folder)
+        and state["args"]["testfile"] == str(tmp_path / "other.h5")
+        and state["progress"]["epoch"] == 2
+    )
+    assert f"with the data of {folder}" in (work / "log/tiny.log").read_text()
+    (tmp_path / "other.h5").unlink()
+    assert f"--testfile: the run was started with {tmp_path}/other.h5, which is not there" in refused(again, capsys)
+    folder.rename(tmp_path / "moved")
+    assert f"--datadir: the run was started with {folder}, which is not there" in refused(again, capsys)
+    script.main([*again, "--datadir", str(tmp_path / "moved"), "--testfile", str(data / "test.h5")])
+
+
+def test_continuing_refuses_other_data(data, tmp_path, capsys):
+    """Fewer or more training events: the order of the epoch would be another, and its end elsewhere. A checkpoint that
+    does not tell how many there were goes on."""
+    work, fewer = tmp_path / "work", tmp_path / "fewer"
+    script.main(command(data, work, "--no-plot", "--num-epoch", "1"))
+    shutil.copytree(data, fewer)
+    shutil.copy(data / "valid.h5", fewer / "train.h5")
+    before, log = (work / "model/tiny.pt").read_bytes(), (work / "log/tiny.log").read_text()
+    again = [
+        "--load",
+        "--cpu",
+        "--prefix",
+        "tiny",
+        "--workdir",
+        str(work),
+        "--datadir",
+        str(fewer),
+        "--num-epoch",
+        "2",
+        "--no-plot",
+    ]
+    line = refused(again, capsys)
+    assert (
+        "expected the 100 training events" in line
+        and "got 40" in line
+        and "--num-train" in line
+        and "without --load" in line
+    )
+    assert (work / "model/tiny.pt").read_bytes() == before and (work / "log/tiny.log").read_text() == log
+    state = torch.load(work / "model/tiny.pt", weights_only=True)
+    del state["progress"]["train_events"]
+    torch.save(state, work / "model/tiny.pt")
+    script.main(again)
+    assert read_checkpoint(work / "model/tiny.pt")["progress"]["train_events"] == 40
+
+
+def test_settings_of_a_run_are_a_preset(data, tmp_path):
+    """log/PREFIX.yaml is promised to be usable with --yaml."""
+    from puffin.settings.presets import parse_arguments
+
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
+    args, _ = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert args.num_channels_2to2 == [[4, 4]] and args.predict == ["test"] and args.device == "cpu"
+
+
+def test_preset_values_are_checked(tmp_path):
+    """Values of a preset are checked like flags, lists too."""
+    from puffin.errors import InputError
+    from puffin.settings.presets import parse_arguments
+
+    for line in ("dtype: half", "device: gpu", "predict: [tset]", "num-epoch: many", "factorize: 3"):
+        (tmp_path / "p.yaml").write_text(line + "\n")
+        with pytest.raises(InputError, match=line.split(":")[0]):
+            parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml")])
+
+
+def test_symmetries_of_which_network(data, tmp_path, capsys):
+    """--test reports on the best checkpoint of the prefix, or on a new network where there is none, and says which."""
+    test = ["--test", "--cpu", "--threads", "1", "--workdir", str(tmp_path), "--prefix", "tiny"]
+    script.main([*test, *TINY])
+    assert capsys.readouterr().out.startswith("network: a new one, with random weights\n")
+    script.main(command(data, tmp_path, "--num-epoch", "1", "--no-plot", "--stabilizer", "so3"))
+    best, last = tmp_path / "model/tiny_best.pt", tmp_path / "model/tiny.pt"
+    capsys.readouterr()
+    for further, path in (([], best), (["--loadfile", str(last)], last)):
+        script.main([*test, *further])
+        said = capsys.readouterr().out
+        assert said.startswith(f"network: {path}\n") and "stabilizer so3" in said
+    assert "contradicts" in refused([*test, "--stabilizer", "so2"], capsys)
+
+
+def test_files_of_an_earlier_run(tmp_path):
+    """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find those that are."""
+    paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")
+    mine = [tmp_path / f"predict/k*[1].{name}" for name in ("best.test.pt", "final.valid_ROC.csv")]
+    others = [tmp_path / f"predict/{name}.best.test.pt" for name in ("keep1", "k*[1]-2", "k1", "k*1")]
+    (tmp_path / "predict").mkdir()
+    for path in mine + others:
+        path.touch()
+    assert paths.of_earlier_run() == mine
+
+
+def test_fine_tuning_never_deletes_its_source(data, tmp_path, capsys):
+    """The checkpoint to start from belongs to the run that would be replaced: refused, and still there."""
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
+    best = tmp_path / "model/tiny_best.pt"
+    assert "choose another --prefix" in refused(command(data, tmp_path, "--loadfile", str(best)), capsys)
+    assert best.exists()
+
+
+def test_continuing_from_another_run(data, tmp_path):
+    """--load --loadfile A --prefix B ends with a best checkpoint of B, although A's best was better or its last."""
+    script.main(command(data, tmp_path, "--no-plot"))
+    script.main(
+        command(
+            data,
+            tmp_path,
+            "--no-plot",
+            "--load",
+            "--loadfile",
+            str(tmp_path / "model/tiny.pt"),
+            "--prefix",
+            "other",
+            "--num-epoch",
+            "3",
+        )
+    )
+    assert (tmp_path / "model/other_best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "before, now", [(["--best-by", "AUC"], ["--best-by", "loss"]), ([], ["--class-weights", "9,9.5"]), ([], [])]
+)
+def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
+    """Continued with another --best-by or other weights, the best epoch is chosen among those that were judged by it; continued with the
+    same, an earlier one stays.  Breaks if a loss is compared with an AUC, or with a loss of other weights."""
+    short = ["--no-plot", "--num-epoch", "1", "--lr-init", "1e-6"]  # the epochs hardly differ
+    script.main(command(data, tmp_path, *short, *before))
+    best = tmp_path / "model/tiny_best.pt"
+    state = read_checkpoint(tmp_path / "model/tiny.pt")
+    state["progress"]["best"]["value"] = 0.9  # an AUC; as the negative of a loss it is beyond reach
+    torch.save(state, tmp_path / "model/tiny.pt")
+    script.main(command(data, tmp_path, *short, *now, "--num-epoch", "3", "--load"))
+    chosen, text = read_checkpoint(best)["progress"]["best"], (tmp_path / "log/tiny.log").read_text()
+    assert ("is chosen anew" in text) == bool(now)
+    if now:
+        last = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]
+        assert chosen["loss"] == min(row["valid_loss"] for row in last["history"][1:]) == -last["best"]["value"]
+    else:
+        assert chosen["epoch"] == 1
+
+
+def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):
+    """The step is named, and the weights of the last checkpoint are finite."""
+    step, calls = JetClassification.step, []
+
+    def bad_step(self, batch):
+        calls.append(1)
+        out = step(self, batch)
+        return out._replace(loss=out.loss * float("nan")) if len(calls) == 4 else out
+
+    monkeypatch.setattr(JetClassification, "step", bad_step)
+    line = refused(command(data, tmp_path, "--save-every", "1"), capsys)
+    assert "step 3 (epoch 1, batch 3)" in line
+    assert all(torch.isfinite(v).all() for v in weights(tmp_path / "model/tiny.pt").values())
+
+
+def test_published_example_command(data, tmp_path):
+    """The seed project's command runs as it stands (with fewer epochs and a folder of our own)."""
+    published = (
+        f"--datadir={data} --target=is_signal --nobj=85 --nobj-avg=40 --num-epoch=64 --num-train=60000 --num-valid=60000 "
+        "--batch-size=64 --prefix=classifier --optim=adamw --activation=leakyrelu --factorize --lr-decay-type=warm --lr-init=0.0025 "
+        "--lr-final=1e-6 --drop-rate=0.05 --drop-rate-out=0.05 --weight-decay=0.025"
+    )
+    script.main([*published.split(), "--cpu", "--workdir", str(tmp_path), "--num-epoch", "1", "--no-plot"])
+    assert (tmp_path / "model/classifier_best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--datadir", "nowhere"], "no such folder"),
+        (["--target", "jet_tag"], "key 'jet_tag' not found"),
+        (["--cuda"], "use --cpu"),
+        (["--yaml", "nowhere.yaml"], "no such preset"),
+        (["--config", "Z"], "letters"),
+        (["--nobj", "0"], "--nobj"),
+        (["--drop-rate", "1.5"], "--drop-rate"),
+        (["--lr-final", "1"], "lr_init >= lr_final"),
+        (["--prefix", "a/b"], "--prefix"),
+        (["--load"], "does not exist"),
+        (["--loadfile", "nowhere.pt"], "no such checkpoint"),
+        (["--eval"], "no such checkpoint"),
+        (["--num-classes", "1"], "--num-classes is 1"),
+        (["--irc-safe"], "IRC-safe"),
+        (["--num-epoch", "0"], "--num-epoch: expected at least 1"),
+        (["--clip", "-1"], "--clip: expected at least 0"),
+        (["--num-train", "0"], "--num-train: expected a positive number"),
+        (["--ema", "1"], "--ema"),
+    ],
+)
+def test_bad_flags_leave_the_earlier_run_alone(data, tmp_path, capsys, flags, message):
+    """One line, a non-zero status, and nothing of an earlier run of the same prefix touched."""
+    if flags == ["--cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    earlier = tmp_path / "log/tiny.log"
+    earlier.parent.mkdir()
+    earlier.write_text("precious")
+    assert message in refused(command(data, tmp_path, *flags), capsys)
+    assert earlier.read_text() == "precious" and os.listdir(tmp_path) == ["log"]
+
+
+def test_unknown_preset_key(data, tmp_path, capsys):
+    """A typing error in a preset is named."""
+    (tmp_path / "p.yaml").write_text("drop-rte: 0.1\n")
+    assert "unknown key 'drop-rte'" in refused(command(data, tmp_path, "--yaml", str(tmp_path / "p.yaml")), capsys)
+
+
+def test_command_line_wins_over_preset(tmp_path):
+    """A preset sets defaults only."""
+    from puffin.settings.presets import parse_arguments
+
+    (tmp_path / "p.yaml").write_text("drop_rate: 0.2\nnum-epoch: 7\nbatchnorm: b\n")
+    args, given = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "9"])
+    assert (args.num_epoch, args.drop_rate, args.batchnorm) == (9, 0.2, "batch")
+    assert {"drop_rate", "num_epoch"} <= given and "batch_size" not in given
+
+
+def test_checkpoint_of_another_network(data, tmp_path, run_folder, capsys):
+    """A contradicting flag, another model's weights, and a file without arguments are refused."""
+    reference = str(run_folder / "ref_best.pt")
+    test = ["--eval", "--cpu", "--testfile", str(data / "test.h5"), "--workdir", str(tmp_path), "--loadfile"]
+    assert "--stabilizer so13 contradicts" in refused([*test, reference, "--stabilizer", "so13"], capsys)
+    content = read_checkpoint(run_folder / "ref_best.pt")
+    torch.save({"args": vars(content["args"]), "model_state": {"w": torch.ones(1)}}, tmp_path / "other.pt")
+    assert "another network" in refused([*test, str(tmp_path / "other.pt")], capsys)
+    torch.save({"model_state": {}}, tmp_path / "none.pt")
+    assert "not a PELICAN checkpoint" in refused([*test, str(tmp_path / "none.pt")], capsys)
+
+
+def test_nan_and_truncated_files(data, tmp_path, capsys):
+    """Bad data stops the run before anything is written."""
+    with h5py.File(data / "train.h5") as file:
+        momenta, labels = file["Pmu"][:], file["is_signal"][:]
+    momenta[3, 0, 1] = np.nan
+    (tmp_path / "bad").mkdir()
+    with h5py.File(tmp_path / "bad/train.h5", "w") as file:
+        file["Pmu"], file["is_signal"] = momenta, labels
+    assert "event 3 is not finite" in refused(command(tmp_path / "bad", tmp_path / "w"), capsys)
+    whole = (data / "train.h5").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut/train.h5").write_bytes(whole[: len(whole) // 2])
+    assert "train.h5" in refused(command(tmp_path / "cut", tmp_path / "w"), capsys)
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,383 @@
+"""The pretraining script, from its flags to its files."""
+
+import shutil
+import sys
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import train_pointmae as script
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.cli.clouds import point_mae_config
+from puffin.data.pilarnet_files import index_path
+from puffin.settings.presets import parse_arguments
+from tests.conftest import ROOT, golden_files
+from tests.runs.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
+
+TINY = [
+    "--arch",
+    "vit_tiny",
+    "--depth",
+    "1",
+    "--decoder-depth",
+    "1",
+    "--group-size",
+    "8",
+    "--context",
+    "60",
+    "--min-points",
+    "50",
+    "--batch-size",
+    "3",
+    "--cpu",
+    "--threads",
+    "1",
+    "--num-epoch",
+    "2",
+    "--prefix",
+    "tiny",
+]
+refused = partial(refused_by, script.main)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """10 training and 5 validation events."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 10), ("val", 5)):
+        write(tmp_path / "data" / split / "events_v2.h5", [walk(rng, n) for n in rng.integers(100, 300, number)])
+    return tmp_path / "data"
+
+
+def command(data, work, *flags):
+    """Flags of a tiny run."""
+    return [*TINY, "--datadir", str(data), "--workdir", str(work), *flags]
+
+
+def test_train_then_evaluate(data, tmp_path, capsys):
+    """Every promised output; evaluation of the checkpoint elsewhere repeats the numbers, the probe's included."""
+    script.main(
+        command(
+            data, tmp_path, "--ema", "0.5", "--probe-every", "1", "--best-by", "probe_f1_mean", "--summarize-csv", "all"
+        )
+    )
+    for name in (
+        "log/tiny.log",
+        "log/tiny.yaml",
+        "log/tiny.png",
+        "model/tiny.pt",
+        "model/tiny_best.pt",
+        "predict/tiny.best.test.pt",
+    ):
+        assert (tmp_path / name).stat().st_size > 0, name
+    first = row(tmp_path / "log/tiny.Best.metrics.csv")
+    classes = [f"probe_f1_{name}" for name in ("shower", "track", "michel", "delta", "mean")]
+    assert list(first) == ["prefix", "timestamp", "loss", "chamfer", "energy", *classes]
+    assert float(first["probe_f1_mean"]) > 0
+    history = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
+    assert [r["epoch"] for r in history] == [1, 2] and all(r["valid_probe_f1_mean"] > 0 for r in history)
+    best = max(history, key=lambda r: r["valid_probe_f1_mean"])
+    assert float(first["probe_f1_mean"]) == pytest.approx(best["valid_probe_f1_mean"], abs=1e-9)
+    saved = torch.load(tmp_path / "predict/tiny.best.test.pt", weights_only=True)
+    assert saved["index"].tolist() == list(range(5)) and saved["hidden"].min() > 0
+    total = float(
+        saved["chamfer_sum"].sum() / saved["hidden"].sum() + saved["energy_sum"].sum() / saved["hidden_points"].sum()
+    )
+    assert total == pytest.approx(float(first["loss"]), rel=1e-5)
+
+    evaluate = [
+        "--eval",
+        "--cpu",
+        "--min-points",
+        "50",
+        "--datadir",
+        str(data),
+        "--loadfile",
+        str(tmp_path / "model/tiny_best.pt"),
+    ]
+    script.main([*evaluate, "--workdir", str(tmp_path / "e"), "--prefix", "again"])
+    again = row(tmp_path / "e/log/again.Best.metrics.csv")
+    for name in list(first)[2:]:
+        assert float(again[name]) == pytest.approx(float(first[name]), rel=1e-5, nan_ok=True), name
+
+    # the probe of a test file needs a folder, and is not made without a word
+    testfile = [
+        *(flag for flag in evaluate if flag not in ("--datadir", str(data))),
+        "--testfile",
+        str(data / "val/events_v2.h5"),
+        "--no-plot",
+    ]
+    capsys.readouterr()
+    script.main([*testfile, "--workdir", str(tmp_path / "e"), "--prefix", "alone"])
+    assert "no linear probe" in capsys.readouterr().err and "probe_f1_mean" not in row(
+        tmp_path / "e/log/alone.Best.metrics.csv"
+    )
+    script.main([*testfile, "--datadir", str(data), "--workdir", str(tmp_path / "e"), "--prefix", "probed"])
+    assert float(row(tmp_path / "e/log/probed.Best.metrics.csv")["probe_f1_mean"]) == pytest.approx(
+        float(first["probe_f1_mean"]), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers):
+    """SIGTERM in the first step of the second epoch, between two validations: --load, with nothing
+    repeated, gives the weights and the numbers of a run that was not stopped. Breaks if a mask, a rotation, or dropout
+    comes from a generator that is not in the checkpoint, or if a probe or a validation draws from one that is."""
+    every = [
+        "--valid-every",
+        "2",
+        "--probe-every",
+        "2",
+        "--accumulate",
+        "2",
+        "--num-step",
+        "6",
+        "--no-plot",
+        "--batch-size",
+        "2",
+    ]
+    script.main(command(data, tmp_path / "whole", *every))
+    from puffin.tasks.masked_modelling import MaskedModelling
+
+    # five batches make the three steps of the first epoch
+    stop_in_training_step(monkeypatch, MaskedModelling, 6, script.main, command(data, tmp_path / "cut", *every))
+    progress = read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"], len(progress["history"])) == (1, 2, 4, 2)
+    script.main(
+        [
+            "--load",
+            "--cpu",
+            "--threads",
+            "1",
+            "--prefix",
+            "tiny",
+            "--datadir",
+            str(data),
+            "--workdir",
+            str(tmp_path / "cut"),
+            "--num-workers",
+            workers,
+        ]
+    )
+    for name in ("model/tiny.pt", "model/tiny_best.pt"):
+        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+    whole, cut = (read_checkpoint(tmp_path / k / "model/tiny.pt")["progress"] for k in ("whole", "cut"))
+    assert [r["step"] for r in whole["history"]] == [2, 4, 6]
+    for a, b in zip(whole["history"], cut["history"], strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k and v == v} == {
+            k: v for k, v in b.items() if "second" not in k and v == v
+        }
+
+
+def test_pictures_of_an_earlier_run(data, tmp_path):
+    """They go with it, and nothing else of their folder does."""
+    folder = tmp_path / "log/tiny"
+    folder.mkdir(parents=True)
+    drawn, others = (
+        ("step0000002.event3.energy.png", "end.event17.html"),
+        ("events.out.tfevents.1", "mine.event3.png", "end.event3.energy.png.bak"),
+    )
+    for name in (*drawn, *others):
+        (folder / name).touch()
+    script.main(command(data, tmp_path, "--num-step", "1", "--no-plot", "--no-probe"))
+    assert {path.name for path in folder.iterdir()} == set(others)
+
+
+def test_workers_change_nothing(data, tmp_path):
+    """Breaks if something random happens in the workers."""
+    for workers in "01":
+        script.main(
+            command(data, tmp_path / workers, "--num-workers", workers, "--no-plot", "--no-probe", "--num-epoch", "1")
+        )
+    assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
+
+
+def test_learning_rates(data, tmp_path):
+    """--lr-scale sqrt counts the events of a step; the warm-up starts from --lr-start and its length may be in steps."""
+    flags = ["--lr-scale", "sqrt", "--accumulate", "4", "--batch-size", "2", "--lr-init", "1e-3", "--lr-start", "2e-4"]
+    script.main(command(data, tmp_path, *flags, "--warmup-steps", "4", "--num-step", "1", "--no-plot", "--no-probe"))
+    (only,) = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
+    assert (
+        only["lr"] == pytest.approx(1e-3 * (8 / 128) ** 0.5) and only["step"] == 1
+    )  # a ramp longer than the run is shortened
+
+
+def test_presets(data, tmp_path):
+    """The committed presets are read, and log/PREFIX.yaml is one. Breaks if a flag without a value is written to it."""
+    script.main(command(data, tmp_path, "--num-step", "1", "--no-plot", "--no-probe"))
+    args, given = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert (args.depth, args.context, args.radius, args.num_step) == (1, 60, None, 1)
+    assert "clip" in given and "clip" not in parse_arguments(script.make_parser, ["--depth", "2"])[1]
+    for name in ("pointmae", "polarmae", "pointmae_quick"):
+        args, _ = parse_arguments(script.make_parser, ["--yaml", str(ROOT / f"config/{name}.yaml")])
+        assert args.model == ("pointmae" if name == "pointmae" else "polarmae") and point_mae_config(args)
+
+
+@pytest.mark.parametrize("path", golden_files("polarmae", "p*mae.ckpt"), ids=lambda path: path.stem)
+def test_published_checkpoint(path, data, tmp_path):
+    """It is evaluated and trained further, and what was trained from it still has its norms and can be evaluated."""
+    script.main(
+        [
+            "--eval",
+            "--cpu",
+            "--loadfile",
+            str(path),
+            "--datadir",
+            str(data),
+            "--min-points",
+            "50",
+            "--workdir",
+            str(tmp_path),
+            "--prefix",
+            "first",
+        ]
+    )
+    assert float(row(tmp_path / "log/first.Best.metrics.csv")["chamfer"]) > 0
+    more = [
+        "--num-step",
+        "1",
+        "--batch-size",
+        "3",
+        "--min-points",
+        "50",
+        "--no-plot",
+        "--no-probe",
+        "--datadir",
+        str(data),
+        "--cpu",
+        "--workdir",
+        str(tmp_path),
+    ]
+    script.main(["--loadfile", str(path), *more, "--prefix", "more"])
+    state = read_checkpoint(tmp_path / "model/more.pt")
+    assert state["args"]["published_norms"] and state["args"]["context"]
+    script.main(
+        [
+            "--eval",
+            "--cpu",
+            "--prefix",
+            "more",
+            "--datadir",
+            str(data),
+            "--min-points",
+            "50",
+            "--workdir",
+            str(tmp_path),
+            "--no-probe",
+        ]
+    )
+
+
+def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
+    """A contradicting flag, a jet network, a segmentation network: refused; and a published run is not to be continued."""
+    (golden, *_), (segmentation, *_) = (
+        golden_files("polarmae", "polarmae.ckpt"),
+        golden_files("polarmae", "segmentation.ckpt"),
+    )
+    start = ["--eval", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--loadfile"]
+    assert "--depth 7 contradicts" in refused([*start, str(golden), "--depth", "7"], capsys)
+    assert "not a checkpoint of a masked" in refused([*start, str(run_folder / "ref_best.pt")], capsys)
+    assert "expected a masked autoencoder" in refused([*start, str(segmentation)], capsys)
+    assert "fine-tune from it without --load" in refused(["--load", *start[1:], str(golden)], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+# ---- bad input: one line each
+
+
+def damaged(path, kind):
+    """Spoil the second event of a file, or the file."""
+    with h5py.File(path) as file:
+        events = [
+            (file["point"][k].reshape(-1, 8), file["cluster"][k].reshape(-1, 6)) for k in range(len(file["point"]))
+        ]
+    points, clusters = events[1]
+    if kind == "row width":
+        points = points.reshape(-1)[:-3]
+    elif kind == "sizes":
+        clusters[1, 0] += 1
+    elif kind == "nan":
+        points[7, 3] = np.nan
+    elif kind == "outside":
+        points[7, 0] = 768
+    events[1] = points, clusters
+    write(path, events)
+
+
+BAD = {
+    "row width": "rows of 8 numbers",
+    "sizes": "add up to its",
+    "nan": "got NaN",
+    "outside": "coordinates 0 to 767",
+}
+
+
+@pytest.mark.parametrize("kind, workers", [*((kind, "0") for kind in BAD), ("nan", "1")])
+def test_bad_event(data, tmp_path, capsys, kind, workers):
+    """It is named in one line, read by a worker too; with --skip-bad it is counted and left out."""
+    damaged(data / "train/events_v2.h5", kind)
+    flags = command(data, tmp_path / "w", "--num-workers", workers, "--no-plot", "--no-probe", "--num-epoch", "1")
+    line = refused(flags, capsys)
+    assert BAD[kind] in line and "event 1" in line and "--skip-bad" in line and "worker" not in line
+    index_path(data / "train/events_v2.h5").unlink(missing_ok=True)
+    script.main([*flags, "--skip-bad"])
+    log = (tmp_path / "w/log/tiny.log").read_text()
+    assert "1 bad events" in log and torch.isfinite(weights(tmp_path / "w/model/tiny.pt")["mask_token"]).all()
+
+
+@pytest.mark.parametrize(
+    "kind, flags, message",
+    [
+        ("text", [], "not a readable HDF5 file"),
+        ("empty", [], "expected .h5 files"),
+        ("missing", [], "no such folder"),
+        ("", ["--min-points", "100000"], "--min-points"),
+        ("", ["--mask-ratio", "1.5"], "--mask-ratio"),
+        ("", ["--mask-ratio", "0"], "--mask-ratio: expected a number above 0"),
+        ("", ["--depth", "-1"], "--depth: expected at least 1"),
+        ("", ["--depth", "0"], "--depth: expected at least 1"),
+        ("", ["--decoder-depth", "-1"], "--decoder-depth: expected at least 0"),
+        ("", ["--clip", "nan"], "--clip: expected at least 0"),
+        ("", ["--context", "0"], "context"),
+        ("", ["--overlap", "-1"], "overlap: expected"),
+        ("", ["--seeds", "-5"], "seeds: expected"),
+        ("", ["--radius", "nan"], "radius: expected"),
+        ("", ["--accumulate", "0"], "--accumulate"),
+        ("", ["--lr-start", "1"], "lr_start"),
+        ("", ["--compile"], "--compile"),
+        ("", ["--test"], "--test"),
+        (
+            "",
+            ["--best-by", "probe_f1_mean", "--probe-every", "1", "--no-probe"],
+            "--best-by probe_f1_mean: expected --probe",
+        ),
+        ("", ["--best-by", "probe_f1_mean"], "--probe-every N"),
+        ("", ["--best-by", "probe_f1_mean", "--num-step", "3", "--probe-every", "4"], "--probe-every N within the run"),
+        ("", ["--eval"], "no such checkpoint"),
+        ("no plotly", ["--plot-html"], "pip install plotly"),
+    ],
+)
+def test_bad_flags_and_folders(data, tmp_path, capsys, monkeypatch, kind, flags, message):
+    """One line, a non-zero status, nothing written, and nothing of an earlier run of the prefix touched."""
+    earlier = [
+        tmp_path / "w" / name
+        for name in ("log/tiny.log", "model/tiny.pt", "model/tiny_best.pt", "log/tiny/end.event0.energy.png")
+    ]
+    if flags != ["--eval"]:
+        for path in earlier:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("precious")
+    files = {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()}
+    if kind == "text":
+        (data / "train/events_v2.h5").write_text("not HDF5")
+    elif kind == "no plotly":
+        monkeypatch.setitem(sys.modules, "plotly", None)
+    elif kind:
+        shutil.rmtree(data)
+        if kind == "empty":
+            data.mkdir()
+    assert message in refused(command(data, tmp_path / "w", *flags), capsys)
+    assert {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()} == files

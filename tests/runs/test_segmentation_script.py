@@ -1,0 +1,610 @@
+"""The segmentation script, from its flags to its files."""
+
+import os
+import signal
+from functools import partial
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
+
+import train_segmentation as script
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.cli.segmentation import check_flags, segmentation_config
+from puffin.data.pilarnet_files import EventFile
+from puffin.errors import InputError
+from puffin.runs.run import run_script
+from puffin.settings.presets import parse_arguments
+from puffin.tasks.point_predictions import PointPredictions
+from tests.conftest import ROOT, golden_files
+from tests.runs.helpers import TINY_CLOUDS as TINY
+from tests.runs.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
+
+SCRATCH = ["--arch", "vit_tiny", "--depth", "1", "--head-dim", "16"]
+refused = partial(refused_by, script.main)
+CLASSES = ("shower", "track", "michel", "delta")
+
+
+@pytest.fixture(scope="module")
+def data(small_clouds):
+    return small_clouds
+
+
+def command(data, work, *flags):
+    """Flags of a tiny run."""
+    return [*TINY, "--head-dim", "16", "--datadir", str(data), "--workdir", str(work), *flags]
+
+
+def encoder_of(path) -> dict:
+    """The encoder's weights in a segmentation checkpoint."""
+    return {k.removeprefix("encoder."): v for k, v in weights(path).items() if k.startswith("encoder.")}
+
+
+def test_probe_then_evaluate(data, pretrained, tmp_path):
+    """Every promised output of a frozen encoder; metrics are scikit-learn's on the predictions, which point to the right
+    places of the input; the encoder is the averaged one of the pretraining, to the bit; evaluation elsewhere agrees."""
+    probe = [
+        "--finetune",
+        "peft",
+        "--pretrained",
+        str(pretrained),
+        "--loss",
+        "focal:1,dice:0.5",
+        "--predict",
+        "valid",
+        "test",
+    ]
+    history = script.main(command(data, tmp_path, *probe, "--plot-numbers", "1", "6"))
+    assert len(history) == 2 and history[0]["valid_f1_macro"] >= 0
+    for name in (
+        "log/tiny.log",
+        "log/tiny.png",
+        "log/tiny/end.event1.classes.png",
+        "log/tiny/end.event6.classes.png",
+        "model/tiny_best.pt",
+        "predict/tiny.best.valid.h5",
+        "predict/tiny.final.test.h5",
+        "predict/tiny.best.test_confusion.png",
+    ):
+        assert (tmp_path / name).stat().st_size > 0, name
+    found = row(tmp_path / "log/tiny.Best.metrics.csv")
+    assert list(found)[:6] == ["prefix", "timestamp", "loss", "loss_focal", "loss_dice", "accuracy"]
+
+    with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file, EventFile(data / "val/events_v2.h5") as source:
+        truth, given, ptr = file["truth"][()], file["class"][()], file["ptr"][()]
+        assert file.attrs["files"].tolist() == [str((data / "val/events_v2.h5").resolve())] and file["event"][
+            ()
+        ].tolist() == list(range(7))
+        assert ptr[0] == 0 and ptr[5] == ptr[6] < ptr[7] == len(truth) == len(file["probability"])
+        assert (file["probability"][()].argmax(1) == given).mean() > 0.99  # half precision ties
+        for event, (first, last) in enumerate(zip(ptr[:-1], ptr[1:], strict=False)):
+            points, clusters = source.read(event)
+            rows = file["row"][first:last]
+            assert np.array_equal(np.repeat(clusters[:, 4], clusters[:, 0])[rows], truth[first:last])
+            assert len(rows) == ((points[:, 3] > 0.2) & (np.arange(len(points)) >= clusters[0, 0])).sum()
+    labels = np.union1d(truth, given)
+    numbers = precision_recall_fscore_support(truth, given, labels=labels, zero_division=0)[:3]
+    each = dict(zip(("precision", "recall", "f1"), numbers, strict=False)) | {
+        "iou": jaccard_score(truth, given, labels=labels, average=None)
+    }
+    assert float(found["accuracy"]) == pytest.approx(accuracy_score(truth, given), rel=1e-12)
+    for metric, values in each.items():
+        assert float(found[f"{metric}_macro"]) == pytest.approx(values.mean(), rel=1e-12)
+        for k, name in enumerate(CLASSES):
+            expected = values[labels == k][0] if k in labels else np.nan
+            assert float(found[f"{metric}_{name}"]) == pytest.approx(expected, rel=1e-12, nan_ok=True), (metric, name)
+    table = np.loadtxt(tmp_path / "predict/tiny.best.test_confusion.csv", delimiter=",", skiprows=1)
+    assert table.sum() == len(truth) and table.trace() == (truth == given).sum()
+
+    before = read_checkpoint(pretrained)
+    averaged = {k.removeprefix("module."): v for k, v in before["average_state"].items()}
+    for name, value in encoder_of(tmp_path / "model/tiny.pt").items():
+        assert torch.equal(value, averaged.get(f"encoder.{name}", before["model_state"][f"encoder.{name}"])), name
+
+    best = [
+        "--eval",
+        "--cpu",
+        "--min-points",
+        "50",
+        "--testfile",
+        str(data / "val/events_v2.h5"),
+        "--loadfile",
+        str(tmp_path / "model/tiny_best.pt"),
+    ]
+    script.main([*best, "--workdir", str(tmp_path / "e"), "--prefix", "again", "--batch-size", "2"])
+    again = row(tmp_path / "e/log/again.Best.metrics.csv")
+    for name in list(found)[2:]:
+        assert float(again[name]) == pytest.approx(float(found[name]), rel=1e-5, nan_ok=True), name
+    script.main(
+        [*best, "--workdir", str(tmp_path / "e"), "--prefix", "few", "--num-test", "2", "--no-predict", "--no-plot"]
+    )
+    here = [
+        "--eval",
+        "--cpu",
+        "--min-points",
+        "50",
+        "--datadir",
+        str(data),
+        "--workdir",
+        str(tmp_path),
+        "--prefix",
+        "tiny",
+    ]
+    (tmp_path / "predict/tiny.best.valid.h5").unlink()
+    script.main([*here, "--num-valid", "2", "--predict", "valid", "--no-plot"])
+    with h5py.File(tmp_path / "predict/tiny.best.valid.h5") as file:
+        assert file["event"].shape == (2,)
+    assert not list((tmp_path / "e/predict").glob("few*"))
+
+
+@pytest.mark.parametrize(
+    "flags", [["--finetune", "lora", "--lora-rank", "2"], ["--layer-decay", "0.5"]], ids=["lora", "decay"]
+)
+def test_fine_tuning(data, pretrained, tmp_path, flags):
+    """What learns, learns, and nothing else: with LoRA the weights of the pretraining stay, and its updates grow; the
+    checkpoint says what it is when it is evaluated, or trained further."""
+    script.main(
+        command(data, tmp_path, "--pretrained", str(pretrained), "--no-plot", "--no-predict", "--num-step", "3", *flags)
+    )
+    before, after = read_checkpoint(pretrained), encoder_of(tmp_path / "model/tiny.pt")
+    before = {
+        k.removeprefix("module.encoder."): v
+        for k, v in before["average_state"].items()
+        if k.startswith("module.encoder.")
+    }
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    if "lora" in flags:
+        assert (
+            not moved
+            and all(value.any() for name, value in after.items() if name.endswith(".up"))
+            and len(after) > len(before)
+        )
+    else:
+        assert moved == set(before)
+        scales = [
+            group.get("lr_scale")
+            for group in read_checkpoint(tmp_path / "model/tiny.pt")["optimizer_state"]["param_groups"]
+        ]
+        assert scales == [1, 0.5, 0.25]
+    script.main(
+        [
+            "--eval",
+            "--cpu",
+            "--prefix",
+            "tiny",
+            "--workdir",
+            str(tmp_path),
+            "--datadir",
+            str(data),
+            "--min-points",
+            "50",
+            "--no-plot",
+        ]
+    )
+    first, again = (tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()[1:]
+    assert [float(x) for x in again.split(",")[2:6]] == pytest.approx(
+        [float(x) for x in first.split(",")[2:6]], rel=1e-5
+    )
+    further = command(
+        data,
+        tmp_path,
+        "--loadfile",
+        str(tmp_path / "model/tiny.pt"),
+        "--prefix",
+        "more",
+        "--num-step",
+        "1",
+        "--no-plot",
+    )
+    script.main(further)
+    assert read_checkpoint(tmp_path / "model/more.pt")["args"]["finetune"] == ("lora" if "lora" in flags else "fft")
+
+
+def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
+    """--eval --prefix evaluates the final network too, and leaves pictures of the best one. Breaks if the final one is last."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-epoch", "1", "--no-predict", "--no-plot"))
+    model = tmp_path / "model"
+    state = torch.load(model / "tiny.pt", weights_only=True)
+    state["model_state"]["head.linear3.bias"] += 1  # so that they differ
+    torch.save(state, model / "tiny.pt")
+    drawn = []
+    monkeypatch.setattr(
+        script,
+        "draw_labels",
+        lambda folder, stem, network, *_: drawn.append((stem, network.head.linear3.bias.clone())) or [],
+    )
+    script.main(
+        [
+            "--eval",
+            "--cpu",
+            "--prefix",
+            "tiny",
+            "--workdir",
+            str(tmp_path),
+            "--datadir",
+            str(data),
+            "--min-points",
+            "50",
+            "--no-predict",
+        ]
+    )
+    ((stem, bias),) = drawn
+    assert stem == "end" and torch.equal(bias, weights(model / "tiny_best.pt")["head.linear3.bias"])
+    assert "final test" in (tmp_path / "log/tiny.log").read_text()
+
+
+def test_low_energy_deposits_as_a_class(data, tmp_path):
+    """Five classes, weights from the data that the checkpoint keeps, a transformer in the head, all losses."""
+    flags = [
+        *SCRATCH,
+        "--no-remove-led",
+        "--class-weights",
+        "data",
+        "--head-depth",
+        "1",
+        "--loss",
+        "nll:0.1,focal,dice:2",
+        "--no-plot",
+    ]
+    script.main(command(data, tmp_path, *flags, "--num-step", "1"))
+    found = row(tmp_path / "log/tiny.Best.metrics.csv")
+    assert {"recall_led", "loss_nll"} <= found.keys()
+    total = 0.1 * float(found["loss_nll"]) + float(found["loss_focal"]) + 2 * float(found["loss_dice"])
+    assert float(found["loss"]) == pytest.approx(total, rel=1e-9)
+    kept = [float(x) for x in read_checkpoint(tmp_path / "model/tiny.pt")["args"]["class_weights"].split(",")]
+    with EventFile(data / "train/events_v2.h5") as file:
+        counts = np.zeros(5)
+        for event in range(len(file)):
+            points, clusters = file.read(event)
+            counts += np.bincount(np.repeat(clusters[:, 4], clusters[:, 0])[points[:, 3] > 0.13], minlength=5)
+    assert kept == pytest.approx([counts.sum() / n if n else 0 for n in counts], rel=1e-6)
+    bare = [
+        "--eval",
+        "--cpu",
+        "--prefix",
+        "tiny",
+        "--workdir",
+        str(tmp_path),
+        "--datadir",
+        str(data),
+        "--min-points",
+        "50",
+    ]
+    script.main([*bare, "--no-predict", "--plot-events", "0"])  # the flags come from the checkpoint
+
+
+@pytest.mark.parametrize("workers, finetune", [("0", "fft"), ("1", "lora"), ("0", "peft")])
+def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers, finetune):
+    """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the weights and
+    numbers of a run that was not stopped. Breaks if a rotation or dropout comes from a generator that is not in the
+    checkpoint, or if a validation or a picture draws from one that is."""
+    copy = tmp_path / "pretrained.pt"
+    copy.write_bytes(pretrained.read_bytes())
+    every = [
+        "--pretrained",
+        str(copy),
+        "--finetune",
+        finetune,
+        "--drop-path",
+        "0.2",
+        "--loss",
+        "focal,dice",
+        "--class-weights",
+        "data",
+    ]
+    every += ["--layer-decay", "0.7"] if finetune == "fft" else []
+    every += [
+        "--valid-every",
+        "2",
+        "--accumulate",
+        "2",
+        "--num-step",
+        "6",
+        "--batch-size",
+        "2",
+        "--ema",
+        "0.5",
+        "--no-predict",
+    ]
+    script.main(
+        command(data, tmp_path / "whole", *every, *(["--no-plot"] if workers == "1" else ["--plot-every", "4"]))
+    )
+    every += ["--no-plot"]
+    from puffin.tasks.segmentation import PointSegmentation
+
+    # five batches make the three steps of the first epoch
+    stop_in_training_step(monkeypatch, PointSegmentation, 6, script.main, command(data, tmp_path / "cut", *every))
+    assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["step"] == 4
+    copy.unlink()
+    script.main(
+        [
+            "--load",
+            "--cpu",
+            "--threads",
+            "1",
+            "--prefix",
+            "tiny",
+            "--datadir",
+            str(data),
+            "--workdir",
+            str(tmp_path / "cut"),
+            "--num-workers",
+            workers,
+        ]
+    )
+    for name in ("model/tiny.pt", "model/tiny_best.pt"):
+        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+    whole, cut = (read_checkpoint(tmp_path / k / "model/tiny.pt")["progress"]["history"] for k in ("whole", "cut"))
+    assert [r["step"] for r in whole] == [2, 4, 6]
+    for a, b in zip(whole, cut, strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k and v == v} == {
+            k: v for k, v in b.items() if "second" not in k and v == v
+        }
+
+
+def test_published_checkpoints(data, tmp_path):
+    """A published segmentation network is evaluated; a published masked autoencoder is fine-tuned, and what comes of it
+    still has its norms."""
+    (fine, *_), (masked, *_) = golden_files("polarmae", "segmentation.ckpt"), golden_files("polarmae", "polarmae.ckpt")
+    common = ["--cpu", "--datadir", str(data), "--min-points", "50", "--workdir", str(tmp_path), "--no-plot"]
+    script.main(["--eval", "--loadfile", str(fine), *common, "--prefix", "fine"])
+    assert 0 < float(row(tmp_path / "log/fine.Best.metrics.csv")["f1_macro"]) < 1
+    script.main(
+        [
+            "--pretrained",
+            str(masked),
+            "--finetune",
+            "lora",
+            "--num-step",
+            "1",
+            "--batch-size",
+            "5",
+            "--head-dim",
+            "16",
+            *common,
+            "--prefix",
+            "more",
+        ]
+    )
+    stored = read_checkpoint(tmp_path / "model/more.pt")["args"]
+    assert stored["published_norms"] and stored["layers"] == [0, 1] and stored["context"]
+    script.main(["--eval", "--prefix", "more", *common])
+
+
+def test_presets(data, tmp_path):
+    """The committed presets are read, and log/PREFIX.yaml is one."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
+    args, _ = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert (args.layers, args.class_weights, args.head_dim) == ([0], "pilarnet", 16)
+    presets = sorted((ROOT / "config").glob("segmentation_*.yaml"))
+    assert len(presets) == 5
+    for path in presets:
+        args, _ = parse_arguments(script.make_parser, ["--yaml", str(path)])
+        check_flags(args)
+        config = segmentation_config(args)
+        assert path.stem.endswith("quick") or (config.layers == (3, 7, 11) and config.finetune in path.stem)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--finetune", "peft"], "give --pretrained"),
+        (["--pretrained", "nowhere.pt"], "make one with train_pointmae.py"),
+        (["--pretrained", "PRETRAINED", "--depth", "7"], "--depth 7 contradicts"),
+        (["--loadfile", "PRETRAINED"], "to fine-tune it: --pretrained"),
+        (["--load", "--loadfile", "SEGMENTATION"], "fine-tune from it without --load"),
+        (["--pretrained", "JETS"], "not a checkpoint of a masked autoencoder"),
+        (["--pretrained", "SEGMENTATION"], "start from it with --loadfile"),
+        (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "expected one of them"),
+        (["--loadfile", "SEGMENTATION", "--layers", "0"], "--layers [0] contradicts"),
+        (["--loadfile", "SEGMENTATION", "--no-remove-led"], "--remove-led False contradicts"),
+        (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only with --finetune fft"),
+        (["--layer-decay", "1.5"], "--layer-decay"),
+        (["--eval", "--loadfile", "SEGMENTATION", "--pretrained", "PRETRAINED"], "as it is; leave the flag out"),
+        (["--eval", "--loadfile", "SEGMENTATION", "--scratch"], "--scratch: an evaluation"),
+        (["--class-weights", "1,2"], "expected 4 numbers"),
+        (["--class-weights", "1,-2,3,4"], "'pilarnet', 'data', 'none'"),
+        (
+            ["--class-weights", "data", "--eval", "--loadfile", "SEGMENTATION", "--testfile", "TEST"],
+            "expected training events",
+        ),
+        (["--loss", "focal:1,dce:1"], "expected terms of focal, nll, dice"),
+        (["--layers", "1", "--depth", "1"], "blocks of the encoder, 0 to 0"),
+        (["--predict-format", "pt"], "expected h5"),
+        (["--plot-numbers", "7"], "expected 0 to 6"),
+        (["--lora-rank", "0"], "--lora-rank"),
+        (["--best-by", "AUC"], "--best-by"),
+        (["--compile"], "--compile"),
+    ],
+)
+def test_bad_flags(data, pretrained, tmp_path, capsys, run_folder, flags, message):
+    """One line, a non-zero status, and nothing written."""
+    places = {
+        "PRETRAINED": pretrained,
+        "JETS": run_folder / "ref_best.pt",
+        "SEGMENTATION": golden_files("polarmae", "segmentation.ckpt")[0],
+        "TEST": data / "val/events_v2.h5",
+    }
+    flags = [str(places.get(flag, flag)) for flag in flags]
+    small = [] if "--loadfile" in flags or "--pretrained" in flags else SCRATCH
+    base = ["--cpu", "--min-points", "50", "--datadir", str(data), "--workdir", str(tmp_path / "w")]
+    assert message in refused([*base, *small, *flags], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+def test_pretraining_is_never_replaced(data, pretrained, tmp_path, capsys):
+    """The encoder's checkpoint belongs to the run of that prefix: refused, and still there."""
+    (tmp_path / "model").mkdir()
+    mine = tmp_path / "model/tiny_best.pt"
+    mine.write_bytes(pretrained.read_bytes())
+    assert "choose another --prefix" in refused(command(data, tmp_path, "--pretrained", str(mine), "--no-plot"), capsys)
+    assert mine.exists()
+
+
+def test_probe_first_then_all_weights(data, pretrained, tmp_path):
+    """--loadfile with another --finetune: the same weights, of which more learn; but a run is not continued so."""
+    script.main(
+        command(
+            data,
+            tmp_path,
+            "--finetune",
+            "peft",
+            "--pretrained",
+            str(pretrained),
+            "--num-step",
+            "1",
+            "--no-plot",
+            "--no-predict",
+        )
+    )
+    first = encoder_of(tmp_path / "model/tiny.pt")
+    more = ["--loadfile", str(tmp_path / "model/tiny.pt"), "--finetune", "fft", "--prefix", "all", "--num-step", "1"]
+    script.main(command(data, tmp_path, *more, "--no-plot", "--no-predict"))
+    assert not same(first, encoder_of(tmp_path / "model/all.pt"))
+    script.main(
+        ["--load", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "all", "--num-step", "2"]
+    )
+    assert (
+        read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]
+    )  # the table of few labels asks for it
+
+
+def test_continuing_refuses_another_way(data, pretrained, tmp_path, capsys):
+    """What learns cannot change within a run, as the optimizer's state would not fit; nor can the encoder that it began
+    with, which is not read again. The same command with --load is the way to go on after a stop."""
+    script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
+    for flags in (["--finetune", "peft"], ["--pretrained", str(pretrained)], ["--scratch"]):
+        line = refused(command(data, tmp_path, *SCRATCH, "--load", *flags), capsys)
+        assert f"{flags[0]} " in line and "cannot be continued with another" in line
+    same_command = command(
+        data, tmp_path, "--pretrained", str(pretrained), "--scratch", "--prefix", "more", "--no-plot", "--no-predict"
+    )
+    script.main([*same_command, "--num-step", "1"])
+    script.main([*same_command, "--num-step", "2", "--load"])
+    assert read_checkpoint(tmp_path / "model/more.pt")["progress"]["step"] == 2
+
+
+def test_unexpected_class(data, tmp_path, capsys):
+    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named, or left out and counted."""
+    rng = np.random.default_rng(1)
+    events = [walk(rng, 100), walk(rng, 100)]
+    events[1][1][2, 4] = 4
+    for split in ("train", "val"):
+        write(tmp_path / "bad" / split / "events_v2.h5", events)
+    flags = command(tmp_path / "bad", tmp_path, *SCRATCH, "--class-weights", "none", "--num-step", "1", "--no-plot")
+    line = refused(flags, capsys)
+    assert "events_v2.h5: event 1: expected low-energy deposits in cluster 0 alone" in line and "--skip-bad" in line
+    script.main([*flags, "--skip-bad"])
+    assert "best test: 1 bad events" in (tmp_path / "log/tiny.log").read_text()
+    with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file:
+        assert file["event"][()].tolist() == [0]
+
+
+def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
+    """Status 143 and no file of predictions, neither whole nor half. Breaks if the signal is left to the system."""
+    append, before = PointPredictions.append, signal.getsignal(signal.SIGTERM)
+
+    def append_and_signal(self, rows):
+        append(self, rows)
+        assert len(list((tmp_path / "predict").iterdir())) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(PointPredictions, "append", append_and_signal)
+    published = [
+        "--eval",
+        "--loadfile",
+        str(golden_files("polarmae", "segmentation.ckpt")[0]),
+        "--min-points",
+        "50",
+        "--batch-size",
+        "2",
+    ]
+    with pytest.raises(SystemExit) as stop:
+        run_script(
+            script.main,
+            [*published, "--cpu", "--no-plot", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "cut"],
+        )
+    assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert (
+        list((tmp_path / "predict").iterdir()) == [] and "stopped by SIGTERM" in (tmp_path / "log/cut.log").read_text()
+    )
+
+
+def test_every_event_gets_labels(tmp_path):
+    """--min-points 0: an event of nothing at all has its place in the file; otherwise the log counts what is left out."""
+    rng = np.random.default_rng(3)
+    empty = np.zeros((0, 8), np.float32), np.zeros((0, 6), np.int32)
+    path = write(tmp_path / "data/events_v2.h5", [empty, walk(rng, 90), walk(rng, 20), empty, walk(rng, 60), empty])
+    checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
+    flags = [
+        "--eval",
+        "--cpu",
+        "--loadfile",
+        str(checkpoint),
+        "--testfile",
+        str(path),
+        "--batch-size",
+        "2",
+        "--workdir",
+        str(tmp_path),
+        "--no-plot",
+    ]
+    script.main([*flags, "--min-points", "0", "--prefix", "all"])
+    with h5py.File(tmp_path / "predict/all.best.test.h5") as file:
+        assert file["event"][()].tolist() == list(range(6)) and (np.diff(file["ptr"]) > 0).tolist() == [
+            False,
+            True,
+            True,
+            False,
+            True,
+            False,
+        ]
+        assert file.attrs["checkpoint"] == str(checkpoint.resolve())
+    script.main([*flags, "--min-points", "50", "--prefix", "few"])
+    assert "best test: 4 events without labels" in (tmp_path / "log/few.log").read_text()
+    assert "without labels" not in (tmp_path / "log/all.log").read_text()
+
+
+def test_files_and_folders_to_label(tmp_path):
+    """A file and a folder at once: predictions say which file and row each event is from, and each file by itself gives the
+    same labels. Breaks if only the first path is read, or if the files' order is not that of the predictions."""
+    rng = np.random.default_rng(4)
+    one = write(tmp_path / "z_v2.h5", [walk(rng, 90), walk(rng, 120)])
+    two, three = (
+        write(tmp_path / "more" / folder / "a_v2.h5", [walk(rng, n) for n in sizes])
+        for folder, sizes in (("x", (80,)), ("y", (100, 70)))
+    )
+    checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
+    flags = [
+        "--eval",
+        "--cpu",
+        "--loadfile",
+        str(checkpoint),
+        "--min-points",
+        "0",
+        "--batch-size",
+        "1",
+        "--workdir",
+        str(tmp_path),
+        "--no-plot",
+    ]
+    script.main([*flags, "--prefix", "every", "--testfile", str(one), str(tmp_path / "more")])
+    with h5py.File(tmp_path / "predict/every.best.test.h5") as file:
+        files = [file.attrs["files"][f] for f in file["file"]]
+        assert files == [str(path.resolve()) for path in (two, three, three, one, one)] and file["event"][
+            ()
+        ].tolist() == [0, 0, 1, 0, 1]
+        labels, begin = file["class"][()], file["ptr"][()]
+    for path, first, end in ((two, 0, 1), (three, 1, 3), (one, 3, 5)):
+        script.main([*flags, "--prefix", "alone", "--testfile", str(path)])
+        with h5py.File(tmp_path / "predict/alone.best.test.h5") as file:
+            assert len(file["event"]) == end - first and np.array_equal(
+                file["class"], labels[begin[first] : begin[end]]
+            )
+    (tmp_path / "old.yaml").write_text("testfile: ''\n")  # as in the settings of older runs
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        script.main(
+            [*flags, "--prefix", "none", "--yaml", str(tmp_path / "old.yaml"), "--datadir", str(tmp_path / "nowhere")]
+        )

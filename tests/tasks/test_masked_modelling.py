@@ -1,0 +1,148 @@
+"""Masked modelling as a task: masks, counts, numbers."""
+
+import pytest
+import torch
+
+from puffin.data.packing import CloudBatch
+from puffin.layers.grouping import VOXEL, TokenizerConfig
+from puffin.layers.transformer import TransformerConfig
+from puffin.models.point_encoder import EncoderConfig
+from puffin.models.point_mae import PointMAE, PointMAEConfig
+from puffin.tasks.masked_modelling import BAD, DROPPED, FAINT, TOO_SMALL, MaskedModelling, fixed_mask
+from puffin.training.trainer import Progress
+from tests.layers.clouds import tracks
+
+TOKENS = TokenizerConfig(3 * VOXEL, context=40, group_size=8, upscale=16)
+
+
+def make_task(**settings):
+    """A masked autoencoder of two blocks."""
+    small = TransformerConfig("vit_tiny", 1, drop_path=0.1)
+    config = PointMAEConfig(
+        EncoderConfig(TOKENS, small), TransformerConfig("vit_tiny", 1, final_norm=True), energy=True
+    )
+    return MaskedModelling(PointMAE(config), seed=3, **settings)
+
+
+def make_batch(lengths, first=0, skipped=0):
+    points, counts = tracks(lengths)
+    return CloudBatch(points, counts, index=torch.arange(first, first + len(lengths)), skipped=skipped)
+
+
+def test_faint_events_are_counted_and_do_not_matter():
+    """Events without points, or with one token, give no loss and change no other's. Breaks if one of them is encoded."""
+    task = make_task()
+    task.model.eval()
+    whole = make_batch([120, 90])
+    a, b = whole.points.split([120, 90])
+    point = torch.zeros(1, 4)
+    mixed = CloudBatch(
+        torch.cat([a, point, b]), torch.tensor([0, 120, 1, 90]), index=torch.tensor([5, 0, 6, 1]), skipped=2
+    )
+    alone, among = task.step(whole), task.step(mixed)
+    assert alone.weight == among.weight > 0 and torch.allclose(alone.loss, among.loss, rtol=1e-5)
+    assert task.counts == {FAINT: 2, DROPPED: 0, BAD: 2, TOO_SMALL: 0}
+    rows = {k: v[among.outputs["index"].argsort()] for k, v in among.outputs.items()}
+    for name, value in alone.outputs.items():
+        assert torch.allclose(rows[name][:2].float(), value.float(), rtol=1e-5), name
+        assert name == "index" or not rows[name][2:].any()
+
+
+def test_small_events_are_told_once():
+    """Those of training with its first row, those of a split with its first evaluation. Breaks if they are told every epoch."""
+    task, told = make_task(too_small={"train": 3, "valid": 2, "test": 1}), []
+    for name in ("training", "valid", "training", "valid", "final test", "best test"):
+        if name == "training":
+            task.step(make_batch([50]))
+        else:
+            task.begin_evaluation(name, Progress())
+        told.append(task.counts[TOO_SMALL])
+        task.counts[TOO_SMALL] = 0
+    assert told == [3, 2, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 0], [1]])
+def test_nothing_to_learn_from(lengths):
+    """A batch of faint events, or a process's empty share: no weight, and a backward pass that gives no gradient."""
+    task = make_task()
+    loss, weight, _ = task.step(make_batch(lengths))
+    assert weight == 0 and torch.isfinite(loss)
+    loss.backward()
+    assert not any(p.grad is not None and p.grad.any() for p in task.model.parameters())
+
+
+def test_tokens_beyond_the_context_are_counted():
+    """Breaks if the count is of another place than the tokens."""
+    task = make_task()
+    task.step(make_batch([3000]))
+    assert task.counts[DROPPED] > 0
+
+
+def test_evaluation_repeats_itself_whatever_the_batch():
+    """The mask of an event is its own: the same in every batch and call, different for each event, and the random
+    sequence of training is left alone. Breaks if a common generator is drawn from."""
+    lengths = torch.tensor([50, 50, 3])
+    mask = fixed_mask(lengths, 0.6, 1, torch.tensor([4, 9, 2]))
+    state = torch.get_rng_state()
+    assert torch.equal(mask[50:100], fixed_mask(lengths[1:2], 0.6, 1, torch.tensor([9])))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(mask[:50], mask[50:100]) and mask.split(lengths.tolist())[2].sum() == 1
+    assert not torch.equal(mask, fixed_mask(lengths, 0.6, 2, torch.tensor([4, 9, 2])))
+    task = make_task()
+    task.model.eval()
+    state = torch.get_rng_state()
+    one, other = (task.step(make_batch([120, 90])).outputs for _ in range(2))
+    assert all(torch.equal(one[k], other[k]) for k in one) and torch.equal(state, torch.get_rng_state())
+
+
+def test_training_turns_and_masks_anew():
+    """The loss of the same batch changes with the global generator, and repeats with its state. Breaks if the rotation
+    or the mask comes from a generator that no checkpoint holds."""
+    task, batch = make_task(), make_batch([200, 150])
+    state = torch.get_rng_state()
+    first, second = task.step(batch).loss, task.step(batch).loss
+    assert first != second
+    torch.set_rng_state(state)
+    task.model.load_state_dict(task.model.state_dict())
+    assert torch.equal(task.step(batch).loss, first)
+
+
+def test_metrics():
+    """Means over all hidden tokens and points of a split, not over batches: batches of different sizes agree with one."""
+    task = make_task()
+    task.model.eval()
+    lengths = [120, 90, 300]
+    points, counts = tracks(lengths)
+    whole = task.step(CloudBatch(points, counts, index=torch.arange(3)))
+    parts = [
+        task.step(CloudBatch(p, counts[k : k + 1], index=torch.tensor([k]))).outputs
+        for k, p in enumerate(points.split(lengths))
+    ]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    numbers, again = task.metrics(whole.outputs, 0.0), task.metrics(joined, 0.0)
+    assert list(numbers) == ["loss", "chamfer", "energy"] and numbers == pytest.approx(again, rel=1e-5)
+    assert numbers["loss"] == pytest.approx(float(whole.loss.detach()), rel=1e-5)
+
+
+def test_when_to_probe():
+    """Every so many steps in training, at the first validation that is due; always afterwards; never on training events."""
+
+    class Probe:
+        names, calls = ("shower",), []
+
+        def __call__(self, encoder, split):
+            self.calls.append(split)
+            return {"probe_f1_shower": 0.5, "probe_f1_mean": 0.5}
+
+    task, found = make_task(probe=Probe(), probe_every=10), []
+    history = []
+    for step in (4, 8, 12, 16, 25):
+        task.begin_evaluation("valid", Progress(step=step, history=history))
+        found.append(task.metrics({}, 0.0)["probe_f1_mean"] == 0.5)
+        history.append({"step": step})
+    assert found == [False, False, True, False, True]
+    for name in ("best test", "final train"):
+        task.begin_evaluation(name, Progress(step=25, history=history))
+        task.metrics({}, 0.0)
+    assert Probe.calls == ["valid", "valid", "test"]
+    assert task.metric_directions["probe_f1_mean"] == 1
