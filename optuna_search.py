@@ -10,25 +10,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))  # runs from a clone, installed or not
 
-from puffin.runs.run import run_script
-from puffin.sweeps.command import SweepTask, run_sweep
-from puffin.tasks.classification import JetClassification
-from puffin.tasks.masked_modelling import MaskedModelling
-from puffin.tasks.regression import MomentumRegression
-from puffin.tasks.segmentation import PointSegmentation
+from puffin.runs.entry import run_script
+from puffin.settings.flags import Parser
+from puffin.settings.sweep import sweep_parser
 
-TASKS = {
-    "classifier": SweepTask("train_pelican_classifier", JetClassification.metric_directions, "AUC"),
-    "cov": SweepTask("train_pelican_cov", MomentumRegression.metric_directions, "loss"),
-    # losses of trials with other masks or tokens cannot be compared; the probe can, so each validation makes one
-    "pointmae": SweepTask("train_pointmae", MaskedModelling.metric_directions, "probe_f1_mean", {"probe_every": 1}),
-    "segmentation": SweepTask("train_segmentation", PointSegmentation.metric_directions, "f1_macro"),
-}
+
+def make_parser() -> Parser:
+    """Return the parser of the search's own flags; those of the training script can be given too."""
+    return sweep_parser(__doc__.splitlines()[0])
 
 
 def main(argv=None) -> None:
     """Parse the flags and run."""
-    run_sweep(TASKS, __file__, __doc__.splitlines()[0], argv)
+    make_parser().parse_known_args(argv)  # --help and bad flags are answered without PyTorch
+    from puffin.sweeps.command import run_sweep
+
+    run_sweep(__file__, __doc__.splitlines()[0], argv)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import train_segmentation
 from puffin.data.pilarnet import CloudDataset, CloudSelection, find_split_files
 from puffin.errors import InputError
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
-from puffin.runs.run import run_script
+from puffin.runs.entry import run_script
 from puffin.settings.presets import parse_arguments
 
 FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method in METHODS if method != "scratch"}

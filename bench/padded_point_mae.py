@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from puffin.layers.grouping import TokenizerConfig
 from puffin.layers.pointnet import OrderCode
-from puffin.layers.transformer import ARCHITECTURES, DropPath, TransformerConfig
-from puffin.models.point_mae import PointMAEConfig
+from puffin.layers.transformer import ARCHITECTURES, DropPath
+from puffin.settings.clouds import PointMAEConfig
+from puffin.settings.encoder import TokenizerConfig, TransformerConfig
 
 
 class PaddedTokens(NamedTuple):
@@ -168,7 +168,7 @@ class PaddedTransformer(nn.Module):
 class PaddedEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.embedding = PaddedPointNet(config.in_channels, config.dim, config.tokenizer.group_size)
+        self.embedding = PaddedPointNet(config.in_channels, config.dim, config.tokens.group_size)
         self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, config.dim))
         self.transformer = PaddedTransformer(config.transformer)
 
@@ -189,7 +189,7 @@ class PaddedPointMAE(nn.Module):
 
     def __init__(self, config: PointMAEConfig):
         super().__init__()
-        encoder, size = config.encoder, config.encoder.tokenizer.group_size
+        encoder, size = config.encoder, config.encoder.tokens.group_size
         self.config = config
         self.encoder = PaddedEncoder(encoder)
         self.mask_token = nn.Parameter(torch.zeros(encoder.dim))

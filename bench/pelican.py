@@ -36,8 +36,9 @@ from bench import pelican_lite_peer
 from bench.dense_pelican import SPURIONS, DensePelican
 from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish
 from puffin.data.packing import pack_padded
-from puffin.models.pelican import PelicanClassifier, PelicanConfig
+from puffin.models.pelican import PelicanClassifier
 from puffin.ops import library
+from puffin.settings.pelican import PelicanConfig
 from puffin.training.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]

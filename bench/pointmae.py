@@ -25,12 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
 from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish, timed
-from puffin.layers.grouping import TOKENIZERS, VOXEL, Tokens, tokenize
+from puffin.layers.grouping import Tokens, tokenize
 from puffin.layers.packed import pad
-from puffin.layers.transformer import ARCHITECTURES, TransformerConfig
+from puffin.layers.transformer import ARCHITECTURES
 from puffin.losses.clouds import chamfer_by_group, energy_by_group
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.point_mae import PointMAE, PointMAEConfig, random_mask
+from puffin.models.point_mae import PointMAE, random_mask
+from puffin.settings.clouds import PointMAEConfig
+from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
 from puffin.training.memory import keep_freed_memory
 
 NAMES = ("padded", "packed")
@@ -63,8 +64,8 @@ def make_events(number: int, mean_points: int, seed: int = 0) -> tuple[Tensor, T
 
 def make_config(args: argparse.Namespace) -> PointMAEConfig:
     rates = {} if args.dropout else {"attention_dropout": 0.0, "drop_path": 0.0}
-    encoder = EncoderConfig(TOKENIZERS["5"], TransformerConfig(args.arch, **rates))
-    return PointMAEConfig(encoder, TransformerConfig(args.arch, depth=4, final_norm=True, **rates), energy=args.energy)
+    encoder = EncoderConfig(TokenizerConfig(), TransformerConfig(args.arch, **rates))
+    return PointMAEConfig(encoder, model="polarmae" if args.energy else "pointmae")
 
 
 def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> Callable[[], None]:
@@ -72,10 +73,10 @@ def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor
     torch.manual_seed(0)
     model = (PointMAE if name == "packed" else PaddedPointMAE)(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
-    tokens = tokenize(points, lengths, config.encoder.tokenizer)
+    tokens = tokenize(points, lengths, config.encoder.tokens)
     masked = random_mask(tokens.lengths, config.mask_ratio, torch.Generator().manual_seed(1))
     if name == "padded":
-        padded = padded_tokens(pad(points, lengths), lengths, config.encoder.tokenizer)
+        padded = padded_tokens(pad(points, lengths), lengths, config.encoder.tokens)
         in_slots = slots_of(masked, padded.token_mask)
 
     def step():
@@ -130,7 +131,7 @@ def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable
 def where_time_goes(config: PointMAEConfig, points: Tensor, lengths: Tensor, repeat: int) -> str:
     """A line per part: milliseconds, 10^9 operations, rate as a part of the matrix-product rate."""
     model = PointMAE(config)
-    tokens = tokenize(points, lengths, config.encoder.tokenizer)
+    tokens = tokenize(points, lengths, config.encoder.tokens)
     masked = random_mask(tokens.lengths, config.mask_ratio)
     rate = product_rate()
     lines = [f"matrix product: {rate / 1e9:.0f} GFLOP/s", f"{'':30}{'time':>10}{'GFLOP':>9}{'of that rate':>14}"]
@@ -186,7 +187,7 @@ def main(arguments: list[str]):
         print(memory_of_step(args.memory_of, config, points, lengths))
         return
     memory = {name: memory_in_child(__file__, name, arguments) for name in NAMES}
-    tokens, tokenizer = tokenize(points, lengths, config.encoder.tokenizer), config.encoder.tokenizer
+    tokens, tokenizer = tokenize(points, lengths, config.encoder.tokens), config.encoder.tokens
     cloud = pad(points, lengths)
     makers = {
         "padded": [lambda: padded_tokens(cloud, lengths, tokenizer)],

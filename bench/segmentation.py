@@ -61,7 +61,7 @@ def measure(argv: list[str]) -> None:
 
     import train_segmentation
     from bench.timing import PeakMemory
-    from puffin.runs.run import run_script
+    from puffin.runs.entry import run_script
 
     memory, clock = PeakMemory(own_memory), time.perf_counter()
     run_script(train_segmentation.main, argv)

@@ -1,10 +1,30 @@
-"""Errors that are the user's to mend; scripts print them as one line and exit with status 1."""
+"""Errors that the user can correct; scripts print them as one line and exit with a non-zero status."""
+
+import signal
+from pathlib import Path
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, shortened."""
+    """Return the first line of an error's text, shortened to 200 characters."""
     return (str(error).splitlines() or [""])[0][:200]
 
 
 class InputError(Exception):
-    """Bad flags, files or data.  The message says what was expected, what came and what to do."""
+    """Bad flags, files or data. The message says what is wrong, where, and what to do."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient became infinite or nan; no update was made."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came, and the state was saved. `signum` is the signal."""
+
+    def __init__(self, signum: int, saved: Path | None):
+        self.signum = signum
+        where = (
+            f"state saved to {saved}; run the same command with --load to resume"
+            if saved
+            else "nothing saved (--no-save)"
+        )
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {where}")

@@ -1,23 +1,19 @@
 """The padded yardstick of bench/pointmae.py computes the same as the packed network: times compare like with like."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
-from puffin.layers.grouping import TokenizerConfig
 from puffin.layers.packed import pad
-from puffin.layers.transformer import TransformerConfig
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.point_mae import PointMAE, PointMAEConfig
+from puffin.models.point_mae import PointMAE
+from puffin.settings.clouds import PointMAEConfig
+from puffin.settings.encoder import EncoderConfig, TokenizerConfig, TransformerConfig
 from tests.layers.clouds import tracks
 
 TINY = TransformerConfig("vit_tiny", 2, attention_dropout=0.0, drop_path=0.0)
 CONFIG = PointMAEConfig(
     EncoderConfig(TokenizerConfig(context=64, group_size=12), TINY),
-    replace(TINY, depth=1, final_norm=True),
-    energy=True,
+    decoder_depth=1,
 )
 
 
@@ -29,7 +25,7 @@ def test_same_tokens_losses_and_gradients(training):
     points, lengths = tracks([200, 90, 150], dtype=torch.float64)
     points[:, :3] += 1e-4 * torch.randn(len(points), 3, dtype=torch.float64)  # no distance is exactly the radius
     result = packed(points, lengths)
-    tokens = padded_tokens(pad(points, lengths), lengths, CONFIG.encoder.tokenizer)
+    tokens = padded_tokens(pad(points, lengths), lengths, CONFIG.encoder.tokens)
     torch.testing.assert_close(tokens.groups[tokens.point_mask], result.tokens.groups)
     assert torch.equal(tokens.token_mask.sum(1), result.tokens.lengths)
 

@@ -8,8 +8,9 @@ import pickle
 import pytest
 import torch
 
+from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.checkpoints.reading import Placeholder, read_checkpoint
-from puffin.checkpoints.writing import load_checkpoint, save_checkpoint
+from puffin.checkpoints.writing import save_checkpoint
 from puffin.errors import InputError
 from puffin.files import append_row, whole_file
 
@@ -17,7 +18,7 @@ from puffin.files import append_row, whole_file
 def test_round_trip(tmp_path):
     """Tensors and plain types come back equal."""
     save_checkpoint(tmp_path / "a.pt", {"x": torch.arange(3), "n": {"k": [1, 2.5, "s", None]}})
-    back = load_checkpoint(tmp_path / "a.pt")
+    back = read_checkpoint(tmp_path / "a.pt")
     assert torch.equal(back["x"], torch.arange(3)) and back["n"] == {"k": [1, 2.5, "s", None]}
 
 
@@ -36,7 +37,7 @@ def test_damaged_file(tmp_path, content):
     """Both readers name the file in one line."""
     path = tmp_path / "bad.pt"
     path.write_bytes(content)
-    for read in (load_checkpoint, read_checkpoint):
+    for read in (Checkpoint.read, read_checkpoint):
         with pytest.raises(InputError, match="bad.pt"):
             read(path)
 

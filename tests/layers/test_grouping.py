@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from puffin.layers.grouping import TOKENIZERS, VOXEL, TokenizerConfig, tokenize
+from puffin.layers.grouping import tokenize
 from puffin.layers.packed import unpad
 from puffin.ops.cnms import cnms
+from puffin.settings.encoder import TOKENIZERS, VOXEL, TokenizerConfig
 from tests.conftest import golden_files
 from tests.layers.clouds import tracks
 
@@ -140,10 +141,12 @@ def test_event_alone_equals_event_in_batch(kind):
 
 def test_presets():
     """The published settings; the radius of 5 voxels is the one stored in published checkpoints."""
-    assert abs(TOKENIZERS["5"].radius - 0.007517581630073253) < 1e-15
-    assert TOKENIZERS["25"].seeds == 256 and TOKENIZERS["25"].group_size == 128 and TOKENIZERS["2.5"].context == 1024
+    assert abs(TokenizerConfig().complete().radius - 0.007517581630073253) < 1e-15
+    coarse, fine = TokenizerConfig(voxels="25").complete(), TokenizerConfig(voxels="2.5").complete()
+    assert coarse.seeds == 256 and coarse.group_size == 128 and fine.context == 1024
     points, lengths = tracks([3000])
-    for config in TOKENIZERS.values():
+    for voxels in TOKENIZERS:
+        config = TokenizerConfig(voxels=voxels).complete()
         tokens = tokenize(points, lengths, config)
         kept = cnms(points[None], None, config.radius, config.overlap).lengths
         assert 1 <= len(tokens) and (config.seeds or len(tokens) == min(int(kept), config.context))

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from puffin.layers.lora import LoRALinear, add_lora_
-from puffin.layers.transformer import Transformer, TransformerConfig
+from puffin.layers.transformer import Transformer
+from puffin.settings.encoder import TransformerConfig
 from tests.conftest import relative
 
 CONFIG = TransformerConfig("vit_tiny", 2, 0.0, 0.0)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from puffin.layers.transformer import BatchWideNorm, DropPath, Transformer, TransformerConfig
+from puffin.layers.transformer import BatchWideNorm, DropPath, Transformer
+from puffin.settings.encoder import TransformerConfig
 
 SMALL = TransformerConfig("vit_tiny", depth=3, attention_dropout=0.0, drop_path=0.0, final_norm=True)
 LENGTHS = torch.tensor([5, 1, 0, 6])

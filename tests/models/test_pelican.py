@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from puffin.data.packing import JetBatch, pack_padded
-from puffin.layers.lorentz import STABILIZERS
-from puffin.models.pelican import PelicanClassifier, PelicanConfig, PelicanRegressor
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.settings.pelican import PelicanConfig
+from puffin.settings.stabilizers import STABILIZERS
 from puffin.tasks.symmetry import irc_variants, split_generators, toy_jets
 from tests.conftest import golden_files, relative
 

@@ -3,19 +3,18 @@
 import pytest
 import torch
 
-from puffin.layers.grouping import TOKENIZERS
-from puffin.layers.transformer import TransformerConfig
-from puffin.models.point_encoder import EncoderConfig, PointEncoder
+from puffin.models.point_encoder import PointEncoder
+from puffin.settings.encoder import TOKENIZERS, EncoderConfig, TokenizerConfig, TransformerConfig
 from tests.layers.clouds import tracks
 
-CONFIG = EncoderConfig(TOKENIZERS["5"], TransformerConfig("vit_tiny", 2))
+CONFIG = EncoderConfig(TokenizerConfig(), TransformerConfig("vit_tiny", 2))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("voxels", TOKENIZERS)
 def test_presets(voxels):
     """Every tokenizer gives the transformer one embedding and one position for each token."""
-    model = PointEncoder(EncoderConfig(TOKENIZERS[voxels], CONFIG.transformer)).eval()
+    model = PointEncoder(EncoderConfig(TokenizerConfig(voxels=voxels), CONFIG.transformer)).eval()
     tokens, features = model(*tracks([2000, 0, 500]))
     assert features.shape == (len(tokens), 192) and features.isfinite().all()
     expected = model.transformer(model.embed(tokens), model.position(tokens.centres), tokens.lengths)

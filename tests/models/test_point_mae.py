@@ -5,17 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from puffin.layers.grouping import TokenizerConfig
-from puffin.layers.transformer import TransformerConfig
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.point_mae import PointMAE, PointMAEConfig, random_mask
+from puffin.models.point_mae import PointMAE, random_mask
+from puffin.settings.clouds import PointMAEConfig
+from puffin.settings.encoder import EncoderConfig, TokenizerConfig, TransformerConfig
 from tests.layers.clouds import tracks, without_gradient
 
 TINY = TransformerConfig("vit_tiny", 2, attention_dropout=0.0, drop_path=0.0)
-CONFIG = PointMAEConfig(
-    EncoderConfig(TokenizerConfig(group_size=16), TINY), replace(TINY, depth=1, final_norm=True), energy=True
-)
-BARE = replace(CONFIG, decoder=replace(CONFIG.decoder, depth=0))  # no decoder
+CONFIG = PointMAEConfig(EncoderConfig(TokenizerConfig(group_size=16), TINY), decoder_depth=1)
+BARE = replace(CONFIG, decoder_depth=0)  # no decoder
 LENGTHS = [300, 0, 1, 150]
 
 
@@ -42,7 +39,7 @@ def test_masks_are_random_and_reproducible():
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, replace(CONFIG, energy=False), BARE], ids=["polarmae", "pointmae", "no decoder"]
+    "config", [CONFIG, replace(CONFIG, model="pointmae"), BARE], ids=["polarmae", "pointmae", "no decoder"]
 )
 def test_every_weight_learns(config):
     model = PointMAE(config)
@@ -139,7 +136,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"points: expected \(P, 4\)"):
         model(points[:, :3], lengths)
     with pytest.raises(ValueError, match="encoder's width 192"):
-        replace(CONFIG, decoder=TransformerConfig("vit_small"))
+        replace(CONFIG, published_decoder=TransformerConfig("vit_small"))
     for ratio in (60, 0, 1, float("nan")):  # with 0 there is nothing to learn, with 1 nothing to learn it from
         with pytest.raises(ValueError, match="mask_ratio"):
             replace(CONFIG, mask_ratio=ratio)

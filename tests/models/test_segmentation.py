@@ -6,17 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from puffin.layers.grouping import TokenizerConfig
-from puffin.layers.transformer import TransformerConfig
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.segmentation import FINETUNE, Segmentation, SegmentationConfig, spread_layers
+from puffin.models.segmentation import Segmentation
+from puffin.settings.clouds import FINETUNE, SegmentationConfig, spread_layers
+from puffin.settings.encoder import EncoderConfig, TokenizerConfig, TransformerConfig
 from tests.layers.clouds import tracks, without_gradient
 
 CONFIG = SegmentationConfig(
     EncoderConfig(TokenizerConfig(), TransformerConfig("vit_tiny", 2, 0.0, 0.0)),
     layers=(0, 1),
     head_dim=32,
-    dropout=0.0,
+    head_dropout=0.0,
 )
 
 

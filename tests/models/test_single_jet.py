@@ -10,10 +10,10 @@ import torch
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.layers.activations import ACTIVATIONS
-from puffin.layers.lorentz import METHODS, STABILIZERS
 from puffin.layers.norms import NORMS
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.single_jet import single_jet
+from puffin.settings.stabilizers import METHODS, STABILIZERS
 from tests.conftest import relative
 from tests.models.test_pelican import FILES, config_of, jets, small
 

@@ -36,7 +36,7 @@ if __name__ == "__main__":
     root = Path(__file__).resolve().parents[2]
     sys.path[:0] = [str(root), str(root / "src")]
     import optuna_search
-    from puffin.runs.run import run_script
+    from puffin.runs.entry import run_script
 
     hold_first_trial(Path(os.environ[FOLDER]))
     run_script(optuna_search.main)

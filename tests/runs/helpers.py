@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from puffin.checkpoints.reading import read_checkpoint
-from puffin.runs.run import run_script
+from puffin.runs.entry import run_script
 
 TINY_CLOUDS = (
     "--group-size 8 --context 60 --min-points 50 --batch-size 3 --cpu --threads 1 --num-epoch 2 --prefix tiny"

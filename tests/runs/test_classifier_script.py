@@ -17,7 +17,9 @@ import yaml
 
 import train_pelican_classifier as script
 from puffin.checkpoints.reading import read_checkpoint
-from puffin.runs.run import RunPaths
+from puffin.runs.paths import RunPaths
+from puffin.settings.flags import parse
+from puffin.settings.jets import ClassifierSettings
 from puffin.tasks.classification import JetClassification
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
@@ -368,22 +370,20 @@ def test_continuing_refuses_other_data(data, tmp_path, capsys):
 
 def test_settings_of_a_run_are_a_preset(data, tmp_path):
     """log/PREFIX.yaml is promised to be usable with --yaml."""
-    from puffin.settings.presets import parse_arguments
 
     script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
-    args, _ = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
-    assert args.num_channels_2to2 == [[4, 4]] and args.predict == ["test"] and args.device == "cpu"
+    flags = parse(ClassifierSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert (flags["num_channels_2to2"], flags["predict"], flags["device"]) == ((4, 4), ("test",), "cpu")
 
 
 def test_preset_values_are_checked(tmp_path):
     """Values of a preset are checked like flags, lists too."""
     from puffin.errors import InputError
-    from puffin.settings.presets import parse_arguments
 
     for line in ("dtype: half", "device: gpu", "predict: [tset]", "num-epoch: many", "factorize: 3"):
         (tmp_path / "p.yaml").write_text(line + "\n")
         with pytest.raises(InputError, match=line.split(":")[0]):
-            parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml")])
+            parse(ClassifierSettings, "", ["--yaml", str(tmp_path / "p.yaml")])
 
 
 def test_symmetries_of_which_network(data, tmp_path, capsys):
@@ -530,12 +530,11 @@ def test_unknown_preset_key(data, tmp_path, capsys):
 
 def test_command_line_wins_over_preset(tmp_path):
     """A preset sets defaults only."""
-    from puffin.settings.presets import parse_arguments
 
     (tmp_path / "p.yaml").write_text("drop_rate: 0.2\nnum-epoch: 7\nbatchnorm: b\n")
-    args, given = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "9"])
-    assert (args.num_epoch, args.drop_rate, args.batchnorm) == (9, 0.2, "batch")
-    assert {"drop_rate", "num_epoch"} <= given and "batch_size" not in given
+    flags = parse(ClassifierSettings, "", ["--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "9"])
+    assert [flags[name] for name in ("num_epoch", "drop_rate", "batchnorm")] == [9, 0.2, "batch"]
+    assert {"drop_rate", "num_epoch"} <= flags.given and "batch_size" not in flags.given
 
 
 def test_checkpoint_of_another_network(data, tmp_path, run_folder, capsys):

@@ -11,9 +11,9 @@ import torch
 
 import train_pointmae as script
 from puffin.checkpoints.reading import read_checkpoint
-from puffin.cli.clouds import point_mae_config
 from puffin.data.pilarnet_files import index_path
-from puffin.settings.presets import parse_arguments
+from puffin.settings.clouds import PretrainingSettings
+from puffin.settings.flags import parse
 from tests.conftest import ROOT, golden_files
 from tests.runs.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
 
@@ -208,12 +208,12 @@ def test_learning_rates(data, tmp_path):
 def test_presets(data, tmp_path):
     """The committed presets are read, and log/PREFIX.yaml is one. Breaks if a flag without a value is written to it."""
     script.main(command(data, tmp_path, "--num-step", "1", "--no-plot", "--no-probe"))
-    args, given = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
-    assert (args.depth, args.context, args.radius, args.num_step) == (1, 60, None, 1)
-    assert "clip" in given and "clip" not in parse_arguments(script.make_parser, ["--depth", "2"])[1]
+    flags = parse(PretrainingSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert [flags[name] for name in ("depth", "context", "radius", "num_step")] == [1, 60, None, 1]
+    assert "clip" in flags.given and "clip" not in parse(PretrainingSettings, "", ["--depth", "2"]).given
     for name in ("pointmae", "polarmae", "pointmae_quick"):
-        args, _ = parse_arguments(script.make_parser, ["--yaml", str(ROOT / f"config/{name}.yaml")])
-        assert args.model == ("pointmae" if name == "pointmae" else "polarmae") and point_mae_config(args)
+        settings = parse(PretrainingSettings, "", ["--yaml", str(ROOT / f"config/{name}.yaml")]).settings()
+        assert settings.network.model == ("pointmae" if name == "pointmae" else "polarmae")
 
 
 @pytest.mark.parametrize("path", golden_files("polarmae", "p*mae.ckpt"), ids=lambda path: path.stem)

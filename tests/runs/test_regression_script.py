@@ -12,7 +12,7 @@ import train_pelican_cov as regressor
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.metrics.classification import columns as classification_columns
 from puffin.metrics.regression import columns as regression_columns
-from puffin.runs.run import run_script
+from puffin.runs.entry import run_script
 from tests.conftest import ROOT
 from tests.runs.helpers import refused_by, same, weights
 from tests.runs.test_classifier_script import TINY

@@ -12,11 +12,11 @@ from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fsco
 
 import train_segmentation as script
 from puffin.checkpoints.reading import read_checkpoint
-from puffin.cli.segmentation import check_flags, segmentation_config
 from puffin.data.pilarnet_files import EventFile
 from puffin.errors import InputError
-from puffin.runs.run import run_script
-from puffin.settings.presets import parse_arguments
+from puffin.runs.entry import run_script
+from puffin.settings.clouds import PointSegmentationSettings
+from puffin.settings.flags import parse
 from puffin.tasks.point_predictions import PointPredictions
 from tests.conftest import ROOT, golden_files
 from tests.runs.helpers import TINY_CLOUDS as TINY
@@ -376,15 +376,13 @@ def test_published_checkpoints(data, tmp_path):
 def test_presets(data, tmp_path):
     """The committed presets are read, and log/PREFIX.yaml is one."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
-    args, _ = parse_arguments(script.make_parser, ["--yaml", str(tmp_path / "log/tiny.yaml")])
-    assert (args.layers, args.class_weights, args.head_dim) == ([0], "pilarnet", 16)
+    flags = parse(PointSegmentationSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
+    assert [flags[name] for name in ("layers", "class_weights", "head_dim")] == [(0,), "pilarnet", 16]
     presets = sorted((ROOT / "config").glob("segmentation_*.yaml"))
     assert len(presets) == 5
     for path in presets:
-        args, _ = parse_arguments(script.make_parser, ["--yaml", str(path)])
-        check_flags(args)
-        config = segmentation_config(args)
-        assert path.stem.endswith("quick") or (config.layers == (3, 7, 11) and config.finetune in path.stem)
+        config = parse(PointSegmentationSettings, "", ["--yaml", str(path)]).settings().network
+        assert path.stem.endswith("quick") or (config.averaged_layers == (3, 7, 11) and config.finetune in path.stem)
 
 
 @pytest.mark.parametrize(

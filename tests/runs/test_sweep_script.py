@@ -1,6 +1,7 @@
 """The sweep script: real workers on sample jets, with every kind of storage, killed and cut off from their database."""
 
 import csv
+import importlib
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,8 @@ import train_pelican_classifier
 import train_pelican_cov
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.errors import InputError
-from puffin.runs.run import run_script
+from puffin.runs.entry import run_script
+from puffin.settings.sweep import TASKS
 from puffin.sweeps.storage import open_storage
 from puffin.sweeps.study import counted
 from tests.conftest import ROOT
@@ -117,11 +119,15 @@ def rows(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("name", optuna_search.TASKS)
+@pytest.mark.parametrize("name", TASKS)
 def test_directions(name):
     """The best epoch of a trial is that of its script: each choice of --best-by has a direction, and losses alone are lowered."""
-    task = optuna_search.TASKS[name]
-    (choices,) = [action.choices for action in task.script.make_parser()._actions if action.dest == "best_by"]
+    task = TASKS[name]
+    (choices,) = [
+        action.choices
+        for action in importlib.import_module(task.script).make_parser()._actions
+        if action.dest == "best_by"
+    ]
     assert set(choices) == set(task.directions) and task.metric in choices
     scores = [
         m for m in choices if m.startswith(("AUC", "Bg", "accuracy", "f1", "iou", "precision", "recall", "probe"))

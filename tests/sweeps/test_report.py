@@ -6,7 +6,7 @@ import optuna
 import pytest
 import yaml
 
-import train_pelican_classifier
+from puffin.settings.jets import ClassifierSettings
 from puffin.sweeps.report import Report
 
 
@@ -25,7 +25,7 @@ def report(tmp_path, directions: list[str], values: list[list[float]]) -> Report
             )
         )
     metrics = ["AUC", "loss"][: len(directions)]
-    return Report(study, metrics, "train_pelican_classifier.py", train_pelican_classifier.make_parser, tmp_path)
+    return Report(study, metrics, "train_pelican_classifier.py", ClassifierSettings, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """Search spaces: what a file may say, and what a trial makes of it."""
 
 import argparse
+import importlib
 
 import optuna
 import pytest
 
-from optuna_search import TASKS
-from puffin.cli.clouds import point_mae_config
-from puffin.cli.pelican import pelican_config
 from puffin.errors import InputError
-from puffin.settings.presets import parse_arguments
+from puffin.settings.flags import defaults, parse
+from puffin.settings.sweep import TASKS
 from puffin.sweeps.space import read_space
 from tests.conftest import ROOT
 
@@ -105,18 +104,15 @@ def test_bad_files_say_where(tmp_path, text, reason):
     assert reason in str(error.value)
 
 
-@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if (ROOT / f"{task.name}.py").exists()])
+@pytest.mark.parametrize("task", TASKS)
 def test_the_spaces_that_come_with_it(task):
     """Every task has one of which each trial is a network; that of jets keeps five blocks of one width."""
-    script = TASKS[task].script
-    args, _ = parse_arguments(script.make_parser, [])
-    chosen = read_space(ROOT / f"config/search/{task}.yaml", script.make_parser, {}, vars(args))
+    schema, script = TASKS[task].schema, importlib.import_module(TASKS[task].script)
+    chosen = read_space(ROOT / f"config/search/{task}.yaml", script.make_parser, {}, defaults(schema).values)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     for _ in range(60):
-        args, given = parse_arguments(script.make_parser, chosen.sample(study.ask()))
-        assert "lr_init" in given
+        flags = parse(schema, "", chosen.sample(study.ask()))
+        assert "lr_init" in flags.given
+        flags.settings()  # widths, or tokens, that fit together
         if task in ("classifier", "cov"):
-            assert "num_channels_m" in given and args.num_channels_m[0][0] == args.num_channels_m[0][4]
-            pelican_config(args, 0)  # widths that fit together
-        if task == "pointmae":
-            point_mae_config(args)  # tokens that fit together
+            assert "num_channels_m" in flags.given and flags["num_channels_m"][0] == flags["num_channels_m"][4]

@@ -4,23 +4,21 @@ import pytest
 import torch
 
 from puffin.data.packing import CloudBatch
-from puffin.layers.grouping import VOXEL, TokenizerConfig
-from puffin.layers.transformer import TransformerConfig
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.point_mae import PointMAE, PointMAEConfig
+from puffin.models.point_mae import PointMAE
+from puffin.settings.clouds import PointMAEConfig
+from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
 from puffin.tasks.masked_modelling import BAD, DROPPED, FAINT, TOO_SMALL, MaskedModelling, fixed_mask
-from puffin.training.trainer import Progress
+from puffin.training.task import Evaluation, Progress
 from tests.layers.clouds import tracks
 
+VALID = Evaluation("valid")
 TOKENS = TokenizerConfig(3 * VOXEL, context=40, group_size=8, upscale=16)
 
 
 def make_task(**settings):
     """A masked autoencoder of two blocks."""
     small = TransformerConfig("vit_tiny", 1, drop_path=0.1)
-    config = PointMAEConfig(
-        EncoderConfig(TOKENS, small), TransformerConfig("vit_tiny", 1, final_norm=True), energy=True
-    )
+    config = PointMAEConfig(EncoderConfig(TOKENS, small), decoder_depth=1)
     return MaskedModelling(PointMAE(config), seed=3, **settings)
 
 
@@ -51,11 +49,11 @@ def test_faint_events_are_counted_and_do_not_matter():
 def test_small_events_are_told_once():
     """Those of training with its first row, those of a split with its first evaluation. Breaks if they are told every epoch."""
     task, told = make_task(too_small={"train": 3, "valid": 2, "test": 1}), []
-    for name in ("training", "valid", "training", "valid", "final test", "best test"):
-        if name == "training":
+    for evaluation in (None, VALID, None, VALID, Evaluation("test", "final"), Evaluation("test", "best")):
+        if evaluation is None:
             task.step(make_batch([50]))
         else:
-            task.begin_evaluation(name, Progress())
+            task.begin_evaluation(evaluation, Progress())
         told.append(task.counts[TOO_SMALL])
         task.counts[TOO_SMALL] = 0
     assert told == [3, 2, 0, 0, 1, 0]
@@ -137,12 +135,12 @@ def test_when_to_probe():
     task, found = make_task(probe=Probe(), probe_every=10), []
     history = []
     for step in (4, 8, 12, 16, 25):
-        task.begin_evaluation("valid", Progress(step=step, history=history))
+        task.begin_evaluation(VALID, Progress(step=step, history=history))
         found.append(task.metrics({}, 0.0)["probe_f1_mean"] == 0.5)
         history.append({"step": step})
     assert found == [False, False, True, False, True]
-    for name in ("best test", "final train"):
-        task.begin_evaluation(name, Progress(step=25, history=history))
+    for evaluation in (Evaluation("test", "best"), Evaluation("train", "final")):
+        task.begin_evaluation(evaluation, Progress(step=25, history=history))
         task.metrics({}, 0.0)
     assert Probe.calls == ["valid", "valid", "test"]
     assert task.metric_directions["probe_f1_mean"] == 1

@@ -10,12 +10,12 @@ import torch
 
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudSelection
-from puffin.layers.grouping import VOXEL, TokenizerConfig
-from puffin.layers.transformer import TransformerConfig
 from puffin.losses.clouds import LossTerms
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.segmentation import Segmentation, SegmentationConfig
-from puffin.tasks.segmentation import BAD, DROPPED, NO_TOKENS, TOO_SMALL, PointSegmentation
+from puffin.models.segmentation import Segmentation
+from puffin.settings.clouds import SegmentationConfig
+from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
+from puffin.tasks.segmentation import BAD, DROPPED, NO_TOKENS, TOO_SMALL, PointSegmentation, SegmentationOptions
+from puffin.training.task import Evaluation
 from tests.layers.clouds import tracks
 
 TOKENS = TokenizerConfig(3 * VOXEL, context=40, group_size=8, upscale=16)
@@ -38,7 +38,10 @@ def make_task(terms=("focal", "nll", "dice")):
     config = SegmentationConfig(EncoderConfig(TOKENS, TransformerConfig("vit_tiny", 1)), layers=(0,), head_dim=16)
     loss = LossTerms({name: 1.0 + k for k, name in enumerate(terms)}, WEIGHT)
     return PointSegmentation(
-        Segmentation(config).double().eval(), loss, {"valid": Places}, checkpoints={"best": Path("/m/x_best.pt")}
+        Segmentation(config).double().eval(),
+        loss,
+        {"valid": Places},
+        SegmentationOptions(checkpoints={"best": Path("/m/x_best.pt")}),
     )
 
 
@@ -60,7 +63,7 @@ def parts_of(batch):
 
 @torch.no_grad()
 def evaluate(task, batches, stem=None):
-    with task.collect("best valid", stem, shared=False) as collector:
+    with task.collector(Evaluation("valid", "best", stem), shared=False) as collector:
         for batch in batches:
             collector.add(task.step(batch))
         return collector.finish()

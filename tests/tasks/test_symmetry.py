@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from puffin.layers.lorentz import COMPONENTS, SPURIONS
+from puffin.layers.lorentz import COMPONENTS
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.settings.stabilizers import SPURIONS
 from puffin.tasks.symmetry import lorentz_generators, measure_symmetries, split_generators
 from tests.models.test_pelican import small
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.data.sampler import EpochBatches
-from puffin.errors import InputError
+from puffin.errors import InputError, Interrupted
 from puffin.training.schedules import Schedule
-from puffin.training.trainer import Interrupted, Progress, StepOutput, Trainer, TrainerOptions
+from puffin.training.task import Evaluation, InMemoryTask, Progress, StepOutput
+from puffin.training.trainer import Trainer, TrainerOptions
 
 DATA = torch.linspace(-1, 1, 11)  # eleven events
 
@@ -26,13 +28,13 @@ class Numbers:
         return self
 
 
-class Task:
+class Task(InMemoryTask):
     """(w x - 3 x)^2, the mean over the events of a batch."""
 
     metric_directions = {"loss": -1}
 
     def __init__(self):
-        self.model = nn.Linear(1, 1).double()
+        super().__init__(nn.Linear(1, 1).double())
         nn.init.zeros_(self.model.weight), nn.init.zeros_(self.model.bias)
         self.counts, self.evaluations = {"odd events": 0, "nothing": 0}, []
 
@@ -41,8 +43,8 @@ class Task:
         self.counts["odd events"] += int((batch.index % 2).sum())
         return StepOutput((self.model(x) - 3 * x).square().mean(), len(x), {"index": batch.index})
 
-    def begin_evaluation(self, name, progress):
-        self.evaluations.append((name, progress.step, len(progress.history)))
+    def begin_evaluation(self, evaluation, progress):
+        self.evaluations.append((str(evaluation), progress.step, len(progress.history)))
 
     def metrics(self, outputs, loss):
         return {"loss": loss, "weight": float(self.model.weight), "training": self.model.training}
@@ -195,7 +197,7 @@ def test_reports_and_the_end_see_the_averaged_weights(tmp_path):
     with pytest.raises(KeyError):
         trainer._close_row(2, None, report)
     assert seen == [average] and task.model.weight.item() == own != average
-    trainer.use_weights_of(trainer.best)
+    Checkpoint.read(trainer.best).load_into(task.model)
     assert task.model.weight.item() == average
 
 
@@ -249,15 +251,19 @@ def test_collector(tmp_path, size, ended):
     """A task may collect outputs itself, and hears of the end, of an error too; the model is back in its mode after both."""
     task, trainer = run(tmp_path, num_epoch=1)
     collector, asked = Counting(), []
-    task.collect = lambda *arguments: asked.append(arguments) or collector
+    task.collector = lambda *arguments: asked.append(arguments) or collector
     task.model.train()
     loader = Loader(EpochBatches(len(DATA), size, shuffle=False))
     if ended is None:
-        assert trainer.evaluate(loader, "best test", tmp_path / "x") == ({"batches": 3}, {})
+        assert trainer.evaluate(loader, Evaluation("test", "best", tmp_path / "x")) == ({"batches": 3}, {})
     else:
         with pytest.raises(InputError):
-            trainer.evaluate(loader, "best test", tmp_path / "x")
-    assert asked == [("best test", tmp_path / "x", True)] and collector.ended is ended and task.model.training
+            trainer.evaluate(loader, Evaluation("test", "best", tmp_path / "x"))
+    assert (
+        asked == [(Evaluation("test", "best", tmp_path / "x"), True)]
+        and collector.ended is ended
+        and task.model.training
+    )
 
 
 def test_unknown_metric(tmp_path):

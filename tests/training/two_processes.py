@@ -15,7 +15,7 @@ import train_pointmae as pretraining
 import train_segmentation as segmentation
 from puffin.errors import InputError
 from puffin.layers.packed import event_of_row, rank_in_event
-from puffin.runs.run import run_script
+from puffin.runs.entry import run_script
 from puffin.tasks import masked_modelling
 from puffin.tasks.classification import JetClassification
 from puffin.training import distributed

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from puffin.settings.pelican import ACTIVATIONS as NAMES
+
 
 class Atan(nn.Module):
     """arctan(x)."""
@@ -27,6 +29,7 @@ ACTIVATIONS = {
     "sigmoid": nn.Sigmoid,
     "logsigmoid": nn.LogSigmoid,
 }
+assert list(ACTIVATIONS) == NAMES  # which are the choices of --activation
 
 
 def make_activation(name: str) -> nn.Module:

@@ -3,7 +3,6 @@
 Source: arXiv 2502.02558, sec. 3 (volumetric tokens); Pang et al., arXiv 2203.06604 (farthest point centres with kNN).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,55 +12,7 @@ from puffin.layers.packed import check_packed, offsets, pad, unpad
 from puffin.ops.cnms import cnms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_query, knn
-
-CENTRES = ("cnms", "fps")
-NEIGHBOURS = ("ball", "knn")
-REDUCTIONS = ("fps", "energy")
-VOXEL = 2 / (768 * math.sqrt(3))  # one voxel (3 mm) in the units of prepared points, whose detector has radius 1
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """How points become tokens.
-
-    radius: of a token, in the units of the points.  context: most tokens of an event; with centres "fps", their number.
-    group_size: most points of a token; "ball" finds up to `upscale` and reduces them by farthest point sampling or to
-    those of highest energy, "knn" takes the nearest.  overlap: of C-NMS, which chooses among all points, or among
-    `seeds` farthest points if that is not 0.  mean_centres: a token sits at the mean of its points.
-    """
-
-    radius: float = 5 * VOXEL
-    context: int = 512
-    group_size: int = 32
-    upscale: int = 256
-    overlap: float = 0.72
-    centres: str = "cnms"
-    neighbours: str = "ball"
-    reduction: str = "fps"
-    seeds: int = 0
-    mean_centres: bool = False
-
-    def __post_init__(self):
-        for name, choices in (("centres", CENTRES), ("neighbours", NEIGHBOURS), ("reduction", REDUCTIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if not 1e-6 <= self.radius <= 2:  # its square must not vanish in float32; the detector's diameter is 2
-            raise ValueError(f"radius: expected 1e-6 to 2 (a voxel: {VOXEL:.7f}), got {self.radius}")
-        if not 0 < self.overlap < math.inf:
-            raise ValueError(f"overlap: expected a finite number above 0, got {self.overlap}")
-        for name, least in (("context", 1), ("group_size", 1), ("upscale", self.group_size), ("seeds", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"{name}: expected at least {least}{' (group_size)' * (name == 'upscale')}, got {getattr(self, name)}"
-                )
-
-
-# token radius in voxels -> the published settings
-TOKENIZERS = {
-    "2.5": TokenizerConfig(2.5 * VOXEL, context=1024, group_size=16, upscale=64, overlap=0.73),
-    "5": TokenizerConfig(),
-    "25": TokenizerConfig(25 * VOXEL, 128, group_size=128, upscale=2048, seeds=256, mean_centres=True),
-}
+from puffin.settings.encoder import TokenizerConfig
 
 
 @dataclass(frozen=True)
@@ -109,6 +60,7 @@ def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens
 
     Groups overlap, and points at the radius or farther from every centre are in none: C-NMS with overlap above 0.5
     leaves a few."""
+    config = config.complete()
     check_packed(points, lengths, 4 if config.reduction == "energy" else 3)
     cloud = pad(points, lengths, max([1, *lengths.tolist()]))  # one column at least, so that index 0 exists
     sizes = lengths.to(points.device)

@@ -10,25 +10,7 @@ from torch import Tensor
 
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.segments import segment_expand, segment_sum
-
-T, X, Y, Z = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)
-BEAMS = ((1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, -1.0))
-_LIGHT_LIKE = ((1.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -1.0))
-
-# stabilizer subgroup -> the fixed vectors whose stabilizer it is
-SPURIONS = {
-    "so13": (),
-    "so3": (T,),
-    "so12": (Z,),
-    "se2": ((1.0, 0.0, 0.0, -1.0),),
-    "so2": (T, Z),
-    "so2_0": BEAMS,
-    "R": (X, Y),
-    "1": (T, X, Y, Z),
-    "11": (T, X, Y, Z),
-    "1_0": _LIGHT_LIKE,
-    "11_0": _LIGHT_LIKE,
-}
+from puffin.settings.stabilizers import BEAMS, LIGHT_LIKE, T, X, Y, Z
 
 # stabilizer -> linear forms r(p) whose products r_i r_j are further inputs (rows over E, px, py, pz)
 COMPONENTS = {
@@ -40,7 +22,7 @@ COMPONENTS = {
     "so2_0": BEAMS,
     "R": (X, Y),
     "11": (T, X, Y, Z),
-    "11_0": _LIGHT_LIKE,
+    "11_0": LIGHT_LIKE,
     "1": (T, X, Y, Z),
     "1_0": ((1.0, 0.0, 0.0, 1.0), (1.0, -1.0, 0.0, 0.0), (1.0, 0.0, -1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
 }
@@ -72,8 +54,6 @@ PUBLISHED_PROJECTIONS = PROJECTIONS | {
         ((1.0, 0.0, 0.0, -1.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (-1.0, 0.0, 0.0, 0.0)),
     )
 }
-STABILIZERS = tuple(SPURIONS)
-METHODS = ("spurions", "input")
 
 
 def minkowski(p: Tensor, q: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pairs import pair_reduce
 from puffin.ops.segments import segment_sum
+from puffin.settings.pelican import NORMS as NAMES
 
 
 class _EventNorm(nn.Module):
@@ -48,6 +49,7 @@ class EventLayerNorm(_EventNorm):
 
 
 NORMS = {"batch": MaskedBatchNorm, "instance": InstanceNorm, "layer": EventLayerNorm, "none": None}
+assert tuple(NORMS) == NAMES  # which are the choices of --batchnorm
 
 
 def make_norm(name: str, num_features: int, sync: bool = False) -> nn.Module | None:

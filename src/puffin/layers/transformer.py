@@ -4,15 +4,13 @@ Source: spec/polarmae.md section 5; Dosovitskiy et al., arXiv 2010.11929.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.layers.attention import Attention
-
-ARCHITECTURES = {"vit_tiny": (192, 6), "vit_small": (384, 6), "vit_base": (768, 12)}  # name -> width, heads
+from puffin.settings.encoder import ARCHITECTURES, TransformerConfig
 
 
 def batch_normalised(x: Tensor, eps: float = 1e-13) -> Tensor:
@@ -39,28 +37,6 @@ class BatchWideNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.bias, batch_normalised(x), self.weight)
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """depth blocks of an architecture; drop_path: chance to drop a block's branch for a token, 0 in the first block
-    growing to this in the last; batch_wide_norm: the norm of published checkpoints."""
-
-    arch: str = "vit_small"
-    depth: int = 12
-    attention_dropout: float = 0.05
-    drop_path: float = 0.25
-    final_norm: bool = False
-    batch_wide_norm: bool = False
-
-    def __post_init__(self):
-        if self.arch not in ARCHITECTURES:
-            raise ValueError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {self.arch!r}")
-
-    @property
-    def dim(self) -> int:
-        """Width of a token."""
-        return ARCHITECTURES[self.arch][0]
 
 
 class DropPath(nn.Module):

@@ -3,22 +3,18 @@
 Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from puffin.data.packing import JetBatch
-from puffin.layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to1, Eq2to2, EventGeometry, check_letters
+from puffin.layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to1, Eq2to2, EventGeometry
 from puffin.layers.dropout import PairDropout
 from puffin.layers.input_encoder import InputEncoder
 from puffin.layers.lorentz import (
-    BEAMS,
-    METHODS,
     PROJECTIONS,
     PUBLISHED_PROJECTIONS,
-    SPURIONS,
     WITHOUT_DOT_PRODUCT,
     irc_angles,
     irc_weights,
@@ -30,104 +26,22 @@ from puffin.layers.mlp import MLP, MessageNet
 from puffin.layers.softdrop import soft_drop_multiplicity
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.segments import segment_sum
+from puffin.settings.pelican import PelicanConfig
 
 
-@dataclass(frozen=True)
-class PelicanConfig:
-    """Everything that shapes a PELICAN network; names are those of the command line.
-
-    num_scalars: per-particle features of the data set.  num_targets, scale: of a regressor, how many four-momenta it
-    predicts, and the factor that its input momenta carry.  irc_diagonal: keep the diagonal maps in an IRC-safe network;
-    published checkpoints have them, but with them the network is not collinear-safe.  published_projections: split
-    the momenta of a se2 regressor as published checkpoints do, which is not covariant (docs/ARCHITECTURE.md).
-    """
-
-    num_channels_scalar: int = 10
-    num_channels_m: tuple[tuple[int, ...], ...] = ((25,),) * 5
-    num_channels_2to2: tuple[int, ...] = (15,) * 5
-    num_channels_m_out: tuple[int, ...] = (25, 15)
-    num_channels_out: tuple[int, ...] = (25,)
-    num_classes: int = 2
-    num_targets: int = 1
-    scale: float = 1.0
-    stabilizer: str = "so2"
-    method: str = "spurions"
-    add_beams: bool = False
-    config: str = "M"
-    config_out: str = "M"
-    factorize: bool = True
-    activation: str = "leakyrelu"
-    activate_agg: bool = False
-    activate_lin: bool = True
-    activate_agg_out: bool = True
-    activate_lin_out: bool = False
-    mlp_out: bool = True
-    nobj_avg: float = 49
-    irc_safe: bool = False
-    irc_diagonal: bool = False
-    published_projections: bool = False
-    drop_rate: float = 0.0
-    drop_rate_out: float = 0.0
-    batchnorm: str = "batch"
-    sync_batchnorm: bool = False
-    num_scalars: int = 0
-
-    def __post_init__(self):
-        check_choice("stabilizer", self.stabilizer, SPURIONS)
-        check_choice("method", self.method, METHODS)
-        check_letters(self.config, self.irc_safe)
-        check_letters(self.config_out, self.irc_safe)
-        if len(self.num_channels_m) != len(self.num_channels_2to2):
-            raise ValueError(
-                f"num_channels_m and num_channels_2to2: expected one entry per block in both, got "
-                f"{len(self.num_channels_m)} and {len(self.num_channels_2to2)}"
-            )
-        if not self.num_channels_m_out:
-            raise ValueError("num_channels_m_out: expected at least one width, got none")
-        if self.irc_safe and self.num_labels:
-            raise ValueError(
-                "irc_safe: scalars and spurions are not IRC-safe; use it without per-particle scalars and beams, "
-                "and with --method input or --stabilizer so13"
-            )
-        if self.rank2_channels < 1:
-            raise ValueError(
-                f"num_channels_scalar: expected fewer than the first width, {self.first_width}, got {self.num_channels_scalar}"
-            )
-
-    @property
-    def spurions(self) -> tuple[tuple[float, ...], ...]:
-        """The fixed vectors in front of each event's particles."""
-        broken = SPURIONS[self.stabilizer] if self.method == "spurions" else ()
-        return broken + (BEAMS if self.add_beams else ())
-
-    @property
-    def num_labels(self) -> int:
-        """Rank-1 input channels: scalars of the data set, then one-hot spurion labels."""
-        return self.num_scalars + (1 + len(self.spurions) if self.spurions else 0)
-
-    @property
-    def first_width(self) -> int:
-        """Channels of the first block's input."""
-        return self.num_channels_m[0][0] if self.num_channels_m[0] else self.num_channels_2to2[0]
-
-    @property
-    def rank2_channels(self) -> int:
-        """Channels of the first block's input that come from pairs."""
-        return self.first_width - (self.num_channels_scalar if self.num_labels else 0)
-
-    def aggregator(
-        self, config: str, *, factorize: bool = False, activate_agg: bool = False, activate_lin: bool = True
-    ):
-        """Options of one aggregation layer."""
-        return AggregatorOptions(
-            config,
-            factorize,
-            self.nobj_avg,
-            self.activation,
-            activate_agg,
-            activate_lin,
-            diagonal=not self.irc_safe or self.irc_diagonal,
-        )
+def aggregator_options(
+    config: PelicanConfig, letters: str, factorize: bool = False, activate_agg: bool = False, activate_lin: bool = True
+) -> AggregatorOptions:
+    """Return the options of one aggregation layer."""
+    return AggregatorOptions(
+        letters,
+        factorize,
+        config.nobj_avg,
+        config.activation,
+        activate_agg,
+        activate_lin,
+        diagonal=not config.irc_safe or config.irc_diagonal,
+    )
 
 
 class Embedded(NamedTuple):
@@ -138,12 +52,6 @@ class Embedded(NamedTuple):
     fourmomenta: Tensor
 
 
-def check_choice(name: str, value: str, choices) -> None:
-    """ValueError unless value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-
-
 class Net2to2(nn.Module):
     """The blocks: messages on pairs, dropout, aggregation."""
 
@@ -151,7 +59,8 @@ class Net2to2(nn.Module):
         super().__init__()
         entries = [m[0] if m else c for m, c in zip(config.num_channels_m, config.num_channels_2to2, strict=False)]
         outputs = entries[1:] + [config.num_channels_m_out[0]]
-        options = config.aggregator(
+        options = aggregator_options(
+            config,
             config.config,
             factorize=config.factorize,
             activate_agg=config.activate_agg,
@@ -184,7 +93,9 @@ class PelicanBackbone(nn.Module):
         self.linear = nn.Linear(num_rank2_inputs(config.stabilizer, config.method), config.rank2_channels)
         self.input_encoder = InputEncoder(config.rank2_channels, config.irc_safe)
         if config.num_labels:
-            self.eq1to2 = Eq1to2(config.num_labels, config.num_channels_scalar, config.aggregator(config.config_out))
+            self.eq1to2 = Eq1to2(
+                config.num_labels, config.num_channels_scalar, aggregator_options(config, config.config_out)
+            )
         self.net2to2 = Net2to2(config)
         self._copy_dot_products_()
 
@@ -245,8 +156,8 @@ class PelicanClassifier(PelicanBackbone):
             list(config.num_channels_m_out), config.activation, config.batchnorm, config.sync_batchnorm
         )
         widths = [*config.num_channels_out, config.num_classes] if config.mlp_out else [config.num_classes]
-        options = config.aggregator(
-            config.config_out, activate_agg=config.activate_agg_out, activate_lin=config.activate_lin_out
+        options = aggregator_options(
+            config, config.config_out, activate_agg=config.activate_agg_out, activate_lin=config.activate_lin_out
         )
         self.agg_2to0 = Eq2to0(config.num_channels_m_out[-1], widths[0], options)
         self.dropout, self.dropout_out = PairDropout(config.drop_rate), nn.Dropout(config.drop_rate_out)
@@ -285,7 +196,8 @@ class PelicanRegressor(PelicanBackbone):
         )
         outputs = len(parts) * config.num_targets
         widths = [*config.num_channels_out, outputs] if config.mlp_out else [outputs]
-        options = config.aggregator(
+        options = aggregator_options(
+            config,
             config.config_out,
             factorize=config.factorize,
             activate_agg=config.activate_agg_out,

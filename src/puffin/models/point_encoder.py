@@ -3,33 +3,14 @@
 Source: arXiv 2502.02558, sec. 3; spec/polarmae.md sections 3 to 5.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from puffin.layers.grouping import TokenizerConfig, Tokens, tokenize
+from puffin.layers.grouping import Tokens, tokenize
 from puffin.layers.pointnet import MiniPointNet
-from puffin.layers.transformer import Transformer, TransformerConfig
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Everything that shapes an encoder.
-
-    in_channels: columns of a point (x, y, z, energy).  padding_row: embed groups as published networks do (spec
-    section 4, compat)."""
-
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    in_channels: int = 4
-    padding_row: bool = False
-    sync_batchnorm: bool = False
-
-    @property
-    def dim(self) -> int:
-        """Width of a token."""
-        return self.transformer.dim
+from puffin.layers.transformer import Transformer
+from puffin.settings.encoder import EncoderConfig
 
 
 class Encoded(NamedTuple):
@@ -45,9 +26,9 @@ class PointEncoder(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
-        dim, size = config.dim, config.tokenizer.group_size
+        dim, size = config.dim, config.tokens.group_size
         self.embedding = MiniPointNet(
-            config.in_channels, dim, size, padding_row=config.padding_row, sync=config.sync_batchnorm
+            config.in_channels, dim, size, padding_row=config.published_norms, sync=config.sync_batchnorm
         )
         self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
         self.transformer = Transformer(config.transformer)
@@ -56,7 +37,7 @@ class PointEncoder(nn.Module):
         """Tokens of packed points (P, in_channels), lengths (B,) int64 on the CPU.  No weights are involved."""
         if points.dim() != 2 or points.shape[1] != self.config.in_channels:
             raise ValueError(f"points: expected (P, {self.config.in_channels}), got {tuple(points.shape)}")
-        return tokenize(points, lengths, self.config.tokenizer)
+        return tokenize(points, lengths, self.config.tokens)
 
     def embed(self, tokens: Tokens) -> Tensor:
         """What the transformer takes in, without the position: (T, dim)."""

@@ -4,7 +4,6 @@ Source: arXiv 2502.02558, sec. 3; Pang et al., arXiv 2203.06604; spec/polarmae.m
 al., arXiv 2111.09886.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,30 +12,10 @@ from torch import Tensor, nn
 from puffin.layers.grouping import Tokens
 from puffin.layers.packed import event_of_row, rank_in_event
 from puffin.layers.pointnet import MiniPointNet
-from puffin.layers.transformer import Transformer, TransformerConfig, init_weights
+from puffin.layers.transformer import Transformer, init_weights
 from puffin.losses.clouds import chamfer_by_group, energy_by_group, mean_of
-from puffin.models.point_encoder import EncoderConfig, PointEncoder
-
-
-@dataclass(frozen=True)
-class PointMAEConfig:
-    """Everything that shapes a masked autoencoder.
-
-    mask_ratio: part of an event's tokens that is hidden, floor(ratio n) of n.  energy: PoLAr-MAE.  decoder: with a depth
-    of 0 there is none, and the encoder gets the hidden tokens too, as mask tokens at their places."""
-
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(depth=4, final_norm=True))
-    mask_ratio: float = 0.6
-    energy: bool = False
-
-    def __post_init__(self):
-        if self.decoder.dim != self.encoder.dim:
-            raise ValueError(f"decoder: expected the encoder's width {self.encoder.dim}, got {self.decoder.dim}")
-        if self.decoder.depth < 0:
-            raise ValueError(f"decoder: expected 0 blocks or more, got {self.decoder.depth}")
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio: expected a number above 0 and below 1, got {self.mask_ratio}")
+from puffin.models.point_encoder import PointEncoder
+from puffin.settings.clouds import PointMAEConfig
 
 
 class Reconstruction(NamedTuple):
@@ -104,7 +83,7 @@ class PointMAE(nn.Module):
     def __init__(self, config: PointMAEConfig):
         super().__init__()
         self.config = config
-        encoder, size = config.encoder, config.encoder.tokenizer.group_size
+        encoder, size = config.encoder, config.encoder.tokens.group_size
         self.encoder = PointEncoder(encoder)
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(encoder.dim), std=0.02))
         self.decoder = Transformer(config.decoder) if config.decoder.depth else None
@@ -112,7 +91,7 @@ class PointMAE(nn.Module):
         init_weights(self.points)
         self.energy = None
         if config.energy:
-            self.energy = EnergyHead(encoder.dim, size, encoder.padding_row, encoder.sync_batchnorm)
+            self.energy = EnergyHead(encoder.dim, size, encoder.published_norms, encoder.sync_batchnorm)
 
     def forward(
         self, points: Tensor, lengths: Tensor, masked: Tensor | None = None, generator: torch.Generator | None = None

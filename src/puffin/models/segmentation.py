@@ -3,7 +3,7 @@
 Source: arXiv 2502.02558, sec. 4; spec/polarmae.md section 8.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,47 +17,9 @@ from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.packed import offsets
 from puffin.layers.transformer import Transformer
 from puffin.layers.upsample import Upsampler, global_features, nearest_tokens
-from puffin.models.point_encoder import EncoderConfig, PointEncoder
+from puffin.models.point_encoder import PointEncoder
 from puffin.ops.segments import segment_expand
-
-FINETUNE = ("fft", "peft", "lora")
-
-
-@dataclass(frozen=True)
-class SegmentationConfig:
-    """Everything that shapes a segmentation network.
-
-    layers: blocks of the encoder, counted from 0, whose outputs are averaged.  head_dim: width of the head's first
-    layer, half of it in the second.  head_depth: transformer blocks between encoder and points, on the tokens; none as
-    published.  finetune: what of the encoder learns: all of it (fft), nothing (peft), or updates of rank lora_rank, times
-    lora_alpha / lora_rank, of its attention (lora)."""
-
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    num_classes: int = 4
-    layers: tuple[int, ...] = (3, 7, 11)
-    head_dim: int = 512
-    dropout: float = 0.5
-    neighbours: int = 5
-    head_depth: int = 0
-    finetune: str = "fft"
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-
-    def __post_init__(self):
-        if self.finetune not in FINETUNE:
-            raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
-        if self.num_classes < 2 or self.head_dim < 2 or self.head_depth < 0:
-            raise ValueError(
-                f"expected 2 classes or more, head_dim of 2 or more and head_depth of 0 or more, got {self}"
-            )
-        depth = self.encoder.transformer.depth
-        if not self.layers or not all(0 <= layer < depth for layer in self.layers):
-            raise ValueError(f"layers: expected blocks of the encoder, 0 to {depth - 1}, got {self.layers}")
-
-
-def spread_layers(depth: int) -> tuple[int, ...]:
-    """Three blocks of an encoder of this depth, the last one among them: 3, 7, 11 of 12, as published."""
-    return tuple(sorted({-(-part * depth // 3) - 1 for part in (1, 2, 3)}))
+from puffin.settings.clouds import SegmentationConfig
 
 
 class Segmented(NamedTuple):
@@ -75,7 +37,7 @@ class SegmentationHead(nn.Module):
         width, sync = config.head_dim, config.encoder.sync_batchnorm
         self.linear1 = nn.Linear(3 * dim, width, bias=False)  # of [point, largest, mean]
         self.norm1 = MaskedBatchNorm(width, sync=sync)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.head_dropout)
         self.linear2 = nn.Linear(width, width // 2, bias=False)
         self.norm2 = MaskedBatchNorm(width // 2, sync=sync)
         self.linear3 = nn.Linear(width // 2, config.num_classes)
@@ -113,7 +75,7 @@ class Segmentation(nn.Module):
 
     @property
     def _last_block(self) -> int:
-        return max(self.config.layers)
+        return max(self.config.averaged_layers)
 
     def train(self, mode: bool = True) -> "Segmentation":
         """Training mode, but for what does not learn: its running statistics stay, and nothing of it is dropped."""
@@ -138,7 +100,7 @@ class Segmentation(nn.Module):
         outputs = islice(
             transformer.outputs(self.encoder.embed(tokens), position, tokens.lengths), self._last_block + 1
         )
-        chosen = [transformer.normalised(x) for block, x in enumerate(outputs) if block in self.config.layers]
+        chosen = [transformer.normalised(x) for block, x in enumerate(outputs) if block in self.config.averaged_layers]
         features = torch.stack(chosen).mean(0)
         return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
 

@@ -1,13 +1,12 @@
 """What a sweep leaves behind: a table of its trials, the best flags, pictures."""
 
-import argparse
 import csv
 import logging
 import shlex
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import yaml
@@ -16,11 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from puffin.files import whole_file
 from puffin.plots.sweeps import draw_history, draw_importance, draw_parallel, draw_pareto
-from puffin.settings.presets import parse_arguments
+from puffin.settings.flags import parse, settings_of
 
 log = logging.getLogger("puffin")
-
-_NO_SETTINGS = ("task", "prefix", "yaml", "load", "loadfile")
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Report:
     study: optuna.Study
     metrics: list[str]
     script: str
-    make_parser: Callable[[], argparse.ArgumentParser]
+    schema: Any
     logdir: Path
 
     def path(self, ending: str) -> Path:
@@ -102,8 +99,9 @@ class Report:
         """Write the best settings as a preset, headed by their command, which is returned."""
         flags = best.user_attrs["flags"]
         command = shlex.join(["python3", self.script, *flags, "--prefix", f"{self.study.study_name}-again"])
-        args, given = parse_arguments(self.make_parser, flags)
-        settings = {k: v for k, v in sorted(vars(args).items()) if k in given and k not in _NO_SETTINGS}
+        parsed = parse(self.schema, "", flags)
+        known = settings_of(self.schema)
+        settings = parsed.preset(name for name in parsed.given if known[name].role.sweep != "refused")
         with whole_file(self.path("best.yaml")) as temporary:
             temporary.write_text(f"# {command}\n" + yaml.safe_dump(settings, default_flow_style=None, width=110))
         return command

@@ -85,6 +85,10 @@ class Space:
             )
         return grid
 
+    def grid_size(self) -> int:
+        """Return the number of combinations of all values; InputError if they cannot be listed."""
+        return math.prod(map(len, self.grid().values()))
+
 
 def _suggest(trial: optuna.Trial, p: Parameter):
     d = p.distribution

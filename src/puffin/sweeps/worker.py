@@ -15,10 +15,9 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from puffin.errors import InputError
+from puffin.errors import InputError, Interrupted, NonFiniteError
 from puffin.sweeps.storage import StorageLost
 from puffin.sweeps.study import claim, queue_again
-from puffin.training.trainer import Interrupted, NonFiniteError
 
 log = logging.getLogger("puffin")
 

@@ -11,29 +11,38 @@ from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.metrics.classification import classification_metrics, confusion, one_vs_rest
 from puffin.models.pelican import PelicanClassifier
+from puffin.settings.names import CLASSIFICATION_METRICS
 from puffin.tasks.saving import save_predictions, save_table
 from puffin.tasks.weighting import weighted_mean
-from puffin.training.trainer import StepOutput
+from puffin.training.task import InMemoryTask, StepOutput
 
 
-class JetClassification:
-    """Cross entropy on class scores, events weighted by their own weight and by that of their class."""
+class JetClassification(InMemoryTask):
+    """Cross entropy of class scores, weighted by the weight of the event and by that of its class.
 
-    metric_directions = {"loss": -1, "accuracy": 1, "AUC": 1, "BgRejectionAt0.3": 1, "BgRejectionAt0.5": 1}
+    class_weights: (K,) or None; predict_format: "pt" or "h5"; best_by: metric that chooses the best epoch."""
 
-    def __init__(self, model: PelicanClassifier, class_weights: Tensor | None = None, predict_format: str = "pt"):
-        self.model, self.class_weights, self.predict_format = model, class_weights, predict_format
+    def __init__(
+        self,
+        model: PelicanClassifier,
+        class_weights: Tensor | None = None,
+        predict_format: str = "pt",
+        best_by: str = "loss",
+    ):
+        super().__init__(model)
+        self.class_weights, self.predict_format, self.best_by = class_weights, predict_format, best_by
         self.num_classes = model.config.num_classes
+        self.metric_directions = dict(CLASSIFICATION_METRICS)
         if self.num_classes != 2:  # rejections are numbered by class then
-            self.metric_directions = {k: v for k, v in self.metric_directions.items() if not k.startswith("BgRej")}
+            self.metric_directions = {k: v for k, v in CLASSIFICATION_METRICS.items() if not k.startswith("BgRej")}
 
-    def check_labels(self, labels: Tensor, name: str) -> None:
-        """InputError if there are more classes than outputs."""
+    def check_labels(self, labels: Tensor, split: str) -> None:
+        """Raise InputError if the labels have more classes than the network."""
         if int(labels.max()) >= self.num_classes:
-            raise InputError(f"{name}: found class {int(labels.max())}, but --num-classes is {self.num_classes}")
+            raise InputError(f"{split}: found class {int(labels.max())}, but --num-classes is {self.num_classes}")
 
     def step(self, batch: JetBatch) -> StepOutput:
-        """Mean cross entropy of the batch; outputs: predict (B, K), targets (B,), index (B,), weights (B,) if there are."""
+        """Mean cross entropy. Outputs: predict (B, K), targets (B,), index (B,), and weights (B,) if events have any."""
         logits = self.model(batch)
         losses = F.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"
@@ -48,13 +57,13 @@ class JetClassification:
         return StepOutput(*weighted_mean(losses, weights), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
-        """The CSV columns of spec section 7."""
+        """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
         scores, targets, weights = _arrays(outputs)
         return classification_metrics(scores, targets, loss, weights)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write <stem>.pt or .h5 (what `step` puts out, and the row of each jet), ROC curves, and for more than two classes the
-        confusion matrix; returns the files."""
+        """Write <stem>.pt or .h5 (the outputs of `step`, and the row of each jet), ROC curves, and for more than two
+        classes the confusion matrix; return the files."""
         written = [save_predictions(stem, outputs, self.predict_format)]
         arrays = _arrays(outputs)
         for c, curve in enumerate(one_vs_rest(*arrays)):
@@ -69,6 +78,6 @@ class JetClassification:
 
 
 def _arrays(outputs: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Scores, targets and event weights."""
+    """Return scores, targets and event weights."""
     weights = outputs.get("weights")
     return outputs["predict"].double().numpy(), outputs["targets"].numpy(), None if weights is None else weights.numpy()

@@ -51,7 +51,7 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
         if len(tokens) >= 2:
             masked = fixed_mask(tokens.lengths, model.config.mask_ratio, seed, batch.index)
             result = model.reconstruct(tokens, masked)
-            hidden, radius = result.hidden, model.config.encoder.tokenizer.radius
+            hidden, radius = result.hidden, model.config.encoder.tokens.radius
             centre = hidden.centres.repeat_interleave(hidden.counts.to(hidden.centres.device), 0)
             truth = hidden.groups[:, :3] * radius + centre
             predicted = unpad(result.points, hidden.counts)[:, :3] * radius + centre

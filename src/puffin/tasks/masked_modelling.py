@@ -15,22 +15,24 @@ from puffin.models.point_mae import PointMAE, random_mask
 from puffin.tasks.saving import save_predictions
 from puffin.tasks.token_probe import TokenProbe
 from puffin.training import distributed
-from puffin.training.trainer import Progress, StepOutput
+from puffin.training.task import Evaluation, InMemoryTask, Progress, StepOutput
 
-FAINT, DROPPED, BAD = "events left out that have no or one token", "tokens beyond the context", "bad events"
-TOO_SMALL = "events left out that have fewer points than --min-points"
+FAINT, DROPPED, BAD = (
+    "events skipped with fewer than two tokens",
+    "tokens beyond --context dropped",
+    "bad events skipped",
+)
+TOO_SMALL = "events skipped with fewer points than --min-points"
 
 
-class MaskedModelling:
-    """Predict the hidden tokens of events; in training events are turned at random, and masks differ every time.
+class MaskedModelling(InMemoryTask):
+    """Predict the masked tokens of events; training events are rotated at random, and masks differ every time.
 
-    Training draws from PyTorch's global generator, whose state is in every checkpoint.  In evaluation the mask of an
-    event follows from `seed` and the event's place in its data set, whatever the batch.
-    probe: after a validation if `probe_every` steps have been completed since the last one (0: never), and after every
-    evaluation of a finished run.  too_small: events that the data set of each split leaves out, told once in the log.
+    Training draws from PyTorch's global generator, whose state is in every checkpoint. In evaluation the mask of an
+    event depends only on `seed` and the event's number in its data set, not on the minibatch.
+    probe: made after a validation if `probe_every` steps have been completed since the last one (0: never), and after
+    every evaluation of a finished run. too_small: number of events that the data set of each split skips; logged once.
     """
-
-    metric_directions = {"loss": -1, "chamfer": -1, "probe_f1_mean": 1}  # where there is a probe
 
     def __init__(
         self,
@@ -41,9 +43,11 @@ class MaskedModelling:
         probe_every: int = 0,
         predict_format: str = "pt",
         too_small: dict[str, int] | None = None,
+        best_by: str = "loss",
     ):
-        self.model, self.seed, self.rotate, self.probe, self.probe_every = model, seed, rotate, probe, probe_every
-        self.predict_format = predict_format
+        super().__init__(model)
+        self.seed, self.rotate, self.probe, self.probe_every = seed, rotate, probe, probe_every
+        self.predict_format, self.best_by = predict_format, best_by
         self.metric_directions = {"loss": -1, "chamfer": -1} | ({"energy": -1} if model.config.energy else {})
         if probe is not None:
             self.metric_directions |= {f"probe_f1_{name}": 1 for name in (*probe.names, "mean")}
@@ -52,8 +56,10 @@ class MaskedModelling:
         self._probed_split = ""
 
     def step(self, batch: CloudBatch) -> StepOutput:
-        """Loss over the hidden tokens and their points, in training those of all processes.  Outputs, in evaluation only, one
-        row for each event: index, hidden tokens and hidden_points, and the sums over them chamfer_sum and (PoLAr-MAE) energy_sum."""
+        """Loss over the masked tokens and their points, in training those of all processes.
+
+        Outputs, in evaluation only, with one row per event: index, number of `hidden` (masked) tokens and of
+        `hidden_points`, and the sums over them: chamfer_sum and, for PoLAr-MAE, energy_sum."""
         model = self.model
         if model.training:
             self.counts[TOO_SMALL] += self._too_small.pop("train", 0)
@@ -78,7 +84,7 @@ class MaskedModelling:
         return StepOutput(loss, len(result.hidden), outputs)
 
     def _tokens(self, batch: CloudBatch) -> Tokens:
-        """The tokens of events that have at least two; with fewer there is nothing to hide, or to predict it from."""
+        """Return the tokens of events that have at least two: one to mask, and one to predict it from."""
         tokens = self.model.encoder.tokenize(batch.points, batch.lengths)
         faint = tokens.lengths < 2
         self.counts[FAINT] += int(faint.sum())
@@ -86,18 +92,20 @@ class MaskedModelling:
         self.counts[BAD] += batch.skipped
         return tokens.select(~faint[event_of_row(tokens.lengths)]) if faint.any() else tokens
 
-    def begin_evaluation(self, name: str, progress: Progress) -> None:
-        """Decide whether to probe; name: 'valid' in training, '<which weights> <split>' afterwards."""
-        before = progress.history[-1]["step"] if progress.history else 0
-        due = (
-            name != "valid" or bool(self.probe_every) and progress.step // self.probe_every > before // self.probe_every
+    def begin_evaluation(self, evaluation: Evaluation, progress: Progress) -> None:
+        """Decide whether to probe."""
+        before, every, split = (
+            progress.history[-1]["step"] if progress.history else 0,
+            self.probe_every,
+            evaluation.split,
         )
-        split = name.split()[-1]
+        crossed = bool(every) and progress.step // every > before // every
+        due = crossed or not evaluation.during_training
         self._probed_split = split if due and split != "train" else ""
         self.counts[TOO_SMALL] += self._too_small.pop(split, 0)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
-        """loss, its terms, and the F1 of the probe (nan where none was made): the same columns every time."""
+        """Compute loss, its terms, and the F1 of the probe (nan if none was made): the same columns every time."""
         total = {name: float(value.double().sum()) for name, value in outputs.items() if name != "index"}
         numbers = {"chamfer": total.get("chamfer_sum", 0.0) / max(total.get("hidden", 0), 1)}
         if self.model.config.energy:
@@ -111,12 +119,12 @@ class MaskedModelling:
         return numbers
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write the rows of `step` to <stem>.pt or .h5; returns the file."""
+        """Write the rows of `step` to <stem>.pt or .h5; return the file."""
         return [save_predictions(stem, outputs, self.predict_format)]
 
 
 def fixed_mask(lengths: Tensor, ratio: float, seed: int, index: Tensor) -> Tensor:
-    """`random_mask` (T,) drawn anew for each event, from the seed and its number: index, lengths (B,) int64 on the CPU."""
+    """Draw a mask (T,) for each event from the seed and its number alone: index, lengths (B,) int64 on the CPU."""
     generator = torch.Generator()
     parts = [
         random_mask(lengths[k : k + 1], ratio, generator.manual_seed((seed * 1_000_003 + event) % 2**63))

@@ -8,28 +8,33 @@ from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.layers.packed import offsets
 from puffin.losses.momenta import momentum_loss
-from puffin.metrics.regression import DIRECTIONS, columns, regression_metrics
+from puffin.metrics.regression import columns, regression_metrics
 from puffin.models.pelican import PelicanRegressor
 from puffin.ops.segments import segment_sum
+from puffin.settings.names import REGRESSION_METRICS
 from puffin.tasks.saving import save_predictions
 from puffin.tasks.weighting import weighted_mean
-from puffin.training.trainer import StepOutput
+from puffin.training.task import InMemoryTask, StepOutput
 
 
-class MomentumRegression:
-    """A weighted sum of momentum losses; terms: name -> weight, see src/losses.py."""
+class MomentumRegression(InMemoryTask):
+    """A weighted sum of momentum losses.
 
-    metric_directions = DIRECTIONS
+    terms: weight of each loss by name (losses/momenta.py); predict_format: "pt" or "h5"; best_by: metric that chooses
+    the best epoch."""
 
-    def __init__(self, model: PelicanRegressor, terms: dict[str, float], predict_format: str = "pt"):
-        self.model, self.terms, self.predict_format = model, terms, predict_format
-        names = [
-            name for name in columns(model.config.num_targets) if name in DIRECTIONS
-        ]  # numbered, if there are several targets
-        self.metric_directions = {name: DIRECTIONS[name] for name in names}
+    def __init__(
+        self, model: PelicanRegressor, terms: dict[str, float], predict_format: str = "pt", best_by: str = "loss"
+    ):
+        super().__init__(model)
+        self.terms, self.predict_format, self.best_by = terms, predict_format, best_by
+        names = [name for name in columns(model.config.num_targets) if name in REGRESSION_METRICS]
+        self.metric_directions = {
+            name: REGRESSION_METRICS[name] for name in names
+        }  # numbered if there are several targets
 
     def check_targets(self, targets: Tensor, name: str) -> None:
-        """InputError unless there are as many true momenta (N, T, 4) as the network predicts."""
+        """Raise InputError unless there are as many true momenta, targets (N, T, 4), as the network predicts."""
         if targets.shape[1] != self.model.config.num_targets:
             raise InputError(
                 f"{name}: --target names {targets.shape[1]} momenta for each jet, but --num-targets is {self.model.config.num_targets}"
@@ -38,9 +43,9 @@ class MomentumRegression:
     def step(self, batch: JetBatch) -> StepOutput:
         """Mean loss of the batch.
 
-        Outputs: predict, targets (B, T, 4); index (B,); weights (B,) of the events if there are; in evaluation also
-        jet (B, 4), the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and how many belong
-        to each, lengths (B,)."""
+        Outputs: predict, targets (B, T, 4); index (B,); weights (B,) if events have any; in evaluation also jet (B, 4),
+        the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and lengths (B,), the
+        number of them in each jet."""
         out = self.model(batch)
         per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
         outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
@@ -53,9 +58,9 @@ class MomentumRegression:
         return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
-        """The CSV columns of spec section 7."""
+        """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
         return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; returns the files."""
+        """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; return the files."""
         return [save_predictions(stem, outputs, self.predict_format)]

@@ -1,5 +1,6 @@
-"""Semantic segmentation of point clouds as a task: every point gets a class."""
+"""Semantic segmentation of point clouds: every point gets a class."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,53 +15,70 @@ from puffin.losses.clouds import LossTerms
 from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
 from puffin.models.segmentation import Segmentation
 from puffin.plots.curves import draw_confusion_page
+from puffin.settings.names import SEGMENTATION_METRICS
 from puffin.tasks.point_predictions import PointPredictions
 from puffin.tasks.saving import save_table
 from puffin.training import distributed
-from puffin.training.trainer import Progress, StepOutput
+from puffin.training.task import Evaluation, Progress, StepOutput, Task
 
-NO_TOKENS, DROPPED, BAD = "events without any point that is kept", "tokens beyond the context", "bad events"
-TOO_SMALL = "events without labels, as they have fewer points than --min-points"
+NO_TOKENS, DROPPED, BAD = (
+    "events without any point after the cuts",
+    "tokens beyond --context dropped",
+    "bad events skipped",
+)
+TOO_SMALL = "events without labels, because they have fewer points than --min-points"
 
 
-class PointSegmentation:
-    """Losses on the class scores of points; in training events are turned at random.
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """How to train and evaluate a segmentation.
 
-    loss: functions of sums over the points of a batch of all processes, which dice needs; its value for a split is that of
-    the sums over all its points.  layer_decay: of the learning rate, from block to block down the encoder.  datasets: the
-    splits by name, which tell where an event of a split lies.  plot: draw confusion matrices.  checkpoints: the files that the
-    `best` and `final` weights are in, to be named with what they predict."""
+    rotate: rotate training events at random; layer_decay: factor on the learning rate from block to block down the
+    encoder; plot: draw confusion matrices; checkpoints: the files with the "best" and the "final" weights, which are
+    named in the predictions; best_by: metric that chooses the best epoch."""
 
-    metric_directions = {"loss": -1, "accuracy": 1} | {f"{metric}_macro": 1 for metric in PER_CLASS}
+    rotate: bool = True
+    layer_decay: float = 1.0
+    plot: bool = False
+    checkpoints: dict[str, Path] = field(default_factory=dict)
+    best_by: str = "loss"
+
+
+class PointSegmentation(Task):
+    """Losses on the class scores of points.
+
+    loss: functions of sums over the points of a minibatch of all processes, which dice needs; its value for a split is
+    that of the sums over all points. datasets: the splits by name, in which the events of predictions are found."""
 
     def __init__(
         self,
         model: Segmentation,
         loss: LossTerms,
         datasets: dict[str, CloudDataset],
-        rotate: bool = True,
-        layer_decay: float = 1.0,
-        plot: bool = False,
-        checkpoints: dict[str, Path] | None = None,
+        options: SegmentationOptions | None = None,
     ):
-        self.model, self.loss, self.datasets = model, loss, datasets
-        self.rotate, self.layer_decay, self.plot, self.checkpoints = rotate, layer_decay, plot, checkpoints or {}
+        super().__init__(model)
+        self.loss, self.datasets = loss, datasets
+        self.options = options or SegmentationOptions()
+        self.best_by = self.options.best_by
         self.names = CLASS_NAMES[: model.config.num_classes]
-        self.metric_directions = self.metric_directions | {
-            f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names
-        }
-        self.details = [name for name in self.metric_directions if name.startswith(("precision_", "recall_", "iou_"))]
+        by_class = {f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names}
+        self.metric_directions = SEGMENTATION_METRICS | by_class
+        details = ("precision_", "recall_", "iou_")
+        self.details = tuple(name for name in self.metric_directions if name.startswith(details))
         self.counts = {NO_TOKENS: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
 
     def parameter_groups(self) -> list[dict]:
-        """What the optimizer gets."""
-        return self.model.parameter_groups(self.layer_decay)
+        """Return the trained parameters, with factors of their learning rates."""
+        return self.model.parameter_groups(self.options.layer_decay)
 
     def step(self, batch: CloudBatch) -> StepOutput:
-        """Loss over the points.  Outputs, in evaluation only: index and lengths (B,), sums of the loss, and for each point
-        particle_truth, particle_class, particle_probability (P, C) and, if the batch has them, particle_row."""
+        """Loss over the points.
+
+        Outputs, in evaluation only: index and lengths (B,), sums of the loss, and for each point particle_truth,
+        particle_class, particle_probability (P, C) and, if the batch has them, particle_row."""
         model = self.model
-        if model.training and self.rotate:
+        if model.training and self.options.rotate:
             batch = rotate(batch, random_rotations(len(batch)))
         logits, tokens = model(batch.points, batch.lengths)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -82,32 +100,32 @@ class PointSegmentation:
             outputs["particle_row"] = batch.row
         return StepOutput(self.loss.total(sums), len(logits), outputs)
 
-    def begin_evaluation(self, name: str, progress: Progress) -> None:
-        """Count the events that are not in the split; name: 'valid' in training, '<which weights> <split>' afterwards."""
-        if name != "valid" and distributed.is_main():
-            self.counts[TOO_SMALL] += self.datasets[name.split()[-1]].too_small
+    def begin_evaluation(self, evaluation: Evaluation, progress: Progress) -> None:
+        """Count the events of the split that get no labels."""
+        if not evaluation.during_training and distributed.is_main():
+            self.counts[TOO_SMALL] += self.datasets[evaluation.split].too_small
 
-    def collect(self, name: str, stem: Path | None, shared: bool) -> "PointSums":
-        """For an evaluation: sums instead of points; with a stem, the points go to <stem>.h5 as they come."""
-        predictions = None
+    def collector(self, evaluation: Evaluation, shared: bool) -> "PointSums":
+        """Return a collector that keeps sums, not points; points are written to <stem>.h5 minibatch by minibatch."""
+        predictions, stem = None, evaluation.stem
         if stem is not None and distributed.is_main():
-            weights, split = name.split()
-            predictions = PointPredictions(stem, self.datasets[split], self.names, self.checkpoints.get(weights))
+            checkpoint = self.options.checkpoints.get(evaluation.weights)
+            predictions = PointPredictions(stem, self.datasets[evaluation.split], self.names, checkpoint)
         return PointSums(self, predictions, stem is not None, shared)
 
-    def numbers(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
-        """CSV columns, from the confusion matrix (C, C) and the sums of the loss over a split."""
+    def metrics(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
+        """Compute the CSV columns from the confusion matrix (C, C) and the sums of the loss over a split."""
         terms, losses = self.loss.values(sums), {"loss": float(self.loss.total(sums))}
         if len(terms) > 1:
             losses |= {f"loss_{name}": float(value) for name, value in terms.items()}
         return losses | segmentation_metrics(confusion.numpy(), self.names)
 
     def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write <stem>_confusion.csv and, if pictures are wanted, .png; returns the files, <stem>.h5 among them."""
+        """Write <stem>_confusion.csv and, with `plot`, .png; return the files, <stem>.h5 among them."""
         header = ",".join(f"given_{name}" for name in self.names)
         table = save_table(stem.with_name(f"{stem.name}_confusion.csv"), outputs["confusion"].numpy(), header, "%d")
         written = [PointPredictions.path(stem), table]
-        if self.plot:
+        if self.options.plot:
             written.append(table.with_suffix(".png"))
             with whole_file(written[-1]) as temporary:
                 draw_confusion_page(temporary, outputs["confusion"].numpy(), self.names)
@@ -115,9 +133,9 @@ class PointSegmentation:
 
 
 class PointSums:
-    """What is kept of an evaluation: the confusion matrix and the sums of the loss, added up exactly over batches and
-    processes, so that memory does not grow with the split; and the file of predictions, if there is to be one (`save`), which
-    process 0 has."""
+    """Adds up the confusion matrix and the sums of the loss of an evaluation, exactly over minibatches and processes.
+
+    Memory does not grow with the split. save: points are gathered on process 0, which writes them to `predictions`."""
 
     def __init__(self, task: PointSegmentation, predictions: PointPredictions | None, save: bool, shared: bool):
         self.task, self.predictions, self.save, self.shared = task, predictions, save, shared
@@ -135,7 +153,7 @@ class PointSums:
             self.predictions.__exit__(*error)
 
     def add(self, output: StepOutput) -> None:
-        """Take a batch."""
+        """Add a minibatch."""
         rows = dict(output.outputs)
         self.confusion += confusion_of(rows["particle_truth"], rows["particle_class"], len(self.confusion)).cpu()
         for total, part in zip(self.sums, rows.pop("sums").cpu().split([len(s) for s in self.sums]), strict=True):
@@ -149,7 +167,7 @@ class PointSums:
             self.predictions.append(rows)
 
     def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
-        """Metrics and the confusion matrix (C, C) int64, on process 0."""
+        """Return the metrics and the confusion matrix (C, C) int64, on process 0."""
         if self.shared:
             mine = torch.cat([self.confusion.flatten().double(), *self.sums])
             every = torch.tensor(distributed.total(*mine.tolist()), dtype=torch.float64)
@@ -157,4 +175,4 @@ class PointSums:
             self.confusion = confusion.view_as(self.confusion).long()
         if not distributed.is_main():
             return None, {}
-        return self.task.numbers(self.confusion, self.sums), {"confusion": self.confusion}
+        return self.task.metrics(self.confusion, self.sums), {"confusion": self.confusion}

@@ -10,7 +10,8 @@ from torch import Tensor
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.layers.lorentz import COMPONENTS
-from puffin.models.pelican import PelicanBackbone, PelicanConfig, PelicanRegressor
+from puffin.models.pelican import PelicanBackbone, PelicanRegressor
+from puffin.settings.pelican import PelicanConfig
 
 LIMIT = 1e-6  # relative change that rounding may cause; boosts of massless jets lose many digits
 CONTROL = 1e-5  # least change that a broken symmetry must show

@@ -1,10 +1,12 @@
-"""Optimizers by name: one table, from which the scripts take their choices."""
+"""Optimizers by name."""
 
 from collections.abc import Iterable
 from functools import partial
 
 import torch
 from torch import nn, optim
+
+from puffin.settings.common import OPTIMIZERS as NAMES
 
 OPTIMIZERS = {
     "adamw": optim.AdamW,
@@ -17,6 +19,7 @@ OPTIMIZERS = {
     "rmsprop": optim.RMSprop,
     "sgd": partial(optim.SGD, momentum=0.9, nesterov=True),
 }
+assert tuple(OPTIMIZERS) == NAMES  # which are the choices of --optim
 _FUSED = ("adamw", "adam", "amsgrad", "sgd", "adagrad")
 
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from puffin.settings.common import DECAYS as NAMES
+
 WARM_FIRST_PERIOD = 4  # epochs of the first cosine of `warm`; each further one is twice as long
 
 
@@ -96,3 +98,4 @@ DECAYS: dict[str, Callable[[Schedule, int, int], float]] = {
     "flat": _flat,
     "one": _one,
 }
+assert tuple(DECAYS) == NAMES  # which are the choices of --lr-decay-type

@@ -1,20 +1,22 @@
-"""Published point-cloud checkpoints (`.ckpt`): from their settings and weights to our networks.
+"""Published PoLAr-MAE and Point-MAE checkpoints (`.ckpt`): from their settings and weights to our networks.
 
-Their networks are built with the two choices that the weights depend on: padding rows in the mini-PointNet and a norm
-over the whole batch (spec/polarmae.md, compat).
+Their weights depend on two choices that ours make differently: padding rows in the mini-PointNet and a norm over the
+whole minibatch (docs/MATHEMATICS_CLOUDS.md, "compat"). The networks are built with them (--published-norms).
 """
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from puffin.errors import InputError
-from puffin.layers.grouping import TOKENIZERS, TokenizerConfig
-from puffin.layers.transformer import TransformerConfig
-from puffin.models.point_encoder import EncoderConfig
-from puffin.models.point_mae import PointMAE, PointMAEConfig
-from puffin.models.segmentation import Segmentation, SegmentationConfig
+from puffin.models.point_mae import PointMAE
+from puffin.models.segmentation import Segmentation
+from puffin.settings.clouds import PointMAEConfig, SegmentationConfig
+from puffin.settings.declare import build
+from puffin.settings.encoder import TOKENIZERS, EncoderConfig, TokenizerConfig, TransformerConfig
 
 # published names -> ours, applied in this order
 _NAMES = [
@@ -79,6 +81,35 @@ def published_network(checkpoint: dict, path: str) -> PointMAE | Segmentation:
     return model.eval()
 
 
+def published_settings(config: PointMAEConfig | SegmentationConfig, path: str | Path) -> dict[str, Any]:
+    """Return the settings, by name, with which our scripts build a published network.
+
+    The tokens are written out, so that --voxels does not matter. InputError if our flags cannot describe the network."""
+    tokens, transformer = config.encoder.tokens, config.encoder.transformer
+    found = {entry.name: getattr(tokens, entry.name) for entry in fields(tokens)} | {"voxels": "5"}
+    found |= {"arch": transformer.arch, "depth": transformer.depth, "published_norms": config.encoder.published_norms}
+    if isinstance(config, PointMAEConfig):
+        found |= {"model": config.model, "decoder_depth": config.decoder.depth, "mask_ratio": config.mask_ratio}
+        ours = build(PointMAEConfig, found)
+    else:
+        if config.num_classes not in (4, 5):
+            raise InputError(f"{path}: expected 4 classes, or 5 with low-energy deposits, got {config.num_classes}")
+        found |= {"layers": config.layers, "head_depth": 0, "head_dim": config.head_dim, "finetune": "fft"}
+        found["remove_led"] = config.num_classes == 4
+        ours = replace(build(SegmentationConfig, found), num_classes=config.num_classes)
+    if _without_preset(ours) != _without_preset(config):
+        raise InputError(
+            f"{path}: the stored settings describe a network that our flags cannot; expected one like {ours}"
+        )
+    return found
+
+
+def _without_preset(config: PointMAEConfig | SegmentationConfig) -> PointMAEConfig | SegmentationConfig:
+    """Return what weights and their outputs depend on; --voxels is not needed once the tokens are complete."""
+    config = config.without_dropout()
+    return replace(config, encoder=replace(config.encoder, tokenizer=replace(config.encoder.tokens, voxels="5")))
+
+
 def _build(settings: dict, state: dict[str, Tensor]) -> PointMAE | Segmentation:
     _check_required(settings)
     encoder = _encoder(settings["encoder"]["init_args"])
@@ -89,13 +120,14 @@ def _build(settings: dict, state: dict[str, Tensor]) -> PointMAE | Segmentation:
                 num_classes=settings["num_classes"],
                 layers=tuple(settings["seg_head_fetch_layers"]),
                 head_dim=settings["seg_head_dim"],
-                dropout=settings["seg_head_dropout"],
+                head_dropout=settings["seg_head_dropout"],
             )
         )
     energy = any(name.startswith("energy_decoder.") for name in state)
     ratio = settings["encoder"]["init_args"].get("masking_ratio", 0.6)
     decoder = _transformer(settings["decoder"]["init_args"], depth=4)
-    return PointMAE(PointMAEConfig(encoder, decoder, ratio, energy))
+    model = "polarmae" if energy else "pointmae"
+    return PointMAE(PointMAEConfig(encoder, model, decoder.depth, ratio, published_decoder=decoder))
 
 
 def _check_required(settings: dict) -> None:
@@ -108,7 +140,10 @@ def _check_required(settings: dict) -> None:
 
 def _encoder(arguments: dict) -> EncoderConfig:
     return EncoderConfig(
-        _tokenizer(arguments), _transformer(arguments, depth=12), arguments.get("num_channels", 4), padding_row=True
+        _tokenizer(arguments),
+        _transformer(arguments, depth=12),
+        arguments.get("num_channels", 4),
+        published_norms=True,
     )
 
 
@@ -120,7 +155,7 @@ def _tokenizer(arguments: dict) -> TokenizerConfig:
     changes = {ours: given[name] for name, ours in _TOKENIZER_ARGUMENTS.items() if name in given}
     if "use_fps_seed" in given:
         changes["seeds"] = given["num_init_groups"] if given["use_fps_seed"] else 0
-    return replace(TOKENIZERS[voxels], **changes)
+    return replace(TokenizerConfig(voxels=voxels).complete(), **changes)
 
 
 def _transformer(arguments: dict, depth: int) -> TransformerConfig:

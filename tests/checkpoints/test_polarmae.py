@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from puffin.checkpoints.published_clouds import published_network
+from puffin.checkpoints.polarmae import published_network
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.errors import InputError
 from puffin.layers.packed import unpad

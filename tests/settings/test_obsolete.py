@@ -5,13 +5,13 @@ import argparse
 import pytest
 
 from puffin.errors import InputError
-from puffin.settings.obsolete import OBSOLETE, OBSOLETE_OF_SWEEPS, add_published_arguments
+from puffin.settings.obsolete import OBSOLETE, OBSOLETE_OF_SWEEPS, add_obsolete_flags
 
 
 def parse(*argv):
     """Arguments of a parser that has nothing but these flags."""
     parser = argparse.ArgumentParser()
-    add_published_arguments(parser)
+    add_obsolete_flags(parser, OBSOLETE | OBSOLETE_OF_SWEEPS)
     return parser.parse_args(argv)
 
 
@@ -35,9 +35,9 @@ def test_what_changes_nothing_is_accepted():
 @pytest.mark.parametrize(
     "argv, reason",
     [
-        (["--no-lr-minibatch"], "every batch"),
+        (["--no-lr-minibatch"], "every minibatch"),
         (["--sgd-restart", "2"], "--lr-decay-type warm"),
-        (["--force-download"], "docs/DATA.md"),
+        (["--force-download"], "docs/README.md"),
         (["--checkfile", "a.pt"], "--prefix"),
         (["--study-name", "mine"], "optuna_search.py"),
         (["--password", "hunter2"], "PGPASSWORD"),

@@ -1,0 +1,350 @@
+"""Runs of the two scripts on point clouds: from settings to data, network and task."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
+from puffin.checkpoints.networks import segmentation_config
+from puffin.data.events import choose_events
+from puffin.data.pilarnet import CLASS_COUNTS, CloudDataset, CloudSelection, open_splits
+from puffin.data.pilarnet_files import find_files
+from puffin.errors import InputError
+from puffin.losses.clouds import LossTerms
+from puffin.models.point_mae import PointMAE
+from puffin.models.segmentation import Segmentation
+from puffin.plots.clouds import need_plotly
+from puffin.plots.curves import draw_pretraining, draw_segmentation
+from puffin.runs.outputs import Report
+from puffin.runs.run import Run, train_and_evaluate
+from puffin.runs.start import start
+from puffin.settings import roles
+from puffin.settings.clouds import POINT_WEIGHT_WORDS
+from puffin.settings.common import SPLITS
+from puffin.settings.flags import Flags
+from puffin.settings.roles import Role
+from puffin.settings.types import class_weights
+from puffin.tasks.cloud_pictures import draw_events, draw_labels
+from puffin.tasks.masked_modelling import MaskedModelling
+from puffin.tasks.segmentation import PointSegmentation, SegmentationOptions
+from puffin.tasks.token_probe import TokenProbe
+from puffin.training import distributed
+
+log = logging.getLogger("puffin")
+
+Datasets = dict[str, CloudDataset]
+_EVENTS = 64  # events whose classes are counted together
+
+
+# -- pretraining -----------------------------------------------------------------------------------------------------
+
+
+def run_pretraining(flags: Flags, report: Report | None = None) -> list[dict]:
+    """Pretrain or evaluate a masked autoencoder; return one row of numbers per epoch that was trained.
+
+    report(all rows so far) is called after each epoch."""
+    run = Run.of(start(flags, (AUTOENCODER,)))
+    settings = run.settings
+    check_probe(run)
+    model = PointMAE(settings.network).to(run.device, run.dtype)
+    datasets = open_clouds(run)
+    task = MaskedModelling(
+        model,
+        settings.run.seed,
+        settings.data.rotate,
+        make_probe(run, datasets),
+        settings.pretraining.probe_every,
+        settings.run.predict_format,
+        {split: dataset.too_small for split, dataset in datasets.items()},
+        settings.pretraining.best_by,
+    )
+    pictures = Pictures.of(run, model, datasets, draw_events)
+    return train_with_pictures(run, task, datasets, draw_pretraining, pictures, report)
+
+
+def check_probe(run: Run) -> None:
+    """Raise InputError if a probe is to choose the best epoch, and training makes none."""
+    pretraining, num_step = run.settings.pretraining, run.settings.optimisation.num_step
+    made = pretraining.probe and 0 < pretraining.probe_every <= (num_step or math.inf)
+    if not run.start.evaluating and pretraining.best_by.startswith("probe_") and not made:
+        raise InputError(
+            f"--best-by {pretraining.best_by}: training makes no probes to compare; give --probe-every N, within the "
+            "run, and no --no-probe"
+        )
+
+
+def make_probe(run: Run, datasets: Datasets) -> TokenProbe | None:
+    """Return the linear probe that the settings ask for; without training events none, and a line in the log.
+
+    Where only a test file is open, the training events are those of --datadir if that was given."""
+    data, seed = run.settings.data, run.settings.run.seed
+    if not run.settings.pretraining.probe:
+        return None
+    if "train" not in datasets and "datadir" in run.start.flags.given:
+        selection, jobs = datasets["test"].selection, max(1, data.num_workers)
+        datasets = datasets | open_splits(data.datadir, selection, {"train": data.num_train}, seed, jobs)
+    if "train" not in datasets:
+        log.info("no linear probe: it needs training events (train/*.h5 in --datadir)")
+        return None
+    return TokenProbe(datasets, seed)
+
+
+# -- segmentation ----------------------------------------------------------------------------------------------------
+
+
+def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
+    """Fine-tune or evaluate a segmentation; see `run_pretraining`."""
+    if flags["task"] == "eval":
+        _check_evaluation(flags)
+    found = start(flags, (SEGMENTATION,), _hint, _roles_of_updates)
+    weights = None
+    if not (found.resuming or found.evaluating):
+        completed, weights = take_pretrained(found.flags)
+        found = replace(found, flags=completed)
+    run = Run.of(found)
+    _check_segmentation(run)
+    config = segmentation_config(run.settings.network, run.settings.data.remove_led)
+    run = run.changed(layers=config.averaged_layers)  # written out in the checkpoints
+    model = Segmentation(config).to(run.device, run.dtype)
+    if weights is not None:
+        load_encoder_(model, weights, run.settings.finetuning.pretrained)
+    datasets = open_clouds(run)
+    run, task = make_segmentation(run, model, datasets)
+    pictures = Pictures.of(run, model, datasets, draw_labels)
+    return train_with_pictures(run, task, datasets, draw_segmentation, pictures, report)
+
+
+def _hint(checkpoint: Checkpoint) -> str:
+    return f"; to fine-tune it: --pretrained {checkpoint.path}" if checkpoint.network == AUTOENCODER else ""
+
+
+def _roles_of_updates(flags: Flags, stored: Mapping[str, Any]) -> dict[str, Role]:
+    """Low-rank updates are weights of their own: a network with them stays one, and keeps their rank."""
+    lora = "lora" in (stored["finetune"], flags["finetune"])
+    extra = {"finetune": roles.NETWORK} if lora or "finetune" not in flags.given else {}
+    finetune = flags["finetune"] if "finetune" in flags.given else stored["finetune"]
+    if finetune == "lora":
+        extra |= {"lora_rank": roles.NETWORK, "lora_alpha": roles.NETWORK}
+    return extra
+
+
+def _check_evaluation(flags: Flags) -> None:
+    """Raise InputError for flags of the command line (presets may have them) that an evaluation does not use."""
+    for name in ("pretrained", "scratch"):
+        if name in flags.typed and flags[name]:
+            raise InputError(
+                f"--{name}: an evaluation uses the network of --loadfile, or of --prefix, as it is; leave the flag out"
+            )
+
+
+def _check_segmentation(run: Run) -> None:
+    layer_decay, finetune = run.settings.finetuning.layer_decay, run.settings.network.finetune
+    if layer_decay < 1 and finetune != "fft":
+        raise InputError(
+            f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
+        )
+
+
+def take_pretrained(flags: Flags) -> tuple[Flags, dict[str, Tensor] | None]:
+    """Take over the settings of the encoder of --pretrained; return its weights too, None if there are none to load.
+
+    InputError if a flag contradicts them, if the file is of another network, or if one is needed."""
+    pretrained, finetune, loadfile = flags["pretrained"], flags["finetune"], flags["loadfile"]
+    if loadfile and pretrained:
+        raise InputError(
+            f"--pretrained {pretrained}, --loadfile {loadfile}: use only one of them; a checkpoint given by --loadfile "
+            "already contains an encoder"
+        )
+    if finetune != "fft" and not loadfile and (flags["scratch"] or not pretrained):
+        raise InputError(
+            f"--finetune {finetune}: random weights would never be trained; give --pretrained FILE without --scratch, "
+            "or use --finetune fft"
+        )
+    if not pretrained:
+        log.info("encoder: " + (f"that of {loadfile}" if loadfile else "random weights"))
+        return flags, None
+    if not Path(pretrained).is_file():
+        raise InputError(f"--pretrained {pretrained}: no such file; make one with train_pointmae.py")
+    checkpoint = Checkpoint.read(pretrained)
+    if checkpoint.network != AUTOENCODER:
+        hint = "; start from it with --loadfile" if checkpoint.network == SEGMENTATION else ""
+        raise InputError(f"--pretrained {pretrained}: not a checkpoint of a masked autoencoder{hint}")
+    # how many classes there are is up to this run
+    flags = flags.starting_from(checkpoint.settings, "finetune", pretrained, {"remove_led": roles.PREPARATION})
+    log.info(f"encoder: {f'random weights, with the settings of {pretrained}' if flags['scratch'] else pretrained}")
+    if flags["scratch"]:
+        return flags, None
+    prefix = "encoder."
+    return flags, {n.removeprefix(prefix): w for n, w in checkpoint.weights.items() if n.startswith(prefix)}
+
+
+def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) -> None:
+    """Copy pretrained weights into a network's encoder; low-rank updates, which they lack, keep their initial values."""
+    try:
+        result = model.encoder.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"--pretrained {path}: {str(error).splitlines()[-1].strip()[:200]}") from error
+    missing = [name for name in result.missing_keys if not name.endswith((".up", ".down"))]
+    if missing or result.unexpected_keys:
+        wrong = (missing + result.unexpected_keys)[0]
+        raise InputError(f"--pretrained {path}: the weights belong to another encoder ({wrong})")
+
+
+def make_segmentation(run: Run, model: Segmentation, datasets: Datasets) -> tuple[Run, PointSegmentation]:
+    """Return the task of the settings, and the run, in which counted class weights have become numbers."""
+    for dataset in datasets.values():
+        dataset.selection = replace(dataset.selection, strict_led=True)
+    for split in set(run.settings.run.predict) & datasets.keys():
+        datasets[split].selection = replace(datasets[split].selection, rows=True)
+    num_classes = model.config.num_classes
+    if run.settings.finetuning.class_weights == "data":
+        run = run.changed(class_weights=_counted_weights(datasets, num_classes))
+    settings, finetuning = run.settings, run.settings.finetuning
+    loss = LossTerms(finetuning.terms, weights_of_classes(finetuning.class_weights, num_classes))
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    if frozen:
+        log.info(f"{frozen:,} parameters are not trained")
+    loadfile = settings.run.loadfile if run.start.evaluating else ""
+    options = SegmentationOptions(
+        settings.data.rotate,
+        finetuning.layer_decay,
+        settings.reports.plot,
+        {"best": Path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
+        finetuning.best_by,
+    )
+    return run, PointSegmentation(model, loss, datasets, options)
+
+
+def _counted_weights(datasets: Datasets, num_classes: int) -> str:
+    """Return numbers for --class-weights from the training events."""
+    if "train" not in datasets:
+        raise InputError(
+            "--class-weights data: found no training events in --datadir; give the ones that were used, or numbers"
+        )
+    counts = class_counts(datasets["train"], num_classes) if distributed.is_main() else None
+    weights = inverse_fractions(distributed.from_main(counts))
+    text = ",".join(f"{weight:.8g}" for weight in weights.tolist())
+    log.info(f"class weights: {text}")
+    return text
+
+
+def weights_of_classes(text: str, num_classes: int) -> Tensor | None:
+    """Return the numbers of --class-weights, (C,) float64; None for none."""
+    if text == "pilarnet":
+        return inverse_fractions(torch.tensor(CLASS_COUNTS[:num_classes]))
+    numbers = class_weights(text, POINT_WEIGHT_WORDS)
+    if numbers is None:
+        return None
+    if len(numbers) != num_classes:
+        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(numbers)}")
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def inverse_fractions(counts: Tensor) -> Tensor:
+    """Return the number of all points divided by that of each class, (C,) float64; 0 for a class without points."""
+    counts = counts.double()
+    return torch.where(counts > 0, counts.sum() / counts.clamp_min(1), 0)
+
+
+def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:
+    """Count the points of each class, (C,) int64, in a data set that has no other classes."""
+    counts = torch.zeros(num_classes, dtype=torch.int64)
+    for first in tqdm(range(0, len(dataset), _EVENTS), desc="class weights", unit="batch", disable=None, leave=False):
+        batch = dataset.__getitems__(list(range(first, min(first + _EVENTS, len(dataset)))))
+        counts += torch.bincount(batch.semantic, minlength=num_classes)
+    return counts
+
+
+# -- both ------------------------------------------------------------------------------------------------------------
+
+
+def open_clouds(run: Run) -> Datasets:
+    """Open the splits of the settings. Without test files, the validation events are those to report on."""
+    data, evaluating, seed = run.settings.data, run.start.evaluating, run.settings.run.seed
+    selection = CloudSelection(
+        data.remove_led,
+        data.energy_threshold,
+        data.emin,
+        min_points=data.min_points,
+        clusters=False,
+        skip_bad=data.skip_bad,
+    )
+    jobs = max(1, data.num_workers)
+    wanted = {split: getattr(data, f"num_{split}") for split in SPLITS}
+    datasets = {}
+    if not (data.testfile and evaluating):
+        datasets = open_splits(data.datadir, selection, wanted, seed, jobs)
+    if data.testfile:
+        test = CloudDataset(find_files(data.testfile), selection, jobs)
+        test.restrict(choose_events(None, len(test), data.num_test, seed, "test"))
+        datasets["test"] = test
+    elif "test" not in datasets and "valid" in datasets:
+        log.info(f"{data.datadir}: no test/ folder; the final numbers are those of the validation events")
+        datasets["test"] = datasets["valid"]
+    needed = "test" if evaluating else "train"
+    if needed not in datasets:
+        raise InputError(f"{data.datadir}: no {needed} files (*.h5 in the folder {needed}/)")
+    return datasets
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of validation events (of test events, if there are no others), as the settings ask for them.
+
+    draw(folder, stem, model, dataset, numbers, seed, html): draws events and returns the files."""
+
+    run: Run
+    model: nn.Module
+    dataset: CloudDataset
+    numbers: tuple[int, ...]
+    draw_events: Callable
+
+    @classmethod
+    def of(cls, run: Run, model: nn.Module, datasets: Datasets, draw: Callable) -> "Pictures":
+        """Choose the events to draw; InputError if there are no such events."""
+        dataset = datasets.get("valid", datasets.get("test", datasets.get("train")))
+        pictures = run.settings.pictures
+        chosen = pictures.plot_numbers
+        if chosen and not all(number < len(dataset) for number in chosen):
+            raise InputError(f"--plot-numbers: expected 0 to {len(dataset) - 1}, got {' '.join(map(str, chosen))}")
+        if run.settings.reports.plot and pictures.plot_html:
+            need_plotly()
+        return cls(run, model, dataset, chosen or tuple(range(min(pictures.plot_events, len(dataset)))), draw)
+
+    def after_row(self, history: list[dict]) -> None:
+        """Draw at the first validation after every --plot-every steps."""
+        every, step = self.run.settings.pictures.plot_every, history[-1]["step"]
+        before = history[-2]["step"] if len(history) > 1 else 0
+        if every and step // every > before // every:
+            self.draw(f"step{step:07d}")
+
+    def draw(self, stem: str) -> None:
+        """Draw the events with the weights in place."""
+        settings = self.run.settings
+        if settings.reports.plot and distributed.is_main():
+            folder, html = self.run.paths.folder, settings.pictures.plot_html
+            arguments = (folder, stem, self.model, self.dataset, self.numbers, settings.run.seed, html)
+            written = self.draw_events(*arguments)
+            log.info(f"{len(written)} pictures: {folder}/{stem}.*")
+
+
+def train_with_pictures(
+    run: Run, task, datasets: Datasets, draw: Callable, pictures: Pictures, report: Report | None
+) -> list[dict]:
+    """Train and evaluate, with pictures of events along the way and at the end."""
+
+    def after_row(history: list[dict]) -> None:
+        pictures.after_row(history)
+        if report is not None:
+            report(history)
+
+    history = train_and_evaluate(run, task, datasets, draw, after_row)
+    pictures.draw("end")
+    return history

@@ -1,0 +1,132 @@
+"""Runs of the two jet scripts: from settings to data, network and task."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR
+from puffin.checkpoints.networks import pelican_config
+from puffin.data.jets import JetDataset, JetSelection, open_splits
+from puffin.data.scalars import chosen_scalars
+from puffin.data.targets import ClassLabels, Momenta
+from puffin.errors import InputError
+from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
+from puffin.plots.jets import draw_classification, draw_regression
+from puffin.runs.outputs import Report
+from puffin.runs.run import Run, train_and_evaluate
+from puffin.runs.start import Start, start
+from puffin.settings.common import SPLITS
+from puffin.settings.flags import Flags
+from puffin.settings.jets import CLASS_WEIGHT_WORDS, names
+from puffin.settings.types import class_weights
+from puffin.tasks.classification import JetClassification
+from puffin.tasks.regression import MomentumRegression
+from puffin.tasks.symmetry import report_symmetries
+
+Datasets = dict[str, JetDataset]
+
+
+def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
+    """Train or evaluate a classifier, or report its symmetries; return one row of numbers per epoch that was trained.
+
+    report(all rows so far) is called after each epoch."""
+    balanced = flags["class_weights"] == "balanced"
+    if balanced and flags["task"] == "eval":
+        flags = flags.not_given("class_weights")  # never those of the evaluated events
+    found = start(flags, (CLASSIFIER,))
+    if found.evaluating:
+        _check_balanced(found, balanced)
+    run = Run.of(found)
+    model = make_network(run, PelicanClassifier)
+    if run.settings.run.test:
+        return show_symmetries(run, model)
+    datasets = open_jets(run, ClassLabels(run.settings.data.target))
+    if run.settings.loss.class_weights == "balanced":  # numbers from here on, which the checkpoints hold
+        weights = balanced_weights(datasets["train"].labels(), run.settings.network.num_classes)
+        run = run.changed(class_weights=weights)
+    settings = run.settings
+    weights = weights_of_classes(settings.loss.class_weights, settings.network.num_classes)
+    task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by)
+    for split, dataset in datasets.items():
+        task.check_labels(dataset.labels(), split)
+    return train_and_evaluate(run, task, datasets, draw_classification, report)
+
+
+def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
+    """Train or evaluate a regressor, or report its symmetries; see `run_classifier`."""
+    if "," in flags["target"] and "num_targets" not in flags.given:
+        flags = flags.changed(num_targets=flags["target"].count(",") + 1)
+    run = Run.of(start(flags, (REGRESSOR,)))
+    settings = run.settings
+    model = make_network(run, PelicanRegressor)
+    if settings.run.test:
+        return show_symmetries(run, model)
+    datasets = open_jets(run, Momenta(settings.data.keys_of_momenta(settings.network.num_targets)))
+    task = MomentumRegression(model, settings.loss.terms, settings.run.predict_format, settings.loss.best_by)
+    for split, dataset in datasets.items():
+        task.check_targets(dataset.labels(), split)
+    return train_and_evaluate(run, task, datasets, draw_regression, report)
+
+
+def make_network(run: Run, network: Callable[[Any], PelicanBackbone]) -> PelicanBackbone:
+    """Return a new network of the settings."""
+    return network(pelican_config(run.settings.network, run.settings.data)).to(run.device, run.dtype)
+
+
+def show_symmetries(run: Run, model: PelicanBackbone) -> list[dict]:
+    """Print the symmetry report of the network; InputError if it lacks one that it should have."""
+    checkpoint = run.start.checkpoint
+    if checkpoint is not None:
+        checkpoint.load_into(model)
+    print(f"network: {'a new one, with random weights' if checkpoint is None else checkpoint.path}")
+    report_symmetries(model, run.settings.run.seed, trained=checkpoint is not None)
+    return []
+
+
+def open_jets(run: Run, target: ClassLabels | Momenta) -> Datasets:
+    """Open the splits that the run needs. InputError if the one that it cannot do without has no file."""
+    data, evaluating = run.settings.data, run.start.evaluating
+    weights_needed = not evaluating or "weights_key" in run.start.flags.given
+    scalars = chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
+    selection = JetSelection(target, data.nobj, data.scale, data.RAMdataset, scalars, data.weights_key, weights_needed)
+    splits = SPLITS
+    if evaluating:
+        predicted = () if data.testfile else run.settings.run.predict
+        splits = tuple(split for split in SPLITS if split == "test" or split in predicted)
+    wanted = {split: getattr(data, f"num_{split}") for split in splits}
+    datasets = open_splits(data.datadir, selection, wanted, run.settings.run.seed, data.testfile)
+    needed = "test" if evaluating else "train"
+    if needed not in datasets:
+        raise InputError(f"{data.datadir}: no {needed} file (*.h5 with '{needed}' in its name)")
+    return datasets
+
+
+# -- weights of classes ----------------------------------------------------------------------------------------------
+
+
+def _check_balanced(found: Start, asked: bool) -> None:
+    """Raise InputError if balanced weights are asked for, but the checkpoint has no numbers from its training."""
+    weights = found.flags["class_weights"]
+    if weights == "balanced" or (asked and weights == "none"):
+        raise InputError(
+            f"--class-weights balanced: {found.checkpoint.path} holds no class weights from its training; give "
+            "numbers, or none"
+        )
+
+
+def balanced_weights(labels: torch.Tensor, num_classes: int) -> str:
+    """Return numbers for --class-weights, exactly: N / (K n_c) for each class c with n_c of the N labels, 0 for none."""
+    counts = torch.bincount(labels, minlength=num_classes)[:num_classes].double()
+    weights = torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
+    return ",".join(map(repr, weights.tolist()))
+
+
+def weights_of_classes(text: str, num_classes: int) -> torch.Tensor | None:
+    """Return the numbers of --class-weights, (K,) float64; None for none."""
+    weights = class_weights(text, CLASS_WEIGHT_WORDS)
+    if weights is None:
+        return None
+    if len(weights) != num_classes:
+        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(weights)}")
+    return torch.tensor(weights, dtype=torch.float64)

@@ -1,0 +1,82 @@
+"""The files of a run, named after its prefix."""
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from puffin.settings.common import RunSettings
+
+_EVENT_PICTURE = re.compile(r"(step\d+|end)\.event\d+\.(\w+\.png|html)")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of a run, from its prefix and folders."""
+
+    prefix: str
+    logdir: Path
+    modeldir: Path
+    predictdir: Path
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> "RunPaths":
+        """Return the paths that the settings of a run describe."""
+        work = Path(settings.workdir)
+        return cls(settings.prefix, work / settings.logdir, work / settings.modeldir, work / settings.predictdir)
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.logdir / f"{self.prefix}.log"
+
+    @property
+    def settings(self) -> Path:
+        """All settings, as a preset."""
+        return self.logdir / f"{self.prefix}.yaml"
+
+    @property
+    def epochs(self) -> Path:
+        """Table with a row per epoch."""
+        return self.logdir / f"{self.prefix}.epochs.csv"
+
+    @property
+    def picture(self) -> Path:
+        """Curves of the run."""
+        return self.logdir / f"{self.prefix}.png"
+
+    @property
+    def folder(self) -> Path:
+        """TensorBoard files and pictures of events."""
+        return self.logdir / self.prefix
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        return self.modeldir / f"{self.prefix}.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.modeldir / f"{self.prefix}_best.pt"
+
+    def table(self, weights: str) -> Path:
+        """Return the table of all runs whose prefix has the same beginning, up to a dash; weights: best or final."""
+        return self.logdir / f"{self.prefix.split('-')[0]}.{weights.capitalize()}.metrics.csv"
+
+    def predictions(self, weights: str, split: str) -> Path:
+        """Return the path of prediction files without their endings."""
+        return self.predictdir / f"{self.prefix}.{weights}.{split}"
+
+    def pictures_of_events(self) -> list[Path]:
+        """Return the pictures of events that exist; other files of the folder, such as TensorBoard's, are not among them."""
+        return sorted(path for path in self.folder.glob("*.event*") if _EVENT_PICTURE.fullmatch(path.name))
+
+    def of_earlier_run(self) -> list[Path]:
+        """Return the existing files that a new run of the same prefix replaces."""
+        files = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best]
+        found = [path for path in files if path.exists()] + self.pictures_of_events()
+        literal = glob.escape(self.prefix)  # which may hold a * of its own
+        for weights in ("best", "final"):
+            found += sorted(self.predictdir.glob(f"{literal}.{weights}.*"))
+        return found

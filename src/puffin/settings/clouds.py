@@ -1,0 +1,359 @@
+"""Settings of the two scripts on point clouds: data, networks, losses, pictures."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from puffin.settings import roles
+from puffin.settings.common import OptimisationSettings, RunSettings, ScriptSettings
+from puffin.settings.declare import setting
+from puffin.settings.encoder import EncoderConfig, TransformerConfig
+from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
+from puffin.settings.roles import Role
+from puffin.settings.types import checked, class_weights, count_or_all, integer, loss_terms, number
+
+MODELS = ("pointmae", "polarmae")
+FINETUNE = ("fft", "peft", "lora")
+POINT_WEIGHT_WORDS = ("pilarnet", "data", "none")
+_NO_SYMMETRY_REPORT = "the symmetry report is for jet networks"
+_NO_COMPILE = "point-cloud networks cannot be compiled with torch.compile"
+
+
+@dataclass(frozen=True)
+class CloudDataSettings:
+    """Which events to read, and which of their points to use."""
+
+    TITLE: ClassVar[str] = "data"
+
+    datadir: str = setting(
+        "./data/sample_data/lartpc",
+        "folder with HDF5 files in train/, val/ and, if there is one, test/",
+        metavar="DIR",
+    )
+    testfile: tuple[str, ...] = setting(
+        (),
+        "test files, or folders that are searched for .h5 files, instead of those in --datadir",
+        many="+",
+        collect=lambda paths: tuple(path for path in paths if path),  # older runs store '' for none
+        metavar="PATH",
+    )
+    shuffle: bool = setting(True, "draw a new order of the training events in every epoch")
+    num_train: int = setting(
+        -1,
+        "number of training events to use: a random subset that depends on --seed alone",
+        type=count_or_all,
+        metavar="N",
+        shown="-1: all",
+        role=roles.ORIGIN,
+    )
+    num_valid: int = setting(-1, "number of validation events to use", type=count_or_all, metavar="N", shown="-1: all")
+    num_test: int = setting(-1, "number of test events to use", type=count_or_all, metavar="N", shown="-1: all")
+    min_points: int = setting(1024, "minimum number of points per event, before any cuts", type=integer(0), metavar="N")
+    energy_threshold: float = setting(
+        0.13, "drop points at or below this energy [MeV]", type=number(0), metavar="MEV", role=roles.PREPARATION
+    )
+    emin: float | None = setting(
+        None,
+        "energy that is scaled to about -1 [MeV]",
+        type=number(above=0),
+        metavar="MEV",
+        shown="--energy-threshold, or 0.01 if that is 0",
+        role=roles.PREPARATION,
+    )
+    remove_led: bool = setting(True, "remove the low-energy deposits", role=roles.PREPARATION)
+    skip_bad: bool = setting(False, "skip bad files and events, and count them")
+    rotate: bool = setting(True, "apply a random rotation to each training event")
+    num_workers: int = setting(
+        0, "number of processes that prepare minibatches", type=integer(0), metavar="N", role=roles.MACHINE
+    )
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """Pictures of events."""
+
+    TITLE: ClassVar[str] = "pictures"
+
+    plot_every: int = setting(
+        0,
+        "draw events at the first validation after every N steps (0: only at the end)",
+        type=integer(0),
+        metavar="N",
+    )
+    plot_events: int = setting(
+        1,
+        "number of validation events to draw to LOGDIR/PREFIX/ (none with --no-plot)",
+        type=integer(0),
+        metavar="N",
+    )
+    plot_numbers: tuple[int, ...] | None = setting(
+        None,
+        "numbers of the validation events to draw, counted from 0, instead of the first --plot-events",
+        type=integer(0),
+        many="+",
+        collect=tuple,
+        metavar="EVENT",
+        shown="the first --plot-events",
+    )
+    plot_html: bool = setting(False, "also draw them as interactive HTML pages (needs plotly)")
+
+
+@dataclass(frozen=True)
+class PointMAEConfig:
+    """Everything that defines a masked autoencoder.
+
+    published_decoder: of a published network, whose decoder may differ from the encoder in more than its depth.
+    """
+
+    TITLE: ClassVar[str] = "network"
+    ROLE: ClassVar[Role] = roles.NETWORK
+
+    encoder: EncoderConfig = EncoderConfig()
+    model: str = setting(
+        "polarmae",
+        "pointmae: reconstruct the positions of masked points; polarmae: their energies too",
+        choices=MODELS,
+    )
+    decoder_depth: int = setting(
+        4,
+        "number of blocks of the decoder; 0: no decoder, the encoder sees mask tokens instead of the masked ones "
+        "(SimMIM), which teaches it more in a short run",
+        type=integer(0),
+        metavar="N",
+    )
+    mask_ratio: float = setting(0.6, "fraction of tokens to mask", type=number(above=0, below=1), metavar="F")
+    published_decoder: TransformerConfig | None = None
+
+    def __post_init__(self):
+        if self.model not in MODELS:
+            raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {self.model!r}")
+        if self.decoder.dim != self.encoder.dim:
+            raise ValueError(f"decoder: expected the encoder's width {self.encoder.dim}, got {self.decoder.dim}")
+        if self.decoder.depth < 0:
+            raise ValueError(f"decoder: expected 0 blocks or more, got {self.decoder.depth}")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio: expected a number above 0 and below 1, got {self.mask_ratio}")
+
+    @property
+    def energy(self) -> bool:
+        """Whether energies are predicted (PoLAr-MAE)."""
+        return self.model == "polarmae"
+
+    @property
+    def decoder(self) -> TransformerConfig:
+        """The decoder's transformer: the encoder's with a depth of its own."""
+        own = replace(self.encoder.transformer, depth=self.decoder_depth, final_norm=True)
+        return own if self.published_decoder is None else self.published_decoder
+
+    def without_dropout(self) -> "PointMAEConfig":
+        """Return what weights and their outputs depend on."""
+        decoder = replace(self.decoder, attention_dropout=0.0, drop_path=0.0)
+        return replace(self, encoder=self.encoder.without_dropout(), published_decoder=decoder)
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """Everything that defines a segmentation network.
+
+    num_classes: follows from --remove-led; neighbours: tokens from which a point's features are interpolated."""
+
+    TITLE: ClassVar[str] = "network"
+    ROLE: ClassVar[Role] = roles.NETWORK
+    TITLES: ClassVar[dict[str, str]] = dict.fromkeys(("finetune", "lora_rank", "lora_alpha"), "fine-tuning")
+
+    encoder: EncoderConfig = EncoderConfig()
+    num_classes: int = 4
+    layers: tuple[int, ...] | None = setting(
+        None,
+        "blocks of the encoder, counted from 0, whose outputs are averaged",
+        type=integer(0),
+        many="+",
+        collect=tuple,
+        metavar="BLOCK",
+        shown="3 7 11 of 12 blocks, else at the same fractions",
+    )
+    head_dim: int = setting(
+        512, "width of the first layer of the head; the second has half of it", type=integer(2), metavar="N"
+    )
+    head_dropout: float = setting(
+        0.5,
+        "dropout between these two layers",
+        type=number(minimum=0, below=1),
+        metavar="P",
+        role=roles.TRAINING,
+    )
+    neighbours: int = 5
+    head_depth: int = setting(
+        0, "number of transformer blocks on the tokens between encoder and points", type=integer(0), metavar="N"
+    )
+    finetune: str = setting(
+        "fft",
+        "which encoder weights are trained: all (fft), none (peft, a probe), or low-rank updates of the attention "
+        "(lora); the head is always trained",
+        choices=FINETUNE,
+        role=roles.ORIGIN,
+    )
+    lora_rank: int = setting(8, "with lora: rank of the updates", type=integer(1), metavar="N", role=roles.TRAINING)
+    lora_alpha: float = setting(
+        16.0, "with lora: the updates are multiplied by A / rank", type=number(0), metavar="A", role=roles.TRAINING
+    )
+
+    def __post_init__(self):
+        if self.finetune not in FINETUNE:
+            raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
+        if self.num_classes < 2 or self.head_dim < 2 or self.head_depth < 0:
+            raise ValueError(
+                f"expected 2 classes or more, head_dim of 2 or more and head_depth of 0 or more, got {self}"
+            )
+        depth = self.encoder.transformer.depth
+        if not self.averaged_layers or not all(0 <= layer < depth for layer in self.averaged_layers):
+            raise ValueError(f"layers: expected blocks of the encoder, 0 to {depth - 1}, got {self.layers}")
+
+    @property
+    def averaged_layers(self) -> tuple[int, ...]:
+        """The blocks whose outputs are averaged: `layers`, or three at the published fractions of the depth."""
+        return spread_layers(self.encoder.transformer.depth) if self.layers is None else self.layers
+
+    def without_dropout(self) -> "SegmentationConfig":
+        """Return what weights and their outputs depend on."""
+        return replace(
+            self,
+            encoder=self.encoder.without_dropout(),
+            layers=self.averaged_layers,
+            head_dropout=0.0,
+            finetune="fft",
+        )
+
+
+def spread_layers(depth: int) -> tuple[int, ...]:
+    """Return three blocks of an encoder of this depth, the last one among them: 3, 7, 11 of 12, as published."""
+    return tuple(sorted({-(-third * depth // 3) - 1 for third in (1, 2, 3)}))
+
+
+@dataclass(frozen=True)
+class MaskedModellingSettings:
+    """What is measured during pretraining."""
+
+    TITLE: ClassVar[str] = "pretraining"
+    TITLES: ClassVar[dict[str, str]] = {"best_by": "training"}
+
+    probe: bool = setting(
+        True,
+        "linear probe: how well a linear classifier finds the classes of points in the token embeddings; needs "
+        "the training events of --datadir, with --eval too",
+    )
+    probe_every: int = setting(
+        0,
+        "probe at the first validation after every N steps (0: only at the end)",
+        type=integer(0),
+        metavar="N",
+    )
+    best_by: str = setting(
+        "loss", "validation metric that chooses the best epoch", choices=tuple(MASKED_MODELLING_METRICS)
+    )
+
+
+@dataclass(frozen=True)
+class SegmentationSettings:
+    """Where the encoder comes from, the loss, and how the best epoch is chosen."""
+
+    TITLE: ClassVar[str] = "fine-tuning"
+    TITLES: ClassVar[dict[str, str]] = {"loss": "loss", "class_weights": "loss", "best_by": "training"}
+
+    pretrained: str = setting(
+        "",
+        "checkpoint of a masked autoencoder, ours or published, from which the encoder and its settings are taken",
+        metavar="FILE",
+        role=roles.ORIGIN,
+    )
+    scratch: bool = setting(
+        False,
+        "with --pretrained: take the settings of the encoder but random weights, for comparison",
+        role=roles.ORIGIN,
+    )
+    layer_decay: float = setting(
+        1.0,
+        "with fft: factor on the learning rate from each block to the one before it (try 0.75)",
+        type=number(above=0, maximum=1),
+        metavar="F",
+        role=roles.ORIGIN,
+    )
+    loss: str = setting(
+        "focal",
+        "loss terms and their weights, such as focal:1,dice:1; terms: "
+        + "; ".join(f"{name}: {text}" for name, text in CLASS_LOSSES.items()),
+        type=checked(loss_terms, CLASS_LOSSES),
+        metavar="TERMS",
+        role=roles.PREPARATION,
+    )
+    class_weights: str = setting(
+        "pilarnet",
+        "weight of each class in the loss, inversely proportional to its number of points in PILArNet-M's training "
+        "set (pilarnet) or in this one (data); none; or numbers such as 1,1,20,5",
+        type=checked(class_weights, POINT_WEIGHT_WORDS),
+        metavar="W",
+        role=roles.PREPARATION,
+    )
+    best_by: str = setting(
+        "f1_macro", "validation metric that chooses the best epoch", choices=tuple(SEGMENTATION_METRICS)
+    )
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weight of each loss term by its name."""
+        return loss_terms(self.loss, CLASS_LOSSES)
+
+
+_HIDDEN = {"test": _NO_SYMMETRY_REPORT, "compile": _NO_COMPILE}
+
+
+@dataclass(frozen=True)
+class PretrainingSettings(ScriptSettings):
+    """All settings of train_pointmae.py; the optimisation is the published one, except for the length of the run."""
+
+    HIDDEN: ClassVar[dict[str, str]] = _HIDDEN
+
+    run: RunSettings = RunSettings(prefix="pointmae")
+    data: CloudDataSettings = CloudDataSettings()
+    network: PointMAEConfig = PointMAEConfig()
+    pretraining: MaskedModellingSettings = MaskedModellingSettings()
+    pictures: PictureSettings = PictureSettings()
+    optimisation: OptimisationSettings = OptimisationSettings(
+        lr_init=1e-4,
+        lr_start=8.6e-6,
+        lr_final=8.6e-6,
+        lr_decay_type="cos",
+        weight_decay=0.05,
+        warmup=1,
+        cooldown=0,
+        clip=3.0,
+        batch_size=32,
+        num_epoch=20,
+    )
+
+
+@dataclass(frozen=True)
+class PointSegmentationSettings(ScriptSettings):
+    """All settings of train_segmentation.py."""
+
+    HIDDEN: ClassVar[dict[str, str]] = _HIDDEN | {
+        "predict_format": "predictions of points are written to HDF5 files (h5), batch by batch"
+    }
+    ROLES: ClassVar[dict[str, Role]] = {"remove_led": roles.NETWORK}  # it decides the number of classes
+
+    run: RunSettings = RunSettings(prefix="segmentation", predict_format="h5")
+    data: CloudDataSettings = CloudDataSettings()
+    network: SegmentationConfig = SegmentationConfig()
+    finetuning: SegmentationSettings = SegmentationSettings()
+    pictures: PictureSettings = PictureSettings()
+    optimisation: OptimisationSettings = OptimisationSettings(
+        lr_init=3e-4,
+        lr_start=1e-6,
+        lr_final=1e-6,
+        lr_decay_type="cos",
+        weight_decay=0.05,
+        warmup=1,
+        cooldown=0,
+        clip=3.0,
+        batch_size=16,
+        num_epoch=20,
+    )

@@ -1,0 +1,226 @@
+"""From declared settings to a command line (argparse), and back from flags, presets and checkpoints to settings.
+
+Values come from, last wins: the defaults of the script, the presets of --yaml, the command line. `Flags` remembers which
+were given, because a value from a checkpoint replaces a default but not a flag (settings/roles.py).
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from puffin.errors import InputError
+from puffin.settings.declare import Declared, Setting, build, declared
+from puffin.settings.obsolete import OBSOLETE, OBSOLETE_OF_SWEEPS, Obsolete, add_obsolete_flags
+from puffin.settings.presets import read_preset
+from puffin.settings.roles import FIXED, OWN, Role
+
+_LAST_GROUPS = ("training", "device", "reports", "pictures")  # of --help
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line per error and help that is wide enough to read."""
+
+    def __init__(self, description: str, epilog: str | None = None):
+        super().__init__(
+            description=description,
+            epilog=epilog,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        )
+
+    def error(self, message: str):
+        """Print the error alone, not the usage, which is longer than a screen, and exit."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists all flags)\n")
+
+    def format_usage(self) -> str:
+        """Show the form of a command; the flags are listed below it."""
+        return f"usage: {self.prog} [FLAGS]\n"
+
+    def format_help(self) -> str:
+        """Show the form of a command, the description, and the groups of flags."""
+        self.usage = f"{self.prog} [FLAGS]"
+        return super().format_help()
+
+
+class _Values(argparse.Action):
+    """Values of a flag with several: converted together, added to earlier ones if the flag can be repeated."""
+
+    def __init__(self, *args, declared_setting: Setting, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.declared_setting = declared_setting
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = self.declared_setting
+        values = list(values) or list(found.bare or ())
+        if found.extend:
+            values = [*getattr(namespace, self.dest, ()), *values]
+        setattr(namespace, self.dest, found.collect(values))
+
+
+def settings_of(schema) -> dict[str, Declared]:
+    """Return the settings of a script by name, with the roles that they have in it."""
+    own_roles: Mapping[str, Role] = getattr(schema, "ROLES", {})
+    return {d.name: replace(d, role=own_roles.get(d.name, d.role)) for d in declared(schema)}
+
+
+def hidden_settings(schema) -> dict[str, Obsolete]:
+    """Return the settings that a script has no use for: their default is accepted, other values are refused."""
+    found = {}
+    for name, reason in getattr(schema, "HIDDEN", {}).items():
+        default = settings_of(schema)[name].default
+        found[name] = Obsolete((str(default).lower(),), reason)
+    return found
+
+
+def make_parser(schema, description: str, epilog: str | None = None, is_sweep: bool = False) -> Parser:
+    """Make the parser of a script. It gives only the flags that are on the command line: defaults come later."""
+    parser = Parser(description, epilog)
+    hidden = hidden_settings(schema)
+    entries = [entry for entry in settings_of(schema).values() if entry.name not in hidden]
+    titles = sorted({entry.title: None for entry in entries}, key=lambda title: title in _LAST_GROUPS)
+    groups = {title: parser.add_argument_group(title) for title in titles}
+    for entry in entries:
+        _add(groups[entry.title], entry)
+    obsolete = OBSOLETE if is_sweep else OBSOLETE | OBSOLETE_OF_SWEEPS
+    add_obsolete_flags(parser, obsolete | {name.replace("_", "-"): why for name, why in hidden.items()})
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, entry: Declared) -> None:
+    found, common = entry.setting, {"dest": entry.name, "default": argparse.SUPPRESS}
+    text = f"{found.help} (default: {shown_default(entry)})".replace("%", "%%")
+    if found.switch:
+        group.add_argument(entry.flag, *found.flags, action=argparse.BooleanOptionalAction, help=text, **common)
+    else:
+        options: dict[str, Any] = {"type": found.type, "metavar": found.metavar, "help": text}
+        if found.choices:
+            options["choices"] = found.choices
+        if found.many:
+            options |= {"nargs": found.many, "action": _Values, "declared_setting": found}
+        group.add_argument(entry.flag, *found.flags, **options, **common)
+    for flag, value in found.shortcuts.items():
+        shown = value if isinstance(value, str) else " ".join(value) or "no value"
+        group.add_argument(flag, action="store_const", const=value, help=f"same as {entry.flag} {shown}", **common)
+
+
+def shown_default(entry: Declared) -> str:
+    """Return a default as --help shows it."""
+    value = entry.default
+    if entry.setting.shown:
+        return entry.setting.shown
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (tuple, list)):
+        return " ".join(str(list(v)) if isinstance(v, tuple) else str(v) for v in value) or "none"
+    return str(value) or "none"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The values of all settings of a script by name.
+
+    given: names of those on the command line or in a preset; typed: of those on the command line itself."""
+
+    schema: type
+    values: Mapping[str, Any]
+    given: frozenset[str] = frozenset()
+    typed: frozenset[str] = frozenset()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def settings(self) -> Any:
+        """Build the settings of the script, group by group; InputError if values contradict each other."""
+        try:
+            return build(self.schema, self.values)
+        except ValueError as error:
+            raise InputError(f"flags: {error}") from error
+
+    def changed(self, **values) -> "Flags":
+        """Return the same with other values."""
+        return replace(self, values={**self.values, **values})
+
+    def plain(self) -> dict[str, Any]:
+        """Return all values as they are stored in checkpoints: plain types, lists instead of tuples."""
+        known = settings_of(self.schema)
+        return {name: known[name].setting.plain(value) for name, value in self.values.items()}
+
+    def preset(self, names: Iterable[str] | None = None, of_run: bool = False) -> dict[str, Any]:
+        """Return values for a preset file, all or those named; of_run: with those that only a run's own preset has."""
+        wanted = ("always", "run") if of_run else ("always",)
+        known = settings_of(self.schema)
+        names = set(self.values if names is None else names)
+        plain = self.plain()
+        return {
+            name: plain[name]
+            for name in sorted(names)
+            if known[name].role.preset in wanted and plain[name] is not None and name not in self.schema.HIDDEN
+        }
+
+    def not_given(self, *names: str) -> "Flags":
+        """Return the same, as if these flags had not been given; their values stay."""
+        return replace(self, given=self.given - set(names))
+
+    def starting_from(
+        self,
+        stored: Mapping[str, Any],
+        purpose: str,
+        source: str | Path,
+        roles: Mapping[str, Role] = MappingProxyType({}),
+    ) -> "Flags":
+        """Take over the settings of a checkpoint, as the role of each says.
+
+        stored: its settings; what it lacks, and what this script does not know, stays. purpose: resume, evaluate or
+        finetune. roles: of settings that this time have another role. InputError if a flag contradicts the checkpoint."""
+        values = dict(self.values)
+        for name, entry in settings_of(self.schema).items():
+            wanted = getattr(roles.get(name, entry.role), purpose)
+            if name not in stored or wanted == OWN:
+                continue
+            value = entry.setting.canonical(stored[name])
+            if name not in self.given:
+                values[name] = value
+            elif wanted == FIXED and value != self.values[name]:
+                role = roles.get(name, entry.role)
+                raise InputError(_contradiction(entry, role, self.values[name], value, source))
+        return replace(self, values=values)
+
+
+def _contradiction(entry: Declared, role: Role, value, stored, source: str | Path) -> str:
+    shown = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in (value, "none" if stored == "" else stored)]
+    if role.evaluate == FIXED:
+        return f"{entry.flag} {shown[0]} contradicts {source}, which was trained with {shown[1]}; leave the flag out"
+    return f"{entry.flag} {shown[0]}: the run was started with {shown[1]}, and cannot be continued with another value"
+
+
+def defaults(schema) -> Flags:
+    """Return the defaults of a script."""
+    return Flags(schema, {name: entry.default for name, entry in settings_of(schema).items()})
+
+
+def parse(schema, description: str, argv: Sequence[str] | None = None) -> Flags:
+    """Parse a command line, with its presets. InputError for a preset that is missing or has an unknown or bad entry."""
+    typed = vars(make_parser(schema, description).parse_args(argv))
+    return with_presets(schema, typed)
+
+
+def with_presets(schema, typed: Mapping[str, Any]) -> Flags:
+    """Add presets and defaults to the values that are on a command line."""
+    presets: dict[str, Any] = {}
+    known, hidden = settings_of(schema), hidden_settings(schema)
+    inert = OBSOLETE | OBSOLETE_OF_SWEEPS | {name.replace("_", "-"): why for name, why in hidden.items()}
+    usable = {name: entry.setting for name, entry in known.items() if name not in hidden}
+    for path in typed.get("yaml", ()):
+        presets |= read_preset(path, usable, inert)
+    everything = {name: entry.default for name, entry in known.items()} | presets | dict(typed)
+    return Flags(schema, everything, frozenset(presets) | frozenset(typed), frozenset(typed))
+
+
+def command() -> str:
+    """Return the command of this process, without the folder of the script."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
