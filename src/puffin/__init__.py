@@ -1,1 +1,20 @@
-"""PELICAN jet networks and masked autoencoders for LArTPC point clouds."""
+"""PELICAN jet networks and masked autoencoders for LArTPC point clouds.
+
+    import puffin
+    tagger = puffin.load("model/top_best.pt")  # ours or published
+    scores = tagger.predict("jets.h5")
+
+`puffin.ops` has the kernels for point clouds. Importing this package does not import PyTorch; its parts do.
+"""
+
+import importlib
+
+__all__ = ["load", "ops"]
+
+
+def __getattr__(name: str):
+    if name == "load":
+        return importlib.import_module("puffin.predictors").load
+    if name == "ops":
+        return importlib.import_module("puffin.ops")
+    raise AttributeError(f"module 'puffin' has no attribute {name!r}")
