@@ -133,7 +133,7 @@ def test_train_then_evaluate(data, tmp_path):
     assert [path.name for path in (tmp_path / "e/predict").glob("named*.pt")] == ["named.best.valid.pt"]
     assert torch.load(tmp_path / "e/predict/named.best.valid.pt", weights_only=True)["predict"].shape == (7, 2)
     script.main([*named, "--datadir", str(only_test)])
-    assert "no valid events here" in (tmp_path / "e/log/named.log").read_text()
+    assert "found no valid events" in (tmp_path / "e/log/named.log").read_text()
 
     # the same prefix without --load replaces the run; the table keeps both rows
     script.main(command(data, tmp_path, "--num-epoch", "1"))
@@ -221,7 +221,7 @@ def test_fine_tuning_goes_on_where_it_was_stopped(run_folder, data, tmp_path, mo
     script.main(line("whole"))
     stop_in_training_step(monkeypatch, JetClassification, 4, script.main, line("cut"))
     script.main([*line("cut"), "--load"])
-    assert "continuing at epoch 2, batch 1 (step 4)" in (tmp_path / "cut/log/classifier.log").read_text()
+    assert "resuming at epoch 2, batch 1 (step 4)" in (tmp_path / "cut/log/classifier.log").read_text()
     assert same(weights(tmp_path / "whole/model/classifier.pt"), weights(tmp_path / "cut/model/classifier.pt"))
 
 
@@ -326,9 +326,11 @@ def test_continuing_keeps_its_data(data, tmp_path, capsys):
     )
     assert f"with the data of {folder}" in (work / "log/tiny.log").read_text()
     (tmp_path / "other.h5").unlink()
-    assert f"--testfile: the run was started with {tmp_path}/other.h5, which is not there" in refused(again, capsys)
+    assert f"--testfile: the run was started with {tmp_path}/other.h5, which does not exist any more" in refused(
+        again, capsys
+    )
     folder.rename(tmp_path / "moved")
-    assert f"--datadir: the run was started with {folder}, which is not there" in refused(again, capsys)
+    assert f"--datadir: the run was started with {folder}, which does not exist any more" in refused(again, capsys)
     script.main([*again, "--datadir", str(tmp_path / "moved"), "--testfile", str(data / "test.h5")])
 
 
@@ -503,11 +505,11 @@ def test_published_example_command(data, tmp_path):
         (["--load"], "does not exist"),
         (["--loadfile", "nowhere.pt"], "no such checkpoint"),
         (["--eval"], "no such checkpoint"),
-        (["--num-classes", "1"], "--num-classes is 1"),
+        (["--num-classes", "1"], "--num-classes: expected an integer of at least 2"),
         (["--irc-safe"], "IRC-safe"),
-        (["--num-epoch", "0"], "--num-epoch: expected at least 1"),
-        (["--clip", "-1"], "--clip: expected at least 0"),
-        (["--num-train", "0"], "--num-train: expected a positive number"),
+        (["--num-epoch", "0"], "--num-epoch: expected an integer of at least 1"),
+        (["--clip", "-1"], "--clip: expected a number of at least 0"),
+        (["--num-train", "0"], "--num-train: expected an integer of at least 1, or -1 for all"),
         (["--ema", "1"], "--ema"),
     ],
 )
@@ -546,7 +548,7 @@ def test_checkpoint_of_another_network(data, tmp_path, run_folder, capsys):
     torch.save({"args": vars(content["args"]), "model_state": {"w": torch.ones(1)}}, tmp_path / "other.pt")
     assert "another network" in refused([*test, str(tmp_path / "other.pt")], capsys)
     torch.save({"model_state": {}}, tmp_path / "none.pt")
-    assert "not a PELICAN checkpoint" in refused([*test, str(tmp_path / "none.pt")], capsys)
+    assert "not a checkpoint of a network that we know" in refused([*test, str(tmp_path / "none.pt")], capsys)
 
 
 def test_nan_and_truncated_files(data, tmp_path, capsys):

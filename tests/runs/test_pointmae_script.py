@@ -279,7 +279,7 @@ def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
     )
     start = ["--eval", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--loadfile"]
     assert "--depth 7 contradicts" in refused([*start, str(golden), "--depth", "7"], capsys)
-    assert "not a checkpoint of a masked" in refused([*start, str(run_folder / "ref_best.pt")], capsys)
+    assert "expected a checkpoint of a masked" in refused([*start, str(run_folder / "ref_best.pt")], capsys)
     assert "expected a masked autoencoder" in refused([*start, str(segmentation)], capsys)
     assert "fine-tune from it without --load" in refused(["--load", *start[1:], str(golden)], capsys)
     assert not (tmp_path / "w").exists()
@@ -337,10 +337,10 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
         ("", ["--min-points", "100000"], "--min-points"),
         ("", ["--mask-ratio", "1.5"], "--mask-ratio"),
         ("", ["--mask-ratio", "0"], "--mask-ratio: expected a number above 0"),
-        ("", ["--depth", "-1"], "--depth: expected at least 1"),
-        ("", ["--depth", "0"], "--depth: expected at least 1"),
-        ("", ["--decoder-depth", "-1"], "--decoder-depth: expected at least 0"),
-        ("", ["--clip", "nan"], "--clip: expected at least 0"),
+        ("", ["--depth", "-1"], "--depth: expected an integer of at least 1"),
+        ("", ["--depth", "0"], "--depth: expected an integer of at least 1"),
+        ("", ["--decoder-depth", "-1"], "--decoder-depth: expected an integer of at least 0"),
+        ("", ["--clip", "nan"], "--clip: expected a number of at least 0"),
         ("", ["--context", "0"], "context"),
         ("", ["--overlap", "-1"], "overlap: expected"),
         ("", ["--seeds", "-5"], "seeds: expected"),
@@ -352,10 +352,14 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
         (
             "",
             ["--best-by", "probe_f1_mean", "--probe-every", "1", "--no-probe"],
-            "--best-by probe_f1_mean: expected --probe",
+            "--best-by probe_f1_mean: training makes no probes",
         ),
         ("", ["--best-by", "probe_f1_mean"], "--probe-every N"),
-        ("", ["--best-by", "probe_f1_mean", "--num-step", "3", "--probe-every", "4"], "--probe-every N within the run"),
+        (
+            "",
+            ["--best-by", "probe_f1_mean", "--num-step", "3", "--probe-every", "4"],
+            "give --probe-every N, within the run",
+        ),
         ("", ["--eval"], "no such checkpoint"),
         ("no plotly", ["--plot-html"], "pip install plotly"),
     ],

@@ -298,7 +298,7 @@ def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
 
     classifier.main(flags(data, tmp_path / "0", *further))
     wish = ["--class-weights", "balanced"]
-    assert "holds no class weights that its training has counted" in refused_by(
+    assert "holds no class weights from its training" in refused_by(
         classifier.main, evaluation(data, tmp_path, *wish), capsys
     )
 

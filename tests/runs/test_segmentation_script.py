@@ -211,8 +211,7 @@ def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
     torch.save(state, model / "tiny.pt")
     drawn = []
     monkeypatch.setattr(
-        script,
-        "draw_labels",
+        "puffin.runs.clouds.draw_labels",
         lambda folder, stem, network, *_: drawn.append((stem, network.head.linear3.bias.clone())) or [],
     )
     script.main(
@@ -395,10 +394,10 @@ def test_presets(data, tmp_path):
         (["--load", "--loadfile", "SEGMENTATION"], "fine-tune from it without --load"),
         (["--pretrained", "JETS"], "not a checkpoint of a masked autoencoder"),
         (["--pretrained", "SEGMENTATION"], "start from it with --loadfile"),
-        (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "expected one of them"),
-        (["--loadfile", "SEGMENTATION", "--layers", "0"], "--layers [0] contradicts"),
+        (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "use only one of them"),
+        (["--loadfile", "SEGMENTATION", "--layers", "0"], "--layers 0 contradicts"),
         (["--loadfile", "SEGMENTATION", "--no-remove-led"], "--remove-led False contradicts"),
-        (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only with --finetune fft"),
+        (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only --finetune fft trains"),
         (["--layer-decay", "1.5"], "--layer-decay"),
         (["--eval", "--loadfile", "SEGMENTATION", "--pretrained", "PRETRAINED"], "as it is; leave the flag out"),
         (["--eval", "--loadfile", "SEGMENTATION", "--scratch"], "--scratch: an evaluation"),
@@ -406,11 +405,11 @@ def test_presets(data, tmp_path):
         (["--class-weights", "1,-2,3,4"], "'pilarnet', 'data', 'none'"),
         (
             ["--class-weights", "data", "--eval", "--loadfile", "SEGMENTATION", "--testfile", "TEST"],
-            "expected training events",
+            "found no training events",
         ),
         (["--loss", "focal:1,dce:1"], "expected terms of focal, nll, dice"),
         (["--layers", "1", "--depth", "1"], "blocks of the encoder, 0 to 0"),
-        (["--predict-format", "pt"], "expected h5"),
+        (["--predict-format", "pt"], "are written to HDF5 files"),
         (["--plot-numbers", "7"], "expected 0 to 6"),
         (["--lora-rank", "0"], "--lora-rank"),
         (["--best-by", "AUC"], "--best-by"),

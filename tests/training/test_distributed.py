@@ -134,7 +134,8 @@ def test_continues_on_another_number_of_processes(runs, small_jets):
     script.main(flags(str(small_jets), str(runs / "fewer"), "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
     text = (runs / "fewer/log/tiny.log").read_text()
     assert (
-        "2 process(es), now on 1" in text and "batches of 10 events instead of 20: going on at batch 4, step 4" in text
+        "2 process(es), now on 1" in text
+        and "minibatches of 10 events instead of 20: continuing at minibatch 4, step 4" in text
     )
     progress = state(runs / "fewer")["progress"]
     assert progress["step"] == 14 and len(progress["history"]) == 2
@@ -144,7 +145,8 @@ def test_only_the_first_process_writes(runs):
     """One line of each kind in the log, one row in the table, and no files but those of one process."""
     text = (runs / "two/log/tiny.log").read_text()
     assert (
-        text.count("2 processes with batches of 10: global batches of 20 events") == 1 and text.count("epoch 1/2:") == 1
+        text.count("2 processes with minibatches of 10: 20 events per global minibatch") == 1
+        and text.count("epoch 1/2:") == 1
     )
     assert len((runs / "two/log/tiny.Best.metrics.csv").read_text().splitlines()) == 2
     names = [sorted(str(p.relative_to(runs / f)) for p in (runs / f).rglob("*") if p.is_file()) for f in ("one", "two")]

@@ -58,9 +58,9 @@ class Loader:
         return (Numbers(torch.tensor(numbers)) for numbers in self.batches)
 
 
-def make_trainer(tmp_path, **options):
+def make_trainer(tmp_path, task=None, **options):
     """Plain gradient descent."""
-    task = Task()
+    task = task or Task()
     return Trainer(
         task,
         torch.optim.SGD(task.model.parameters(), lr=0.1),
@@ -269,4 +269,6 @@ def test_collector(tmp_path, size, ended):
 def test_unknown_metric(tmp_path):
     """Named before training begins."""
     with pytest.raises(InputError, match="--best-by: expected one of loss, got AUC"):
-        run(tmp_path, best_by="AUC")
+        task = Task()
+        task.best_by = "AUC"
+        make_trainer(tmp_path, task)
