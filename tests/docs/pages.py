@@ -22,8 +22,8 @@ _SHELL_WORDS = ("for", "done")  # lines of a loop; the commands within it are ch
 class Block:
     """A fenced block, or an inline command.
 
-    page, line: where it begins (from 1); language: "" if the fence names none; not_run: the reason in the comment above the
-    fence, "" if the block runs."""
+    page, line: where it begins (from 1); language: "" if the fence names none; not_run: the reason in the comment above
+    the fence, "" if the block runs."""
 
     page: Path
     line: int

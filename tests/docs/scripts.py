@@ -75,7 +75,7 @@ def parser_of(script: str, python_path: tuple[str, ...] = ()) -> argparse.Argume
 
 
 def refusal(parser: argparse.ArgumentParser, argv: list[str], partly: bool = False) -> tuple[str, list[str]]:
-    """Why a parser refuses the arguments ("" if it does not), and the arguments that it leaves to others if `partly`."""
+    """Why a parser refuses the arguments ("" if it does not); if `partly`, the arguments that it does not know, too."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
         try:

@@ -1,5 +1,6 @@
 """Every command, flag, file and code block of the documentation exists, and runs in a reduced form."""
 
+import argparse
 import re
 import tomllib
 from pathlib import Path
@@ -136,10 +137,16 @@ def _problem_of_flags(script: str, arguments: list[str], python_path: tuple[str,
     if "--" in arguments:
         arguments = arguments[: arguments.index("--")]
     if script != SWEEP:
-        return refusal(parser, arguments)[0]
+        return refusal(parser, arguments)[0] or _abbreviated(arguments, flags_of(parser))
     problem, rest = refusal(parser, arguments, partly=True)
-    task = SCRIPT_OF_TASK[_task_of(arguments)]
-    return problem or refusal(parser_of(task), rest)[0]
+    task = parser_of(SCRIPT_OF_TASK[_task_of(arguments)])
+    return problem or refusal(task, rest)[0] or _abbreviated(arguments, flags_of(parser) | flags_of(task))
+
+
+def _abbreviated(arguments: list[str], flags: set[str]) -> str:
+    """Flags that argparse takes for the beginning of one that exists."""
+    unknown = [word for word in arguments if word.startswith("--") and word.partition("=")[0] not in flags]
+    return f"abbreviated: {' '.join(unknown)}" if unknown else ""
 
 
 def _task_of(arguments: list[str]) -> str:
@@ -150,17 +157,19 @@ def _python_path(command: Command) -> tuple[str, ...]:
     return tuple(str(ROOT / p) for p in command.variables.get("PYTHONPATH", "").split(":") if p)
 
 
+def flags_of(parser: argparse.ArgumentParser | None) -> set[str]:
+    """Flags that --help shows."""
+    return set(re.findall(r"--[A-Za-z][\w-]*", parser.format_help() if parser else ""))
+
+
 def all_flags() -> set[str]:
-    """Flags of all scripts in the repository that have a parser and are not run in a documentation block only."""
+    """Flags of all scripts of the repository."""
     scripts = [*SCRIPT_OF_TASK.values(), SWEEP, *{c.script for b in SHELL for c in commands_of(b) if c.script}]
     scripts += [
         path.relative_to(ROOT).as_posix() for folder in ("data", "bench") for path in (ROOT / folder).glob("*.py")
     ]
-    flags = set()
-    for script in {*scripts} - {"setup.py", "tools/probe_features.py", "bench/padded_point_mae.py"}:
-        parser = parser_of(script)
-        flags |= set(re.findall(r"--[A-Za-z][\w-]*", parser.format_help() if parser else ""))
-    return flags
+    without_parser = {"setup.py", "tools/probe_features.py", "bench/padded_point_mae.py"}
+    return set().union(*(flags_of(parser_of(script)) for script in {*scripts} - without_parser))
 
 
 def test_flags_in_sentences_exist():
@@ -229,8 +238,8 @@ def test_blocks_run(page, clone):
 
 
 def _run_python(block: Block) -> None:
-    if "puffin.load" in block.text and not hasattr(puffin, "load"):
-        return  # the page describes the interface before it is merged
+    if re.search(r"puffin\.load|from puffin\.ops import", block.text) and not hasattr(puffin, "load"):
+        pytest.skip("puffin.load is not there yet")  # the pages describe the interface before it is merged
     exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
 
 

@@ -49,3 +49,16 @@ def test_paragraphs_are_one_line(page):
         assert not (plain.match(first) and plain.match(second)), (
             f"{page.name}: join these lines: {first[:60]} | {second[:60]}"
         )
+
+
+def test_pages_named_in_the_code_exist():
+    """Help texts, docstrings and comments point at pages of documentation."""
+    files = [ROOT / "setup.py", ROOT / "Makefile", *ROOT.glob("*.py")]
+    for folder, pattern in (("src", "*.py"), ("tests", "*.py"), ("data", "*.py"), ("tools", "*.py"), ("bench", "*.py")):
+        files += (ROOT / folder).rglob(pattern)
+    files += [*(ROOT / "csrc").rglob("*.*"), *(ROOT / "config").rglob("*.yaml"), *(ROOT / "slurm").glob("*.sbatch")]
+    missing = []
+    for file in files:
+        for name in re.findall(r"docs/\w+\.md", file.read_text()):
+            missing += [] if (ROOT / name).exists() else [f"{file.relative_to(ROOT)}: {name}"]
+    assert not missing
