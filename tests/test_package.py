@@ -21,7 +21,13 @@ SCRIPTS = sorted(
 
 def test_the_scripts_are_found():
     """Breaks if the list of scripts misses a folder, so that the next test checks nothing."""
-    expected = {"train_pointmae.py", "optuna_search.py", "tools/export_onnx.py", "bench/kernels.py", "data/make_jets.py"}
+    expected = {
+        "train_pointmae.py",
+        "optuna_search.py",
+        "tools/export_onnx.py",
+        "bench/kernels.py",
+        "data/make_jets.py",
+    }
     assert expected <= set(SCRIPTS)
 
 
@@ -48,7 +54,7 @@ def test_scripts_run_from_a_clone(script, tmp_path):
 def test_nothing_imports_src():
     """Imports inside functions too. Breaks if a module is imported as `src.puffin...`, which would load it twice."""
     pattern = re.compile(r"^\s*(import|from)\s+src\b|import_module\(\s*[\"']src\b", re.MULTILINE)
-    files = [path for path in ROOT.glob("*.py")]
+    files = list(ROOT.glob("*.py"))
     for folder in ("src", "tools", "bench", "data", "tests"):
         files += (ROOT / folder).rglob("*.py")
     assert len(files) > 100
