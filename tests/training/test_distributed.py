@@ -108,7 +108,7 @@ def test_every_event_once(runs, split, number):
 
 
 def test_separate_statistics_without_sync(runs):
-    """--no-sync-batchnorm trains differently (the control of the tests above); evaluation uses one set of statistics."""
+    """--no-sync-batchnorm trains differently (control of the tests above); evaluation uses one set of statistics."""
     differ, two = state(runs / "unsynchronised")["model_state"], state(runs / "two")["model_state"]
     assert max(relative(differ[k].double(), two[k].double()) for k in two) > 1e-4
 
