@@ -18,6 +18,9 @@ SCRIPTS = sorted(
     if 'if __name__ == "__main__":' in path.read_text()
 )
 
+# Python runs this at its start, after the .pth file of an editable installation has put `src/` on sys.path.
+WITHOUT_INSTALLATION = f"import sys\nsys.path[:] = [folder for folder in sys.path if folder != {str(ROOT / 'src')!r}]\n"
+
 
 def test_the_scripts_are_found():
     """Breaks if the list of scripts misses a folder, so that the next test checks nothing."""
@@ -33,11 +36,12 @@ def test_the_scripts_are_found():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_run_from_a_clone(script, tmp_path):
-    """Each script prints its help from another folder, without PYTHONPATH and without an installed package.
+    """Each script prints its help from another folder, without `src/` on PYTHONPATH and without an installed package.
 
     Breaks if a script does not put `src/` on sys.path, or if a module is loaded a second time under the name `src`.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_INSTALLATION)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / script), "--help"],
         cwd=tmp_path,
