@@ -1,12 +1,15 @@
-# Two commands:  make quickstart   train, evaluate and draw on the sample jets
-#                make test         the whole test suite
+# Three commands:  make quickstart   train, evaluate and draw on the sample jets
+#                  make test         run the whole test suite
+#                  make check        check format, types and imports (under a minute)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.installed
+CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart test install kernels check-cuda check-sanitizers generate bench clean
+.PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-cuda \
+  check-sanitizers generate bench clean
 
 quickstart: $(READY)
 	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
@@ -23,16 +26,40 @@ quickstart: $(READY)
 test: kernels check-cuda
 	PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-# the kernel library, for CUDA too where nvcc and a CUDA PyTorch are; setup.py compiles only what is missing or stale
+# The checks that need no tests. The hooks of .pre-commit-config.yaml run the same four targets.
+check: check-python check-cpp check-types check-imports
+
+check-python: $(CHECKS)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+check-cpp: $(CHECKS)
+	git ls-files csrc | xargs $(BIN)/clang-format --dry-run --Werror
+
+check-types: $(CHECKS)
+	$(BIN)/mypy
+
+# The floors of the package: which module may import which (pyproject.toml, [tool.importlinter])
+check-imports: $(CHECKS)
+	PYTHONPATH=src $(BIN)/lint-imports
+
+# Rewrite the sources in the format that `make check` expects
+format: $(CHECKS)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	git ls-files csrc | xargs $(BIN)/clang-format -i
+
+# The kernel libraries: for the CPU, and for CUDA where nvcc and a CUDA build of PyTorch are installed.
+# setup.py compiles only what is missing or out of date.
 kernels: $(READY)
 	@$(BIN)/python setup.py --quiet build_kernels
 
-# nvcc needs no GPU to compile: the CUDA sources cannot rot unseen
+# nvcc compiles without a GPU, so every machine with nvcc checks that the CUDA sources compile
 check-cuda: $(READY)
 	@if command -v nvcc > /dev/null || test -x /usr/local/cuda/bin/nvcc; then \
-	  PUFFIN_CUDA=1 $(BIN)/python setup.py --quiet build_kernels; else echo "no nvcc here: CUDA sources not compiled"; fi
+	  PUFFIN_CUDA=1 $(BIN)/python setup.py --quiet build_kernels; else echo "nvcc not found: the CUDA sources are not compiled"; fi
 
-# the tests of the kernels under AddressSanitizer and UBSan; the usual library is built again afterwards
+# Run the tests of the kernels under AddressSanitizer and UBSan, then build the usual library again
 check-sanitizers: $(READY)
 	PUFFIN_SANITIZE=1 PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
@@ -42,14 +69,21 @@ check-sanitizers: $(READY)
 
 install: $(READY)
 
-# PyTorch first and alone: any other order may bring a second, much larger build of it
+# PyTorch goes first and alone: otherwise pip may install a second, much larger build of it.
+# The package is installed in editable mode, so that `python -m puffin.ops` works in every folder.
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
-# the generator of jets (Pythia 8, FastJet); not needed to train
+# The tools of `make check`, with the versions in pyproject.toml
+$(CHECKS): $(READY)
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[check]'
+	touch $@
+
+# Pythia 8 and FastJet, which data/make_jets.py needs and training does not
 generate: $(READY)
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[generate]'
 
@@ -58,5 +92,5 @@ bench: $(READY)
 	$(BIN)/python bench/pelican.py
 
 clean:
-	rm -rf build *.egg-info .pytest_cache
+	rm -rf build src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

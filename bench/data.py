@@ -1,14 +1,15 @@
-"""Jets per second that the loader gives, in memory and streamed, against what training takes.
+"""Measure how many jets per second the loader reads, in memory and streamed, compared to the speed of training.
 
     python3 bench/data.py                          # 200,000 jets, batches of 64
     python3 bench/data.py --num-jets 50000 --preset 11k
 
-A gzip file is made in a temporary folder from the sample jets, repeated, each copy in another order, as make_jets.py
-would write it.  Each way of reading runs in a process of its own, through one shuffled epoch, with the script's own
-loader; the clock starts when the data set is open (in memory: read, which is timed apart) and includes starting the
-workers.  Memory is that of the process and its workers together, each shared page counted once (PSS, looked at every 50 ms;
-Linux only), at its peak, less what there was before the data set was opened.  The training speed is that of a few steps
-of the preset on the same jets, with the compiled kernels where they are built.
+The benchmark writes a gzip-compressed file to a temporary folder, in the format of make_jets.py: the sample jets,
+repeated, with each copy in a different order. Each way of reading runs in a separate process, for one shuffled epoch,
+with the loader of the training scripts. The clock starts when the data set is open (the time to open it, which for
+data in memory includes reading, is a column of its own) and includes the start of the workers. The memory is the peak
+of the process and its workers, with each shared page counted once (PSS, measured every 50 ms; Linux only), minus the
+memory before the data set was opened. The training speed is measured in a few steps of the preset on the same jets,
+with the compiled kernels if they are built.
 """
 
 import argparse
@@ -33,25 +34,28 @@ from bench.timing import PeakMemory
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.loader import make_loader
 from puffin.data.sampler import EpochBatches
+from puffin.settings.types import integer
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Way(NamedTuple):
+class Mode(NamedTuple):
+    """A way of reading: all jets at once or streamed, and the number of worker processes."""
+
     in_memory: bool
     workers: int
 
 
-WAYS = {
-    "in memory": Way(True, 0),
-    "streamed": Way(False, 0),
-    "streamed, 1 worker": Way(False, 1),
-    "streamed, 2 workers": Way(False, 2),
+MODES = {
+    "in memory": Mode(True, 0),
+    "streamed": Mode(False, 0),
+    "streamed, 1 worker": Mode(False, 1),
+    "streamed, 2 workers": Mode(False, 2),
 }
 
 
 def make_file(path: Path, sample: Path, number: int) -> None:
-    """`number` jets (number, 200, 4) from those of the sample, stored in the same way."""
+    """Write `number` jets (number, 200, 4): those of the sample, repeated, and stored in the same way."""
     rng = np.random.default_rng(0)
     with h5py.File(sample) as source, h5py.File(path, "w") as file:
         momenta, labels = source["Pmu"][:], source["is_signal"][:]
@@ -71,24 +75,24 @@ def make_file(path: Path, sample: Path, number: int) -> None:
 
 
 def memory_with_children() -> float:
-    """MiB that this process and its children hold, pages that they share counted once."""
+    """Return the MiB that this process and its children use, with shared pages counted once."""
     total = 0
     for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 2**10
 
 
-def measure(way: Way, file: Path, batch_size: int) -> dict[str, float]:
-    """Seconds to open, jets per second, MiB."""
+def measure(mode: Mode, file: Path, batch_size: int) -> dict[str, float]:
+    """Return the seconds to open the file, the jets per second, and the memory [MiB]."""
     memory, clock = PeakMemory(memory_with_children), time.perf_counter()
-    dataset = JetDataset([file], JetSelection(in_memory=way.in_memory))
+    dataset = JetDataset([file], JetSelection(in_memory=mode.in_memory))
     opened = time.perf_counter() - clock
     batches = EpochBatches(len(dataset), batch_size, True, 1, chunk_of=dataset.chunk_of_events())
-    loader, jets, clock = make_loader(dataset, batches, way.workers, False), 0, time.perf_counter()
+    loader, jets, clock = make_loader(dataset, batches, mode.workers, False), 0, time.perf_counter()
     for batch in loader:
         jets += len(batch)
     seconds = time.perf_counter() - clock
@@ -96,7 +100,7 @@ def measure(way: Way, file: Path, batch_size: int) -> dict[str, float]:
 
 
 def training_speed(preset: str, file: Path, batch_size: int, steps: int) -> float:
-    """Jets per second of the preset, the loader's time not counted."""
+    """Return the jets per second of training the preset, without the time of the loader."""
     import train_pelican_classifier as script
     from puffin.cli.pelican import pelican_config
     from puffin.models.pelican import PelicanClassifier
@@ -117,51 +121,54 @@ def training_speed(preset: str, file: Path, batch_size: int, steps: int) -> floa
         task.step(batch).loss.backward()
         optimizer.step()
         seconds.append(time.perf_counter() - clock)
-    return batch_size * steps / sum(seconds[1:])  # the first step allocates
+    return batch_size * steps / sum(seconds[1:])  # the first step allocates memory
 
 
-def in_child(arguments: list[str], file: Path, what: str):
-    """The result of this script for one way, in a process of its own."""
-    command = [sys.executable, __file__, *arguments, "--file", str(file), "--measure", what]
+def in_child(arguments: list[str], file: Path, quantity: str):
+    """Measure one mode, or the training speed, in a separate process."""
+    command = [sys.executable, __file__, *arguments, "--file", str(file), "--measure", quantity]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-jets", type=int, default=200_000, help="jets in the file (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="jets per batch (default: %(default)s)")
-    parser.add_argument("--preset", default="48k", help="network whose training speed is shown (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5, help="its timed steps (default: %(default)s)")
-    parser.add_argument("--sample", type=Path, default=ROOT / "data/sample_data/run12/train.h5", help="jets to repeat")
-    parser.add_argument("--file", type=Path, help="read this file instead of making one")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    presets = sorted(path.stem for path in (ROOT / "config").glob("[0-9]*k.yaml")) + ["quickstart"]
+    add("--num-jets", type=integer(1), default=200_000, metavar="N", help="jets in the file (default: %(default)s)")
+    add("--batch-size", type=integer(1), default=64, metavar="N", help="jets per batch (default: %(default)s)")
+    add("--preset", choices=presets, default="48k", help="network for the training speed (default: %(default)s)")
+    add("--steps", type=integer(1), default=5, metavar="N", help="timed training steps (default: %(default)s)")
+    sample = ROOT / "data/sample_data/run12/train.h5"
+    add("--sample", type=Path, default=sample, metavar="FILE", help="jets to repeat (default: the sample jets)")
+    add("--file", type=Path, metavar="FILE", help="read this file (default: write a file of --num-jets jets)")
+    add("--measure", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
+    """Measure every mode in a child process, and print a row for each."""
     args = parse(arguments)
+    if args.measure == "training":
+        print(json.dumps(training_speed(args.preset, args.file, args.batch_size, args.steps)))
+        return
     if args.measure:
-        training = args.measure == "training"
-        result = training_speed(args.preset, args.file, args.batch_size, args.steps) if training else None
-        print(json.dumps(result if training else measure(WAYS[args.measure], args.file, args.batch_size)))
+        print(json.dumps(measure(MODES[args.measure], args.file, args.batch_size)))
         return
     with tempfile.TemporaryDirectory() as folder:
         file = args.file or Path(folder) / "train.h5"
         if args.file is None:
             make_file(file, args.sample, args.num_jets)
-        print(
-            f"{file.stat().st_size / 2**20:.0f} MiB on disk, batches of {args.batch_size}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        )
+        size, threads = file.stat().st_size / 2**20, torch.get_num_threads()
+        print(f"{size:.0f} MiB on disk, batches of {args.batch_size}, {threads} threads, torch {torch.__version__}")
         speed = in_child(arguments, file, "training")
         print(f"training, {args.preset}: {speed:.0f} jets/s\n")
         print(f"{'':22}{'to open':>9}{'jets/s':>10}{'x training':>12}{'memory':>11}")
-        for name in WAYS:
+        for name in MODES:
             row = in_child(arguments, file, name)
-            ratio = row["jets_per_second"] / speed
-            print(
-                f"{name:22}{row['opened']:>7.1f} s{row['jets_per_second']:>10.0f}{ratio:>12.0f}{row['memory']:>7.0f} MiB",
-                flush=True,
-            )
+            rate = row["jets_per_second"]
+            line = f"{name:22}{row['opened']:>7.1f} s{rate:>10.0f}{rate / speed:>12.0f}{row['memory']:>7.0f} MiB"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Times the point ops against peers on LArTPC-like clouds, and prints ratios: `python bench/kernels.py`.
+"""Compare the speed of the point ops with other libraries, on clouds that resemble LArTPC events.
 
-Peers: fpsample, torch-quickfps, pykdtree, scipy (those that are installed) and brute force in PyTorch. Every row is
-the best of interleaved repeats, so that a busy machine hits both sides. Ratios above 1: we are faster.
+    python3 bench/kernels.py
+
+The other libraries are fpsample, torch-quickfps, pykdtree and scipy, if they are installed, and brute force in
+PyTorch. Each time is the minimum of repetitions in which the libraries alternate, so that other load on the machine
+affects all of them. A ratio above 1 means that Puffin is faster.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from puffin.ops.chamfer import chamfer_distance
 from puffin.ops.cnms import cnms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_count, ball_query, knn
+from puffin.settings.types import number
 
 SIZES = {"3k": 3_000, "10k": 10_000, "50k": 50_000, "1M": 1_000_000}
 SAMPLES = {"3k": 512, "10k": 1024, "50k": 2048, "1M": 4096}
@@ -29,26 +33,26 @@ QUERY_RADIUS = 2 * RADIUS * OVERLAP
 
 
 def lartpc_cloud(size: int, seed: int = 0) -> np.ndarray:
-    """(size, 3) float32 distinct voxels of scattering tracks, showers and stray deposits, ordered by cluster.
+    """Make (size, 3) float32 distinct voxels of scattering tracks, showers and single deposits, ordered by cluster.
 
-    The volume grows with the cloud beyond one detector module (768^3 voxels up to 50k points).
+    The volume is one detector module (768^3 voxels) up to 50k points, and grows with the number of points beyond.
     """
     rng = np.random.default_rng(seed)
     extent = 768 * max(1.0, (size / 50_000) ** (1 / 3))
     voxels, seen = [], set()
     while len(voxels) < size:
         start, kind = rng.uniform(0, extent, 3), rng.choice(3, p=[0.5, 0.3, 0.2])
-        if kind == 0:  # a track: a slowly bending line, one or two voxels thick
+        if kind == 0:  # a track: a slightly curved line, one or two voxels thick
             steps = int(rng.integers(100, 900))
             bends = np.cumsum(rng.normal(0, 0.03, (steps, 3)), 0) + rng.normal(size=3)
             line = start + np.cumsum(bends / np.linalg.norm(bends, axis=1, keepdims=True), 0)
             cloud = np.repeat(line, 2, 0) + rng.normal(0, 0.5, (2 * steps, 3))
-        elif kind == 1:  # a shower: depth from a gamma distribution, opening with depth, clumpy
+        elif kind == 1:  # a shower: depth from a gamma distribution, width growing with depth, in clumps
             axis = rng.normal(size=3)
             depth = rng.gamma(3, 25, (int(rng.integers(20, 120)), 1))
             seeds = start + depth * axis / np.linalg.norm(axis) + rng.normal(size=(len(depth), 3)) * depth * 0.08
             cloud = np.repeat(seeds, 8, 0) + rng.normal(0, 1.5, (8 * len(seeds), 3))
-        else:  # stray low-energy deposits
+        else:  # single low-energy deposits
             cloud = rng.uniform(0, extent, (int(rng.integers(5, 40)), 3))
         for voxel in map(tuple, np.floor(cloud).astype(int)):
             if voxel not in seen and min(voxel) >= 0 and max(voxel) < extent:
@@ -58,7 +62,7 @@ def lartpc_cloud(size: int, seed: int = 0) -> np.ndarray:
 
 
 def best_times(functions: dict[str, Callable], budget: float) -> dict[str, float]:
-    """Seconds of the fastest of interleaved repeats of each function."""
+    """Return the minimum time [s] of each function; the functions alternate for `budget` seconds."""
     best = dict.fromkeys(functions, float("inf"))
     begin, repeats = time.perf_counter(), 0
     while repeats < 3 or (time.perf_counter() - begin < budget and repeats < 50):
@@ -73,7 +77,7 @@ def best_times(functions: dict[str, Callable], budget: float) -> dict[str, float
 
 
 def optional(name: str):
-    """The module, or None with a note."""
+    """Import a module; return None and print a note if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -82,7 +86,7 @@ def optional(name: str):
 
 
 def brute_ball_query(points: torch.Tensor, queries: torch.Tensor, r2: float, k: int) -> torch.Tensor:
-    """The first k indices within the radius from a table of pairs, 1024 queries at a time."""
+    """Find the first k indices within the radius, from the distances of all pairs, 1024 queries at a time."""
     rows = []
     order = torch.arange(points.shape[0], dtype=torch.int32)
     for block in queries.split(1024):
@@ -92,21 +96,21 @@ def brute_ball_query(points: torch.Tensor, queries: torch.Tensor, r2: float, k: 
 
 
 def brute_cnms(points: torch.Tensor, r2: float) -> list[int]:
-    """Padded neighbour table by brute force, then greedy suppression: what C-NMS replaces."""
+    """Suppress greedily with a padded table of neighbours, made by brute force."""
     inside = [torch.cdist(block, points).square_() < r2 for block in points.split(1024)]
     counts = torch.cat([block.sum(1) for block in inside])
     table = brute_ball_query(points, points, r2, int(counts.max())).numpy()
     alive = np.ones(len(points) + 1, dtype=bool)
-    kept = []
+    centres = []
     for i in counts.sort(descending=True, stable=True).indices.tolist():
         if alive[i]:
-            kept.append(i)
+            centres.append(i)
             alive[table[i]] = False
-    return sorted(kept)
+    return sorted(centres)
 
 
 def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, Callable]]:
-    """op -> {"puffin": function, peer: function}."""
+    """Return the functions to compare, for each op: {"puffin": function, library: function}."""
     samples, large = SAMPLES[label], len(cloud) > 100_000
     x = torch.from_numpy(cloud)
     batch = x[None]
@@ -147,7 +151,7 @@ def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, 
 
 
 def peak_memory(op: str, label: str) -> int:
-    """Peak resident memory, in MB, of a fresh process that makes the cloud and its centres and runs one op on it."""
+    """Return the peak resident memory [MB] of a new process that makes the cloud and its centres and runs one op."""
     code = (
         f"import bench.kernels as b; c = b.lartpc_cloud(b.SIZES[{label!r}]);"
         f"b.rows_for({label!r}, c, dict.fromkeys(b.PEERS))[{op!r}]['puffin']();"
@@ -167,11 +171,24 @@ PEERS = ("fpsample", "torch_quickfps", "pykdtree.kdtree", "scipy.spatial")
 
 
 def main() -> None:
+    """Measure each op for each size, and print one row each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--ops", nargs="+", help="beginnings of names, e.g. fps knn; default all")
-    parser.add_argument("--budget", type=float, default=3.0, help="seconds of repeats per row")
-    parser.add_argument("--memory", action="store_true", help="also the peak memory of each op at the largest size")
+    add = parser.add_argument
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="numbers of points of the clouds (default: all)")
+    add(
+        "--ops",
+        nargs="+",
+        metavar="OP",
+        help="ops to measure, by the beginnings of their names: fps knn (default: all)",
+    )
+    add(
+        "--budget",
+        type=number(minimum=0),
+        default=3.0,
+        metavar="S",
+        help="time for the repetitions of each row, in seconds (default: %(default)g)",
+    )
+    add("--memory", action="store_true", help="also measure the peak memory of each op at the last size (default: no)")
     args = parser.parse_args()
     peers = {name: optional(name) for name in PEERS}
     print(f"# PyTorch {torch.__version__}, {torch.get_num_threads()} threads; ratio = peer / puffin")
@@ -184,7 +201,9 @@ def main() -> None:
             ratios = "  ".join(f"{name} {t * 1e3:.2f} ms x{t / ours:.2f}" for name, t in times.items())
             print(f"{label:>4} {op:<17} {ours * 1e3:9.2f} ms  {ratios}", flush=True)
             if args.memory and label == args.sizes[-1]:
-                print(f"     {op:<17} {peak_memory(op, label):>6} MB peak of a process that runs it alone", flush=True)
+                print(
+                    f"     {op:<17} {peak_memory(op, label):>6} MB peak of a process that runs only this op", flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""F1 against the number of labels: trains every combination of method, number of events and seed, and prints a table.
+"""Measure the F1 of segmentation against the number of labelled events.
 
     python3 bench/label_budgets.py --pretrained model/cloud_best.pt --budgets 100 1000 --seeds 1 2 3 --datadir DIR
     python3 bench/label_budgets.py ... --methods scratch fft -- --cpu --threads 1 --num-step 600 --valid-every 100
 
-Flags after -- go to train_segmentation.py as they are.  `scratch` has the network of the pretrained checkpoint with random
-weights; budgets are the seed's subsets of the training events.  Runs are called STUDY-METHOD-BUDGET-sSEED.  To go on after a
-stop, give the same command: runs whose row is in log/STUDY.Best.metrics.csv are skipped, one that has begun continues
-where it was.  The table holds mean and standard deviation over the seeds of the F1 on the test events (validation events
-where there are no others) with the best epoch's weights; tools/plot_label_budgets.py draws it.  --num-valid and --num-test
-are subsets of the seed too, so leave them out for numbers to report.
+The benchmark trains every combination of method, number of events and seed, and prints a table: mean and standard
+deviation over the seeds of the F1 on the test events (validation events if there are no test events), with the
+weights of the best epoch. tools/plot_label_budgets.py plots the table. Flags after -- are passed on to
+train_segmentation.py. The method `scratch` has the network of the pretrained checkpoint, with random weights. The
+training events of a run are a subset that the seed selects. Runs are named STUDY-METHOD-BUDGET-sSEED.
+
+To resume after an interruption, give the same command again: runs with a row in log/STUDY.Best.metrics.csv are
+skipped, and a run that has started continues from its checkpoint. Do not use --num-valid and --num-test for results
+to report, because the seed selects these subsets too.
 """
 
 import argparse
@@ -25,60 +28,62 @@ from puffin.errors import InputError
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.entry import run_script
 from puffin.settings.presets import parse_arguments
+from puffin.settings.types import integer
 
 FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method in METHODS if method != "scratch"}
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags, and those of the script."""
+    """Parse the flags of this benchmark; return them, and the flags for the script."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pretrained", required=True, metavar="FILE", help="masked autoencoder")
-    parser.add_argument("--datadir", default="data/sample_data/lartpc", metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=["scratch", "peft", "fft"], help="default: %(default)s"
+    add, sample = parser.add_argument, "data/sample_data/lartpc"
+    add("--pretrained", required=True, metavar="FILE", help="checkpoint of a masked autoencoder")
+    add("--datadir", default=sample, metavar="DIR", help="folder of LArTPC events (default: %(default)s)")
+    add(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=["scratch", "peft", "fft"],
+        help="ways of training to compare (default: scratch peft fft)",
     )
-    parser.add_argument(
+    add(
         "--budgets",
         nargs="+",
-        type=int,
+        type=integer(1),
         default=[100, 1000, 10000],
         metavar="N",
-        help="training events (default: %(default)s)",
+        help="numbers of training events (default: 100 1000 10000)",
     )
-    parser.add_argument(
+    add(
         "--seeds",
         nargs="+",
-        type=int,
+        type=integer(0),
         default=[1, 2, 3],
         metavar="S",
-        help="of subset, weights and order (default: %(default)s)",
+        help="seeds of the subset of events, the weights and the order of events (default: 1 2 3)",
     )
-    parser.add_argument(
-        "--study", default="budgets", metavar="NAME", help="name of the table, without dashes (default: %(default)s)"
-    )
-    parser.add_argument("--workdir", default="./", metavar="DIR", help="folder of log/, model/ and predict/")
+    add("--study", default="budgets", metavar="NAME", help="name of the table, without dashes (default: %(default)s)")
+    add("--workdir", default="./", metavar="DIR", help="folder of log/, model/ and predict/ (default: %(default)s)")
     args = parser.parse_args(arguments[:split])
     if "-" in args.study:
-        raise InputError(
-            f"--study: expected a name without dashes, as tables are called after what is before the first, got {args.study!r}"
-        )
+        reason = "the name of a table is the prefix of its runs up to the first dash"
+        raise InputError(f"--study: expected a name without dashes ({reason}), got {args.study!r}")
     return args, arguments[split + 1 :]
 
 
 def check_budgets(args: argparse.Namespace, further: list[str]) -> None:
-    """InputError for more events than there are: a training would take all of them, and the table name another number."""
+    """Raise InputError if a budget is larger than the data set: the run would use fewer events than its name says."""
     flags, _ = parse_arguments(train_segmentation.make_parser, [*further, "--datadir", args.datadir])
     selection = CloudSelection(min_points=flags.min_points, skip_bad=flags.skip_bad)
     events = len(CloudDataset(find_split_files(args.datadir, "train"), selection, max(1, flags.num_workers)))
-    if not 0 < min(args.budgets) <= max(args.budgets) <= events:
-        raise InputError(
-            f"--budgets: expected 1 to {events}, the training events with {flags.min_points} points in {args.datadir}, got {args.budgets}"
-        )
+    if max(args.budgets) > events:
+        available = f"the number of training events with at least {flags.min_points} points in {args.datadir}"
+        raise InputError(f"--budgets: expected 1 to {events}, {available}, got {args.budgets}")
 
 
 def finished(table: Path) -> set[str]:
-    """Prefixes of the runs in a table."""
+    """Return the prefixes of the runs in a table."""
     if not table.exists():
         return set()
     with open(table, newline="") as file:
@@ -86,7 +91,7 @@ def finished(table: Path) -> set[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Train what is missing, then print."""
+    """Train the runs that are missing, then print the table."""
     args, further = parse(arguments)
     check_budgets(args, further)
     work = Path(args.workdir)
@@ -97,21 +102,10 @@ def main(arguments: list[str]) -> None:
         if prefix in finished(table):
             continue
         print(f"run {number} of {len(runs)}: {prefix}", flush=True)
-        own = [
-            "--prefix",
-            prefix,
-            "--num-train",
-            str(budget),
-            "--seed",
-            str(seed),
-            "--pretrained",
-            args.pretrained,
-            *FLAGS[method],
-        ]
-        begun = ["--load"] if (work / f"model/{prefix}.pt").exists() else []
-        train_segmentation.main(
-            ["--no-predict", "--no-plot", *further, *own, *begun, "--datadir", args.datadir, "--workdir", args.workdir]
-        )
+        own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed)]
+        own += ["--pretrained", args.pretrained, *FLAGS[method], "--datadir", args.datadir, "--workdir", args.workdir]
+        resume = ["--load"] if (work / f"model/{prefix}.pt").exists() else []
+        train_segmentation.main(["--no-predict", "--no-plot", *further, *own, *resume])
     wanted = {f"{args.study}-{method}-{budget}-s{seed}" for method, budget, seed in runs}
     print(markdown(summarize(read_runs([table], wanted=wanted))))
 

@@ -42,7 +42,7 @@ def keep_centres(distance: Tensor, radius: float) -> Tensor:
 
 
 def farthest(points: Tensor, mask: Tensor, k: int) -> Tensor:
-    """Farthest point sampling from the first of each group (T, U, 3): (T, min(k, U)); beyond a group's size, anything."""
+    """Sample min(k, U) points of each group (T, U, 3), farthest first; entries beyond a group's size are arbitrary."""
     distance = torch.where(mask, torch.inf, -1.0)
     at = torch.zeros(len(points), 1, dtype=torch.int64)
     chosen = []

@@ -1,8 +1,11 @@
-"""Events/s of the LArTPC reader, from both layouts and with several workers: `python bench/pilarnet_data.py`.
+"""Measure how many events per second the LArTPC reader reads, from each file layout and with several workers.
 
-Simulated events are repeated to a data set of --events. The files are in the page cache: this is the cost of reading,
-preparing and handing over, not that of the disk. Every row is the best of --repeats, each in a process of its own.
-Memory is what the reader and its workers hold beyond the idle process: private and shared, without mapped files (Linux).
+    python3 bench/pilarnet_data.py
+
+A few simulated events are repeated to get a data set of --events. The files are in the page cache, so the benchmark
+measures the time to read, prepare and pass on the events, without the time of the disk. Each row is the best of
+--repeats runs, each in a separate process. The memory is what the reader and its workers use in addition to the idle
+process: private and shared, without mapped files (Linux only).
 """
 
 import argparse
@@ -19,23 +22,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 
-NEED = 2000  # events/s that one training GPU takes
+from puffin.settings.types import integer
+
+NEED = 2000  # events/s that training on one GPU uses
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Speed of the LArTPC reader.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    """Measure each file layout with each number of workers, and print one row each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--events", type=integer(1), default=2048, metavar="N", help="events in the data set (default: %(default)s)")
+    add("--batch-size", type=integer(1), default=64, metavar="N", help="events per batch (default: %(default)s)")
+    add(
+        "--workers",
+        type=integer(0),
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="N",
+        help="numbers of worker processes to compare; 0: the main process reads (default: 0 1 2)",
     )
-    parser.add_argument("--events", type=int, default=2048, help="of the data set")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--clusters", action="store_true", help="hand over clusters and PID too, which training does not need"
+    add(
+        "--clusters",
+        action="store_true",
+        help="also read the cluster and the particle type of each point, which training does not need (default: no)",
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--measure", nargs=2, metavar=("FILE", "WORKERS"), help=argparse.SUPPRESS
-    )  # the process of one row
+    add(
+        "--repeats",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="runs per row, the best counts (default: %(default)s)",
+    )
+    add("--measure", nargs=2, metavar=("FILE", "WORKERS"), help=argparse.SUPPRESS)  # used by the process of one row
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(Path(args.measure[0]), int(args.measure[1]), args)))
@@ -56,7 +74,7 @@ def main() -> None:
 
 
 def write_files(folder: Path, number: int) -> dict[str, Path]:
-    """The same events in the published layout, packed, and packed with compression."""
+    """Write the same events in the published layout, packed, and packed with compression."""
     from make_lartpc import make_block, write_events
     from repack_pilarnet import repack
 
@@ -72,13 +90,14 @@ def write_files(folder: Path, number: int) -> dict[str, Path]:
 
 
 def one_run(path: Path, workers: int, args: argparse.Namespace) -> dict[str, float]:
+    """Call `measure` in a separate process."""
     command = [sys.executable, __file__, "--measure", str(path), str(workers), "--batch-size", str(args.batch_size)]
     command += ["--clusters"] if args.clusters else []
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def measure(path: Path, workers: int, args: argparse.Namespace) -> dict[str, float]:
-    """One shuffled epoch after one to warm up: events per second and bytes."""
+    """Return events per second and bytes, for one shuffled epoch after an epoch to warm up."""
     import torch
 
     from puffin.data.loader import make_loader
@@ -90,21 +109,21 @@ def measure(path: Path, workers: int, args: argparse.Namespace) -> dict[str, flo
     dataset = CloudDataset([path], CloudSelection(clusters=args.clusters))
     batches = EpochBatches(len(dataset), args.batch_size, shuffle=True)
     loader = make_loader(dataset, batches, workers, pin_memory=False)
-    most = 0
+    peak, speed = 0, 0.0
     for epoch in range(3):
         batches.start(epoch)
         start, seen = time.perf_counter(), 0
         for batch in loader:
             seen += len(batch)
-            if epoch == 2:  # not timed: to look costs time
-                most = max(most, memory_of_family() - idle)
+            if epoch == 2:  # not timed, because measuring the memory takes time
+                peak = max(peak, memory_of_family() - idle)
         if epoch == 1:
             speed = seen / (time.perf_counter() - start)
-    return {"speed": speed, "memory": most}
+    return {"speed": speed, "memory": peak}
 
 
 def memory_of_family() -> int:
-    """Bytes that this process and its children hold; what several share is counted once."""
+    """Return the bytes that this process and its children use, with shared pages counted once."""
     children = Path("/proc/self/task").glob("*/children")
     pids = ["self", *chain.from_iterable(p.read_text().split() for p in children)]
     total = 0

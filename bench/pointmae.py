@@ -1,14 +1,15 @@
-"""Point-MAE / PoLAr-MAE side by side: tokens, training step and memory of the packed and the padded formulation.
+"""Compare the packed and the padded formulation of Point-MAE and PoLAr-MAE: tokens, training step and memory.
 
     python3 bench/pointmae.py                              # PoLAr-MAE, vit_small, 8 events of about 4400 points
     python3 bench/pointmae.py --no-energy --batch-size 4 --repeat 5 --out pointmae.txt
 
-`padded` is bench/padded_point_mae.py: 512 token slots of 32 points, masks, full distance matrices; same weights, same
-outputs (tests/bench). Events are random walks on the lattice of voxels. A training step is forward, losses, backward
-and AdamW's update on tokens made before; tokens are timed apart. Times are medians; the two take turns, after one
-untimed turn each. Memory is what a step adds at its peak, each in a child process of its own.
-The last table says where the packed step's time goes: each part forward and backward on its own, its floating-point
-operations, and their rate as a part of what one large matrix product reaches here.
+`padded` is bench/padded_point_mae.py: 512 token slots of 32 points, masks, full distance matrices; it has the same
+weights and the same outputs (tests/bench). Events are random walks on the lattice of voxels. A training step is the
+forward pass, the losses, the backward pass and the update of AdamW; the tokens are made before, and timed separately.
+Times are medians; the two formulations alternate, after one untimed round. The memory is the peak that a step adds,
+measured in a separate process. The last table shows the time of each part of the packed step (forward and backward
+pass of this part alone), its number of floating-point operations, and their rate relative to that of one large matrix
+product on the same machine.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
-from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish, timed
+from bench.timing import add_timing_arguments, in_turns, memory_in_child, memory_of, publish, timed
 from puffin.layers.grouping import Tokens, tokenize
 from puffin.layers.packed import pad
 from puffin.layers.transformer import ARCHITECTURES
@@ -32,15 +33,17 @@ from puffin.losses.clouds import chamfer_by_group, energy_by_group
 from puffin.models.point_mae import PointMAE, random_mask
 from puffin.settings.clouds import PointMAEConfig
 from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
+from puffin.settings.types import integer
 from puffin.training.memory import keep_freed_memory
 
 NAMES = ("padded", "packed")
 
 
 def make_events(number: int, mean_points: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Packed events of several tracks, points (P, 4) prepared as data sets give them, and their lengths (B,).
+    """Make packed events of several tracks: points (P, 4), prepared like those of a data set, and lengths (B,).
 
-    A track is a random walk with persistent direction, 100 to 700 points, two or three voxels thick."""
+    A track is a random walk with a persistent direction, 100 to 700 points long and two or three voxels thick.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape):
@@ -63,13 +66,14 @@ def make_events(number: int, mean_points: int, seed: int = 0) -> tuple[Tensor, T
 
 
 def make_config(args: argparse.Namespace) -> PointMAEConfig:
+    """Return the settings of the network that the flags choose."""
     rates = {} if args.dropout else {"attention_dropout": 0.0, "drop_path": 0.0}
     encoder = EncoderConfig(TokenizerConfig(), TransformerConfig(args.arch, **rates))
     return PointMAEConfig(encoder, model="polarmae" if args.energy else "pointmae")
 
 
 def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> Callable[[], None]:
-    """One training step on tokens made before."""
+    """Return a function that does one training step, on tokens made in advance."""
     torch.manual_seed(0)
     model = (PointMAE if name == "packed" else PaddedPointMAE)(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
@@ -90,27 +94,28 @@ def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor
 
 
 def memory_of_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> int:
-    """Bytes that one training step adds at its peak. Meant for a fresh process."""
+    """Return the bytes that one training step adds at its peak. Call it in a fresh process."""
     few = int(lengths[0].clamp(max=200))
-    make_step(name, config, points[:few], torch.tensor([few]))()  # thread pools, allocator
+    make_step(name, config, points[:few], torch.tensor([few]))()  # allocates thread pools and buffers
     step = make_step(name, config, points, lengths)
     return memory_of(step)
 
 
 def product_rate() -> float:
-    """Operations per second of a product as the MLP has it, the best of several."""
+    """Return the operations per second of a matrix product of the size of the MLP, the maximum of 20."""
     a, b = torch.randn(4096, 384), torch.randn(1536, 384)
     return 2 * a.numel() * len(b) / min(timed(lambda: nn.functional.linear(a, b)) for _ in range(20))
 
 
 def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable[[], None]]:
-    """Parts of a training step, each forward and backward on leaves of its own."""
+    """Return the parts of a training step; each does its forward and backward pass on inputs of its own."""
     visible, hidden, dim = tokens.select(~masked), tokens.select(masked), model.config.encoder.dim
 
     def leaf(n):
         return torch.randn(n, dim, requires_grad=True)
 
-    seen, seen_at, every, every_at, decoded = map(leaf, map(len, (visible, visible, tokens, tokens, hidden)))
+    visible_x, visible_position = leaf(len(visible)), leaf(len(visible))
+    all_x, all_position, decoded = leaf(len(tokens)), leaf(len(tokens)), leaf(len(hidden))
 
     def heads():
         predicted = model.points(decoded).unflatten(1, (-1, 4))
@@ -122,14 +127,16 @@ def parts(model: PointMAE, tokens: Tokens, masked: Tensor) -> dict[str, Callable
 
     return {
         "embedding of visible groups": lambda: model.encoder.embed(visible).sum().backward(),
-        "encoder blocks": lambda: model.encoder.transformer(seen, seen_at, visible.lengths).sum().backward(),
-        "decoder blocks": lambda: model.decoder(every, every_at, tokens.lengths).sum().backward(),
+        "encoder blocks": lambda: (
+            model.encoder.transformer(visible_x, visible_position, visible.lengths).sum().backward()
+        ),
+        "decoder blocks": lambda: model.decoder(all_x, all_position, tokens.lengths).sum().backward(),
         "heads and losses": heads,
     }
 
 
 def where_time_goes(config: PointMAEConfig, points: Tensor, lengths: Tensor, repeat: int) -> str:
-    """A line per part: milliseconds, 10^9 operations, rate as a part of the matrix-product rate."""
+    """Return a line per part: milliseconds, 10^9 operations, rate as a fraction of that of a matrix product."""
     model = PointMAE(config)
     tokens = tokenize(points, lengths, config.encoder.tokens)
     masked = random_mask(tokens.lengths, config.mask_ratio)
@@ -146,11 +153,12 @@ def where_time_goes(config: PointMAEConfig, points: Tensor, lengths: Tensor, rep
 
 
 def part_line(name: str, seconds: float, operations: int, rate: float) -> str:
+    """Format the line of one part."""
     return f"{name:30}{seconds * 1e3:>7.1f} ms{operations / 1e9:>9.1f}{operations / seconds / rate:>13.0%}"
 
 
 def table(rows: dict[str, dict[str, float]], memory: dict[str, int]) -> str:
-    """Seconds and bytes by name; a line each with padded / packed."""
+    """Format seconds and bytes: one line each, with the ratio padded / packed."""
 
     def line(label: str, values: dict[str, float], unit: float, name: str) -> str:
         padded, packed = (values[name] / unit for name in NAMES)
@@ -162,22 +170,21 @@ def table(rows: dict[str, dict[str, float]], memory: dict[str, int]) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     switch = argparse.BooleanOptionalAction
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="vit_small")
-    parser.add_argument("--energy", action=switch, default=True, help="PoLAr-MAE (default), or Point-MAE")
-    parser.add_argument("--dropout", action=switch, default=True, help="attention dropout, stochastic depth")
-    parser.add_argument("--batch-size", type=int, default=8, help="events per step (default: %(default)s)")
-    parser.add_argument(
-        "--points", type=int, default=4400, help="mean number of points of an event (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--arch", choices=ARCHITECTURES, default="vit_small", help="size of the transformer (default: %(default)s)")
+    add("--energy", action=switch, default=True, help="predict energies: PoLAr-MAE, else Point-MAE (default: yes)")
+    add("--dropout", action=switch, default=True, help="use attention dropout and stochastic depth (default: yes)")
+    add("--batch-size", type=integer(1), default=8, metavar="N", help="events per step (default: %(default)s)")
+    add("--points", type=integer(1), default=4400, metavar="N", help="mean points per event (default: %(default)s)")
     add_timing_arguments(parser, NAMES)
-    args = parser.parse_args(arguments)
-    check_positive(parser, args, "batch_size", "points")
-    return args
+    return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]):
+def main(arguments: list[str]) -> None:
+    """Measure both formulations, and print the tables."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -203,7 +210,7 @@ def main(arguments: list[str]):
         [
             f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}: {args.batch_size} events, "
             f"{lengths.float().mean():.0f} points and {tokens.lengths.float().mean():.0f} tokens each (at most "
-            f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points a token; {args.threads} thread(s), "
+            f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points per token; {args.threads} thread(s), "
             f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
             "",
             table(rows, memory),

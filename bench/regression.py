@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A trained regressor against estimates that need no training, on the same jets.
+"""Compare a trained regressor with estimates that need no training, on the same jets.
 
-  python3 bench/regression.py --testfile data/sample_data/run12/test.h5 --target truth_Pmu_W --predictions predict/w.best.test.pt
+  python3 bench/regression.py --testfile data/sample_data/run12/test.h5 --target truth_Pmu_W \\
+      --predictions predict/w.best.test.pt
 
-"sum of constituents" is the natural estimate of what the whole jet comes from; "best pair of subjets" that of a W within
-a top jet: the jet is clustered into three with the kT distance (hep-ph/9305266), and of their three pairs the one is taken
-whose mass is nearest to the W's.
+"sum of constituents" estimates the four-momentum of the particle that initiated the jet. "best pair of subjets"
+estimates that of a W inside a top jet: the jet is clustered into three subjets with the kT distance (hep-ph/9305266),
+and the pair whose mass is nearest to the W mass is chosen.
 """
 
 import argparse
@@ -20,21 +21,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.metrics.regression import RESOLUTIONS, regression_metrics
+from puffin.settings.types import integer
 
 W_MASS = 80.4  # GeV
 SUBJETS = 3
 
 
 def kt_subjets(p: np.ndarray, number: int) -> np.ndarray:
-    """Particles (n, 4) merged pairwise, nearest in kT first, until `number` momenta are left: (<= number, 4)."""
+    """Merge particles (n, 4) pairwise, nearest in kT first, until `number` momenta are left: (<= number, 4)."""
     p = p.astype(np.float64)
     while len(p) > number:
         pt, phi = np.hypot(p[:, 1], p[:, 2]), np.arctan2(p[:, 2], p[:, 1])
         eta = np.arcsinh(p[:, 3] / np.maximum(pt, 1e-9))
-        turn = np.abs(phi[:, None] - phi)
-        distance = np.minimum(pt[:, None], pt) ** 2 * (
-            (eta[:, None] - eta) ** 2 + np.minimum(turn, 2 * np.pi - turn) ** 2
-        )
+        delta_eta, delta_phi = eta[:, None] - eta, np.abs(phi[:, None] - phi)
+        angle = delta_eta**2 + np.minimum(delta_phi, 2 * np.pi - delta_phi) ** 2
+        distance = np.minimum(pt[:, None], pt) ** 2 * angle
         np.fill_diagonal(distance, np.inf)
         i, j = np.unravel_index(distance.argmin(), distance.shape)
         p[i] += p[j]
@@ -43,7 +44,7 @@ def kt_subjets(p: np.ndarray, number: int) -> np.ndarray:
 
 
 def best_pair(p: np.ndarray) -> np.ndarray:
-    """The pair of kT subjets whose mass is nearest to the W's (4,); the jet itself if it has a single particle."""
+    """Return the sum (4,) of the two kT subjets whose mass is nearest to the W mass, or the only particle of a jet."""
     subjets = kt_subjets(p, SUBJETS)
     if len(subjets) == 1:
         return subjets[0]
@@ -53,11 +54,23 @@ def best_pair(p: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """Print the resolutions of each estimate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--testfile", required=True, metavar="FILE")
-    parser.add_argument("--target", default="truth_Pmu", metavar="KEY")
-    parser.add_argument("--nobj", type=int, default=200, metavar="N", help="constituents of a jet to use")
-    parser.add_argument("--predictions", metavar="FILE", help="predict/*.pt of train_pelican_cov.py on this file")
+    add = parser.add_argument
+    add("--testfile", required=True, metavar="FILE", help="HDF5 file of jets")
+    add("--target", default="truth_Pmu", metavar="KEY", help="data set of the true four-momenta (default: %(default)s)")
+    add(
+        "--nobj",
+        type=integer(1),
+        default=200,
+        metavar="N",
+        help="maximum number of constituents per jet, in the order of the file (default: %(default)s)",
+    )
+    add(
+        "--predictions",
+        metavar="FILE",
+        help="predict/*.pt that train_pelican_cov.py wrote for the same file (default: only the simple estimates)",
+    )
     args = parser.parse_args()
     with h5py.File(args.testfile) as file:
         true = file[args.target][()]
@@ -69,7 +82,8 @@ def main() -> None:
     if args.predictions:
         saved = read_checkpoint(args.predictions)
         if not np.allclose(saved["targets"][:, 0].numpy(), true, rtol=1e-5):
-            sys.exit(f"{args.predictions}: its targets are not those of {args.testfile}, --target {args.target}")
+            expected = f"{args.testfile}, data set {args.target}"
+            sys.exit(f"error: {args.predictions}: its targets differ from {expected}. Choose the matching --testfile.")
         estimates["network"] = saved["predict"][:, 0].numpy()
     columns = (*RESOLUTIONS, "loss_m", "loss_3d")
     print(f"{len(true)} jets of {args.testfile}, {args.target}")

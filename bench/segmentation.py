@@ -1,13 +1,14 @@
-"""Points per second and memory of labelling events: train_segmentation.py --eval with predictions.
+"""Measure the speed and memory of `train_segmentation.py --eval`, with and without predictions.
 
     python3 bench/segmentation.py                          # 128 and 1280 events of the sample, a small network, CPU
     python3 bench/segmentation.py --events 200 --preset config/segmentation_mae_fft.yaml -- --cuda
 
-A checkpoint is made by one step of training, and two files from the sample's events, the second ten times as long.  Each is
-labelled by the script in a process of its own, with and without writing predictions; flags after -- go to it.  Points per
-second are those of the events that the longer file has more, so that the opening of files does not count.  Memory [bytes]
-is the largest that the process had of its own, less what it had when PyTorch was imported: it must not grow with the file.
-The first batches fill the C library's pools, so take enough events for both files.
+The benchmark makes a checkpoint with one training step, and two files from the sample events, the second ten times as
+long. The script evaluates each file in a separate process, with and without writing predictions; flags after -- are
+passed on to it. The points per second are computed from the difference between the two files, so that the time to
+open a file does not count. The memory [bytes] is the peak of the process' own memory, minus its memory after the
+import of PyTorch: it must not grow with the length of the file. The first batches fill the memory pools of the C
+library, so use enough events.
 """
 
 import argparse
@@ -18,16 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-FACTOR = 10  # between the two files
+from puffin.settings.types import integer
+
+ROOT = Path(__file__).resolve().parents[1]
+FACTOR = 10  # number of events of the second file / of the first file
 
 
 def make_file(path: Path, sample: Path, number: int) -> None:
-    """A packed file of `number` events: those of the sample, over and over."""
+    """Write a packed file of `number` events: the events of the sample, repeated."""
     import h5py
     import numpy as np
 
@@ -46,17 +48,17 @@ def make_file(path: Path, sample: Path, number: int) -> None:
             for event, first, last in zip(chosen, ends[:-1], ends[1:], strict=False):
                 data[first:last] = event[column]
             file[pointer] = ends
-        file["checksum"] = np.zeros(number, np.uint32)  # not looked at
+        file["checksum"] = np.zeros(number, np.uint32)  # is not read
 
 
 def own_memory() -> int:
-    """Bytes that this process holds of its own: without mapped files, whose pages the system can take back (Linux only)."""
+    """Return the bytes of this process without mapped files, whose pages the system can free (Linux only)."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
     return int(line.split()[1]) * 1024
 
 
 def measure(argv: list[str]) -> None:
-    """What one run of the script takes, as JSON on stdout: in a process that has done nothing else."""
+    """Run the script once and print its time and memory as JSON. Call it in a fresh process."""
     import torch
 
     import train_segmentation
@@ -72,87 +74,64 @@ def measure(argv: list[str]) -> None:
 
 
 def in_child(*flags: str) -> dict:
-    """`measure` in a process of its own."""
+    """Call `measure` in a separate process."""
     command = [sys.executable, __file__, "--measure", *flags]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if result.returncode:
-        sys.exit(f"failed: train_segmentation.py {' '.join(flags)}")
+        sys.exit(f"error: this command failed: train_segmentation.py {' '.join(flags)}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def main(arguments: list[str]) -> None:
-    """Make the files, run, print the table."""
+    """Make the checkpoint and the files, evaluate them, and print a row for each."""
     if arguments[:1] == ["--measure"]:
         return measure(arguments[1:])
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=128, help="of the shorter file (default: %(default)s)")
-    parser.add_argument(
-        "--preset", default=str(ROOT / "config/segmentation_quick.yaml"), help="network (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--sample", type=Path, default=ROOT / "data/sample_data/lartpc", help="folder of events to repeat"
-    )
+    add, preset = parser.add_argument, str(ROOT / "config/segmentation_quick.yaml")
+    add("--events", type=integer(1), default=128, metavar="N", help="events in the first file (default: %(default)s)")
+    add("--preset", default=preset, metavar="FILE", help="preset of the network (default: segmentation_quick.yaml)")
+    sample = ROOT / "data/sample_data/lartpc"
+    add("--sample", type=Path, default=sample, metavar="DIR", help="events to repeat (default: the sample events)")
     args, further = parser.parse_args(arguments[:split]), arguments[split + 1 :] or ["--cpu", "--threads", "1"]
 
     from puffin.data.pilarnet_files import find_files
 
     with tempfile.TemporaryDirectory() as folder:
         work = ["--workdir", folder, "--no-plot", "--log-level", "warning", *further]
-        in_child(
-            "--yaml",
-            args.preset,
-            "--pretrained",
-            "",
-            "--finetune",
-            "fft",
-            "--datadir",
-            str(args.sample),
-            "--num-step",
-            "1",
-            "--batch-size",
-            "2",
-            "--num-train",
-            "2",
-            "--num-valid",
-            "2",
-            "--no-predict",
-            "--prefix",
-            "network",
-            *work,
-        )
+        tiny = "--finetune fft --num-step 1 --batch-size 2 --num-train 2 --num-valid 2 --no-predict --prefix network"
+        in_child("--yaml", args.preset, "--pretrained", "", "--datadir", str(args.sample), *tiny.split(), *work)
         files = {n: Path(folder) / f"events{n}_v2.h5" for n in (args.events, FACTOR * args.events)}
         for number, path in files.items():
             make_file(path, find_files([args.sample / "val"])[0], number)
         print(
-            f"{'predictions':12}{'events':>8}{'points':>12}{'seconds':>9}{'points/s':>10}{'memory':>16}{'GPU':>16}{'bytes/point':>13}"
+            f"{'predictions':12}{'events':>8}{'points':>12}{'seconds':>9}{'points/s':>10}{'memory':>16}{'GPU':>16}"
+            f"{'bytes/point':>13}"
         )
-        for wish in ("--predict", "--no-predict"):
-            earlier = None
+        for label, predict in {"written": ["--predict", "test"], "counted": ["--no-predict"]}.items():
+            shorter: dict = {}
             for number, path in files.items():
-                flags = [
-                    "--eval",
-                    "--loadfile",
-                    f"{folder}/model/network.pt",
-                    "--testfile",
-                    str(path),
-                    "--prefix",
-                    f"n{number}",
-                ]
-                row = in_child(*flags, wish, *(["test"] if wish == "--predict" else []), "--batch-size", "8", *work)
-                row |= sizes(Path(folder), f"n{number}")
-                rate = (row["points"] - earlier["points"]) / (row["seconds"] - earlier["seconds"]) if earlier else None
-                print(
-                    f"{'written' if wish == '--predict' else 'counted':12}{number:8d}{row['points']:12,}{row['seconds']:9.1f}"
-                    f"{'' if rate is None else f'{rate:.0f}':>10}{row['memory']:16,}{row.get('gpu', 0):16,}"
-                    f"{row['bytes'] / row['points'] if wish == '--predict' else 0:13.2f}",
-                    flush=True,
-                )
-                earlier = row
+                flags = ["--eval", "--loadfile", f"{folder}/model/network.pt", "--testfile", str(path)]
+                flags += ["--prefix", f"n{number}", *predict, "--batch-size", "8"]
+                row = in_child(*flags, *work) | sizes(Path(folder), f"n{number}")
+                print(line(label, number, row, shorter), flush=True)
+                shorter = row
+
+
+def line(label: str, number: int, row: dict, shorter: dict) -> str:
+    """Format a row of the table. shorter: the row of the shorter file, empty for that file itself."""
+    rate = ""
+    if shorter:
+        rate = f"{(row['points'] - shorter['points']) / (row['seconds'] - shorter['seconds']):.0f}"
+    size = row["bytes"] / row["points"] if label == "written" else 0
+    return (
+        f"{label:12}{number:8d}{row['points']:12,}{row['seconds']:9.1f}{rate:>10}"
+        f"{row['memory']:16,}{row.get('gpu', 0):16,}{size:13.2f}"
+    )
 
 
 def sizes(folder: Path, prefix: str) -> dict[str, int]:
-    """Points in the predictions of a run, and bytes of their file."""
+    """Return the number of points in the predictions of a run, and the bytes of their file."""
     import h5py
 
     path = folder / f"predict/{prefix}.best.test.h5"

@@ -1,4 +1,4 @@
-"""What the comparisons share: times in turns, memory of a step in a process of its own, flags."""
+"""Helpers of the benchmarks: alternating timings, peak memory in a child process, flags."""
 
 import argparse
 import json
@@ -11,50 +11,54 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from puffin.settings.types import integer
+
 
 def add_timing_arguments(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """How to measure.  names: of what is compared, for the child processes."""
-    parser.add_argument("--repeat", type=int, default=5, help="timed turns (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="write the report to this text file too")
-    parser.add_argument("--memory-of", choices=names, help=argparse.SUPPRESS)
+    """Add the flags of a measurement. names: the implementations that are compared, for the child processes."""
+    add = parser.add_argument
+    add("--repeat", type=integer(1), default=5, metavar="N", help="number of timed repetitions (default: %(default)s)")
+    add("--threads", type=integer(1), default=2, metavar="N", help="number of CPU threads (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help="also write the report to this text file (default: only print it)")
+    add("--memory-of", choices=names, help=argparse.SUPPRESS)
 
 
 def check_positive(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
-    """Ends with a line unless these numbers, --repeat and --threads are at least 1."""
-    for name in (*names, "repeat", "threads"):
+    """Exit with an error unless these arguments are at least 1."""
+    for name in names:
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
 
 
 def timed(action: Callable[[], None]) -> float:
-    """Seconds that it takes."""
+    """Return the seconds that the action takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def in_turns(actions: dict[str, Sequence[Callable[[], None]]], repeat: int, label: str) -> dict[str, float]:
-    """Median seconds by name, A B C A B C ..., after one untimed turn each.
+    """Return the median seconds by name. The actions alternate (A B C A B C ...), after one untimed round.
 
-    actions: of each name those of its turns, over and over: one, or one for each batch."""
-    seconds = {name: [] for name in actions}
-    for turn in range(-1, repeat):
-        for name, mine in actions.items():
-            seconds[name].append(timed(mine[turn % len(mine)]))
-            print(f"{label} {turn + 1}/{repeat} {name}: {seconds[name][-1]:.3f} s", file=sys.stderr)
+    actions: for each name a list of actions, one for each batch; the rounds go through the list again and again.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for round_ in range(-1, repeat):
+        for name, choices in actions.items():
+            seconds[name].append(timed(choices[round_ % len(choices)]))
+            print(f"{label} {round_ + 1}/{repeat} {name}: {seconds[name][-1]:.3f} s", file=sys.stderr)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def memory_of(step: Callable[[], None]) -> int:
-    """Bytes by which a step raises the most that this process ever held.  Meant for a fresh process."""
+    """Return by how many bytes a step raises the peak memory of this process. Call it in a fresh process."""
     before = _peak()
     step()
     return _peak() - before
 
 
 def memory_in_child(program: str, name: str, arguments: Sequence[str]) -> int:
-    """What `program --memory-of NAME` prints, run with the flags of this process."""
+    """Run `program --memory-of NAME` with the flags of this process, and return the bytes that it prints."""
     child = subprocess.run([sys.executable, program, *arguments, "--memory-of", name], capture_output=True, text=True)
     if child.returncode:
         sys.exit(f"measuring the memory of {name} failed (exit {child.returncode}):\n{child.stderr[-2000:]}")
@@ -62,7 +66,7 @@ def memory_in_child(program: str, name: str, arguments: Sequence[str]) -> int:
 
 
 class PeakMemory(threading.Thread):
-    """Asks every 50 ms how much memory is held now, `before` at first, `peak` at most; to the end of the process."""
+    """Measure the memory every 50 ms until the process ends; `before` is the first value, `peak` the maximum."""
 
     def __init__(self, now: Callable[[], float]):
         super().__init__(daemon=True)
@@ -71,13 +75,14 @@ class PeakMemory(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Update the peak."""
         while True:
             self.peak = max(self.peak, self.now())
             time.sleep(0.05)
 
 
 def publish(report: str, out: Path | None) -> None:
-    """Print the report, and write it if a file is given."""
+    """Print the report, and write it to a file if one is given."""
     print(report)
     if out:
         out.write_text(report + "\n")

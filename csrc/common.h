@@ -1,5 +1,5 @@
-// What the CPU and CUDA kernels share: checks of their inputs and new tensors. Messages for users live in src/puffin/ops;
-// the checks here guard the memory when an op is called directly.
+// Helpers of the CPU and CUDA kernels: checks of the inputs, and new tensors. The error messages for users are in
+// src/puffin/ops; the checks here protect the memory when an op is called directly.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -27,7 +27,7 @@ inline void check_points(const Tensor& points, const char* name) {
   check_floating(points, name);
 }
 
-// b must look like a: same batch, dtype and device
+// a and b must have the same batch size, dtype and device
 inline void check_alike(const Tensor& a, const Tensor& b, const char* name) {
   STD_TORCH_CHECK(a.size(0) == b.size(0), name, ": expected the same batch size as the first argument");
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), name, ": expected the same dtype as the first argument");

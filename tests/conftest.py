@@ -1,4 +1,4 @@
-"""Shared by all tests: a seed, devices, golden files, a small set of jets."""
+"""What all tests share: a seed, devices, tolerances, golden files, small data sets."""
 
 import os
 from pathlib import Path
@@ -11,21 +11,22 @@ import torch
 from tests.runs.helpers import TINY_CLOUDS, hard_events, walk, write
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ["PYTHONPATH"] = str(ROOT / "src")  # for the Python code that tests run in processes of their own
+os.environ["PYTHONPATH"] = str(ROOT / "src")  # for tests that start Python in a separate process
 GOLDEN = Path(__file__).resolve().parent / "golden"
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-# largest difference over largest entry, by dtype, for one layer against an oracle
+# largest difference relative to the largest entry, for one layer compared with an oracle
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2}
 
 
 def golden_folders(name: str) -> list[Path]:
-    """Folders of golden vectors: those of the repository, and $PUFFIN_GOLDEN when it is set."""
+    """Return the folders of golden vectors: that of the repository, and $PUFFIN_GOLDEN if it is set."""
     further = Path(os.environ["PUFFIN_GOLDEN"]) if os.environ.get("PUFFIN_GOLDEN") else None
     return [GOLDEN / name] + ([further / name if (further / name).is_dir() else further] if further else [])
 
 
 def golden_files(name: str, pattern: str) -> list[Path]:
-    """Golden files by pattern; a folder without any is an error, not a silent pass."""
+    """Return the golden files that match a pattern; a folder without any is an error, so that no test passes
+    silently."""
     found = []
     for folder in golden_folders(name):
         files = sorted(folder.glob(pattern))
@@ -35,7 +36,7 @@ def golden_files(name: str, pattern: str) -> list[Path]:
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference over the largest entry of b."""
+    """Return the largest difference relative to the largest entry of b."""
     if a.numel() == 0:
         return 0.0
     a, b = a.detach(), b.detach()
@@ -50,19 +51,17 @@ def _seed():
 
 @pytest.fixture
 def run_folder() -> Path:
-    """Folder of the small golden run: train, valid and test jets, a published checkpoint, its predictions and metrics."""
+    """The small golden run: train, valid and test jets, a published checkpoint, its predictions and metrics."""
     return GOLDEN / "pelican_run"
 
 
 @pytest.fixture(scope="module")
 def small_jets(tmp_path_factory):
-    """100 / 40 / 60 of the golden run's jets."""
+    """A folder of 100 training, 40 validation and 60 test jets of the golden run."""
     folder = tmp_path_factory.mktemp("jets")
     for split, n in (("train", 100), ("valid", 40), ("test", 60)):
-        with (
-            h5py.File(ROOT / "tests/golden/pelican_run" / f"{split}.h5") as source,
-            h5py.File(folder / f"{split}.h5", "w") as file,
-        ):
+        path = GOLDEN / "pelican_run" / f"{split}.h5"
+        with h5py.File(path) as source, h5py.File(folder / f"{split}.h5", "w") as file:
             for key in ("Pmu", "is_signal"):
                 file[key] = source[key][:n]
     return folder
@@ -70,7 +69,7 @@ def small_jets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_clouds(tmp_path_factory):
-    """10 training and 7 validation events, two of them hard; no event has deltas."""
+    """A folder of 10 training and 7 validation events; two of these are hard cases. No event has delta rays."""
     folder, rng = tmp_path_factory.mktemp("clouds"), np.random.default_rng(0)
     for split, number in (("train", 10), ("val", 5)):
         events = [walk(rng, n) for n in rng.integers(100, 300, number)] + (hard_events(rng) if split == "val" else [])
@@ -80,12 +79,11 @@ def small_clouds(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(small_clouds, tmp_path_factory):
-    """A masked autoencoder after one step."""
+    """The checkpoint of a masked autoencoder after one training step."""
     import train_pointmae
 
     work = tmp_path_factory.mktemp("pretrained")
     flags = "--arch vit_tiny --depth 1 --decoder-depth 1 --num-step 1 --no-plot --no-probe --ema 0.5".split()
-    train_pointmae.main(
-        [*TINY_CLOUDS, *flags, "--energy-threshold", "0.2", "--datadir", str(small_clouds), "--workdir", str(work)]
-    )
+    flags += ["--energy-threshold", "0.2", "--datadir", str(small_clouds), "--workdir", str(work)]
+    train_pointmae.main([*TINY_CLOUDS, *flags])
     return work / "model/tiny.pt"

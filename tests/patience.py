@@ -1,17 +1,17 @@
-"""How tests wait for other processes: for what they do, never for a time in which they should have done it."""
+"""How tests wait for other processes: until something has happened, never for a fixed time."""
 
 import time
 from collections.abc import Callable
 
-PATIENCE = 600  # s after which something hangs; no working machine is that slow
+PATIENCE = 600  # seconds; a process that needs more is assumed to hang
 
 
 def wait_until(condition: Callable, still_possible: Callable[[], None] = lambda: None):
-    """What condition() gives as soon as it is true; still_possible() raises if it cannot become so any more."""
+    """Wait until condition() is true, and return its value; still_possible() raises if that can no longer happen."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         still_possible()
         time.sleep(0.05)
-    raise AssertionError(f"waited {PATIENCE} s in vain")
+    raise AssertionError(f"the condition was still false after {PATIENCE} s")

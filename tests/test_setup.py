@@ -1,4 +1,4 @@
-"""setup.py and `make kernels` in a small tree with stand-ins for PyTorch and for the compilers, which write down their calls."""
+"""setup.py and `make kernels`, in a small folder with substitutes for PyTorch and for the compilers."""
 
 import os
 import re
@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.patience import PATIENCE
 
+# The substitute of a compiler logs its calls in the file `calls`.
 COMPILER = """#!/bin/bash
-# writes the output and, if asked, the file of dependencies; as nvcc it knows $KNOWN
+# Writes the output file and, with -MF, the file of dependencies; as nvcc it offers the architectures $KNOWN.
 if [ "$1" = --list-gpu-arch ]; then printf 'compute_%s\\n' $KNOWN; exit; fi
 echo "$(basename "$0") $*" >> calls
 while [ $# -gt 0 ]; do
@@ -32,7 +33,7 @@ __version__, version = "2.13.0", types.SimpleNamespace(cuda=os.environ.get("CUDA
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of setup.py and the Makefile, one source for each library, and a `.venv` whose Python is this one."""
+    """A copy of setup.py and the Makefile, one source for each library, and a `.venv` with the Python of this test."""
     for name in ("setup.py", "Makefile", "pyproject.toml", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("csrc/cpu/a.cpp", "csrc/cuda/b.cu", "csrc/puffin.cpp", "csrc/kernel.h"):
@@ -55,7 +56,7 @@ def tree(tmp_path):
 
 
 def build(tree, **environment) -> subprocess.CompletedProcess:
-    """Runs `make kernels`, with the PyTorch of the CPU unless told otherwise."""
+    """Run `make kernels`, with a CPU build of PyTorch by default."""
     commands = {"CXX": str(tree / "bin/cxx"), "NVCC": str(tree / "bin/nvcc"), "PYTHONPATH": str(tree / "modules")}
     hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "TORCH_CUDA_ARCH_LIST", "PUFFIN_CUDA", "PUFFIN_SANITIZE")
     outer = {k: v for k, v in os.environ.items() if k not in hidden}
@@ -66,15 +67,15 @@ def build(tree, **environment) -> subprocess.CompletedProcess:
 
 
 def calls(tree) -> list[str]:
-    """What the compilers made since the last time, by the names of the files."""
+    """Return the names of the files that the compilers made since the last call."""
     made = (tree / "calls").read_text().splitlines() if (tree / "calls").exists() else []
     (tree / "calls").unlink(missing_ok=True)
     return sorted(line.rsplit(" ", 1)[1].rsplit("/", 1)[-1] for line in made)
 
 
 def test_make_kernels_builds_what_is_missing_or_stale_and_nothing_else(tree):
-    """Breaks if the library of the CPU hides that CUDA's is missing under another PyTorch, a changed header or flag goes unseen, or a
-    call with nothing to do compiles or talks."""
+    """Breaks if an existing CPU library hides that the CUDA library is missing, if a changed header or flag is not
+    noticed, or if a call with nothing to do compiles or prints more than one line."""
     assert build(tree).returncode == 0 and calls(tree) == ["a.o", "puffin.o", "puffin_cpu.so"]
     again = build(tree)
     assert calls(tree) == [] and again.returncode == 0 and len((again.stdout + again.stderr).splitlines()) == 1
@@ -91,14 +92,14 @@ def test_make_kernels_builds_what_is_missing_or_stale_and_nothing_else(tree):
 
 
 def test_a_failed_build_is_not_taken_for_a_finished_one(tree):
-    """Breaks if what a compiler left behind when it failed or was killed counts as made, because it is new."""
+    """Breaks if a file that a failed or killed compiler left behind is used because it is new."""
     build(tree)
     (tree / "csrc/cpu/a.cpp").write_text("// changed")
     os.utime(tree / "csrc/cpu/a.cpp", (time.time() + 1,) * 2)
     done = build(tree, FAILS="1")
     assert done.returncode != 0 and "building a.o failed" in done.stderr
-    for part in tree.glob("build/kernels/*/a.o"):
-        os.utime(part, (time.time() + 60,) * 2)
+    for leftover in tree.glob("build/kernels/*/a.o"):
+        os.utime(leftover, (time.time() + 60,) * 2)
     calls(tree)
     assert build(tree).returncode == 0 and "a.o" in calls(tree)
 
@@ -113,20 +114,19 @@ def test_a_failed_build_is_not_taken_for_a_finished_one(tree):
     ],
 )
 def test_architectures_are_those_nvcc_has(tree, known, listed, expected, cut):
-    """Breaks if the default asks an older (or a later) nvcc for what it does not know, is cut without a word, goes without
-    PTX for later GPUs, or if an explicit list is cut."""
+    """Breaks if the default asks nvcc for architectures that it does not offer, if it drops some without a message or
+    has no PTX for newer GPUs, or if an explicit list is changed."""
     flags = {} if listed is None else {"TORCH_CUDA_ARCH_LIST": listed}
     done = build(tree, CUDA_OF_PYTORCH="13.0", KNOWN=known, **flags)
     assert done.returncode == 0, done.stderr
-    compiled = next(
-        line for line in (tree / "calls").read_text().splitlines() if line.startswith("nvcc") and " -c " in line
-    )
+    lines = (tree / "calls").read_text().splitlines()
+    compiled = next(line for line in lines if line.startswith("nvcc") and " -c " in line)
     assert re.findall(r",code=(\S+)", compiled) == expected.split()
     assert ("does not offer all of 8.0;9.0;10.0" in done.stdout) == cut
 
 
 def test_nvcc_without_any_of_the_architectures(tree):
-    """Breaks if that ends in a compiler error, or in a library without code."""
+    """Breaks if the build ends with a compiler error, or with a library without code."""
     done = build(tree, CUDA_OF_PYTORCH="13.0", KNOWN="52 60")
     assert done.returncode != 0 and "expected one of 8.0;9.0;10.0, got compute_52 compute_60" in done.stderr
     assert "nvcc 12.0 or newer" in done.stderr and not (tree / "src/puffin/ops/_lib/puffin_cuda.so").exists()

@@ -1,4 +1,8 @@
-"""Compare LArTPC files with PILArNet-M, and draw events: `python tools/describe_lartpc.py DIR_OR_FILES... --png events.png`."""
+#!/usr/bin/env python3
+"""Compare LArTPC files with PILArNet-M, and draw events.
+
+python3 tools/describe_lartpc.py data/sample_data/lartpc --png events.png
+"""
 
 import argparse
 import sys
@@ -13,17 +17,25 @@ from puffin.data.pilarnet import CLASS_COUNTS, CLASS_NAMES
 from puffin.data.pilarnet_files import LED, SIZE, EventFile, find_files
 from puffin.errors import InputError
 from puffin.files import whole_file
+from puffin.settings.types import integer
 
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "0.6")
 PER_EVENT = sum(CLASS_COUNTS) / 1_199_200  # points, PILArNet-M's training set
 
 
 def main() -> None:
+    """Print the comparison; draw events if --png is given."""
     parser = argparse.ArgumentParser(description="Compare LArTPC files with PILArNet-M, and draw events.")
-    parser.add_argument("paths", nargs="+", type=Path, help="files, or folders that are searched for .h5 files")
-    parser.add_argument("--png", type=Path, help="draw events to this file")
-    parser.add_argument(
-        "--draw", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="which events of the first file"
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, help="HDF5 files, or folders that are searched for .h5 files")
+    add("--png", type=Path, metavar="FILE", help="draw events into this file (default: draw nothing)")
+    add(
+        "--draw",
+        type=integer(0),
+        nargs="+",
+        default=[0, 1, 2, 3, 4, 5],
+        metavar="N",
+        help="numbers of the events to draw, in the first file, counted from 0 (default: 0 1 2 3 4 5)",
     )
     args = parser.parse_args()
     try:
@@ -36,7 +48,7 @@ def main() -> None:
 
 
 def describe(files: list[Path]) -> None:
-    """Shares of the classes, points and clusters of an event."""
+    """Print the fractions of the classes, and points and clusters per event."""
     classes, events, sizes, energies = np.zeros(len(CLASS_NAMES), np.int64), 0, [], []
     for path in tqdm(files, unit="file", disable=None):
         with EventFile(path) as file:
@@ -48,22 +60,19 @@ def describe(files: list[Path]) -> None:
             events += len(file)
     points, clusters = np.array(sizes).T
     print(f"{events} events           here  PILArNet-M")
-    for name, mine, theirs in zip(
-        CLASS_NAMES, classes / classes.sum(), np.array(CLASS_COUNTS) / sum(CLASS_COUNTS), strict=False
-    ):
-        print(f"{name:18} {mine:8.4f} {theirs:11.4f}")
+    published = np.array(CLASS_COUNTS) / sum(CLASS_COUNTS)
+    for name, fraction, reference in zip(CLASS_NAMES, classes / classes.sum(), published, strict=True):
+        print(f"{name:18} {fraction:8.4f} {reference:11.4f}")
     print(f"{'points per event':18} {points.mean():8.0f} {PER_EVENT:11.0f}")
     energy = np.concatenate(energies)
-    print(
-        f"points, 10/50/90%  {np.percentile(points, (10, 50, 90)).astype(int)}, at least 1024: {(points >= 1024).mean():.3f} of events"
-    )
-    print(
-        f"clusters per event {clusters.mean():8.1f}, energy of a voxel {energy.mean():.3f} MeV, median {np.median(energy):.3f}"
-    )
+    percentiles = np.percentile(points, (10, 50, 90)).astype(int)
+    print(f"points, 10/50/90%  {percentiles}, at least 1024: {(points >= 1024).mean():.3f} of events")
+    mean, median = energy.mean(), np.median(energy)
+    print(f"clusters per event {clusters.mean():8.1f}, energy of a voxel {mean:.3f} MeV, median {median:.3f}")
 
 
 def draw(path: Path, numbers: list[int], png: Path) -> None:
-    """Side views of events, coloured by class."""
+    """Draw side views of events, coloured by class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 0.3 + 4 * -(-len(numbers) // 3)), layout="constrained")
@@ -75,8 +84,9 @@ def draw(path: Path, numbers: list[int], png: Path) -> None:
             points, clusters = file.read(number)
             semantic = np.repeat(clusters[:, 4], clusters[:, 0])
             for c in (LED, 0, 1, 3, 2):
-                mine = points[semantic == c]
-                axes.scatter(mine[:, 2], mine[:, 1], s=1.5, lw=0, color=COLOURS[c], label=CLASS_NAMES[c])
+                of_class = points[semantic == c]
+                style = {"s": 1.5, "lw": 0, "color": COLOURS[c], "label": CLASS_NAMES[c]}
+                axes.scatter(of_class[:, 2], of_class[:, 1], **style)
             axes.set(xlim=(0, SIZE), ylim=(0, SIZE), title=f"event {number}: {len(points)} points", aspect="equal")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, markerscale=6)
     figure.supxlabel("z [voxel of 3 mm]")

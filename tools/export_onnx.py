@@ -4,7 +4,8 @@
     pip install --no-build-isolation -e '.[export]'
     python3 tools/export_onnx.py model/top_best.pt --out top.onnx
 
-The file appears only if it agrees with PyTorch.  docs/EXPORT.md: its inputs, outputs and metadata, and how to run it.
+The file is written only if its outputs agree with PyTorch. docs/export_to_onnx.md describes its inputs, outputs and
+metadata, and shows how to run it.
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.checkpoints.writing import git_commit
-from puffin.cli.arguments import Formatter, add_jet_data_arguments, add_pelican_arguments
+from puffin.cli.arguments import add_jet_data_arguments, add_pelican_arguments
 from puffin.cli.jets import names
 from puffin.cli.pelican import pelican_config, take_network_from
 from puffin.data.jets import JetDataset, JetSelection
@@ -36,47 +37,69 @@ from puffin.files import whole_file
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.single_jet import SingleJet, single_jet
 from puffin.runs.run import load_weights, run_script
+from puffin.settings.types import integer, number
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample_data/run12/test.h5"
 INPUTS = ("fourmomenta", "scalars")
-LEAST_OPSET = 18  # of PyTorch's exporter
+MINIMUM_OPSET = 18  # PyTorch's exporter writes no older one
 TOLERANCE = 1e-5  # the default
-# Where float32 rounding moves PyTorch's own outputs by more, so it does the file's, maybe the other way: twice that, up to this.
-# Small exponents of the input encoder and instance norms of small jets make 5e-5 of a last bit in which two libraries differ.
+# Float32 rounding errors of PyTorch and of the file can have opposite signs, so where PyTorch's error is larger than
+# half the default, the tolerance is twice that error, up to this limit. Small exponents of the input encoder and
+# instance norms of small jets turn a difference in the last bit into 5e-5.
 LARGEST_TOLERANCE = 1e-4
-_SAMPLES = 2000  # jets of a file among which those to compare are looked for
+_SAMPLES = 2000  # number of jets of a file that are searched for jets to compare
 Network = PelicanClassifier | PelicanRegressor
-Jet = tuple[Tensor, ...]  # fourmomenta (n, 4) [GeV] and, for networks that take them, scalars (n, S); float32
+Jet = tuple[Tensor, ...]  # fourmomenta (n, 4) [GeV] and, if the network takes scalars, scalars (n, S); float32
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All flags of this tool."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=Formatter)
-    parser.add_argument("checkpoint", type=Path, help="of a PELICAN script, or a published one")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="file to write; None: the checkpoint's name with .onnx"
-    )
-    parser.add_argument("--opset", type=int, default=LEAST_OPSET, metavar="N", help="version of ONNX's operators")
+    """Return the parser of all flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--check-sizes", type=int, nargs="+", default=[1, 2, 10, 50, 100], metavar="N", help="sizes of compared jets")
-    add("--check-file", type=Path, default=SAMPLE, metavar="FILE", help="jets to compare beside random ones, HDF5")
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint of a PELICAN script, or a published PELICAN checkpoint",
+    )
+    add("--out", type=Path, metavar="FILE", help="file to write (default: the checkpoint's name, with .onnx)")
+    add(
+        "--opset",
+        type=integer(MINIMUM_OPSET),
+        default=MINIMUM_OPSET,
+        metavar="N",
+        help="version of the ONNX operator set, at least %(default)s; newer ones need a newer onnxruntime "
+        "(default: %(default)s)",
+    )
+    add(
+        "--check-sizes",
+        type=integer(1),
+        nargs="+",
+        default=[1, 2, 10, 50, 100],
+        metavar="N",
+        help="numbers of particles of the jets with which the file is compared to PyTorch (default: 1 2 10 50 100)",
+    )
+    add(
+        "--check-file",
+        type=Path,
+        default=SAMPLE,
+        metavar="FILE",
+        help="HDF5 file of jets; some of them are compared in addition to random jets (default: the sample jets)",
+    )
     add(
         "--tolerance",
-        type=float,
+        type=number(minimum=0),
         metavar="X",
-        help=f"most difference to PyTorch, relative to the largest output; None: {TOLERANCE:g}, or twice PyTorch's own float32 "
-        f"rounding where that is more, up to {LARGEST_TOLERANCE:g}",
+        help="maximum difference from PyTorch, relative to the largest output "
+        f"(default: {TOLERANCE:g}, or twice the float32 rounding error of PyTorch itself if that is larger, "
+        f"up to {LARGEST_TOLERANCE:g})",
     )
     return parser
 
 
-def main(argv=None) -> None:
-    """Export, check, and write the file if the check passes."""
+def main(argv: list[str] | None = None) -> None:
+    """Export the network, compare it with PyTorch, and write the file if they agree."""
     args = make_parser().parse_args(argv)
-    if args.opset < LEAST_OPSET:
-        raise InputError(f"--opset: expected at least {LEAST_OPSET}, got {args.opset}")
-    if min(args.check_sizes) < 1:
-        raise InputError(f"--check-sizes: expected at least 1, got {min(args.check_sizes)}")
     onnxruntime = exporter()
     model, settings, checkpoint = load_network(args.checkpoint)
     num_scalars = model.config.num_scalars
@@ -86,23 +109,23 @@ def main(argv=None) -> None:
         properties = metadata(model, settings, checkpoint, args.checkpoint.name)
         export(single_jet(model, settings.scale), temporary, args.opset, properties)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        found = deviations(session, model, settings.scale, jets)
-        worst = int(np.argmax(found))  # nan counts as the largest
-        said = f"{found[worst]:.2g} (a jet of {len(jets[worst][0])} particles)"
-        tolerance, reason = choose_tolerance(args.tolerance, found[worst], model, settings.scale, jets)
-        if not found[worst] <= tolerance:
+        differences = deviations(session, model, settings.scale, jets)
+        worst = int(np.argmax(differences))  # nan counts as the largest
+        largest = f"{differences[worst]:.2g} (a jet of {len(jets[worst][0])} particles)"
+        tolerance, reason = choose_tolerance(args.tolerance, differences[worst], model, settings.scale, jets)
+        if not differences[worst] <= tolerance:
             expected = f"expected at most {tolerance:.2g} ({reason}); --tolerance sets another limit"
-            raise InputError(f"{out}: not written: differs from PyTorch by {said}, {expected}")
+            raise InputError(f"{out}: not written: differs from PyTorch by {largest}, {expected}")
     sizes = f"{min(args.check_sizes)} to {max(args.check_sizes)} particles"
     print(f"{out}: {type(model).__name__}, {out.stat().st_size / 1024:.0f} KiB, opset {args.opset}")
     print(
-        f"{len(jets)} jets of {sizes} agree with PyTorch; largest relative deviation {said}, "
+        f"{len(jets)} jets of {sizes} agree with PyTorch; largest relative deviation {largest}, "
         f"tolerance {tolerance:.2g} ({reason})"
     )
 
 
 def exporter():
-    """onnxruntime, if all that exporting needs is there; else InputError with the remedy."""
+    """Return the module onnxruntime; InputError with the command to install it if a package is missing."""
     try:
         _, _, onnxruntime = map(importlib.import_module, ("onnx", "onnxscript", "onnxruntime"))
     except ImportError as error:
@@ -112,7 +135,7 @@ def exporter():
 
 
 def load_network(path: Path) -> tuple[Network, argparse.Namespace, dict]:
-    """The network of a checkpoint in float32 and eval mode, the settings of its training, and the checkpoint."""
+    """Load a network in float32 and eval mode; return it with the settings of its training and the checkpoint."""
     checkpoint = read_checkpoint(path)
     parser = argparse.ArgumentParser()
     add_jet_data_arguments(parser, target="", target_help="")
@@ -128,12 +151,12 @@ def load_network(path: Path) -> tuple[Network, argparse.Namespace, dict]:
 
 
 def chosen(settings: argparse.Namespace):
-    """The features of particles that the network takes, in the order of its columns."""
+    """Return the features of particles that the network takes, in the order of its columns."""
     return chosen_scalars(settings.dataset, settings.read_pid, names(settings.scalars_keys))
 
 
 def metadata(model: Network, settings: argparse.Namespace, checkpoint: dict, name: str) -> dict[str, str]:
-    """What a reader of the file has to know; every value is text, lists and dicts as JSON."""
+    """Return what a user of the file needs to know; all values are text, lists and dicts as JSON."""
     config = model.config
     classifier = isinstance(model, PelicanClassifier)
     return {
@@ -154,13 +177,13 @@ def metadata(model: Network, settings: argparse.Namespace, checkpoint: dict, nam
 
 
 def export(network: SingleJet, path: Path, opset: int, properties: dict[str, str]) -> None:
-    """Write the network with a dynamic number of particles.  Nothing of this machine (paths, traces) goes in."""
+    """Write the network with a dynamic number of particles, without paths or stack traces of this machine."""
     import onnx_ir.passes.common as passes
 
     config = network.network.config
     example = random_jets([7], config.num_scalars)[0]
     particles = torch.export.Dim("particles", min=1)
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # what they say is noise, or raised below
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # their messages are noise; errors are raised below
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -176,10 +199,12 @@ def export(network: SingleJet, path: Path, opset: int, properties: dict[str, str
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise InputError(f"PyTorch could not export it with opset {opset}: {first_line(error)}") from error
+            raise InputError(f"PyTorch cannot export the network with opset {opset}: {first_line(error)}") from error
     written = program.model.opset_imports[""]
-    if written != opset:  # the exporter gives its own where it cannot convert
-        raise InputError(f"--opset: PyTorch's exporter cannot write {opset}, it gives {written}")
+    if written != opset:  # the exporter keeps its own version if it cannot convert
+        raise InputError(
+            f"--opset: PyTorch's exporter cannot write version {opset}, it wrote {written}. Use {written}."
+        )
     passes.ClearMetadataAndDocStringPass()(program.model)
     for value in (*program.model.graph.inputs, *program.model.graph.outputs):
         value.metadata_props.clear()
@@ -189,7 +214,7 @@ def export(network: SingleJet, path: Path, opset: int, properties: dict[str, str
 
 
 def random_jets(sizes: list[int], num_scalars: int) -> list[Jet]:
-    """Jets of pions in a cone around a random axis, with 10 GeV each on average; scalars from a normal distribution."""
+    """Make jets of pions, 10 GeV each on average, in a cone around a random axis; scalars are normally distributed."""
     generator = torch.Generator().manual_seed(0)
     jets = []
     for n in sizes:
@@ -202,68 +227,72 @@ def random_jets(sizes: list[int], num_scalars: int) -> list[Jet]:
 
 
 def sample_jets(path: Path, sizes: list[int], num_scalars: int) -> list[Jet]:
-    """For each size the first jet of a file with as many particles, cut to it; sizes that none reaches are left out."""
+    """Read for each size the first jet with at least that many particles, cut to it; skip sizes that no jet reaches."""
     data = JetDataset([path], JetSelection(target=None, in_memory=False))
     batch = data.__getitems__(list(range(min(len(data), _SAMPLES))))
     data.close()
     generator = torch.Generator().manual_seed(1)
     jets = batch.fourmomenta.split(batch.lengths.tolist())
-    found = [next((p[:n] for p in jets if len(p) >= n), None) for n in sizes]
-    return [with_scalars(p, num_scalars, generator) for p in found if p is not None]
+    cut = [next((p[:n] for p in jets if len(p) >= n), None) for n in sizes]
+    return [with_scalars(p, num_scalars, generator) for p in cut if p is not None]
 
 
 def with_scalars(p: Tensor, num_scalars: int, generator: torch.Generator) -> Jet:
-    """The inputs of a network that takes `num_scalars` features of each particle."""
+    """Add random scalars to a jet if the network takes any: the inputs of the network."""
     return (p, torch.randn(len(p), num_scalars, generator=generator)) if num_scalars else (p,)
 
 
 def as_batch(jet: Jet, scale: float) -> JetBatch:
-    """The jet as the trained network takes it."""
+    """Return the jet in the form that the trained network takes."""
     return JetBatch(jet[0] * scale, torch.tensor([len(jet[0])]), scalars=jet[1] if len(jet) > 1 else None)
 
 
 def choose_tolerance(
-    given: float | None, deviation: float, model: Network, scale: float, jets: list[Jet]
+    requested: float | None, deviation: float, model: Network, scale: float, jets: list[Jet]
 ) -> tuple[float, str]:
-    """The most that a file may differ from PyTorch, and why as much; PyTorch's rounding is measured only where it matters."""
-    if given is not None:
-        return given, "--tolerance"
+    """Return the tolerance and its reason; PyTorch's rounding is measured only if the result depends on it."""
+    if requested is not None:
+        return requested, "--tolerance"
     if deviation <= TOLERANCE or (of_pytorch := rounding(model, scale, jets)) <= TOLERANCE / 2:
         return TOLERANCE, "the default"
     if 2 * of_pytorch > LARGEST_TOLERANCE:
-        return LARGEST_TOLERANCE, f"the most, as twice PyTorch's own float32 rounding, {of_pytorch:.2g}, is more"
+        return LARGEST_TOLERANCE, f"the maximum; twice PyTorch's own float32 rounding, {of_pytorch:.2g}, is larger"
     return 2 * of_pytorch, f"twice PyTorch's own float32 rounding, {of_pytorch:.2g}"
 
 
 @torch.no_grad()
 def outputs(model: Network, batch: JetBatch) -> tuple[np.ndarray, ...]:
-    """What the trained network gives for a batch of one jet, in the order of the file."""
+    """Compute the outputs of the trained network for a batch of one jet, in the order of the file."""
     out = model(batch)
     classifier = isinstance(model, PelicanClassifier)
     expected = (out[0], out[0].softmax(0)) if classifier else (out.fourmomenta[0], out.weights)
     return tuple(x.numpy() for x in expected)
 
 
-def relative(found: list, expected: list) -> list[float]:
-    """For each jet the largest difference of its outputs, relative to the largest entry that the output has for any of
-    the jets: scores near 0 are differences of larger numbers, rounded in float32."""
+def relative(computed: list, expected: list) -> list[float]:
+    """Return the largest relative difference of the outputs of each jet.
+
+    Relative means: divided by the largest entry of the same output in all jets. One jet is not enough for this scale,
+    because scores near 0 are differences of larger numbers, rounded in float32.
+    """
     differences = [
-        [np.abs(x - y).max() for x, y in zip(*both, strict=True)] for both in zip(found, expected, strict=True)
+        [np.abs(x - y).max() for x, y in zip(*both, strict=True)] for both in zip(computed, expected, strict=True)
     ]
     sizes = [[np.abs(y).max() for y in jet] for jet in expected]
     return (np.array(differences) / np.array(sizes).max(0)).max(1).tolist()
 
 
 def deviations(session, model: Network, scale: float, jets: list[Jet]) -> list[float]:
-    """For each jet how far the ONNX file is from the trained network."""
-    found = [session.run(None, {name: x.numpy() for name, x in zip(INPUTS, jet, strict=False)}) for jet in jets]
-    return relative(found, [outputs(model, as_batch(jet, scale)) for jet in jets])
+    """Return for each jet how much the outputs of the ONNX file differ from those of the trained network."""
+    computed = [session.run(None, {name: x.numpy() for name, x in zip(INPUTS, jet, strict=False)}) for jet in jets]
+    return relative(computed, [outputs(model, as_batch(jet, scale)) for jet in jets])
 
 
 def rounding(model: Network, scale: float, jets: list[Jet]) -> float:
-    """How far float32 takes the trained network from what it gives in float64 for the same dot products.
+    """Return how much the float32 outputs of the trained network differ from its float64 outputs.
 
-    Those stay float32's, cancellation included: the file makes them by the same operations, with the same bits."""
+    Both use the float32 dot products: the file computes them by the same operations, so they have the same bits.
+    """
     exact, dots = copy.deepcopy(model).double(), []
     handle = model.linear.register_forward_pre_hook(lambda _, inputs: dots.append(inputs[0]))
     exact.linear.register_forward_pre_hook(lambda _, inputs: dots.pop().double())

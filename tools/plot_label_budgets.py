@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""F1 of each class against the number of labelled events, from metrics CSVs of train_segmentation.py.
+"""Plot the F1 of each class against the number of labelled events, from metrics CSVs of train_segmentation.py.
 
-python3 tools/plot_label_budgets.py log/budgets.Best.metrics.csv     # to log/budgets.Best.metrics.png
+python3 tools/plot_label_budgets.py log/budgets.Best.metrics.csv     # writes log/budgets.Best.metrics.png
 """
 
 import argparse
@@ -12,30 +12,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.errors import InputError
 from puffin.plots.label_budgets import draw_label_budgets, markdown, read_runs, summarize
+from puffin.settings.types import integer
 
 
-def main(argv=None) -> None:
-    """Print the table, and draw it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("tables", nargs="+", metavar="CSV", help="metrics CSVs; the PREFIX.yaml of each run must be in the same folder")
+    add("--out", type=Path, metavar="PNG", help="file for the plot (default: the name of the first table, with .png)")
+    add(
+        "--all",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="number of training events, needed if a run used all of them (default: 0, not needed)",
     )
-    parser.add_argument(
-        "tables", nargs="+", metavar="CSV", help="tables of runs, with the runs' PREFIX.yaml beside them"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=None, metavar="PNG", help="picture (None: beside the first table, under its name)"
-    )
-    parser.add_argument(
-        "--all", type=int, default=0, metavar="N", help="events of the training set, for runs that had all of them"
-    )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table of results, and plot it."""
+    args = make_parser().parse_args(argv)
     summaries = summarize(read_runs(args.tables, args.all))
     if not summaries:
         raise InputError(f"{', '.join(args.tables)}: no rows")
     print(markdown(summaries))
     picture = args.out or Path(args.tables[0]).with_suffix(".png")
     draw_label_budgets(picture, summaries)
-    print(f"picture: {picture}")
+    print(f"plot: {picture}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Compare the linear probe of a pretrained encoder with that of features that nothing was learned for.
+#!/usr/bin/env python3
+"""Compare the linear probe of a pretrained encoder with probes of untrained and hand-made features.
 
-    python tools/probe_features.py model/study_best.pt --datadir DIR [--num-valid N]
+    python3 tools/probe_features.py model/study_best.pt --datadir DIR [--num-valid N]
 
-The same tokens of the same events for all: the pretrained encoder, one with random weights, its untrained embedding of the points (a
-mini-PointNet), and plain statistics of each token's points, as they are and in units of their spread.
+All probes use the same tokens of the same events. The features are those of the pretrained encoder, of an encoder with
+random weights, of the mini-PointNet that embeds the points in each of the two, and simple statistics of the points of
+each token. Every probe is fitted twice: to the features as they are, and to standardised features.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.reading import read_checkpoint
@@ -23,6 +26,7 @@ from puffin.layers.grouping import Tokens
 from puffin.models.point_mae import PointMAE
 from puffin.runs.run import load_weights, run_script
 from puffin.settings.presets import parse_arguments
+from puffin.settings.types import integer
 from puffin.tasks.token_probe import MOST, TokenProbe
 from train_pointmae import make_parser
 
@@ -30,55 +34,66 @@ Features = Callable[[Tokens], Tensor]
 
 
 def statistics(tokens: Tokens) -> Tensor:
-    """(T, 29) of each token's points: number; mean, standard deviation, least and largest of x, y, z (in units of the radius) and
-    energy, and how far they extend; eigenvalues of the positions' covariance; the energies' sum; the centre and its distance
-    from the detector's."""
+    """Describe the points of each token with 29 numbers, (T, 29).
+
+    In this order: number of points; mean, standard deviation, minimum and maximum of x, y, z (in units of the radius)
+    and energy; eigenvalues of the covariance of the positions; range of x, y, z and energy; sum of the energies; centre
+    of the token, and its distance from the centre of the detector.
+    """
     rows = []
     for points in tokens.groups.split(tokens.counts.tolist()):
         position = points[:, :3] - points[:, :3].mean(0)
         shape = torch.linalg.eigvalsh(position.T @ position / len(points))
-        rows.append(
-            torch.cat(
-                [
-                    points.new_tensor([len(points)]),
-                    points.mean(0),
-                    points.std(0, correction=0),
-                    points.amin(0),
-                    points.amax(0),
-                    shape,
-                    (points.amax(0) - points.amin(0)),
-                    points[:, 3].sum()[None],
-                ]
-            )
-        )
+        low, high = points.amin(0), points.amax(0)
+        number, energy = points.new_tensor([len(points)]), points[:, 3].sum()[None]
+        moments = torch.cat([points.mean(0), points.std(0, correction=0)])
+        rows.append(torch.cat([number, moments, low, high, shape, high - low, energy]))
     return torch.cat([torch.stack(rows), tokens.centres, tokens.centres.norm(dim=1, keepdim=True)], 1)
 
 
 def standardised(probe: TokenProbe, model: PointMAE, features: Features) -> Features:
-    """`features` less their mean over the probe's training tokens, over their spread."""
-    known = torch.cat([features(part.tokens) for part in probe.tokens(model.encoder, "train")])
-    mean, spread = known.mean(0), known.std(0).clamp_min(1e-9)
-    return lambda tokens: (features(tokens) - mean) / spread
+    """Return the features minus their mean over the probe's training tokens, divided by their standard deviation."""
+    training = torch.cat([features(part.tokens) for part in probe.tokens(model.encoder, "train")])
+    mean, deviation = training.mean(0), training.std(0).clamp_min(1e-9)
+    return lambda tokens: (features(tokens) - mean) / deviation
+
+
+def make_own_parser() -> argparse.ArgumentParser:
+    """Return the parser of this tool's flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="FILE", help="checkpoint of train_pointmae.py, or a published one")
+    add("--datadir", type=Path, required=True, metavar="DIR", help="folder with LArTPC events, in train/ and val/")
+    add(
+        "--num-valid",
+        type=integer(-1),
+        default=-1,
+        metavar="N",
+        help="number of validation events, a random subset (default: -1, all)",
+    )
+    add(
+        "--seed",
+        type=integer(0),
+        default=1,
+        metavar="S",
+        help="seed of subsets and random weights (default: %(default)s)",
+    )
+    return parser
 
 
 @torch.no_grad()
-def main(argv=None) -> None:
-    """Parse the flags and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--datadir", type=Path, required=True)
-    parser.add_argument("--num-valid", type=int, default=-1)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(argv)
+def main(argv: list[str] | None = None) -> None:
+    """Print one row of F1 scores for each kind of features."""
+    own = make_own_parser().parse_args(argv)
     torch.set_num_threads(1)
     args, _ = parse_arguments(make_parser, [])
-    checkpoint = take_network_from(args, set(), read_checkpoint(given.checkpoint), given.checkpoint)
+    checkpoint = take_network_from(args, set(), read_checkpoint(own.checkpoint), own.checkpoint)
     selection = CloudSelection(args.remove_led, args.energy_threshold, args.emin, clusters=False)
-    datasets = open_splits(given.datadir, selection, {"train": -1, "valid": given.num_valid}, given.seed)
-    probe = TokenProbe(datasets, given.seed, MOST)
-    torch.manual_seed(given.seed)
+    datasets = open_splits(own.datadir, selection, {"train": -1, "valid": own.num_valid}, own.seed)
+    probe = TokenProbe(datasets, own.seed, MOST)
+    torch.manual_seed(own.seed)
     trained, untrained = (PointMAE(point_mae_config(args)).eval() for _ in range(2))
-    load_weights(trained, checkpoint, given.checkpoint)
+    load_weights(trained, checkpoint, own.checkpoint)
     kinds = {
         "statistics of the points": statistics,
         "mini-PointNet, untrained": untrained.encoder.embed,
@@ -88,9 +103,9 @@ def main(argv=None) -> None:
     }
     print("| features | " + " | ".join((*probe.names, "mean")) + " |\n|---" + "|---" * (len(probe.names) + 1) + "|")
     for name, features in kinds.items():
-        for kind, what in ((name, features), (f"{name}, standardised", standardised(probe, trained, features))):
-            scores = probe.judge(trained.encoder, "valid", what)
-            print(f"| {kind} | " + " | ".join(f"{score:.3f}" for score in scores.values()) + " |", flush=True)
+        for label, inputs in ((name, features), (f"{name}, standardised", standardised(probe, trained, features))):
+            scores = probe.judge(trained.encoder, "valid", inputs)
+            print(f"| {label} | " + " | ".join(f"{score:.3f}" for score in scores.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":

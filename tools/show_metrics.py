@@ -1,21 +1,25 @@
 #!/usr/bin/env python3
-"""Print the last row of a metrics CSV, one number per line: show_metrics.py FILE."""
+"""Print the last row of a metrics CSV, one number per line: show_metrics.py log/top.Best.metrics.csv"""
 
+import argparse
 import csv
 import sys
 from pathlib import Path
 
 
-def main(argv: list[str]) -> None:
-    """Print the row; exit with a message if there is none."""
-    if len(argv) != 1 or not Path(argv[0]).is_file():
-        sys.exit("usage: show_metrics.py FILE (a CSV under log/)")
-    with open(argv[0], newline="") as file:
+def main(argv: list[str] | None = None) -> None:
+    """Print the row, without empty columns; exit with a message if the table has no rows."""
+    parser = argparse.ArgumentParser(description="Print the last row of a metrics CSV, one number per line.")
+    parser.add_argument("table", type=Path, metavar="FILE", help="a metrics CSV, such as log/top.Best.metrics.csv")
+    path = parser.parse_args(argv).table
+    if not path.is_file():
+        sys.exit(f"error: {path}: no such file. Metrics CSVs are in the folder log/ of a run.")
+    with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
-        sys.exit(f"{argv[0]}: no rows")
+        sys.exit(f"error: {path}: the table has no rows")
     for name, value in rows[-1].items():
-        if not value:  # a column of other runs
+        if not value:  # a column that only other runs have
             continue
         try:
             value = f"{float(value):.5g}"
@@ -25,4 +29,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,10 +1,13 @@
-// Points within a radius of the queries of one query bucket: the tree is walked once for the bucket's box, subtrees
-// wholly outside are skipped, subtrees wholly inside are counted without looking at their points.
+// Finds the points within a radius of the queries, for one bucket of queries at a time. The tree is searched once per
+// bucket, with the bucket's box: subtrees that are completely outside are skipped, and subtrees that are completely
+// inside are counted without reading their points.
 
 template <class T>
-static inline T squared_radius(double radius) { return T(radius) * T(radius); }
+static inline T squared_radius(double radius) {
+  return T(radius) * T(radius);
+}
 
-// counts[index of query] = points at squared distance < r2
+// counts[index of query]: number of points at squared distance < r2
 template <class T>
 void ball_count_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32_t first, int32_t last, T r2,
                         int64_t* counts) {
@@ -38,7 +41,7 @@ void ball_count_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32
       }
       const T *px = points.bucket(node.first), *py = px + points.capacity, *pz = py + points.capacity;
       const int32_t size = points.bucket_size(node.first);
-      for (int32_t group = 0; group < used; group += S::lanes) {  // lanes are queries
+      for (int32_t group = 0; group < used; group += S::lanes) {  // the lanes are queries
         const V x = S::load(qx + group), y = S::load(qy + group), z = S::load(qz + group);
         M count{};
         for (int32_t p = 0; p < size; ++p) {
@@ -52,7 +55,7 @@ void ball_count_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32
   }
 }
 
-// The lowest `limit` indices among those added, in ascending order, without sorting: a set of bits in two levels.
+// Collects indices and keeps the lowest `limit` of them, unsorted.
 struct LowestIndices {
   std::vector<int32_t> hits;
   int64_t limit = 0;
@@ -76,10 +79,11 @@ struct LowestIndices {
   }
 };
 
+// A set of indices as bits in two levels; it sorts indices without comparisons.
 struct IndexBits {
   std::vector<uint64_t> words, summary;
   explicit IndexBits(int64_t size) : words(size / 64 + 1), summary(size / 4096 + 1) {}
-  // Writes hits in ascending order and leaves the bits clear.
+  // Writes the hits in ascending order, and clears all bits again.
   int64_t sort(const std::vector<int32_t>& hits, int64_t* out) {
     for (const int32_t i : hits) {
       words[i >> 6] |= uint64_t(1) << (i & 63);
@@ -95,10 +99,10 @@ struct IndexBits {
   }
 };
 
-// out (queries, k): the k lowest indices at squared distance < r2, ascending; the rest is left as it is
+// out (queries, k): the k lowest indices at squared distance < r2, in ascending order; unused entries are not written
 template <class T>
-void ball_query_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32_t first, int32_t last, T r2,
-                        int64_t k, int64_t* out) {
+void ball_query_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32_t first, int32_t last, T r2, int64_t k,
+                        int64_t* out) {
   using S = Simd<T>;
   using V = typename S::V;
   const int32_t capacity = queries.capacity;
@@ -119,7 +123,7 @@ void ball_query_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32
       stack.pop_back();
       const Node<T>& node = points.nodes[at];
       if (node.lowest >= bound || !(box_gap(home.lo, home.hi, node.lo, node.hi) < r2)) continue;
-      if (!node.leaf()) {  // lower indices first, so that the bound falls soon
+      if (!node.leaf()) {  // lower indices first, so that the bound decreases quickly
         const bool left_first = points.nodes[2 * at].lowest <= points.nodes[2 * at + 1].lowest;
         stack.push_back(2 * at + (left_first ? 1 : 0));
         stack.push_back(2 * at + (left_first ? 0 : 1));

@@ -1,4 +1,4 @@
-// Chamfer distance on the CPU; semantics in src/puffin/ops/chamfer.py.
+// Chamfer distance on the CPU; defined in src/puffin/ops/chamfer.py.
 #define PUFFIN_KERNEL "chamfer_kernel.h"
 #include "targets.h"
 
@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t plain_pairs = 256 * 256;  // clouds with fewer pairs are compared pair by pair
 
-// One direction for one event: nearest of y for every x; rows from nx on are padding.
+// Finds the nearest point of y for every point of x, for one event; rows from nx on are padding.
 template <class T>
 void nearest(const T* x, const T* y, int64_t nx, int64_t ny, int64_t rows, int64_t dims, bool parallel,
              std::vector<T>& scratch, T* distance, int64_t* index) {
@@ -29,7 +29,8 @@ void nearest(const T* x, const T* y, int64_t nx, int64_t ny, int64_t rows, int64
   });
 }
 
-// Events with few pairs in blocks of `grain` over the threads; the others one by one with all threads inside.
+// The threads share the events with few pairs in blocks of `grain`; each other event is processed by all threads
+// together.
 template <class F>
 void for_each_event(int64_t batch, const int64_t* nx, const int64_t* ny, const F& fn) {
   std::vector<int64_t> small, large;
@@ -73,7 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor x_in, const Tens
   return {dx, ix, dy, iy};
 }
 
-// Gradients of sum(grad_x dist_x) + sum(grad_y dist_y) for the pairs found. Sums run in ascending order of index.
+// Gradients of sum(grad_x dist_x) + sum(grad_y dist_y) for the nearest pairs, summed in ascending order of the index.
 std::tuple<Tensor, Tensor> chamfer_backward(const Tensor grad_x_in, const Tensor grad_y_in, const Tensor x_in,
                                             const Tensor y_in, const Tensor index_x_in, const Tensor index_y_in) {
   check_points(x_in, "x");
@@ -94,18 +95,18 @@ std::tuple<Tensor, Tensor> chamfer_backward(const Tensor grad_x_in, const Tensor
     const T *gx = grad_x.const_data_ptr<T>(), *gy = grad_y.const_data_ptr<T>();
     const int64_t *jx = index_x.const_data_ptr<int64_t>(), *jy = index_y.const_data_ptr<int64_t>();
     T *ox = out_x.mutable_data_ptr<T>(), *oy = out_y.mutable_data_ptr<T>();
-    // d/da of g |a_i - b_j|^2, and the opposite for b_j
-    const auto scatter = [dims](const T* a, const T* b, const T* g, const int64_t* j, int64_t n, int64_t m, T* ga,
-                                T* gb) {
-      for (int64_t i = 0; i < n; ++i) {
-        if (j[i] < 0 || j[i] >= m) continue;
-        for (int64_t c = 0; c < dims; ++c) {
-          const T pull = T(2) * g[i] * (a[i * dims + c] - b[j[i] * dims + c]);
-          ga[i * dims + c] += pull;
-          gb[j[i] * dims + c] -= pull;
-        }
-      }
-    };
+    // d/da of g |a_i - b_j|^2, and minus that for b_j
+    const auto scatter =
+        [dims](const T* a, const T* b, const T* g, const int64_t* j, int64_t n, int64_t m, T* ga, T* gb) {
+          for (int64_t i = 0; i < n; ++i) {
+            if (j[i] < 0 || j[i] >= m) continue;
+            for (int64_t c = 0; c < dims; ++c) {
+              const T pull = T(2) * g[i] * (a[i * dims + c] - b[j[i] * dims + c]);
+              ga[i * dims + c] += pull;
+              gb[j[i] * dims + c] -= pull;
+            }
+          }
+        };
     for_each_task((batch + 31) / 32, [&](int64_t t) {
       for (int64_t b = t * 32; b < std::min(batch, (t + 1) * 32); ++b) {
         T *a = ox + b * rx * dims, *c = oy + b * ry * dims;

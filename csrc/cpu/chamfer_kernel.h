@@ -1,7 +1,7 @@
-// The nearest point of the other cloud over all D coordinates.
+// Finds the nearest point of the other cloud, over all D coordinates.
 #include "knn_kernel.h"
 
-// (size, dims) -> (dims, padded): the padding is zero and never a result
+// (size, dims) -> (dims, padded); the padding is zero and is never part of a result
 template <class T>
 static void transpose_cloud(const T* points, int64_t size, int64_t dims, int64_t padded, std::vector<T>& out) {
   out.assign(dims * padded, T(0));
@@ -9,7 +9,8 @@ static void transpose_cloud(const T* points, int64_t size, int64_t dims, int64_t
     for (int64_t c = 0; c < dims; ++c) out[c * padded + i] = points[i * dims + c];
 }
 
-// Every pair; lanes are points of x, and ascending j with a strict comparison gives ties to the lowest index.
+// Compares every pair. The lanes are points of x; j ascends and the comparison is strict, so ties go to the lowest
+// index.
 template <class T>
 void nearest_plain(const T* x, const T* y, int64_t nx, int64_t ny, int64_t dims, std::vector<T>& transposed,
                    T* distance, int64_t* index) {
@@ -39,7 +40,7 @@ void nearest_plain(const T* x, const T* y, int64_t nx, int64_t ny, int64_t dims,
   }
 }
 
-// The same through the trees of the first three coordinates.
+// The same, with trees over the first three coordinates.
 template <class T>
 void nearest_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32_t first, int32_t last, const T* x,
                      const T* y, int64_t dims, T* distance, int64_t* index) {

@@ -1,11 +1,11 @@
-// Centrality-based non-maximum suppression on the CPU; semantics in src/puffin/ops/cnms.py.
+// Centrality-based non-maximum suppression on the CPU; defined in src/puffin/ops/cnms.py.
 #define PUFFIN_KERNEL "cnms_kernel.h"
 #include "targets.h"
 
 namespace puffin {
 namespace {
 
-// Indices by descending count, ties to the lowest index.
+// Indices in descending order of the counts; ties go to the lowest index.
 std::vector<int32_t> by_priority(const std::vector<int64_t>& counts) {
   std::vector<uint64_t> keys(counts.size());
   for (size_t i = 0; i < keys.size(); ++i) keys[i] = uint64_t(counts.size() - counts[i]) << 32 | i;

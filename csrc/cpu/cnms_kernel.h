@@ -1,4 +1,4 @@
-// Greedy suppression, in the order of priority, over one tree.
+// Greedy suppression of the points of one tree, in the order of priority.
 #include "ball_kernel.h"
 
 // order: (points,) indices by descending centrality; kept[i] = 1 for the points that stay
@@ -35,9 +35,9 @@ void suppress_greedily(const KdTree<T>& tree, const std::vector<int32_t>& order,
       const T *px = tree.bucket(node.first), *py = px + tree.capacity, *pz = py + tree.capacity;
       uint64_t near = 0;
       for (int32_t j = 0; j < tree.capacity; j += S::lanes)
-        near |= uint64_t(S::less(S::distance(x - S::load(px + j), y - S::load(py + j), z - S::load(pz + j)),
-                                 S::splat(r2)))
-                << j;
+        near |=
+            uint64_t(S::less(S::distance(x - S::load(px + j), y - S::load(py + j), z - S::load(pz + j)), S::splat(r2)))
+            << j;
       alive[node.first] &= ~near;
     }
   }

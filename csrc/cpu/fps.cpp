@@ -1,11 +1,11 @@
-// Farthest point sampling on the CPU; semantics in src/puffin/ops/fps.py.
+// Farthest point sampling on the CPU; defined in src/puffin/ops/fps.py.
 #define PUFFIN_KERNEL "fps_kernel.h"
 #include "targets.h"
 
 namespace puffin {
 namespace {
 
-// A cloud this small is one bucket, which is the plain algorithm.
+// A cloud of up to this many points is one bucket, which gives the plain algorithm.
 constexpr int64_t plain_size = 256;
 
 template <class T>

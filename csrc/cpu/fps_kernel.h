@@ -1,15 +1,15 @@
-// Farthest point sampling of one cloud, bucketed: a bucket is touched only where the new sample is nearer to its box
-// than its farthest point is to the chosen set (the idea of QuickFPS, Han et al. 2023). Buckets hang in groups of 16
-// that are tested the same way, 16 boxes at a time. Exact: same indices as the plain algorithm.
+// Farthest point sampling of one cloud in buckets. A bucket is updated only if the new sample is nearer to its box than
+// the bucket's farthest point is to the chosen points (the idea of QuickFPS, Han et al. 2023). Groups of 16 buckets are
+// tested in the same way, 16 boxes at a time. Exact: same indices as the plain algorithm.
 template <class T>
 struct FpsSampler {
   using S = Simd<T>;
   using V = typename S::V;
   static constexpr int group = 16;
 
-  // Structure of arrays over boxes: those of the buckets, and those of the groups of 16 buckets.
+  // Boxes as a structure of arrays; used for the buckets and for the groups of 16 buckets.
   struct Boxes {
-    std::vector<T> lo[3], hi[3], farthest;  // farthest: largest distance inside, -1 when all points are chosen
+    std::vector<T> lo[3], hi[3], farthest;  // farthest: largest distance in the box, -1 if all its points are chosen
     std::vector<int32_t> index;             // lowest index of a point at that distance
     explicit Boxes(int64_t n) : farthest(n, T(-1)), index(n, std::numeric_limits<int32_t>::max()) {
       for (int c = 0; c < 3; ++c) {
@@ -17,18 +17,17 @@ struct FpsSampler {
         hi[c].assign(n, -std::numeric_limits<T>::infinity());
       }
     }
-    // Bit i: box at + i may hold a point that is nearer to s than to the chosen set.
+    // Bit i: box at + i may hold a point that is nearer to s than to all chosen points.
     unsigned touched(int64_t at, const T* s) const {
       unsigned result = 0;
       for (int i = 0; i < group; i += S::lanes) {
         V d[3];
-        for (int c = 0; c < 3; ++c)
-          d[c] = S::gap(S::splat(s[c]), S::load(&lo[c][at + i]), S::load(&hi[c][at + i]));
+        for (int c = 0; c < 3; ++c) d[c] = S::gap(S::splat(s[c]), S::load(&lo[c][at + i]), S::load(&hi[c][at + i]));
         result |= S::less(S::distance(d[0], d[1], d[2]), S::load(&farthest[at + i])) << i;
       }
       return result;
     }
-    // The farthest over boxes [at, at + count), the lowest index among equals.
+    // The farthest point of the boxes [at, at + count); ties go to the lowest index.
     void farthest_of(int64_t at, int64_t count, T& distance, int32_t& lowest) const {
       V best = S::splat(T(-1));
       for (int64_t i = at; i < at + count; i += S::lanes) best = S::max(best, S::load(&farthest[i]));
@@ -43,8 +42,8 @@ struct FpsSampler {
   const KdTree<T>& tree;
   int64_t groups, padded_groups;
   Boxes buckets, tops;
-  std::vector<T> distance;      // (buckets, capacity) to the chosen set, -1 for chosen points and padding
-  std::vector<int32_t> place;   // (points,) where a point sits in the tree
+  std::vector<T> distance;     // (buckets, capacity) to the nearest chosen point, -1 for chosen points and padding
+  std::vector<int32_t> place;  // (points,) position of each point in the tree
 
   explicit FpsSampler(const KdTree<T>& t)
       : tree(t),
@@ -83,14 +82,14 @@ struct FpsSampler {
     V best = S::splat(T(-1));
     for (int32_t i = 0; i < capacity; i += S::lanes) {
       const V to_s = S::distance(S::load(x + i) - sx, S::load(y + i) - sy, S::load(z + i) - sz);
-      const V now = S::min(to_s, S::load(d + i));  // NaN of the padding keeps d
+      const V now = S::min(to_s, S::load(d + i));  // padding is NaN, which keeps d
       S::store(d + i, now);
       best = S::max(best, now);
     }
     const T farthest = S::highest(best);
     buckets.farthest[b] = farthest;
     for (int32_t i = 0; i < capacity; i += S::lanes)
-      if (const unsigned m = S::equal(S::load(d + i), S::splat(farthest))) {  // points of a bucket: ascending index
+      if (const unsigned m = S::equal(S::load(d + i), S::splat(farthest))) {  // ascending indices
         const int32_t index = tree.bucket_index(int32_t(b))[i + __builtin_ctz(m)];
         buckets.index[b] = index < 0 ? std::numeric_limits<int32_t>::max() : index;
         break;
@@ -121,7 +120,7 @@ struct FpsSampler {
       }
       T farthest;
       tops.farthest_of(0, padded_groups, farthest, chosen);
-      if (chosen >= tree.size) chosen = out[0];  // only where coordinates are not finite
+      if (chosen >= tree.size) chosen = out[0];  // happens only if coordinates are not finite
     }
   }
 };

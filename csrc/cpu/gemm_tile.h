@@ -1,8 +1,8 @@
-// Small matrix products that stay in the cache, in the namespace of the including instruction set.
+// Small matrix products that fit in the cache, in the namespace of the instruction set that includes this file.
 
-constexpr int64_t widest = 64;  // bytes of the widest vector: rows are padded alike for every instruction set
+constexpr int64_t widest = 64;  // bytes of the widest vector: the padding of rows is the same for every instruction set
 
-// Columns of a row of whole vectors.
+// Number of columns, rounded up to whole vectors.
 template <class T>
 static constexpr int64_t padded(int64_t columns) {
   constexpr int64_t lanes = widest / int64_t(sizeof(T));
@@ -12,17 +12,21 @@ static constexpr int64_t padded(int64_t columns) {
 template <class T>
 static inline typename Simd<T>::V multiply_add(typename Simd<T>::V a, typename Simd<T>::V b, typename Simd<T>::V c) {
 #if PUFFIN_WIDTH == 64
-  if constexpr (sizeof(T) == 4) return (typename Simd<T>::V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-  else return (typename Simd<T>::V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+  if constexpr (sizeof(T) == 4)
+    return (typename Simd<T>::V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  else
+    return (typename Simd<T>::V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #elif PUFFIN_WIDTH == 32
-  if constexpr (sizeof(T) == 4) return (typename Simd<T>::V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-  else return (typename Simd<T>::V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+  if constexpr (sizeof(T) == 4)
+    return (typename Simd<T>::V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  else
+    return (typename Simd<T>::V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 #else
   return a * b + c;
 #endif
 }
 
-// ROWS x (VECTORS lanes) of c = a b, or c += a b; the sums stay in registers
+// Computes ROWS x (VECTORS lanes) of c = a b, or c += a b, with the sums in registers.
 template <class T, int ROWS, int VECTORS>
 static inline void micro_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t inner, const T* b,
                                  int64_t ldb, T* c, int64_t ldc, bool add) {
@@ -54,7 +58,7 @@ template <class T, int ROWS>
 static inline void product_rows(const T* a, int64_t row_stride, int64_t inner_stride, int64_t inner, const T* b,
                                 int64_t ldb, int64_t columns, T* c, int64_t ldc, bool add) {
   constexpr int lanes = Simd<T>::lanes;
-  constexpr int vectors = PUFFIN_WIDTH == 64 ? 4 : 2;  // with ROWS rows, what the registers hold
+  constexpr int vectors = PUFFIN_WIDTH == 64 ? 4 : 2;  // number of vectors that fit in the registers with ROWS rows
   int64_t n = 0;
   for (; n + vectors * lanes <= columns; n += vectors * lanes)
     micro_product<T, ROWS, vectors>(a, row_stride, inner_stride, inner, b + n, ldb, c + n, ldc, add);

@@ -1,9 +1,10 @@
-// A tree of boxes over the first three coordinates of a cloud, split at medians of the widest axis, in buckets of
-// `capacity` points. It needs no cell size, so outliers, huge extents and duplicates cost nothing extra:
-// O(n log n) time, O(n) memory.
+// A tree of bounding boxes over the first three coordinates of a cloud. Each node is split at the median of its widest
+// axis, down to buckets of `capacity` points. There is no cell size, so outliers, large extents and duplicates cost
+// nothing extra: O(n log n) time, O(n) memory.
 //
-// Bounds are exact in floating point: subtraction, product and sum round monotonically, so a bound computed from box
-// corners in the order of operations of squared_distance is never beyond the distance computed for a point inside.
+// The bounds are safe in floating point: the rounding of differences, products and sums is monotonic, so a bound that
+// is computed from box corners by the operations of squared_distance never exceeds the distance computed for a point
+// inside.
 #pragma once
 
 #include "parallel.h"
@@ -18,7 +19,7 @@ namespace puffin {
 
 template <class T>
 inline T squared_distance(T dx, T dy, T dz) {
-  return dx * dx + dy * dy + dz * dz;  // left to right; built with -ffp-contract=off
+  return dx * dx + dy * dy + dz * dz;  // summed from left to right; compiled with -ffp-contract=off
 }
 
 template <class T>
@@ -32,12 +33,12 @@ struct Node {
 template <class T>
 struct KdTree {
   int64_t size = 0;
-  int32_t capacity = 16;        // points per bucket, a multiple of 16
+  int32_t capacity = 16;  // points per bucket, a multiple of 16
   int32_t buckets = 0;
-  std::vector<Node<T>> nodes;   // children of i at 2i and 2i+1, root 1
-  std::vector<T> coords;        // (buckets, 3, capacity), padded with NaN: no comparison with it is true
-  std::vector<int32_t> index;   // (buckets, capacity), padded with -1
-  std::vector<int32_t> node_of; // (buckets,) its node
+  std::vector<Node<T>> nodes;    // children of i at 2i and 2i+1, root 1
+  std::vector<T> coords;         // (buckets, 3, capacity), padded with NaN: no comparison with it is true
+  std::vector<int32_t> index;    // (buckets, capacity), padded with -1
+  std::vector<int32_t> node_of;  // (buckets,) its node
 
   const T* bucket(int32_t i) const { return coords.data() + int64_t(i) * 3 * capacity; }
   const int32_t* bucket_index(int32_t i) const { return index.data() + int64_t(i) * capacity; }
@@ -63,9 +64,11 @@ class KdTreeBuilder {
   bool sorted_;
   std::vector<Item> items_;
 
-  Item* begin(int32_t bucket) { return items_.data() + std::min<int64_t>(tree_.size, int64_t(bucket) * tree_.capacity); }
+  Item* begin(int32_t bucket) {
+    return items_.data() + std::min<int64_t>(tree_.size, int64_t(bucket) * tree_.capacity);
+  }
 
-  // Rearranges [a, z) so that the items before `kth` are not larger on the axis than those from it on.
+  // Rearranges [a, z) so that no item before `kth` is larger on the axis than any item from `kth` on.
   static void select(Item* a, Item* z, Item* kth, int axis) {
     for (int round = 0; z - a > 24 && round < 40; ++round) {
       const T pivot = pseudo_median(a, z, axis);
@@ -142,7 +145,7 @@ class KdTreeBuilder {
     }
   }
 
-  // One step down: fills the node; returns whether it has children.
+  // Splits one node: fills it, and returns whether it has children.
   bool split(const Task& task, Task& left, Task& right) {
     fill_node(task);
     if (task.last - task.first <= 1) {
@@ -184,13 +187,14 @@ class KdTreeBuilder {
     for (int64_t i = 0; i < size; ++i) {
       for (int c = 0; c < 3; ++c) {
         const T value = points[i * stride + c];
-        items_[i].c[c] = std::isnan(value) ? std::numeric_limits<T>::infinity() : value;  // a total order
+        items_[i].c[c] = std::isnan(value) ? std::numeric_limits<T>::infinity() : value;  // gives a total order
       }
       items_[i].index = int32_t(i);
     }
   }
 
-  // One parallel region: threads take the largest open subtree, split it and hand one half back.
+  // Builds the tree in one parallel region: each thread takes the oldest open subtree, splits it, and puts the halves
+  // back.
   void run(bool parallel) {
     if (tree_.size == 0) return;
     const int64_t threads = parallel && tree_.size > 16384 ? torch::stable::get_num_threads() : 1;
@@ -229,7 +233,7 @@ class KdTreeBuilder {
   }
 };
 
-// points (size, stride), the first three columns count
+// points (size, stride); only the first three columns are used
 template <class T>
 void build_tree(KdTree<T>& tree, const T* points, int64_t stride, int64_t size, int32_t capacity, bool parallel,
                 bool sorted = false) {
@@ -237,7 +241,8 @@ void build_tree(KdTree<T>& tree, const T* points, int64_t stride, int64_t size, 
   KdTreeBuilder<T>(tree, points, stride, size, capacity, sorted).run(parallel);
 }
 
-// Trees of all events of points (B, N, D): over events when there are many, inside each when there are few.
+// Builds the trees of all events of points (B, N, D): in parallel over the events if there are many, else within each
+// event.
 template <class T>
 std::vector<KdTree<T>> build_trees(const Tensor& points, const int64_t* lengths, int32_t capacity) {
   const int64_t batch = points.size(0), stride = points.size(2), rows = points.size(1);

@@ -1,13 +1,18 @@
-// The k nearest points of every query of one query bucket: the tree is walked once for the bucket's box, nearest
-// child first; queries of the bucket are tested together against each bucket of points that is reached.
+// Finds the k nearest points of every query, for one bucket of queries at a time. The tree is searched once per bucket,
+// with the bucket's box and the nearest child first; all queries are compared with each bucket of points that is
+// reached.
 
-// (distance, index) as one number that sorts by distance, then index; distances are never negative.
-template <class T> struct NearKey;
-template <> struct NearKey<float> {
+// (distance, index) as one integer that sorts by distance, then by index. This works because distances are not
+// negative.
+template <class T>
+struct NearKey;
+template <>
+struct NearKey<float> {
   using Bits = uint32_t;
   using Key = uint64_t;
 };
-template <> struct NearKey<double> {
+template <>
+struct NearKey<double> {
   using Bits = uint64_t;
   using Key = unsigned __int128;
 };
@@ -15,8 +20,8 @@ template <> struct NearKey<double> {
 template <class T>
 struct KnnScratch {
   using Key = typename NearKey<T>::Key;
-  std::vector<Key> best;  // (bucket capacity, k) ascending
-  std::vector<T> worst;   // (bucket capacity,) distance of the last of these, -1 for padding
+  std::vector<Key> best;  // (bucket capacity, k) in ascending order
+  std::vector<T> worst;   // (bucket capacity,) distance of the last entry of each row, -1 for padding
   std::vector<std::pair<T, int32_t>> stack;
 };
 
@@ -35,7 +40,7 @@ static inline T key_distance(typename NearKey<T>::Key key) {
   return distance;
 }
 
-// Returns whether the key entered the row of the k smallest.
+// Inserts the key if it is among the k smallest; returns whether it is.
 template <class Key>
 static inline bool insert_key(Key* row, int64_t k, Key key) {
   if (!(key < row[k - 1])) return false;
@@ -73,7 +78,7 @@ static void knn_bucket(const KdTree<T>& queries, const KdTree<T>& points, int32_
   while (!stack.empty()) {
     const auto [gap, at] = stack.back();
     stack.pop_back();
-    if (gap > widest) continue;  // an equal distance may still win by its index
+    if (gap > widest) continue;  // at an equal distance, a lower index still wins
     const Node<T>& node = points.nodes[at];
     if (!node.leaf()) {
       const Node<T>&left = points.nodes[2 * at], &right = points.nodes[2 * at + 1];
@@ -113,8 +118,8 @@ static void knn_bucket(const KdTree<T>& queries, const KdTree<T>& points, int32_
 }
 
 template <class T>
-void knn_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32_t first, int32_t last, int64_t k,
-                 T* distance, int64_t* index) {
+void knn_buckets(const KdTree<T>& queries, const KdTree<T>& points, int32_t first, int32_t last, int64_t k, T* distance,
+                 int64_t* index) {
   KnnScratch<T> scratch;
   for (int32_t bucket = first; bucket < last; ++bucket) {
     knn_bucket(queries, points, bucket, k, scratch, [](T d, int32_t, int32_t) { return d; });

@@ -1,4 +1,4 @@
-// Small matrices for the tiles of gemm_tile.h: rows padded with zeros to whole vectors.
+// Small matrices for gemm_tile.h, whose rows are padded with zeros to whole vectors.
 #pragma once
 
 #include "../common.h"

@@ -1,5 +1,6 @@
-// Linear, leaky ReLU, batch statistics on the CPU; semantics in src/puffin/ops/messages.py. Tasks are blocks of rows of a fixed
-// size, their sums are added up in order: no result depends on the number of threads.
+// Linear layer, leaky ReLU and batch statistics on the CPU; defined in src/puffin/ops/messages.py. A task is a block
+// with a fixed number of rows, and the sums of the blocks are added in order, so that no result depends on the number
+// of threads.
 #define PUFFIN_KERNEL "messages_kernel.h"
 #include "targets.h"
 
@@ -16,8 +17,8 @@ constexpr int64_t block_rows = 48 * 64;
 int64_t num_blocks(int64_t rows) { return (rows + block_rows - 1) / block_rows; }
 
 void check_matrix(const Tensor& x, const Tensor& like, int64_t rows, int64_t columns, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, name, ": expected (", rows, ", ", columns,
-                  ")");
+  STD_TORCH_CHECK(
+      x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, name, ": expected (", rows, ", ", columns, ")");
   check_floating(x, name);
   STD_TORCH_CHECK(x.scalar_type() == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
 }
@@ -98,9 +99,9 @@ std::tuple<Tensor, Tensor, Tensor> message_backward(const Tensor grad_in, const 
     T* gx = grad_x.mutable_data_ptr<T>();
     for_each_task(blocks, [&](int64_t b) {
       const int64_t first = b * block_rows, count = std::min(block_rows, rows - first);
-      PUFFIN_CALL(message_rows_backward<T>, pg + first * out, py + first * out, px + first * in, matrix.data(),
-                  moments.data(), T(slope), count, in, out, gx + first * in, parts.data() + b * in * ldo,
-                  &biases[b * out]);
+      PUFFIN_CALL(
+          message_rows_backward<T>, pg + first * out, py + first * out, px + first * in, matrix.data(), moments.data(),
+          T(slope), count, in, out, gx + first * in, parts.data() + b * in * ldo, &biases[b * out]);
     });
     T *gw = grad_weight.mutable_data_ptr<T>(), *gb = grad_bias.mutable_data_ptr<T>();
     for (int64_t s = 0; s < out; ++s) {

@@ -1,4 +1,4 @@
-// A linear layer, a leaky ReLU and the statistics of its result, tile by tile; see src/puffin/ops/messages.py.
+// A linear layer, a leaky ReLU and the statistics of the result, tile by tile; see src/puffin/ops/messages.py.
 #include "gemm_tile.h"
 
 constexpr int64_t message_tile = 48;  // rows at a time: a multiple of every micro-kernel's rows
@@ -12,7 +12,7 @@ static inline void activate_row(const T* __restrict product, const T* __restrict
   }
 }
 
-// The same `columns` numbers for every row of a tile, so that a tile is one long loop whatever its width.
+// Copies one row to every row of a tile, so that one long loop processes a tile of any width.
 template <class T>
 static inline void repeat_rows(const T* row, int64_t columns, T* out) {
   for (int64_t r = 0; r < message_tile; ++r) std::copy(row, row + columns, out + r * columns);
@@ -36,7 +36,7 @@ static inline void add_moments(const T* __restrict y, const T* __restrict origin
   }
 }
 
-// Means and sums of squared deviations of `before` rows, joined by those of `rows` more (Chan's formula).
+// Merges the means and sums of squared deviations of `before` rows with those of `rows` further rows (Chan's formula).
 static inline void merge_moments(double* mean, double* deviations, double before, const double* more_mean,
                                  const double* more_deviations, double rows, int64_t columns) {
   const double share = rows / (before + rows);
@@ -48,7 +48,7 @@ static inline void merge_moments(double* mean, double* deviations, double before
 }
 
 // y = leaky(x weight + bias) for `rows` rows, and the mean and squared deviations of each column.
-// weight (in, padded out). Deviations are taken from the mean of the first tile, so that few digits cancel.
+// weight (in, padded out). Deviations are measured from the mean of the first tile, which avoids cancellation.
 template <class T>
 void message_rows(const T* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in, int64_t out, T* y,
                   double* mean, double* deviations) {
@@ -90,21 +90,21 @@ static inline void differentiate(const T* __restrict g, const T* __restrict y, c
   }
 }
 
-// grad_x (rows, in); grad_weight (in, padded out), whose padding is not meant to be read, and grad_bias (out).
-// weight_t (out, padded in). moments: mean, offset, factor of `differentiate`, each `out` long.
+// grad_x (rows, in); grad_weight (in, padded out), whose padding holds no result; grad_bias (out).
+// weight_t (out, padded in). moments: mean, offset and factor of `differentiate`, `out` values each.
 template <class T>
 void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t, const T* moments, T slope,
                            int64_t rows, int64_t in, int64_t out, T* grad_x, T* grad_weight, double* grad_bias) {
   const int64_t ldo = padded<T>(out), ldi = padded<T>(in), tile = message_tile * out;
   std::vector<T> buffer(5 * tile + ldo + message_tile * ldi, T(0));
   T *repeated = buffer.data(), *sums = repeated + 3 * tile;
-  T *before = sums + tile;  // whole vectors are read from its rows, beyond the last one too: ldo zeros follow
+  T* before = sums + tile;  // reading whole vectors goes beyond the last row, so ldo zeros follow
   T* product = before + tile + ldo;
   for (int64_t k = 0; k < 3; ++k) repeat_rows(moments + k * out, out, repeated + k * tile);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
-    differentiate(g + first * out, y + first * out, repeated, repeated + tile, repeated + 2 * tile, slope, n * out,
-                  before, sums);
+    differentiate(
+        g + first * out, y + first * out, repeated, repeated + tile, repeated + 2 * tile, slope, n * out, before, sums);
     tile_product<T>(x + first * in, 1, in, in, n, before, out, ldo, grad_weight, ldo, true);
     tile_product<T>(before, out, 1, n, out, weight_t, ldi, ldi, product, ldi, false);
     for (int64_t r = 0; r < n; ++r) std::copy(product + r * ldi, product + r * ldi + in, grad_x + (first + r) * in);

@@ -1,23 +1,22 @@
-// k nearest neighbours, ball query and ball count on the CPU; semantics in src/puffin/ops/neighbors.py.
+// k nearest neighbours, ball query and ball count on the CPU; defined in src/puffin/ops/neighbors.py.
 #define PUFFIN_KERNEL "neighbors_kernel.h"
 #include "targets.h"
 
 namespace puffin {
 namespace {
 
-// Trees of both clouds of every event, and the query buckets of all events cut into tasks.
+// The trees of both clouds of every event, and the tasks: ranges of query buckets.
 template <class T>
 struct Join {
   std::vector<KdTree<T>> own, other;
-  bool same;  // the queries are the points
+  bool same;  // whether the queries are the points themselves
   struct Task {
     int64_t event;
     int32_t first, last;
   };
   std::vector<Task> tasks;
 
-  Join(const Tensor& queries, const Tensor& points, const int64_t* lengths1, const int64_t* lengths2,
-       int32_t capacity)
+  Join(const Tensor& queries, const Tensor& points, const int64_t* lengths1, const int64_t* lengths2, int32_t capacity)
       : other(build_trees<T>(points, lengths2, capacity)) {
     const int64_t batch = points.size(0);
     same = queries.const_data_ptr() == points.const_data_ptr() && queries.size(1) == points.size(1) &&
@@ -30,7 +29,7 @@ struct Join {
   }
   const std::vector<KdTree<T>>& query_trees() const { return same ? other : own; }
 
-  // fn(query tree, point tree, event, first bucket, last bucket)
+  // Calls fn(query tree, point tree, event, first bucket, last bucket) for every task.
   template <class F>
   void run(const F& fn) const {
     for_each_task(int64_t(tasks.size()), [&](int64_t i) {
@@ -63,8 +62,8 @@ struct Inputs {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> knn(const Tensor queries, const Tensor points, const Tensor lengths1,
-                               const Tensor lengths2, int64_t k) {
+std::tuple<Tensor, Tensor> knn(const Tensor queries, const Tensor points, const Tensor lengths1, const Tensor lengths2,
+                               int64_t k) {
   STD_TORCH_CHECK(k >= 0, "k: expected k >= 0, got ", k);
   const Inputs in(queries, points, lengths1, lengths2);
   Tensor distance = new_tensor(in.queries, {in.batch, in.rows, k}, in.queries.scalar_type());
@@ -113,9 +112,8 @@ Tensor ball_query(const Tensor queries, const Tensor points, const Tensor length
   int64_t* out = index.mutable_data_ptr<int64_t>();
   const int64_t block = 1 << 16;
   const int64_t total = in.batch * in.rows * k;
-  for_each_task((total + block - 1) / block, [&](int64_t i) {
-    std::fill(out + i * block, out + std::min(total, (i + 1) * block), int64_t(-1));
-  });
+  for_each_task((total + block - 1) / block,
+                [&](int64_t i) { std::fill(out + i * block, out + std::min(total, (i + 1) * block), int64_t(-1)); });
   if (k == 0) return index;
   for_float_type(in.queries, [&](auto type) {
     using T = decltype(type);

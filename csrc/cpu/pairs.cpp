@@ -1,5 +1,5 @@
-// Packed pairs on the CPU; semantics in src/puffin/ops/pairs.py. A task is a group of whole events, chosen by their sizes
-// alone, so that no sum depends on the number of threads.
+// Packed pairs on the CPU; defined in src/puffin/ops/pairs.py. A task is a group of whole events. The groups depend
+// only on the sizes of the events, so that no sum depends on the number of threads.
 #define PUFFIN_KERNEL "pairs_kernel.h"
 #include "targets.h"
 
@@ -11,9 +11,9 @@
 namespace puffin {
 namespace {
 
-// Where the events of a batch lie in packed features.
+// Positions of the events of a batch in packed features.
 struct Events {
-  const int64_t *node, *upper;  // (B + 1): first node, first pair i < j
+  const int64_t *node, *upper;  // (B + 1): first node and first pair i < j of each event
   int64_t count, nodes, uppers;
   std::vector<int64_t> groups;  // first event of each group, and the end
 
@@ -41,7 +41,7 @@ struct Events {
   int64_t size(int64_t b) const { return node[b + 1] - node[b]; }
   int64_t num_groups() const { return int64_t(groups.size()) - 1; }
 
-  // fn(event) for every event, groups over the threads
+  // Calls fn(event) for every event; the threads share the groups.
   template <class F>
   void for_each(const F& fn) const {
     for_each_task(num_groups(), [&](int64_t g) {
@@ -149,9 +149,9 @@ Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, co
   check_like(u_in, events.nodes, x_in, "u");
   check_like(v_in, events.nodes, x_in, "v");
   if (d_in) check_like(*d_in, events.nodes, x_in, "w");
-  STD_TORCH_CHECK(odd_in.size(1) == out && u_in.size(1) == out && v_in.size(1) == out &&
-                      (!d_in || d_in->size(1) == out),
-                  "even, odd, u, v, w: expected as many columns");
+  STD_TORCH_CHECK(
+      odd_in.size(1) == out && u_in.size(1) == out && v_in.size(1) == out && (!d_in || d_in->size(1) == out),
+      "even, odd, u, v, w: expected as many columns");
   const Tensor x = torch::stable::contiguous(x_in), even = torch::stable::contiguous(even_in);
   const Tensor odd = torch::stable::contiguous(odd_in), u = torch::stable::contiguous(u_in);
   const Tensor v = torch::stable::contiguous(v_in);
@@ -201,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
     using T = decltype(type);
     const std::vector<T> at = pad_matrix<T>(even, true), bt = pad_matrix<T>(odd, true);
     const int64_t ldo = baseline::padded<T>(out), ldi = baseline::padded<T>(in);
-    std::vector<T> parts(events.num_groups() * 2 * in * ldo, T(0));  // per group, added up in order below
+    std::vector<T> parts(events.num_groups() * 2 * in * ldo, T(0));  // one for each group, summed in order below
     const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
     T *gx = grad_x.mutable_data_ptr<T>(), *pr = rows.mutable_data_ptr<T>(), *pc = columns.mutable_data_ptr<T>();
     T* pd = diagonal.mutable_data_ptr<T>();

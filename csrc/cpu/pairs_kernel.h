@@ -7,7 +7,7 @@ static inline void add_row(T* __restrict sum, const T* __restrict x, T factor, i
   for (int64_t c = 0; c < channels; ++c) sum[c] += factor * x[c];
 }
 
-// diagonal, rows and columns (n, C) of one event; weights (n) or null
+// Diagonal, row sums and column sums (n, C) of one event; weights (n) or null.
 template <class T>
 void reduce_event(const T* diagonal, const T* upper, const T* lower, const T* weights, int64_t n, int64_t channels,
                   T* out_diagonal, T* rows, T* columns) {
@@ -29,7 +29,7 @@ void reduce_event(const T* diagonal, const T* upper, const T* lower, const T* we
     }
 }
 
-// base_ij + u_i w_j + v_j w_i + delta_ij d_i for one event; d (n, C), weights (n) and base or null
+// base_ij + u_i w_j + v_j w_i + delta_ij d_i for one event; d (n, C), the weights w (n) and base may be null.
 template <class T>
 void expand_event(const T* u, const T* v, const T* d, const T* weights, int64_t n, int64_t channels,
                   const T* base_diagonal, const T* base_upper, const T* base_lower, T* diagonal, T* upper, T* lower) {
@@ -65,26 +65,28 @@ static inline void split_even_odd(const T* __restrict a, const T* __restrict b, 
   }
 }
 
-// x or slope x, by the sign of y; the product is always made, so that the loop has no branch
+// x or slope x, depending on the sign of y; the product is always computed, so that the loop has no branch
 template <class T>
 static inline T leaky(T x, T y, T slope) {
   const T scaled = x * slope;
   return y > T(0) ? x : scaled;
 }
 
-// Pairs (i, j) and (j, i) of a result: sum and difference of the even and the odd product, plus the vectors of the nodes.
+// Result for the pairs (i, j) and (j, i): sum and difference of the even and the odd product, plus the vectors of the
+// two nodes.
 template <class T>
 static inline void combine_pair(const T* __restrict even, const T* __restrict odd, const T* __restrict ui,
                                 const T* __restrict vi, const T* __restrict uj, const T* __restrict vj, T slope,
                                 int64_t count, T* __restrict up, T* __restrict lo) {
   for (int64_t s = 0; s < count; ++s) {
     const T a = even[s] + odd[s] + (ui[s] + vj[s]), b = even[s] - odd[s] + (uj[s] + vi[s]);
-    up[s] = larger(a, a * slope);  // a leaky ReLU, as slope <= 1
+    up[s] = larger(a, a * slope);  // leaky ReLU, since slope <= 1
     lo[s] = larger(b, b * slope);
   }
 }
 
-// The same backward: from the gradients of both pairs, those of the two products, added to the sums of rows and columns.
+// The backward pass of the same: computes the gradients of the two products from those of both pairs, and adds them to
+// the row and column sums.
 template <class T>
 static inline void split_pair(const T* __restrict gu, const T* __restrict gl, const T* __restrict yu,
                               const T* __restrict yl, T slope, int64_t count, T* __restrict even, T* __restrict odd,
@@ -104,8 +106,9 @@ static inline void split_pair(const T* __restrict gu, const T* __restrict gl, co
 // (x_ij + x_ji) E + (x_ij - x_ji) O + u_i + v_j + delta_ij d_i for one event, then a leaky ReLU (slope 1: none).
 // weight_even, weight_odd (in, padded out)
 template <class T>
-void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_odd, T slope, int64_t n, const T* diagonal, const T* upper, const T* lower, const T* u, const T* v,
-               const T* d, T* out_diagonal, T* out_upper, T* out_lower, T* scratch) {
+void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_odd, T slope, int64_t n,
+               const T* diagonal, const T* upper, const T* lower, const T* u, const T* v, const T* d, T* out_diagonal,
+               T* out_upper, T* out_lower, T* scratch) {
   const int64_t ld = padded<T>(out);
   T *even = scratch, *odd = even + mix_tile * in, *sum = odd + mix_tile * in, *difference = sum + mix_tile * ld;
   for (int64_t first = 0; first < n; first += mix_tile) {
@@ -114,8 +117,7 @@ void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_od
     tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, sum, ld, false);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = (first + r) * out;
-      for (int64_t s = 0; s < out; ++s)
-      {
+      for (int64_t s = 0; s < out; ++s) {
         const T value = sum[r * ld + s] + u[at + s] + v[at + s] + (d ? d[at + s] : T(0));
         out_diagonal[at + s] = larger(value, value * slope);
       }
@@ -135,13 +137,14 @@ void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_od
   }
 }
 
-// Gradients of mix_event. y: its result, for the activation; even_t, odd_t (out, padded in): weights transposed;
-// grad_even, grad_odd (in, padded out) are added to.
+// Gradients of mix_event. y: its result, which the activation needs; even_t, odd_t (out, padded in): transposed
+// weights; the gradients of the weights are added to grad_even and grad_odd (in, padded out).
 template <class T>
-void mix_event_backward(int64_t in, int64_t out, const T* even_t, const T* odd_t, T slope, int64_t n, const T* g_diagonal, const T* g_upper, const T* g_lower,
-                        const T* y_diagonal, const T* y_upper, const T* y_lower, const T* diagonal, const T* upper,
-                        const T* lower, T* x_diagonal, T* x_upper, T* x_lower, T* rows_sum, T* columns_sum,
-                        T* diagonal_sum, T* grad_even, T* grad_odd, T* scratch) {
+void mix_event_backward(int64_t in, int64_t out, const T* even_t, const T* odd_t, T slope, int64_t n,
+                        const T* g_diagonal, const T* g_upper, const T* g_lower, const T* y_diagonal, const T* y_upper,
+                        const T* y_lower, const T* diagonal, const T* upper, const T* lower, T* x_diagonal, T* x_upper,
+                        T* x_lower, T* rows_sum, T* columns_sum, T* diagonal_sum, T* grad_even, T* grad_odd,
+                        T* scratch) {
   const int64_t ldo = padded<T>(out), ldi = padded<T>(in);
   T *even = scratch, *odd = even + mix_tile * in;
   T *ge = odd + mix_tile * in, *go = ge + mix_tile * ldo, *p = go + mix_tile * ldo, *q = p + mix_tile * ldi;

@@ -1,4 +1,4 @@
-// Threads and event lengths of the CPU kernels.
+// Loops over threads, and checks of event lengths, for the CPU kernels.
 #pragma once
 
 #include "../common.h"
@@ -8,8 +8,8 @@
 
 namespace puffin {
 
-// fn(i) for i in 0..count-1, handed out one by one in order: unequal tasks stay balanced. What fn(i) writes must
-// depend on i alone, so that no result depends on the number of threads.
+// Calls fn(i) for i in 0..count-1. Threads take the tasks one by one, which balances tasks of different sizes. What
+// fn(i) writes must depend on i only, so that no result depends on the number of threads.
 template <class F>
 void for_each_task(int64_t count, const F& fn) {
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());

@@ -1,5 +1,5 @@
-// Reductions of runs of rows on the CPU; semantics in src/puffin/ops/segments.py. A task is a group of whole segments, chosen
-// by their sizes alone, so that no sum depends on the number of threads.
+// Reductions of consecutive rows on the CPU; defined in src/puffin/ops/segments.py. A task is a group of whole
+// segments. The groups depend only on the sizes of the segments, so that no sum depends on the number of threads.
 #define PUFFIN_KERNEL "segments_kernel.h"
 #include "targets.h"
 
@@ -11,12 +11,12 @@
 namespace puffin {
 namespace {
 
-// fn(segment, first row, number of rows) for every segment, groups of at least 1024 rows over the threads
+// Calls fn(segment, first row, number of rows) for every segment; the threads share groups of at least 1024 rows.
 template <class F>
 void for_each_segment(const Tensor& ptr, int64_t rows, const F& fn) {
-  STD_TORCH_CHECK(ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.is_cpu() &&
-                      ptr.scalar_type() == ScalarType::Long,
-                  "ptr: expected contiguous (S + 1,) int64 on the CPU");
+  STD_TORCH_CHECK(
+      ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.is_cpu() && ptr.scalar_type() == ScalarType::Long,
+      "ptr: expected contiguous (S + 1,) int64 on the CPU");
   const int64_t* first = ptr.const_data_ptr<int64_t>();
   const int64_t count = ptr.size(0) - 1;
   STD_TORCH_CHECK(first[0] == 0 && first[count] == rows, "ptr: expected to run from 0 to ", rows);
@@ -41,7 +41,7 @@ void check_segments(const Tensor& x, const Tensor& ptr, const Tensor& like, cons
                   name, ": expected a row for each segment, like the rest");
 }
 
-// A row of each segment. reduce(rows, count, channels, out), for a pointer of the dtype.
+// Reduces each segment to one row with reduce(rows, count, channels, out), called with pointers of the dtype of x.
 template <class F>
 Tensor reduced(const Tensor& x_in, const Tensor& ptr, const F& reduce) {
   check_rows(x_in, "x");

@@ -1,4 +1,4 @@
-// One run of n rows of C channels; loops run over the channels, which lie side by side.
+// Reductions of n consecutive rows of C channels; the inner loops run over the channels, which are contiguous.
 
 template <class T>
 void sum_rows(const T* x, int64_t n, int64_t channels, T* __restrict out) {

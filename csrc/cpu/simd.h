@@ -1,4 +1,5 @@
-// Vectors of PUFFIN_WIDTH bytes and the bounds of boxes, in the namespace of the including instruction set.
+// Vectors of PUFFIN_WIDTH bytes and bounds between boxes, in the namespace of the instruction set that includes this
+// file.
 template <class T>
 struct Simd {
   static constexpr int lanes = PUFFIN_WIDTH / sizeof(T);
@@ -14,24 +15,30 @@ struct Simd {
   // Bit i is set where a[i] < b[i]; never for NaN.
   static inline unsigned less(V a, V b) {
 #if PUFFIN_WIDTH == 64
-    if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
-    else return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ);
+    if constexpr (sizeof(T) == 4)
+      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
+    else
+      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ);
 #else
     return bits(a < b);
 #endif
   }
   static inline unsigned less_equal(V a, V b) {
 #if PUFFIN_WIDTH == 64
-    if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ);
-    else return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ);
+    if constexpr (sizeof(T) == 4)
+      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ);
+    else
+      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ);
 #else
     return bits(a <= b);
 #endif
   }
   static inline unsigned equal(V a, V b) {
 #if PUFFIN_WIDTH == 64
-    if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
-    else return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
+    if constexpr (sizeof(T) == 4)
+      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ);
+    else
+      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ);
 #else
     return bits(a == b);
 #endif
@@ -52,11 +59,15 @@ struct Simd {
   template <class M>
   static inline unsigned bits(M mask) {
 #if PUFFIN_TARGETS > 1 && PUFFIN_WIDTH == 32
-    if constexpr (sizeof(T) == 4) return unsigned(_mm256_movemask_ps((__m256)mask));
-    else return unsigned(_mm256_movemask_pd((__m256d)mask));
+    if constexpr (sizeof(T) == 4)
+      return unsigned(_mm256_movemask_ps((__m256)mask));
+    else
+      return unsigned(_mm256_movemask_pd((__m256d)mask));
 #elif PUFFIN_TARGETS > 1 && PUFFIN_WIDTH == 16
-    if constexpr (sizeof(T) == 4) return unsigned(_mm_movemask_ps((__m128)mask));
-    else return unsigned(_mm_movemask_pd((__m128d)mask));
+    if constexpr (sizeof(T) == 4)
+      return unsigned(_mm_movemask_ps((__m128)mask));
+    else
+      return unsigned(_mm_movemask_pd((__m128d)mask));
 #else
     unsigned result = 0;
     for (int i = 0; i < lanes; ++i) result |= unsigned(mask[i] & 1) << i;
@@ -66,7 +77,9 @@ struct Simd {
 };
 
 template <class T>
-static inline T larger(T a, T b) { return a > b ? a : b; }
+static inline T larger(T a, T b) {
+  return a > b ? a : b;
+}
 
 // Lower bound of the squared distance between a point of box a and a point of box b.
 template <class T>
@@ -76,7 +89,7 @@ static inline T box_gap(const T* alo, const T* ahi, const T* blo, const T* bhi) 
   return squared_distance(d[0], d[1], d[2]);
 }
 
-// Upper bound of the same.
+// Upper bound of the squared distance between a point of box a and a point of box b.
 template <class T>
 static inline T box_span(const T* alo, const T* ahi, const T* blo, const T* bhi) {
   T d[3];

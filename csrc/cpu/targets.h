@@ -1,8 +1,9 @@
-// Compiles PUFFIN_KERNEL once per instruction set, in namespaces puffin::baseline, puffin::avx2, puffin::avx512, and
-// chooses at run time: PUFFIN_CALL(function<T>, arguments). No header guard: one file, one PUFFIN_KERNEL.
+// Compiles the file PUFFIN_KERNEL once per instruction set, in the namespaces puffin::baseline, puffin::avx2 and
+// puffin::avx512. PUFFIN_CALL(function<T>, arguments) chooses one at run time. There is no header guard: each source
+// file has one PUFFIN_KERNEL and includes this header once.
 //
-// Everything else (standard library included) is compiled for the baseline, so that no inline function of it is
-// emitted with instructions that the machine may not have.
+// All other code, the standard library included, is compiled for the baseline, so that none of its inline functions
+// uses instructions that the machine may not have.
 #include "kdtree.h"
 
 #include <cstdlib>
@@ -48,19 +49,18 @@ namespace avx512 {
 inline int instruction_set() {
   static const int level = [] {
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("fma"))
-      return 0;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("fma")) return 0;
     const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-    const char* limit = std::getenv("PUFFIN_ISA");  // for tests: baseline, avx2
+    const char* limit = std::getenv("PUFFIN_ISA");  // used by tests: baseline or avx2
     if (limit && std::string_view(limit) == "baseline") return 0;
     return wide && !(limit && std::string_view(limit) == "avx2") ? 2 : 1;
   }();
   return level;
 }
-#define PUFFIN_CALL(function, ...)                                       \
-  (instruction_set() == 2   ? avx512::function(__VA_ARGS__)              \
-   : instruction_set() == 1 ? avx2::function(__VA_ARGS__)                \
+#define PUFFIN_CALL(function, ...)                          \
+  (instruction_set() == 2   ? avx512::function(__VA_ARGS__) \
+   : instruction_set() == 1 ? avx2::function(__VA_ARGS__)   \
                             : baseline::function(__VA_ARGS__))
 #else
 #define PUFFIN_CALL(function, ...) baseline::function(__VA_ARGS__)

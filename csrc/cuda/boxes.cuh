@@ -1,8 +1,9 @@
-// Boxes over blocks of 32, 32^2 and 32^3 consecutive points of each event, and a walk of one warp through them.
+// Bounding boxes of blocks of 32, 32^2 and 32^3 consecutive points of each event, and the search of one warp through
+// them.
 //
-// The points are in Morton order (or in their own order, where indices must be found ascending): blocks are compact
-// for real clouds, and for any cloud the answer is the same, only slower. Bounds are exact in floating point:
-// subtraction, product and sum round monotonically.
+// The points are in Morton order, or in their own order where indices must be found in ascending order. Blocks of real
+// clouds are then compact; for other clouds the search is slower, with the same result. The bounds are safe in floating
+// point, because the rounding of differences, products and sums is monotonic.
 #pragma once
 
 #include "device.cuh"
@@ -15,15 +16,15 @@ struct Box {
   T lo[3], hi[3];
 };
 
-// Device view. Slot = place of a point in the order of the blocks.
+// What kernels need of the boxes. Slot: position of a point in the order of the blocks.
 template <class T>
 struct View {
-  int64_t batch, rows, slots;     // slots: rows rounded up to whole blocks
-  int64_t blocks[3];              // boxes per event and level
-  const T* coords;                // (B, 3, slots)
-  const int32_t* index;           // (B, slots) the point of a slot
-  const Box<T>* boxes[3];         // (B, blocks[level])
-  const int64_t* lengths;         // (B,)
+  int64_t batch, rows, slots;  // slots: rows rounded up to whole blocks
+  int64_t blocks[3];           // boxes per event and level
+  const T* coords;             // (B, 3, slots)
+  const int32_t* index;        // (B, slots) the point of a slot
+  const Box<T>* boxes[3];      // (B, blocks[level])
+  const int64_t* lengths;      // (B,)
 
   __device__ int64_t size(int64_t event) const { return event_size(lengths, event, rows); }
   __device__ const T* x(int64_t event) const { return coords + event * 3 * slots; }
@@ -47,8 +48,9 @@ __device__ inline T span(const T* q, const Box<T>& box) {
   return squared_distance(d[0], d[1], d[2]);
 }
 
-// One warp visits the blocks of 32 points that enter(level, i) admits. Lanes call enter for their own boxes of a
-// level; visit(block) is called by all lanes together and returns whether to go on. Returns false when stopped.
+// One warp visits the blocks of 32 points for which enter(level, i) is true. Each lane calls enter for its own boxes of
+// a level; all lanes call visit(block) together, which returns whether to continue. Returns false if visit stopped the
+// search.
 template <class T, class Enter, class Visit>
 __device__ bool walk(const View<T>& view, int64_t event, int64_t size, const Enter& enter, const Visit& visit) {
   const int lane = lane_id();
@@ -99,7 +101,7 @@ __global__ void find_bounds(const T* points, const int64_t* lengths, int64_t row
   if (threadIdx.x == 0) bounds[event] = box;
 }
 
-__device__ inline int64_t spread_bits(uint64_t v) {  // bit i to bit 3 i, for 21 bits
+__device__ inline int64_t spread_bits(uint64_t v) {  // moves bit i to bit 3 i, for 21 bits
   v = (v | v << 32) & 0x1f00000000ffffull;
   v = (v | v << 16) & 0x1f0000ff0000ffull;
   v = (v | v << 8) & 0x100f00f00f00f00full;
@@ -120,7 +122,7 @@ __global__ void make_keys(const T* points, const int64_t* lengths, int64_t batch
       for (int c = 0; c < 3; ++c) {
         const T lo = bounds[event].lo[c], extent = bounds[event].hi[c] - lo;
         T t = (points[i * stride + c] - lo) / extent * T(2097152);
-        t = t >= T(0) ? t : T(0);  // also no extent, NaN
+        t = t >= T(0) ? t : T(0);  // also 0 where the extent is 0 or NaN
         key |= spread_bits(t < T(2097151) ? uint64_t(t) : 2097151u) << c;
       }
     }
@@ -128,7 +130,7 @@ __global__ void make_keys(const T* points, const int64_t* lengths, int64_t batch
   }
 }
 
-// order (B, rows): the point of each slot, or null for their own order
+// order (B, rows): the point of each slot, or null to keep the order of the points
 template <class T>
 __global__ void fill_slots(const T* points, const int64_t* lengths, const int64_t* order, int64_t batch, int64_t rows,
                            int64_t slots, int64_t stride, T* coords, int32_t* index) {
@@ -142,7 +144,7 @@ __global__ void fill_slots(const T* points, const int64_t* lengths, const int64_
   }
 }
 
-// Boxes of one level from those below (or from the points, at level 0): a thread per box.
+// Computes the boxes of one level from those of the level below (level 0: from the points), one thread per box.
 template <class T>
 __global__ void fill_boxes(View<T> view, int level, Box<T>* out) {
   const int64_t blocks = view.blocks[level];
@@ -165,7 +167,7 @@ __global__ void fill_boxes(View<T> view, int level, Box<T>* out) {
   }
 }
 
-// Owns the memory of a view. Everything is enqueued on the stream; nothing waits.
+// Owns the memory of a view. All work is queued on the stream; the host does not wait.
 template <class T>
 struct Blocks {
   Tensor coords, index, boxes[3];
@@ -191,7 +193,7 @@ struct Blocks {
     view.lengths = lengths.const_data_ptr<int64_t>();
     if (batch == 0 || rows == 0) return;
     const T* data = points.const_data_ptr<T>();
-    Tensor order;  // must live until fill_slots is enqueued; the caching allocator keeps stream order after that
+    Tensor order;  // must live until fill_slots is queued; then the allocator keeps stream order
     const int64_t* order_data = nullptr;
     if (sorted) {
       Tensor bounds = new_tensor(points, {batch, 6}, points.scalar_type()), keys = new_index(points, {batch, rows});
@@ -216,10 +218,11 @@ struct Blocks {
   }
 };
 
-// counts[event, i] = points of the view at squared distance < r2 of query i, one warp per query; 0 for padding
+// counts[event, i]: number of points of the view at squared distance < r2 from query i; 0 for padding. One warp per
+// query.
 template <class T>
-__global__ void count_inside(View<T> view, const T* queries, const int64_t* lengths, int64_t rows, int64_t stride,
-                             T r2, int64_t* counts) {
+__global__ void count_inside(View<T> view, const T* queries, const int64_t* lengths, int64_t rows, int64_t stride, T r2,
+                             int64_t* counts) {
   const int lane = lane_id();
   for (int64_t i = thread_id() / warp; i < view.batch * rows; i += thread_count() / warp) {
     const int64_t event = i / rows, n = view.size(event);
@@ -231,14 +234,13 @@ __global__ void count_inside(View<T> view, const T* queries, const int64_t* leng
         if (!(gap(q, box) < r2)) return false;
         if (!(span(q, box) < r2)) return true;
         const int64_t width = int64_t(32) << (5 * level), left = n - block * width;
-        count += left < width ? left : width;  // wholly inside
+        count += left < width ? left : width;  // the whole block is inside
         return false;
       };
       walk(view, event, n, enter, [&](int64_t block) {
         const int64_t slot = block * warp + lane;
         const T* x = view.x(event) + slot;
-        if (slot < n)
-          count += squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2;
+        if (slot < n) count += squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2;
         return true;
       });
     }

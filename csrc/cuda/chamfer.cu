@@ -1,5 +1,6 @@
-// Chamfer distance on CUDA; semantics in src/puffin/ops/chamfer.py. Every pair is compared, a thread per point: the clouds
-// of a loss are small and many. The gradient is gathered, not scattered, so that it is the same in every run.
+// Chamfer distance on CUDA; defined in src/puffin/ops/chamfer.py. One thread per point compares it with every point of
+// the other cloud, because a loss has many small clouds. Each point gathers its gradient (no atomic additions), so that
+// the result is reproducible.
 #include "device.cuh"
 
 namespace puffin::cuda {
@@ -21,7 +22,7 @@ __global__ void find_nearest(const T* x, const T* y, const int64_t* lengths_x, c
         const T d = own[c] - others[j * dims + c];
         sum = c == 0 ? d * d : sum + d * d;
       }
-      if (sum < best) {  // the first of equals
+      if (sum < best) {  // strict: ties go to the lowest index
         best = sum;
         nearest = j;
       }
@@ -43,8 +44,7 @@ __global__ void gather_gradient(const T* grad_x, const T* grad_y, const T* x, co
     for (int64_t c = 0; c < dims; ++c) out[c] = paired ? T(2) * grad_x[i] * (own[c] - others[j * dims + c]) : T(0);
     for (int64_t m = 0; m < ry; ++m)
       if (index_y[event * ry + m] == row)
-        for (int64_t c = 0; c < dims; ++c)
-          out[c] -= T(2) * grad_y[event * ry + m] * (others[m * dims + c] - own[c]);
+        for (int64_t c = 0; c < dims; ++c) out[c] -= T(2) * grad_y[event * ry + m] * (others[m * dims + c] - own[c]);
   }
 }
 

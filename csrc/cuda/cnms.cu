@@ -1,8 +1,9 @@
-// Centrality-based non-maximum suppression on CUDA; semantics in src/puffin/ops/cnms.py.
+// Centrality-based non-maximum suppression on CUDA; defined in src/puffin/ops/cnms.py.
 //
-// Exact: a point is kept if and only if no kept point of higher priority is within the radius. Warps draw points in
-// the order of priority and wait for the neighbours of higher priority that are undecided. The first undecided point
-// of an event waits for nobody, and whoever is waited for was drawn before by a running warp: there is always progress.
+// Exact: a point is kept if and only if no kept point of higher priority is within the radius. Warps take points in the
+// order of priority, and a point waits until all its neighbours of higher priority are decided. This cannot deadlock:
+// the first undecided point of an event waits for no other point, and every point that is waited for belongs to a
+// running warp.
 #include "boxes.cuh"
 
 namespace puffin::cuda {
@@ -45,7 +46,7 @@ __global__ void suppress(View<T> view, const T* points, int64_t stride, const in
       const bool stays = walk(view, event, n, enter, [&](int64_t block) {
         const int64_t slot = block * warp + lane;
         const T* x = view.x(event) + slot;
-        int32_t found = suppressed;  // of no concern
+        int32_t found = suppressed;  // a neighbour of lower priority does not matter
         if (slot < n && squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2) {
           const int64_t other = view.indices(event)[slot];
           if (count[other] > own || (count[other] == own && other < point)) found = states[other];
@@ -125,9 +126,8 @@ std::tuple<Tensor, Tensor> cnms(const Tensor points_in, const Tensor lengths_in,
       check_launch();
     });
   }
-  compact<<<unsigned(batch), 1024, 0, scope.stream>>>(state.const_data_ptr<int32_t>(), n, rows,
-                                                      index.mutable_data_ptr<int64_t>(),
-                                                      count.mutable_data_ptr<int64_t>());
+  compact<<<unsigned(batch), 1024, 0, scope.stream>>>(
+      state.const_data_ptr<int32_t>(), n, rows, index.mutable_data_ptr<int64_t>(), count.mutable_data_ptr<int64_t>());
   check_launch();
   return {index, count};
 }

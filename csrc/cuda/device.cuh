@@ -1,4 +1,4 @@
-// What the CUDA kernels share: device guard and stream of a call, launches, warp helpers.
+// Helpers of the CUDA kernels: device guard and stream of a call, launches, warps.
 #pragma once
 
 #include "../common.h"
@@ -22,7 +22,7 @@ constexpr unsigned all_lanes = 0xffffffffu;
 constexpr int threads_per_block = 128;
 constexpr int64_t last_key = std::numeric_limits<int64_t>::max();
 
-// Makes the tensor's device current for a scope, and knows the current stream there.
+// Makes the tensor's device current as long as it lives, and holds that device's current stream.
 struct Scope {
   torch::stable::accelerator::DeviceGuard guard;
   cudaStream_t stream;
@@ -35,7 +35,7 @@ struct Scope {
 
 inline void check_launch() { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
 
-// Blocks for `threads` threads in all; kernels loop with the stride of the grid.
+// Number of blocks for `threads` threads in total; kernels loop with the stride of the grid.
 inline unsigned blocks_for(int64_t threads) {
   return unsigned(std::min<int64_t>((threads + threads_per_block - 1) / threads_per_block, int64_t(1) << 20));
 }
@@ -51,14 +51,20 @@ __device__ inline int64_t event_size(const int64_t* lengths, int64_t event, int6
 }
 
 template <class T>
-__device__ inline T larger(T a, T b) { return a > b ? a : b; }
+__device__ inline T larger(T a, T b) {
+  return a > b ? a : b;
+}
 
-// Left to right, and built with --fmad=false: the same numbers as on the CPU.
+// Summed from left to right, and compiled with --fmad=false: the same numbers as on the CPU.
 template <class T>
-__device__ inline T squared_distance(T dx, T dy, T dz) { return dx * dx + dy * dy + dz * dz; }
+__device__ inline T squared_distance(T dx, T dy, T dz) {
+  return dx * dx + dy * dy + dz * dz;
+}
 
 template <class T>
-__device__ inline T infinity() { return T(INFINITY); }
+__device__ inline T infinity() {
+  return T(INFINITY);
+}
 
 inline std::tuple<Tensor, Tensor> sort_rows(const Tensor& keys) {
   std::array<StableIValue, 4> stack{

@@ -1,5 +1,5 @@
-// Farthest point sampling on CUDA; semantics in src/puffin/ops/fps.py. One block of threads per event; blocks of 32 points
-// that the new sample cannot reach are skipped, as on the CPU.
+// Farthest point sampling on CUDA; defined in src/puffin/ops/fps.py. One block of threads per event. As on the CPU, it
+// skips blocks of 32 points in which no point is nearer to the new sample than to the earlier ones.
 #include "boxes.cuh"
 
 namespace puffin::cuda {
@@ -8,7 +8,7 @@ namespace {
 constexpr int sampling_threads = 1024;
 constexpr int32_t nobody = std::numeric_limits<int32_t>::max();
 
-// The farther of two candidates, the lowest index among equals.
+// Keep the farther of two candidates; ties go to the lowest index.
 template <class T>
 __device__ void take_farther(T& distance, int32_t& index, T other_distance, int32_t other_index) {
   if (other_distance > distance || (other_distance == distance && other_index < index)) {
@@ -31,10 +31,10 @@ __global__ void prepare(View<T> view, T* distance, T* farthest, int32_t* farthes
   for (int64_t i = thread_id(); i < view.batch * view.slots; i += thread_count()) {
     const int64_t event = i / view.slots, slot = i % view.slots;
     const int32_t point = view.index[i];
-    distance[i] = point >= 0 ? infinity<T>() : T(-1);  // -1: chosen, or padding
+    distance[i] = point >= 0 ? infinity<T>() : T(-1);  // -1: already chosen, or padding
     if (point >= 0) slot_of[event * view.slots + point] = int32_t(slot);
     if (slot % warp) continue;
-    int32_t lowest = nobody;  // every point is at infinity from the empty set
+    int32_t lowest = nobody;  // nothing is chosen yet, so every point is infinitely far
     for (int j = 0; j < warp; ++j)
       if (view.index[i + j] >= 0 && view.index[i + j] < lowest) lowest = view.index[i + j];
     farthest[event * view.blocks[0] + slot / warp] = point >= 0 ? infinity<T>() : T(-1);
@@ -42,7 +42,7 @@ __global__ void prepare(View<T> view, T* distance, T* farthest, int32_t* farthes
   }
 }
 
-// distance (B, slots); farthest and farthest_index (B, blocks[0]): of every block, read and written by one lane only
+// distance (B, slots); farthest and farthest_index (B, blocks[0]): one value per block, used by one lane only
 template <class T>
 __global__ void __launch_bounds__(sampling_threads)
     sample(View<T> view, const int64_t* k, const int64_t* start, int64_t width, T* distance, T* farthest,
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(sampling_threads)
       best = lane < groups ? part_distance[lane] : T(-1);
       best_index = lane < groups ? part_index[lane] : nobody;
       farthest_of_warp(best, best_index);
-      if (lane == 0) next = best_index < n ? best_index : int32_t(first);  // the latter only if not finite
+      if (lane == 0) next = best_index < n ? best_index : int32_t(first);  // `first` only if coordinates are not finite
     }
     __syncthreads();
     chosen = next;
@@ -143,8 +143,8 @@ Tensor farthest_point_sampling(const Tensor points_in, const Tensor lengths_in, 
     }
     sample<T><<<unsigned(batch), sampling_threads, 0, scope.stream>>>(
         view, k.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(), width, distance.mutable_data_ptr<T>(),
-        farthest.mutable_data_ptr<T>(), farthest_index.mutable_data_ptr<int32_t>(),
-        slot_of.const_data_ptr<int32_t>(), out.mutable_data_ptr<int64_t>());
+        farthest.mutable_data_ptr<T>(), farthest_index.mutable_data_ptr<int32_t>(), slot_of.const_data_ptr<int32_t>(),
+        out.mutable_data_ptr<int64_t>());
     check_launch();
   });
   return out;

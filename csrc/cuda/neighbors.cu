@@ -1,16 +1,16 @@
-// k nearest neighbours, ball query and ball count on CUDA; semantics in src/puffin/ops/neighbors.py. One warp per query.
+// k nearest neighbours, ball query and ball count on CUDA; defined in src/puffin/ops/neighbors.py. One warp per query.
 #include "boxes.cuh"
 
 namespace puffin::cuda {
 namespace {
 
-// a before b: by distance, then index; -1 (no point) is the last index
+// Whether a comes before b: smaller distance, then lower index; index -1 (no point) comes last.
 template <class T>
 __device__ bool before(T a, int64_t a_index, T b, int64_t b_index) {
   return a < b || (a == b && uint64_t(a_index) < uint64_t(b_index));
 }
 
-// The k <= 32 nearest so far, one per lane, ascending.
+// The nearest points found so far for k <= 32: one per lane, in ascending order.
 template <class T>
 struct LaneList {
   int k;
@@ -35,7 +35,7 @@ struct LaneList {
   }
 };
 
-// Any k: the list is the row of the output itself.
+// The nearest points found so far for any k, stored in the output row itself.
 template <class T>
 struct MemoryList {
   int64_t k;
@@ -104,7 +104,7 @@ __global__ void find_nearest(View<T> view, const T* queries, const int64_t* leng
         }
         return true;
       };
-      // first the block of 1024 points whose box is nearest, so that the rest is pruned well
+      // start with the block of 1024 points whose box is nearest: its distances exclude most other blocks
       const int64_t n0 = (n + 31) / 32, n1 = (n0 + 31) / 32;
       T near = infinity<T>();
       int64_t seed = 0;
@@ -125,21 +125,20 @@ __global__ void find_nearest(View<T> view, const T* queries, const int64_t* leng
       }
       for (int64_t block = seed * warp; block < n0 && block < seed * warp + warp; ++block)
         if (!(gap(q, view.box(0, event, block)) > worst)) visit(block);
-      const auto enter = [&](int level, int64_t block) {  // an equal distance may still win by its index
+      const auto enter = [&](int level, int64_t block) {  // at an equal distance, a lower index still wins
         return !(level == 1 && block == seed) && !(gap(q, view.box(level, event, block)) > worst);
       };
-      walk(view, event, n, enter, [&](int64_t block) {
-        return gap(q, view.box(0, event, block)) > worst ? true : visit(block);
-      });
+      walk(view, event, n, enter,
+           [&](int64_t block) { return gap(q, view.box(0, event, block)) > worst ? true : visit(block); });
     }
     list.write(distances + i * k, indices + i * k);
   }
 }
 
-// The view is in the points' own order, so that hits come with ascending index.
+// The view keeps the order of the points, so hits are found in ascending order of their index.
 template <class T>
-__global__ void find_inside(View<T> view, const T* queries, const int64_t* lengths, int64_t rows, int64_t stride,
-                            T r2, int64_t k, int64_t* indices) {
+__global__ void find_inside(View<T> view, const T* queries, const int64_t* lengths, int64_t rows, int64_t stride, T r2,
+                            int64_t k, int64_t* indices) {
   const int lane = lane_id();
   for (int64_t i = thread_id() / warp; i < view.batch * rows; i += thread_count() / warp) {
     const int64_t event = i / rows;
@@ -152,8 +151,7 @@ __global__ void find_inside(View<T> view, const T* queries, const int64_t* lengt
       walk(view, event, n, enter, [&](int64_t block) {
         const int64_t slot = block * warp + lane;
         const T* x = view.x(event) + slot;
-        const bool hit =
-            slot < n && squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2;
+        const bool hit = slot < n && squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2;
         const unsigned hits = __ballot_sync(all_lanes, hit);
         const int64_t place = found + __popc(hits & ((1u << lane) - 1));
         if (hit && place < k) row[place] = slot;
@@ -187,8 +185,8 @@ struct Inputs {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> knn(const Tensor queries, const Tensor points, const Tensor lengths1,
-                               const Tensor lengths2, int64_t k) {
+std::tuple<Tensor, Tensor> knn(const Tensor queries, const Tensor points, const Tensor lengths1, const Tensor lengths2,
+                               int64_t k) {
   STD_TORCH_CHECK(k >= 0, "k: expected k >= 0, got ", k);
   const Inputs in(queries, points, lengths1, lengths2);
   Tensor distance = new_tensor(in.queries, {in.batch, in.rows, k}, in.queries.scalar_type());

@@ -1,16 +1,18 @@
-// Packed pairs on CUDA; semantics in src/puffin/ops/pairs.py. A warp per node, its lanes over the channels: every access is
-// coalesced, and every sum runs in the order of the nodes, the same in every run. pair_mix is left to PyTorch, whose
-// matrix products are the best there.
+// Packed pairs on CUDA; defined in src/puffin/ops/pairs.py. One warp works on one node, its lanes on the channels:
+// every memory access is coalesced, and every sum runs in the order of the nodes, so results are reproducible. There is
+// no pair_mix for CUDA: PyTorch's matrix products are faster there.
 #include "device.cuh"
 
 namespace puffin::cuda {
 namespace {
 
-// Where node i of its event lies: nodes and pairs of all events are given by their first indices (B + 1).
+// Position of a node: its event, and its number within the event. The pointers (B + 1) hold the first node and the
+// first pair of each event.
 struct Place {
-  int64_t first_node, first_upper, size, local;  // of the event; i within it
+  int64_t first_node, first_upper, size;  // of the event
+  int64_t local;                          // number of the node within the event
 
-  // Position above the diagonal of pair (a, b), a < b, both local.
+  // Row of pair (a, b), a < b, in the block of pairs above the diagonal; a and b are local numbers.
   __device__ int64_t upper(int64_t a, int64_t b) const {
     return first_upper + a * (2 * size - a - 1) / 2 + (b - a - 1);
   }
@@ -20,8 +22,10 @@ __device__ inline Place place_of(int64_t node, const int64_t* node_ptr, const in
   int64_t low = 0, high = events;  // the last event that starts at or before the node
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
-    if (node_ptr[middle] <= node) low = middle;
-    else high = middle;
+    if (node_ptr[middle] <= node)
+      low = middle;
+    else
+      high = middle;
   }
   return {node_ptr[low], upper_ptr[low], node_ptr[low + 1] - node_ptr[low], node - node_ptr[low]};
 }
@@ -100,8 +104,7 @@ void check_weights(const std::optional<Tensor>& weights, const Tensor& like, int
 
 }  // namespace
 
-// The number of nodes is what the rows of x leave beside the pairs; the caller states it, so that nothing waits for
-// the device.
+// The caller passes the number of nodes: reading it from node_ptr would make the host wait for the device.
 std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::optional<Tensor> weights_in,
                                                const Tensor node_ptr, const Tensor upper_ptr, int64_t nodes) {
   STD_TORCH_CHECK(x_in.dim() == 2 && nodes >= 0 && nodes <= x_in.size(0) && (x_in.size(0) - nodes) % 2 == 0,
@@ -145,8 +148,8 @@ Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Ten
     using T = decltype(type);
     expand_nodes<T><<<blocks_for(nodes * warp), threads_per_block, 0, scope.stream>>>(
         u.const_data_ptr<T>(), v.const_data_ptr<T>(), data_or_null<T>(d), data_or_null<T>(weights),
-        data_or_null<T>(base), node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(), node_ptr.size(0) - 1, nodes, uppers,
-        channels, out.mutable_data_ptr<T>());
+        data_or_null<T>(base), node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(),
+        node_ptr.size(0) - 1, nodes, uppers, channels, out.mutable_data_ptr<T>());
     check_launch();
   });
   return out;

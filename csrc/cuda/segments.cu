@@ -1,11 +1,12 @@
-// Reductions of runs of rows on CUDA; semantics in src/puffin/ops/segments.py. A thread per segment and channel, neighbours
-// on neighbouring channels; every sum runs in the order of the rows, the same in every run.
+// Reductions of consecutive rows on CUDA; defined in src/puffin/ops/segments.py. One thread per segment and channel,
+// with neighbouring threads on neighbouring channels. Every sum runs in the order of the rows, so results are
+// reproducible.
 #include "device.cuh"
 
 namespace puffin::cuda {
 namespace {
 
-// Rows of a segment, kept within the table: checking ptr would wait for the device.
+// Rows of a segment, clamped to the table: checking ptr instead would make the host wait for the device.
 struct Run {
   int64_t first, last;
   __device__ Run(const int64_t* ptr, int64_t segment, int64_t rows)
@@ -23,8 +24,10 @@ __global__ void reduce_runs(const T* x, const int64_t* ptr, int64_t segments, in
     T best = T(0);
     for (int64_t r = run.first; r < run.last; ++r) {
       const T value = x[r * channels + c];
-      if (sign == 0) best += value;
-      else if (r == run.first || (sign > 0 ? value > best : value < best) || value != value) best = value;
+      if (sign == 0)
+        best += value;
+      else if (r == run.first || (sign > 0 ? value > best : value < best) || value != value)
+        best = value;
     }
     out[k] = best;
   }
@@ -37,8 +40,10 @@ __global__ void expand_runs(const T* x, const int64_t* ptr, int64_t segments, in
     int64_t low = 0, high = segments;  // the last segment that starts at or before the row
     while (high - low > 1) {
       const int64_t middle = (low + high) / 2;
-      if (ptr[middle] <= row) low = middle;
-      else high = middle;
+      if (ptr[middle] <= row)
+        low = middle;
+      else
+        high = middle;
     }
     out[k] = x[low * channels + k % channels];
   }

@@ -1,4 +1,4 @@
-"""The study of label budgets: trains what is missing, once."""
+"""bench/label_budgets.py: trains each missing run once."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from tools import plot_label_budgets
 
 
 def test_study(small_clouds, pretrained, tmp_path, monkeypatch, capsys):
-    """Every run once, and a table; after a stop in the second run, the first is not repeated and the second continues; the
-    tool draws the same table."""
+    """Each run is trained once. After an interruption of the second run, only the second continues; then the benchmark
+    prints a table, and the tool plots the same table."""
     seen, main = [], study.train_segmentation.main
 
     def spied(argv):
@@ -20,37 +20,9 @@ def test_study(small_clouds, pretrained, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(study.train_segmentation, "main", spied)
-    flags = [
-        "--pretrained",
-        str(pretrained),
-        "--datadir",
-        str(small_clouds),
-        "--workdir",
-        str(tmp_path),
-        "--methods",
-        "scratch",
-        "peft",
-        "--budgets",
-        "4",
-    ]
-    flags += [
-        "--seeds",
-        "1",
-        "--",
-        "--cpu",
-        "--threads",
-        "1",
-        "--min-points",
-        "50",
-        "--num-step",
-        "2",
-        "--valid-every",
-        "1",
-        "--batch-size",
-        "2",
-        "--head-dim",
-        "16",
-    ]
+    flags = ["--pretrained", str(pretrained), "--datadir", str(small_clouds), "--workdir", str(tmp_path)]
+    flags += "--methods scratch peft --budgets 4 --seeds 1 -- --cpu --threads 1 --min-points 50 --num-step 2".split()
+    flags += "--valid-every 1 --batch-size 2 --head-dim 16".split()
     with pytest.raises(KeyboardInterrupt):
         study.main(flags)
     study.main(flags)
@@ -64,26 +36,18 @@ def test_study(small_clouds, pretrained, tmp_path, monkeypatch, capsys):
 
 
 def test_more_labels_than_there_are(small_clouds, tmp_path):
-    """10 training events have 50 points or more: refused before anything is trained."""
-    flags = [
-        "--pretrained",
-        "x.pt",
-        "--datadir",
-        str(small_clouds),
-        "--workdir",
-        str(tmp_path / "w"),
-        "--budgets",
-        "4",
-        "11",
-        "--",
-        "--min-points",
-        "50",
-    ]
-    with pytest.raises(InputError, match="expected 1 to 10, .* got .4, 11."):
+    """Only 10 training events have at least 50 points, so 11 are refused before anything is trained."""
+    flags = ["--pretrained", "x.pt", "--datadir", str(small_clouds), "--workdir", str(tmp_path / "w")]
+    flags += "--budgets 4 11 -- --min-points 50".split()
+    with pytest.raises(InputError, match="expected 1 to 10, .*at least 50 points.* got .4, 11."):
         study.main(flags)
     assert not (tmp_path / "w").exists()
 
 
-def test_bad_name():
+def test_bad_flags(capsys):
+    """A name with a dash, which would mix tables, and a budget of no events are refused."""
+    with pytest.raises(SystemExit):
+        study.parse(["--pretrained", "x", "--budgets", "0"])
+    assert "argument --budgets: expected an integer of at least 1, got '0'" in capsys.readouterr().err
     with pytest.raises(InputError, match="without dashes"):
         study.parse(["--pretrained", "x", "--study", "a-b"])

@@ -1,4 +1,4 @@
-"""The padded yardstick of bench/pointmae.py computes the same as the packed network: times compare like with like."""
+"""bench/padded_point_mae.py computes the same as the packed network, so that bench/pointmae.py compares equal work."""
 
 import pytest
 import torch
@@ -37,4 +37,7 @@ def test_same_tokens_losses_and_gradients(training):
     sum(expected.values()).backward()
     ours = dict(packed.named_parameters())
     for name, parameter in padded.named_parameters():
-        torch.testing.assert_close(parameter.grad, ours[name].grad, rtol=1e-6, atol=1e-9, msg=lambda m: f"{name}: {m}")
+        expected_gradient = ours[name].grad
+        torch.testing.assert_close(
+            parameter.grad, expected_gradient, rtol=1e-6, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+        )

@@ -1,4 +1,4 @@
-"""The files that the benchmark of segmentation labels."""
+"""bench/segmentation.py: the files that the benchmark writes."""
 
 import torch
 
@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 
 def test_files_repeat_the_sample(tmp_path):
-    """Events over and over, as the reader reads them. Breaks if an offset is of another event."""
+    """The reader reads the sample events again and again. Breaks if an offset belongs to another event."""
     (sample,) = (ROOT / "data/sample_data/lartpc/val").glob("*.h5")
     make_file(tmp_path / "e_v2.h5", sample, 20)
     one, many = (CloudDataset([path], CloudSelection(clusters=False)) for path in (sample, tmp_path / "e_v2.h5"))

@@ -1,4 +1,4 @@
-"""What the comparisons share."""
+"""bench/timing.py: helpers of the benchmarks."""
 
 import argparse
 import subprocess
@@ -12,7 +12,7 @@ from tests.patience import wait_until
 
 
 def test_turns(monkeypatch):
-    """A B A B ..., batch after batch, and the first turn does not count: it is slow here. Breaks if one is timed after the other."""
+    """The actions alternate (A B A B ...), batch after batch; the first round, which is slow here, is not counted."""
     order, clock = [], [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
@@ -29,7 +29,7 @@ def test_turns(monkeypatch):
 
 
 def test_memory_of_a_step():
-    """256 MiB.  A small process stands between this one and the measuring one, which would inherit the peak of this one."""
+    """256 MiB. A small process is started in between, because a child inherits the peak memory of its parent."""
     code = "from bench.timing import memory_of\nprint(memory_of(lambda: bytearray(b'x') * 2**28))"
     between = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
     done = subprocess.run([sys.executable, "-c", between, code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -37,7 +37,7 @@ def test_memory_of_a_step():
 
 
 def test_memory_in_a_child(tmp_path):
-    """The child gets the flags of this process; one that fails ends it, with what it said."""
+    """The child gets the flags of this process. If it fails, so does this process, with the child's error message."""
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\nassert sys.argv[1:] == ['--repeat', '3', '--memory-of', 'a'], 'other flags'\nprint(7)\n"
@@ -48,21 +48,24 @@ def test_memory_in_a_child(tmp_path):
 
 
 def test_flags(capsys):
-    """Numbers below 1 are one line."""
+    """Numbers below 1 are errors of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int, default=2)
     add_timing_arguments(parser, ("a", "b"))
     args = parser.parse_args(["--memory-of", "b"])
     assert (args.memory_of, args.repeat, args.out) == ("b", 5, None)
     check_positive(parser, args, "batch_size")
-    for flag in ("--repeat", "--threads", "--batch-size"):
+    with pytest.raises(SystemExit):
+        check_positive(parser, parser.parse_args(["--batch-size", "0"]), "batch_size")
+    assert "--batch-size must be at least 1" in capsys.readouterr().err
+    for flag in ("--repeat", "--threads"):
         with pytest.raises(SystemExit):
-            check_positive(parser, parser.parse_args([flag, "0"]), "batch_size")
-        assert f"{flag} must be at least 1" in capsys.readouterr().err
+            parser.parse_args([flag, "0"])
+        assert f"argument {flag}: expected an integer of at least 1, got '0'" in capsys.readouterr().err
 
 
 def test_peak_memory():
-    """The most that was held while it watched, and what was held before."""
+    """`peak` is the largest value after the start, `before` the value at the start."""
     held = [100, 150, 900, 300]
     memory = PeakMemory(lambda: held.pop(0) if len(held) > 1 else held[0])
     wait_until(lambda: len(held) == 1)

@@ -126,9 +126,9 @@ def test_sums_and_pairs_used_together(kernels):
 
     with contextlib.nullcontext() if kernels else library.without_kernels():
         for w in (None, weights):
-            assert torch.autograd.gradcheck(lambda a: function(a, 1.0, 2.0, w), x)
-            assert torch.autograd.gradcheck(lambda a: function(a, 1.0, 0.0, w), x)
-            assert torch.autograd.gradcheck(lambda a: pair_sums(a, pairs, w)[1].diagonal, x)
+            assert torch.autograd.gradcheck(lambda a, w=w: function(a, 1.0, 2.0, w), x)
+            assert torch.autograd.gradcheck(lambda a, w=w: function(a, 1.0, 0.0, w), x)
+            assert torch.autograd.gradcheck(lambda a, w=w: pair_sums(a, pairs, w)[1].diagonal, x)
 
 
 def test_tied_extrema_share_the_gradient():
@@ -245,8 +245,11 @@ def test_compile_without_graph_breaks():
 
 
 def test_faces_in_compiled_code_are_not_compiled_again_for_each_batch():
-    """They break the graph (docs/KERNELS.md). Breaks if a batch of other sizes is compiled again, which PyTorch gives up on
-    after eight, or if numbers or gradients differ from those of eager code."""
+    """The faces break the graph (docs/kernels.md).
+
+    Breaks if a batch of other sizes is compiled again (PyTorch stops compiling after eight times), or if numbers or
+    gradients differ from those of eager code.
+    """
     counter = CompileCounterWithBackend("aot_eager")
 
     def function(x, weight, nodes, pairs):

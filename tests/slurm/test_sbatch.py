@@ -1,4 +1,4 @@
-"""The batch scripts against stand-ins for Slurm and torchrun."""
+"""The batch scripts of training, with substitutes for Slurm and torchrun."""
 
 import os
 import shutil
@@ -31,22 +31,18 @@ kill -TERM $(cat srun_pid)
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder to submit from, with an environment and the stand-ins."""
+    """A folder to submit from, with a virtual environment that holds the substitutes."""
     commands = tmp_path / "venv/bin"
     commands.mkdir(parents=True)
-    for name, text in {
-        "torchrun": TORCHRUN,
-        "scontrol": SCONTROL,
-        "srun": SRUN,
-        "scancel": SCANCEL,
-        "activate": "",
-    }.items():
+    programs = {"torchrun": TORCHRUN, "scontrol": SCONTROL, "srun": SRUN, "scancel": SCANCEL, "activate": ""}
+    for name, text in programs.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     return tmp_path
 
 
-def submit(folder, script, **further):
+def submit(folder, script, **further) -> subprocess.Popen:
+    """Start a batch script as Slurm does. further: environment variables."""
     environment = os.environ | {
         "SLURM_SUBMIT_DIR": str(folder),
         "VENV": "venv",
@@ -63,15 +59,14 @@ def submit(folder, script, **further):
 
 @pytest.mark.parametrize("script", ["train.sbatch", "train_multinode.sbatch"])
 def test_saves_and_requeues_before_the_limit(folder, script):
-    """On USR1 the training gets SIGTERM, has time to save, and only then does the job go back into the queue."""
+    """On USR1, the training gets SIGTERM and saves; after that, the job goes back into the queue."""
     job, calls = submit(folder, script), folder / "calls"
     wait_until(calls.exists)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(PATIENCE) == 0
     lines = [line for line in calls.read_text().splitlines() if not line.startswith("scancel")]
-    assert (
-        lines[0].endswith("train_pelican_classifier.py --prefix top --datadir a b") and "--nproc_per_node=2" in lines[0]
-    )
+    assert lines[0].endswith("train_pelican_classifier.py --prefix top --datadir a b")
+    assert "--nproc_per_node=2" in lines[0]
     assert lines[1:] == ["saved", "scontrol requeue 42"]
     if "multinode" in script:
         assert "--nnodes=2" in lines[0] and "--rdzv_endpoint=node7:20042" in lines[0]
@@ -80,7 +75,7 @@ def test_saves_and_requeues_before_the_limit(folder, script):
 @pytest.mark.parametrize("script", ["train.sbatch", "train_multinode.sbatch"])
 @pytest.mark.parametrize("restarts, checkpoint, loads", [("0", True, False), ("1", True, True), ("1", False, False)])
 def test_continues_only_after_a_requeue(folder, script, restarts, checkpoint, loads):
-    """A requeued job continues if there is a checkpoint; a fresh one never takes an earlier run for its own."""
+    """A requeued job resumes if there is a checkpoint; a new job never resumes an earlier run."""
     if checkpoint:
         (folder / "model").mkdir()
         (folder / "model/top.pt").touch()

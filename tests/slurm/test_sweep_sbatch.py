@@ -1,4 +1,4 @@
-"""The batch scripts of sweeps: the database with a real server, the workers with stand-ins."""
+"""The batch scripts of sweeps: the database with a real server, the workers with substitutes."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.postgres import as_nobody, programs
 
 @pytest.fixture
 def folder():
-    """A folder that the server's user may write to."""
+    """A folder to which the user that runs the server can write."""
     folder = Path(tempfile.mkdtemp(prefix="puffin-job-", dir="/tmp"))
     (folder / "bin").mkdir()
     (folder / "bin/scontrol").write_text(f'#!/bin/bash\necho "scontrol $*" >> {folder}/calls\n')
@@ -33,7 +33,7 @@ def folder():
 
 
 def start(folder, log) -> subprocess.Popen:
-    """The database job; returns when the server can be reached."""
+    """Start the database job, and return when the server accepts connections."""
     environment = {
         "FOLDER": str(folder / "shared"),
         "TMPDIR": str(folder),
@@ -61,9 +61,10 @@ def start(folder, log) -> subprocess.Popen:
 
 
 def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
-    """A study is there again after USR1 (saved, requeued) and a start on an empty disk; TERM saves as well, without requeuing."""
+    """After USR1 the job saves and is requeued, and a job on an empty disk restores the study; TERM saves without
+    requeuing."""
     job = start(folder, tmp_path / "1.txt")
-    # the server's files are its own: the test reads them as root, or as the same user
+    # copies, because the files belong to the user that runs the server
     service = (folder / "shared/service").read_text().replace(os.uname().nodename, "127.0.0.1")
     (tmp_path / "service").write_text(service)
     shutil.copy(folder / "shared/pgpass", tmp_path / "pgpass")
@@ -93,17 +94,17 @@ def test_the_database_survives_its_job(folder, tmp_path, monkeypatch):
 
 
 def start_without_system_postgres(folder, **environment) -> subprocess.CompletedProcess:
-    """The database job where /usr/lib/postgresql is not, with folder/bin first on a PATH of the usual programs but PostgreSQL's."""
-    usual = folder / "usual"
-    usual.mkdir()
+    """Run the database job without /usr/lib/postgresql; PATH is folder/bin, then common programs without PostgreSQL."""
+    common = folder / "common"
+    common.mkdir()
     for name in ("bash", "ls", "tail", "sort", "mkdir", "flock", "mktemp", "od", "tr", "cut", "rm"):
-        (usual / name).symlink_to(shutil.which(name))
+        (common / name).symlink_to(shutil.which(name))
     script = folder / "database.sbatch"
     script.write_text((ROOT / "slurm/database.sbatch").read_text().replace("/usr/lib/postgresql", str(folder / "none")))
     environment = {
         "FOLDER": str(folder / "shared"),
         "TMPDIR": str(folder),
-        "PATH": f"{folder}/bin:{usual}",
+        "PATH": f"{folder}/bin:{common}",
         "HOME": str(folder),
     } | environment
     return subprocess.run(
@@ -117,7 +118,7 @@ def start_without_system_postgres(folder, **environment) -> subprocess.Completed
 
 
 def put_programs(folder, *names) -> None:
-    """Stand-ins for PostgreSQL's programs; each says its name and fails, so that the job ends."""
+    """Make substitutes for PostgreSQL's programs; each prints its name and fails, so that the job ends."""
     folder.mkdir(exist_ok=True)
     for name in names:
         (folder / name).write_text(f"#!{shutil.which('bash')}\necho {folder.name}/{name} ran >&2\nexit 7\n")
@@ -127,22 +128,22 @@ def put_programs(folder, *names) -> None:
 SERVER = ("initdb", "pg_ctl", "createdb", "pg_dump", "pg_restore")
 
 
-@pytest.mark.parametrize("there", [[], ["createdb", "pg_dump", "pg_restore"]], ids=["nothing", "client alone"])
-def test_a_node_without_a_server_says_so(tmp_path, there):
-    """Breaks if the search for the server ends the job without a word, or if the client's programs pass for a server."""
-    put_programs(tmp_path / "bin", *there)
+@pytest.mark.parametrize("installed", [[], ["createdb", "pg_dump", "pg_restore"]], ids=["nothing", "client alone"])
+def test_a_node_without_a_server_says_so(tmp_path, installed):
+    """Breaks if the job ends without a message, or if it takes the programs of a client for a server."""
+    put_programs(tmp_path / "bin", *installed)
     done = start_without_system_postgres(tmp_path)
-    assert done.returncode == 1 and "load its module, or set PG" in done.stderr
+    assert done.returncode == 1 and "no PostgreSQL server found: load its module, or set PG" in done.stderr
     assert not (tmp_path / "shared").exists()
 
 
 def test_programs_of_a_module_are_found_and_pg_goes_before_them(tmp_path):
-    """Breaks if a server on PATH is not enough, or PG does not choose another one."""
+    """Breaks if a server on PATH is not found, or if PG does not take precedence."""
     put_programs(tmp_path / "bin", *SERVER)
     done = start_without_system_postgres(tmp_path)
     assert done.returncode == 7 and done.stderr == "bin/initdb ran\n"
     put_programs(tmp_path / "other", *SERVER)
-    shutil.rmtree(tmp_path / "usual")
+    shutil.rmtree(tmp_path / "common")
     assert start_without_system_postgres(tmp_path, PG=str(tmp_path / "other")).stderr == "other/initdb ran\n"
 
 
@@ -155,14 +156,11 @@ for i in $(seq 6000); do sleep 0.05; done
 
 @pytest.mark.parametrize("storage", [[], ["--storage", "log/s.journal"]])
 def test_a_worker_hands_over_and_is_requeued(tmp_path, storage):
-    """On USR1 the worker gets SIGTERM and is waited for; the database is the default storage."""
+    """On USR1 the worker gets SIGTERM, and the job waits for it; the database is the default storage."""
     commands = tmp_path / "venv/bin"
     commands.mkdir(parents=True)
-    for name, text in {
-        "python3": WORKER,
-        "scontrol": '#!/bin/bash\necho "scontrol $*" >> calls\n',
-        "activate": "",
-    }.items():
+    scontrol = '#!/bin/bash\necho "scontrol $*" >> calls\n'
+    for name, text in {"python3": WORKER, "scontrol": scontrol, "activate": ""}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     (tmp_path / "service").write_text("[puffin]\n")
@@ -174,19 +172,14 @@ def test_a_worker_hands_over_and_is_requeued(tmp_path, storage):
         "FOLDER": str(tmp_path),
         "PATH": f"{commands}:{os.environ['PATH']}",
     }
-    job = subprocess.Popen(
-        ["bash", str(ROOT / "slurm/sweep.sbatch"), "--task", "classifier", *storage], env=environment
-    )
+    command = ["bash", str(ROOT / "slurm/sweep.sbatch"), "--task", "classifier", *storage]
+    job = subprocess.Popen(command, env=environment)
     wait_until((tmp_path / "calls").exists)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(PATIENCE) == 0
-    wanted = (
-        "--task classifier --storage log/s.journal"
-        if storage
-        else "--storage postgresql://?service=puffin --task classifier"
-    )
+    flags = "--storage postgresql://?service=puffin --task classifier"
+    if storage:
+        flags = "--task classifier --storage log/s.journal"
     first, *rest = (tmp_path / "calls").read_text().splitlines()
-    assert first == f"{tmp_path}/service optuna_search.py --patience 3600 {wanted}" and rest == [
-        "handed over",
-        "scontrol requeue 43",
-    ]
+    assert first == f"{tmp_path}/service optuna_search.py --patience 3600 {flags}"
+    assert rest == ["handed over", "scontrol requeue 43"]

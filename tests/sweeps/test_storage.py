@@ -130,7 +130,7 @@ def test_ways_of_the_password(server, tmp_path, monkeypatch, way):
 
 
 def test_a_restarted_server_is_waited_for(server, monkeypatch):
-    """An operation during an outage succeeds afterwards; without patience it fails with a line.  Breaks without _patient."""
+    """An operation during an outage succeeds afterwards; without patience it fails. Breaks without _patient."""
     monkeypatch.setenv("PGPASSWORD", server.password)
     patient = optuna.create_study(study_name="outage", storage=open_storage(server.url, PATIENCE))
     hasty = optuna.load_study(study_name="outage", storage=open_storage(server.url, 0.3))
@@ -159,7 +159,10 @@ def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
         "study = optuna.create_study(study_name='queue', storage=open_storage(sys.argv[1], 30), load_if_exists=True)\n"
         "for k in range(6): study.enqueue_trial({'x': k})\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "for k in range(6): trial = study.ask(); print('took', trial.number); study.tell(trial, trial.suggest_int('x', 0, 9))\n"
+        "for k in range(6):\n"
+        "    trial = study.ask()\n"
+        "    print('took', trial.number)\n"
+        "    study.tell(trial, trial.suggest_int('x', 0, 9))\n"
     )
     environment = os.environ | server.secret | {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-c", code, url]
@@ -175,7 +178,7 @@ def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
 
 
 def test_copies(server, tmp_path, monkeypatch):
-    """A study moves from a journal to PostgreSQL and on to SQLite with all that belongs to its trials; nothing is overwritten."""
+    """A study is copied from a journal to PostgreSQL and to SQLite, with all its trials; nothing is overwritten."""
     monkeypatch.setenv("PGPASSWORD", server.password)
     journal, sqlite = str(tmp_path / "a.journal"), f"sqlite:///{tmp_path}/b.db"
     study = optuna.create_study(study_name="moves", storage=open_storage(journal, 0), direction="maximize")

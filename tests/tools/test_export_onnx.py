@@ -1,4 +1,4 @@
-"""tools/export_onnx.py: checkpoints to files that onnxruntime runs; skipped without the packages of `export`."""
+"""tools/export_onnx.py: files for onnxruntime from checkpoints. Skipped without the packages of the extra `export`."""
 
 import copy
 import json
@@ -20,18 +20,10 @@ from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from tests.conftest import ROOT, relative
 
-TINY = [
-    "--num-channels-m",
-    "[[6]]",
-    "--num-channels-2to2",
-    "[4]",
-    "--num-channels-m-out",
-    "[6,4]",
-    "--num-channels-out",
-    "5",
-    "--num-channels-scalar",
-    "2",
-]
+TINY = (
+    "--num-channels-m [[6]] --num-channels-2to2 [4] --num-channels-m-out [6,4] --num-channels-out 5 "
+    "--num-channels-scalar 2"
+).split()
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def onnxruntime():
 
 
 def save_network(path, script, network, num_scalars: int, *flags):
-    """A checkpoint of a network as it is before training; returns the network."""
+    """Save a checkpoint of an untrained network; return the network."""
     args = script.make_parser().parse_args([*TINY, *flags])
     model = network(pelican_config(args, num_scalars)).eval()
     save_checkpoint(path, {"args": vars(args), "git_commit": "c0ffee", "model_state": model.state_dict()})
@@ -50,21 +42,21 @@ def save_network(path, script, network, num_scalars: int, *flags):
 
 
 def properties(session) -> dict[str, str]:
-    """The metadata of a file."""
+    """Return the metadata of a file."""
     return session.get_modelmeta().custom_metadata_map
 
 
 def test_published_checkpoint(onnxruntime, run_folder, tmp_path, capsys):
-    """The file gives the published predictions of the published jets; it says what it is, not where it was made."""
+    """The file gives the published predictions; its metadata describe the network, but not the machine."""
     out = tmp_path / "top.onnx"
     tool.main([str(run_folder / "ref_best.pt"), "--out", str(out)])
     assert re.search(r"agree with PyTorch.*tolerance 1e-05 \(the default\)", capsys.readouterr().out)
     session = onnxruntime.InferenceSession(out)
     with h5py.File(run_folder / "test.h5") as file:
         jets = file["Pmu"][:, : int(properties(session)["nobj"])]
-    theirs = torch.load(run_folder / "ref.best.test.pt", weights_only=True)["predict"]
+    published = torch.load(run_folder / "ref.best.test.pt", weights_only=True)["predict"]
     scores = np.stack([session.run(["scores"], {"fourmomenta": jet[jet[:, 0] != 0]})[0] for jet in jets[:60]])
-    assert relative(torch.from_numpy(scores), theirs[:60].float()) < 1e-5
+    assert relative(torch.from_numpy(scores), published[:60].float()) < 1e-5
     found = properties(session)
     keys = ("kind", "num_classes", "units", "scale", "spurions")
     assert [found[k] for k in keys] == ["classifier", "2", "GeV", "1", "2"]
@@ -74,27 +66,11 @@ def test_published_checkpoint(onnxruntime, run_folder, tmp_path, capsys):
 
 
 def test_regressor_with_scalars(onnxruntime, tmp_path):
-    """GeV go in and come out, whatever the scale of the training; weights of the spurions come first."""
+    """Inputs and outputs are in GeV for any --scale of the training; the weights of the spurions come first."""
     import onnx
 
-    model = save_network(
-        tmp_path / "w.pt",
-        train_pelican_cov,
-        PelicanRegressor,
-        15,
-        "--read-pid",
-        "--scale",
-        "0.1",
-        "--num-targets",
-        "2",
-        "--config",
-        "sX",
-        "--add-beams",
-        "--method",
-        "input",
-        "--stabilizer",
-        "se2",
-    )
+    flags = "--read-pid --scale 0.1 --num-targets 2 --config sX --add-beams --method input --stabilizer se2".split()
+    model = save_network(tmp_path / "w.pt", train_pelican_cov, PelicanRegressor, 15, *flags)
     tool.main([str(tmp_path / "w.pt"), "--check-sizes", "1", "4", "--opset", "20"])
     assert onnx.load(tmp_path / "w.onnx").opset_import[0].version == 20
     session = onnxruntime.InferenceSession(tmp_path / "w.onnx")
@@ -110,55 +86,55 @@ def test_regressor_with_scalars(onnxruntime, tmp_path):
 
 
 def test_file_that_disagrees_is_not_written(onnxruntime, tmp_path, monkeypatch):
-    """The check must see a wrong network, here one that ignores the scale; the file of before stays."""
+    """The check finds a wrong network, here one that ignores the scale, and leaves an existing file unchanged."""
     save_network(tmp_path / "q.pt", train_pelican_classifier, PelicanClassifier, 0, "--scale", "0.1")
     out = tmp_path / "q.onnx"
-    out.write_text("of before")
+    out.write_text("earlier file")
     right = tool.single_jet
     monkeypatch.setattr(tool, "single_jet", lambda model, scale: right(model))
     with pytest.raises(
         InputError, match=r"differs from PyTorch by .*, expected at most \S+ \(.*\); --tolerance sets another"
     ):
         tool.main([str(tmp_path / "q.pt"), "--check-sizes", "3"])
-    assert out.read_text() == "of before" and len(list(tmp_path.iterdir())) == 2
+    assert out.read_text() == "earlier file" and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
-    "given, deviation, rounding, tolerance, reason",
+    "requested, deviation, rounding, tolerance, reason",
     [
         (None, 9e-6, 3e-5, 1e-5, "the default"),
         (None, 5e-5, 1e-6, 1e-5, "the default"),
         (None, 5e-5, 3e-5, 6e-5, "twice PyTorch's own float32 rounding, 3e-05"),
-        (None, 3e-4, 3e-3, 1e-4, "the most, as twice PyTorch's own float32 rounding, 0.003, is more"),
+        (None, 3e-4, 3e-3, 1e-4, "the maximum; twice PyTorch's own float32 rounding, 0.003, is larger"),
         (None, float("nan"), 1e-6, 1e-5, "the default"),
         (2e-6, 5e-5, 3e-5, 2e-6, "--tolerance"),
     ],
 )
-def test_tolerance(monkeypatch, given, deviation, rounding, tolerance, reason):
-    """Breaks if the default forgives more than PyTorch's rounding explains, or a given tolerance is not the last word."""
+def test_tolerance(monkeypatch, requested, deviation, rounding, tolerance, reason):
+    """Breaks if the default allows more than PyTorch's rounding explains, or if --tolerance does not override it."""
     monkeypatch.setattr(tool, "rounding", lambda *args: rounding)
-    assert tool.choose_tolerance(given, deviation, None, 1.0, []) == (tolerance, reason)
+    assert tool.choose_tolerance(requested, deviation, None, 1.0, []) == (tolerance, reason)
 
 
 def test_rounding_leaves_the_dot_products_alone():
-    """Massless particles of 1 TeV, whose m^2 is noise. Breaks if float64 mends the dot products, which would excuse large
-    differences of the file, if nothing is computed in float64, or if a hook stays on the network."""
+    """Massless particles of 1 TeV, whose m^2 is rounding noise.
+
+    Breaks if the dot products are computed in float64, which would allow large differences of the file; if nothing is
+    computed in float64; or if a hook stays on the network.
+    """
     args = train_pelican_classifier.make_parser().parse_args(TINY)
     model = PelicanClassifier(pelican_config(args, 0)).eval()
     direction = torch.nn.functional.normalize(torch.randn(20, 3) * 0.05 + torch.tensor([1.0, 1.0, 1.0]), dim=1)
     jet = (torch.cat([torch.full((20, 1), 1000.0), 1000 * direction], 1),)
     found, batch = tool.rounding(model, 1.0, [jet]), tool.as_batch(jet, 1.0)
-    mended = copy.deepcopy(model).double()
-    with_mended = tool.relative([tool.outputs(mended, batch.to("cpu", torch.float64))], [tool.outputs(model, batch)])[0]
-    assert (
-        0 < found < with_mended / 5
-        and not model.linear._forward_pre_hooks
-        and model.linear.weight.dtype == torch.float32
-    )
+    exact = [tool.outputs(copy.deepcopy(model).double(), batch.to("cpu", torch.float64))]
+    with_exact_dots = tool.relative(exact, [tool.outputs(model, batch)])[0]
+    assert 0 < found < with_exact_dots / 5
+    assert not model.linear._forward_pre_hooks and model.linear.weight.dtype == torch.float32
 
 
 def test_averaged_weights_are_exported(tmp_path):
-    """Evaluation uses them, so must the file."""
+    """The file contains the averaged weights, as evaluation uses them."""
     path = tmp_path / "q.pt"
     model = save_network(path, train_pelican_classifier, PelicanClassifier, 0)
     content = torch.load(path, weights_only=True)
@@ -168,21 +144,29 @@ def test_averaged_weights_are_exported(tmp_path):
 
 
 def test_missing_packages_are_named(monkeypatch, run_folder):
-    """One line with the remedy, before anything is computed."""
+    """The error names the command that installs the packages, before anything is computed."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"pip install .*\[export\]"):
         tool.main([str(run_folder / "ref_best.pt")])
 
 
-@pytest.mark.parametrize("flags, message", [(["--opset", "9"], "--opset"), (["--check-sizes", "0"], "--check-sizes")])
-def test_bad_flags(flags, message, run_folder):
-    """Each is named before the checkpoint is read."""
-    with pytest.raises(InputError, match=message):
-        tool.main([str(run_folder / "missing.pt"), *flags])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--opset 9", "argument --opset: expected an integer of at least 18, got '9'"),
+        ("--check-sizes 2 0", "argument --check-sizes: expected an integer of at least 1, got '0'"),
+        ("--tolerance -1", "argument --tolerance: expected a number of at least 0, got '-1'"),
+    ],
+)
+def test_bad_flags(flags, message, run_folder, capsys):
+    """A value out of range is refused, with the flag and the range, before the checkpoint is read."""
+    with pytest.raises(SystemExit) as stop:
+        tool.main([str(run_folder / "missing.pt"), *flags.split()])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_refused(onnxruntime, tmp_path):
-    """A checkpoint that is none, a file without jets, and a network that clusters."""
+    """A file that is not a checkpoint, a missing file of jets, and a network that clusters particles."""
     (tmp_path / "bad.pt").write_text("no checkpoint")
     with pytest.raises(InputError, match="checkpoint"):
         tool.main([str(tmp_path / "bad.pt")])

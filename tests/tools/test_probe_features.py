@@ -1,4 +1,4 @@
-"""The table that compares probes."""
+"""tools/probe_features.py: the table that compares linear probes."""
 
 import torch
 
@@ -9,7 +9,7 @@ from tools.probe_features import main, statistics
 
 
 def test_statistics():
-    """Of a token of one point too: finite, and what they say they are. Breaks if tokens are mixed up."""
+    """The statistics are right, and finite for a token of one point too. Breaks if tokens are mixed up."""
     tokens = make_task().model.encoder.tokenize(*tracks([150, 1]))
     table = statistics(tokens)
     assert table.shape == (len(tokens), 29) and torch.isfinite(table).all()
@@ -19,17 +19,10 @@ def test_statistics():
 
 
 def test_table(monkeypatch, capsys):
-    """Ten rows from a published checkpoint and the sample events. Breaks if the checkpoint's network is not the one probed."""
+    """Ten rows from a published checkpoint and the sample events. Breaks if another network is probed."""
     monkeypatch.setattr("tools.probe_features.MOST", 200)
-    main(
-        [
-            str(ROOT / "tests/golden/polarmae/polarmae.ckpt"),
-            "--datadir",
-            str(ROOT / "data/sample_data/lartpc"),
-            "--num-valid",
-            "3",
-        ]
-    )
+    checkpoint, folder = ROOT / "tests/golden/polarmae/polarmae.ckpt", ROOT / "data/sample_data/lartpc"
+    main([str(checkpoint), "--datadir", str(folder), "--num-valid", "3"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0] == "| features | shower | track | michel | delta | mean |" and len(lines) == 12
     assert lines[-2].startswith("| encoder, pretrained |") and 0 < float(lines[-2].split("|")[-2]) <= 1

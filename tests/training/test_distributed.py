@@ -108,7 +108,7 @@ def test_every_event_once(runs, split, number):
 
 
 def test_separate_statistics_without_sync(runs):
-    """--no-sync-batchnorm is another training (the control of the tests above), that evaluates with one set of statistics."""
+    """--no-sync-batchnorm trains differently (control of the tests above); evaluation uses one set of statistics."""
     differ, two = state(runs / "unsynchronised")["model_state"], state(runs / "two")["model_state"]
     assert max(relative(differ[k].double(), two[k].double()) for k in two) > 1e-4
 
@@ -122,7 +122,7 @@ def test_dropout_differs_between_processes(runs):
 
 
 def test_one_signal_stops_all_and_the_run_continues_bit_for_bit(runs):
-    """SIGTERM on the second process alone, in step 2: both saved there; continued, the run ends as an uninterrupted one."""
+    """SIGTERM goes to the second process only, in step 2. Both stop after it; the resumed run is bitwise identical."""
     assert state(runs / "fewer")["progress"]["step"] == 2
     assert same(weights(runs / "dropout/model/tiny.pt"), weights(runs / "cut/model/tiny.pt"))
     for a, b in zip(state(runs / "dropout")["rng"], state(runs / "cut")["rng"], strict=False):

@@ -20,8 +20,11 @@ def runs(small_clouds, tmp_path_factory):
 
 
 def test_same_training_as_one_process(runs):
-    """Weights, statistics, losses and metrics to rounding, with focal, dice and weighted nll, although the last batch is empty
-    on one process. Breaks if dice is averaged over the processes, or nll over points and not over their weights."""
+    """Weights, statistics, losses and metrics agree to rounding, although the last batch is empty on one process.
+
+    The losses are focal, dice and weighted nll. Breaks if dice is averaged over the processes, or if nll is averaged
+    over points instead of their weights.
+    """
     check_same_training(state(runs / "one", "points.pt"), state(runs / "two", "points.pt"), nan_ok=True)
 
 

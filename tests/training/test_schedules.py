@@ -11,7 +11,7 @@ RUN = {"lr_init": 1e-2, "lr_final": 1e-5, "num_steps": 1000, "warmup": 100, "coo
 
 @pytest.mark.parametrize("kind", DECAYS)
 def test_shape(kind):
-    """Warm-up rises linearly to lr_init, cool-down falls by a constant factor and ends at lr_final; a step off breaks it."""
+    """Warm-up is linear up to lr_init, cool-down falls by a constant factor to lr_final. Breaks if it is a step off."""
     lr = Schedule(kind, **RUN)
     assert lr(0) == pytest.approx(1e-4) and lr(49) == pytest.approx(5e-3) and lr(99) == pytest.approx(1e-2)
     assert lr(999) == pytest.approx(1e-5)
@@ -50,8 +50,10 @@ def test_bad_values():
 
 
 def test_warm_up_from_a_rate():
-    """The published pretraining: from 8.6e-6 in equal steps to 1e-4, down a cosine to 8.6e-6. Breaks if the warm-up starts
-    from 0, or a rate above the peak is taken."""
+    """The published pretraining: from 8.6e-6 linearly to 1e-4, then a cosine down to 8.6e-6.
+
+    Breaks if the warm-up starts at 0, or if a start above the peak is accepted.
+    """
     lr = Schedule("cos", 1e-4, 8.6e-6, 500_000, warmup=12_500, lr_start=8.6e-6)
     assert (
         lr(0) == pytest.approx(8.6e-6, rel=1e-3)

@@ -1,4 +1,4 @@
-"""What test_distributed.py has two processes do: scenarios of the classifier script, one after another in one group.
+"""Run two processes for test_distributed.py: one scenario of the scripts after another, in one process group.
 
 python -m tests.training.two_processes whole|fail|points|clouds DATA WORK     # with torchrun's environment variables
 """
@@ -22,117 +22,38 @@ from puffin.training import distributed
 from puffin.training.trainer import Interrupted
 from tests.runs.test_classifier_script import TINY
 
-FIXED = [
-    *TINY,
-    "--no-plot",
-    "--double",
-    "--prefix",
-    "tiny",
-    "--num-epoch",
-    "2",
-    "--num-train",
-    "61",
-    "--lr-init",
-    "0.01",
-    "--clip",
-    "1",
-]
-SAME = [*FIXED, "--drop-rate", "0", "--predict", "--ema", "0.5"]  # one process with twice the batch size does the same
+FIXED = [*TINY, *"--no-plot --double --prefix tiny --num-epoch 2 --num-train 61 --lr-init 0.01 --clip 1".split()]
+# one process with twice the batch size trains identically
+SAME = [*FIXED, *"--drop-rate 0 --predict --ema 0.5".split()]
 
-
-# segmentation: 9 = 2 x 4 + 1 training events; one process with twice the batch size does the same
-POINTS = [
-    "--arch",
-    "vit_tiny",
-    "--depth",
-    "2",
-    "--layers",
-    "0",
-    "--group-size",
-    "8",
-    "--context",
-    "60",
-    "--min-points",
-    "50",
-    "--head-dim",
-    "16",
-    "--head-dropout",
-    "0",
-    "--attention-dropout",
-    "0",
-    "--drop-path",
-    "0",
-    "--no-rotate",
-    "--loss",
-    "focal:0.5,dice,nll:0.1",
-    "--num-train",
-    "9",
-    "--num-epoch",
-    "2",
-    "--warmup",
-    "0",
-    "--lr-init",
-    "1e-3",
-    "--double",
-    "--cpu",
-    "--threads",
-    "1",
-    "--no-plot",
-    "--prefix",
-    "points",
-    "--predict",
-]
+# segmentation: 9 = 2 x 4 + 1 training events; one process with twice the batch size trains identically
+POINTS = (
+    "--arch vit_tiny --depth 2 --layers 0 --group-size 8 --context 60 --min-points 50 --head-dim 16 "
+    "--head-dropout 0 --attention-dropout 0 --drop-path 0 --no-rotate --loss focal:0.5,dice,nll:0.1 "
+    "--num-train 9 --num-epoch 2 --warmup 0 --lr-init 1e-3 --double --cpu --threads 1 --no-plot "
+    "--prefix points --predict"
+).split()
 
 # pretraining of PoLAr-MAE on the same events
-CLOUDS = [
-    "--arch",
-    "vit_tiny",
-    "--depth",
-    "1",
-    "--decoder-depth",
-    "1",
-    "--group-size",
-    "32",
-    "--context",
-    "60",
-    "--min-points",
-    "50",
-    "--attention-dropout",
-    "0",
-    "--drop-path",
-    "0",
-    "--no-rotate",
-    "--num-train",
-    "9",
-    "--num-epoch",
-    "2",
-    "--warmup",
-    "0",
-    "--lr-init",
-    "1e-3",
-    "--double",
-    "--cpu",
-    "--threads",
-    "1",
-    "--no-plot",
-    "--no-probe",
-    "--prefix",
-    "clouds",
-]
+CLOUDS = (
+    "--arch vit_tiny --depth 1 --decoder-depth 1 --group-size 32 --context 60 --min-points 50 "
+    "--attention-dropout 0 --drop-path 0 --no-rotate --num-train 9 --num-epoch 2 --warmup 0 "
+    "--lr-init 1e-3 --double --cpu --threads 1 --no-plot --no-probe --prefix clouds"
+).split()
 
 
 def hide_the_first(lengths: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Stands in for `random_mask`: the first tokens of each event are hidden, in whatever batch and process it is."""
+    """Replace `random_mask`: mask the first tokens of each event, whatever its batch and process."""
     return rank_in_event(lengths) < (lengths * ratio).long()[event_of_row(lengths)]
 
 
 def flags(data: str, work: str, *further: str) -> list[str]:
-    """61 = 3 x 20 + 1 training jets, so that the last batch is empty on the second process."""
+    """Return flags with folders. 61 = 3 x 20 + 1 training jets: the last batch is empty on the second process."""
     return [*further, "--datadir", data, "--workdir", work]
 
 
 def interrupted(argv: list[str], calls: int) -> None:
-    """A run in which only the second process gets SIGTERM, in the given call of its step."""
+    """Run the classifier script; only the second process gets SIGTERM, in the given call of its step."""
     step, seen = JetClassification.step, []
 
     def step_and_signal(self, batch):
@@ -144,7 +65,7 @@ def interrupted(argv: list[str], calls: int) -> None:
     JetClassification.step = step_and_signal
     try:
         script.main(argv)
-        raise AssertionError("nobody was stopped")
+        raise AssertionError("the run was not stopped")
     except Interrupted:
         pass
     finally:
@@ -152,7 +73,7 @@ def interrupted(argv: list[str], calls: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """All scenarios that end well, or one that does not."""
+    """Run the scenario that the command line names."""
     scenario, data, work = argv
     if scenario == "fail":
         fail_on_the_second(flags(data, f"{work}/fail", *FIXED))
@@ -163,9 +84,8 @@ def main(argv: list[str]) -> None:
         return pretraining.main(flags(data, f"{work}/two", *CLOUDS, "--batch-size", "2"))
     half = ["--batch-size", "10"]
     script.main(flags(data, f"{work}/two", *SAME, *half))
-    script.main(
-        flags(data, f"{work}/alone", *SAME, *half, "--no-distribute-eval", "--no-RAMdataset", "--num-workers", "1")
-    )
+    alone = "--no-distribute-eval --no-RAMdataset --num-workers 1".split()
+    script.main(flags(data, f"{work}/alone", *SAME, *half, *alone))
     script.main(flags(data, f"{work}/unsynchronised", *SAME, *half, "--no-sync-batchnorm"))
     script.main(flags(data, f"{work}/dropout", *FIXED, *half))
     interrupted(flags(data, f"{work}/cut", *FIXED, *half), 2)
@@ -178,26 +98,18 @@ def main(argv: list[str]) -> None:
 
 
 def points(data: str, work: str) -> None:
-    """Segmentation, whose losses are sums over both processes; evaluated by both, and by the first alone; and a step in
-    which neither has anything."""
+    """Train a segmentation network, whose losses are sums over both processes. Evaluate it with both processes, and
+    with the first one alone. Then compute a loss in which no process has an event."""
     segmentation.main(flags(data, f"{work}/two", *POINTS, "--batch-size", "2"))
-    loadfile = [
-        "--eval",
-        "--loadfile",
-        f"{work}/two/model/points.pt",
-        "--min-points",
-        "50",
-        "--cpu",
-        "--double",
-        "--no-plot",
-    ]
-    segmentation.main(flags(data, f"{work}/alone", *loadfile, "--prefix", "alone", "--no-distribute-eval"))
+    evaluation = "--eval --min-points 50 --cpu --double --no-plot --prefix alone --no-distribute-eval".split()
+    evaluation += ["--loadfile", f"{work}/two/model/points.pt"]
+    segmentation.main(flags(data, f"{work}/alone", *evaluation))
     loss, totals = distributed.global_loss(torch.zeros(()), 0, False)
     assert float(loss) == 0 and totals() == [0, 0, 0]
 
 
 def fail_on_the_second(argv: list[str]) -> None:
-    """The second process finds something wrong, while the first has long begun to wait for it."""
+    """Let the second process fail while the first one waits for it."""
     check = JetClassification.check_labels
 
     def bad_check(self, labels, name):

@@ -1,8 +1,8 @@
 """The compiled kernel libraries: where they are, why they are not loaded, and the oracles that stand in for them.
 
-Every op is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib where that is
-built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle. So
-`torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way.
+Every op is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib if they
+are built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle. So
+`torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator in both cases.
 
 PUFFIN_KERNELS=0 in the environment disables the compiled libraries.
 """
@@ -63,7 +63,7 @@ def loaded(key: str = "CPU") -> bool:
 
 @contextlib.contextmanager
 def without_kernels():
-    """For comparisons: the faces that have a plain PyTorch version of their own (pairs, messages) use it in this block."""
+    """Use plain PyTorch in this block, for comparisons, in the faces that have such a version (pairs, messages)."""
     before = dict(_state)
     _state.update(dict.fromkeys(_state, "hidden by without_kernels"))
     try:

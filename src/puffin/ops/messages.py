@@ -1,7 +1,8 @@
 """A message on pairs at once: linear layer, leaky ReLU, and the statistics of the result for batch normalisation.
 
-Forward reads x and writes y; the statistics come from the tiles while they are in the cache.  Backward takes the
-gradients of all three, and goes through the activation and both products tile by tile: only the gradient of x is written.
+The forward pass reads x and writes y; the statistics are computed from the tiles while they are in the cache. The
+backward pass takes the gradients of all three, and processes the activation and both products tile by tile: it writes
+only the gradient of x.
 Source: arXiv 2307.16506, sec. 3 (messages); batch normalisation: arXiv 1502.03167.
 """
 

@@ -1,8 +1,8 @@
 """k nearest neighbours, ball query and ball count between two clouds of an event.
 
-Source: spec/polarmae.md section 2. Distances use the first three columns, see src/puffin/ops/checks.py. Compiled on the CPU:
-a tree of median-split buckets, walked once per bucket of queries; near-linear time and linear memory for any extent
-or density. On CUDA: boxes over blocks of 32, 1024 and 32768 points.
+Source: arXiv 2502.02558, sec. 3. Distances use the first three columns, see src/puffin/ops/checks.py. The compiled CPU
+kernel uses a tree of median-split buckets, searched once per bucket of queries: near-linear time and linear memory for
+any extent or density. The CUDA kernel uses boxes over blocks of 32, 1024 and 32768 points.
 """
 
 import torch

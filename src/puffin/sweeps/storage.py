@@ -53,7 +53,7 @@ class StorageLost(InputError):
 
 
 def postgresql_url(host: str, port: int | None, user: str | None, database: str) -> str:
-    """The URL of a database; what is None is left to libpq (PGPORT, PGUSER, ...).  InputError for a password after the user."""
+    """Return the URL of a database; libpq fills in what is None (PGPORT ...). InputError if user holds a password."""
     if ":" in (user or ""):
         raise InputError(f"--user: expected a name without a colon; a password does not belong here: {_PASSWORDS}")
     return sqlalchemy.URL.create("postgresql", user, None, host, port, database).render_as_string()
@@ -131,7 +131,10 @@ def describe(storage: str) -> str:
 
 
 def copy_study(name: str, source: str, target: str) -> int:
-    """Copy a study to another storage; returns its number of trials.  InputError if there is none, or one there already."""
+    """Copy a study to another storage; return its number of trials.
+
+    InputError if the source has no such study, or if the target already has one.
+    """
     file = source.removeprefix("sqlite:///")
     if "://" not in file and not Path(file).exists():
         raise InputError(f"{file}: no such file")

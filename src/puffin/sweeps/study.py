@@ -60,14 +60,12 @@ def open_study(name: str, storage: BaseStorage, directions: list[str], pruner: B
         if key not in known:
             study.set_user_attr(key, value)
         elif known[key] != value:
-            raise InputError(
-                f"study '{name}': its {key} is {known[key]}, not {value}; continue it as it began, or choose another --study-name"
-            )
-    there = [d.name.lower() for d in study.directions]
-    if there != directions:
-        raise InputError(
-            f"study '{name}': its direction is {', '.join(there)}, not {', '.join(directions)}; choose another --study-name"
-        )
+            difference = f"its {key} is {known[key]}, not {value}"
+            raise InputError(f"study '{name}': {difference}; continue it as it began, or choose another --study-name")
+    stored = [d.name.lower() for d in study.directions]
+    if stored != directions:
+        difference = f"its direction is {', '.join(stored)}, not {', '.join(directions)}"
+        raise InputError(f"study '{name}': {difference}; choose another --study-name")
     return study
 
 

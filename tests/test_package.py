@@ -1,0 +1,65 @@
+"""Every script runs from a clone, and the package has one name."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.patience import PATIENCE
+
+FOLDERS = (".", "tools", "bench", "data")
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in FOLDERS
+    for path in (ROOT / folder).glob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text()
+)
+
+# Python runs this at its start, after the .pth file of an editable installation has put `src/` on sys.path.
+WITHOUT_INSTALLATION = f"import sys\nsys.path[:] = [folder for folder in sys.path if folder != {str(ROOT / 'src')!r}]\n"
+
+
+def test_the_scripts_are_found():
+    """Breaks if the list of scripts misses a folder, so that the next test checks nothing."""
+    expected = {
+        "train_pointmae.py",
+        "optuna_search.py",
+        "tools/export_onnx.py",
+        "bench/kernels.py",
+        "data/make_jets.py",
+    }
+    assert expected <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_run_from_a_clone(script, tmp_path):
+    """Each script prints its help from another folder, without `src/` on PYTHONPATH and without an installed package.
+
+    Breaks if a script does not put `src/` on sys.path, or if a module is loaded a second time under the name `src`.
+    """
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_INSTALLATION)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / script), "--help"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0 and "usage: " in done.stdout, done.stderr[-2000:]
+    loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "argparse" in loaded and not [name for name in loaded if name.split(".")[0] == "src"]
+
+
+def test_nothing_imports_src():
+    """Imports inside functions too. Breaks if a module is imported as `src.puffin...`, which would load it twice."""
+    pattern = re.compile(r"^\s*(import|from)\s+src\b|import_module\(\s*[\"']src\b", re.MULTILINE)
+    files = list(ROOT.glob("*.py"))
+    for folder in ("src", "tools", "bench", "data", "tests"):
+        files += (ROOT / folder).rglob("*.py")
+    assert len(files) > 100
+    assert [str(path.relative_to(ROOT)) for path in files if pattern.search(path.read_text())] == []
