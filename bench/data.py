@@ -101,16 +101,16 @@ def measure(mode: Mode, file: Path, batch_size: int) -> dict[str, float]:
 
 def training_speed(preset: str, file: Path, batch_size: int, steps: int) -> float:
     """Return the jets per second of training the preset, without the time of the loader."""
-    import train_pelican_classifier as script
-    from puffin.cli.pelican import pelican_config
     from puffin.models.pelican import PelicanClassifier
+    from puffin.settings.flags import parse
+    from puffin.settings.jets import ClassifierSettings
     from puffin.tasks.classification import JetClassification
     from puffin.training.memory import keep_freed_memory
     from puffin.training.optimizers import make_optimizer
 
     keep_freed_memory()
-    args, _ = script.parse_arguments(script.make_parser, ["--yaml", str(ROOT / f"config/{preset}.yaml")])
-    task = JetClassification(PelicanClassifier(pelican_config(args)))
+    settings = parse(ClassifierSettings, "", ["--yaml", str(ROOT / f"config/{preset}.yaml")]).settings()
+    task = JetClassification(PelicanClassifier(settings.network))
     optimizer = make_optimizer("adamw", task.model.parameters(), 1e-3, 0.0)
     dataset = JetDataset([file], JetSelection(in_memory=False))
     seconds = []

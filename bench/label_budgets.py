@@ -27,13 +27,14 @@ from puffin.data.pilarnet import CloudDataset, CloudSelection, find_split_files
 from puffin.errors import InputError
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.entry import run_script
-from puffin.settings.presets import parse_arguments
+from puffin.settings.clouds import PointSegmentationSettings
+from puffin.settings.flags import parse
 from puffin.settings.types import integer
 
 FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method in METHODS if method != "scratch"}
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the flags of this benchmark; return them, and the flags for the script."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,11 +75,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def check_budgets(args: argparse.Namespace, further: list[str]) -> None:
     """Raise InputError if a budget is larger than the data set: the run would use fewer events than its name says."""
-    flags, _ = parse_arguments(train_segmentation.make_parser, [*further, "--datadir", args.datadir])
-    selection = CloudSelection(min_points=flags.min_points, skip_bad=flags.skip_bad)
-    events = len(CloudDataset(find_split_files(args.datadir, "train"), selection, max(1, flags.num_workers)))
+    data = parse(PointSegmentationSettings, "", [*further, "--datadir", args.datadir]).settings().data
+    selection = CloudSelection(min_points=data.min_points, skip_bad=data.skip_bad)
+    events = len(CloudDataset(find_split_files(args.datadir, "train"), selection, max(1, data.num_workers)))
     if max(args.budgets) > events:
-        available = f"the number of training events with at least {flags.min_points} points in {args.datadir}"
+        available = f"the number of training events with at least {data.min_points} points in {args.datadir}"
         raise InputError(f"--budgets: expected 1 to {events}, {available}, got {args.budgets}")
 
 
@@ -92,7 +93,7 @@ def finished(table: Path) -> set[str]:
 
 def main(arguments: list[str]) -> None:
     """Train the runs that are missing, then print the table."""
-    args, further = parse(arguments)
+    args, further = parse_arguments(arguments)
     check_budgets(args, further)
     work = Path(args.workdir)
     table = work / f"log/{args.study}.Best.metrics.csv"

@@ -24,11 +24,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.checkpoints.reading import read_checkpoint
+from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, Checkpoint
+from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
 from puffin.checkpoints.writing import git_commit
-from puffin.cli.arguments import add_jet_data_arguments, add_pelican_arguments
-from puffin.cli.jets import names
-from puffin.cli.pelican import pelican_config, take_network_from
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.packing import JetBatch
 from puffin.data.scalars import chosen_scalars
@@ -36,7 +34,8 @@ from puffin.errors import InputError, first_line
 from puffin.files import whole_file
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.single_jet import SingleJet, single_jet
-from puffin.runs.run import load_weights, run_script
+from puffin.runs.entry import run_script
+from puffin.settings.jets import JetDataSettings, names
 from puffin.settings.types import integer, number
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample_data/run12/test.h5"
@@ -134,28 +133,19 @@ def exporter():
     return onnxruntime
 
 
-def load_network(path: Path) -> tuple[Network, argparse.Namespace, dict]:
-    """Load a network in float32 and eval mode; return it with the settings of its training and the checkpoint."""
-    checkpoint = read_checkpoint(path)
-    parser = argparse.ArgumentParser()
-    add_jet_data_arguments(parser, target="", target_help="")
-    add_pelican_arguments(parser)
-    settings = parser.parse_args([])
-    take_network_from(settings, set(), checkpoint, path)
-    state = checkpoint.get("model_state", checkpoint.get("state_dict"))
-    regressor = isinstance(state, dict) and any("agg_2to1." in name for name in state)
-    network = PelicanRegressor if regressor else PelicanClassifier
-    model = network(pelican_config(settings, sum(s.width for s in chosen(settings))))
-    load_weights(model, checkpoint, path)
-    return model.float().eval(), settings, checkpoint
+def load_network(path: Path) -> tuple[Network, JetDataSettings, Checkpoint]:
+    """Load a network in float32 and eval mode; return it with the settings of its data and the checkpoint."""
+    checkpoint = Checkpoint.read(path).expect(CLASSIFIER, REGRESSOR)
+    model = network_of_checkpoint(checkpoint)
+    return model.float().eval(), settings_of_checkpoint(checkpoint).data, checkpoint
 
 
-def chosen(settings: argparse.Namespace):
+def features_of(data: JetDataSettings):
     """Return the features of particles that the network takes, in the order of its columns."""
-    return chosen_scalars(settings.dataset, settings.read_pid, names(settings.scalars_keys))
+    return chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
 
 
-def metadata(model: Network, settings: argparse.Namespace, checkpoint: dict, name: str) -> dict[str, str]:
+def metadata(model: Network, settings: JetDataSettings, checkpoint: Checkpoint, name: str) -> dict[str, str]:
     """Return what a user of the file needs to know; all values are text, lists and dicts as JSON."""
     config = model.config
     classifier = isinstance(model, PelicanClassifier)
@@ -167,11 +157,11 @@ def metadata(model: Network, settings: argparse.Namespace, checkpoint: dict, nam
         "nobj": str(settings.nobj),
         "spurions": str(len(config.spurions)),
         "target": settings.target or "",
-        "scalars": json.dumps([{"key": s.key, "columns": s.width} for s in chosen(settings)]),
+        "scalars": json.dumps([{"key": s.key, "columns": s.width} for s in features_of(settings)]),
         "scalars_flags": json.dumps({k: getattr(settings, k) for k in ("dataset", "read_pid", "scalars_keys")}),
         "network": json.dumps(asdict(config)),
         "checkpoint": name,
-        "checkpoint_commit": str(checkpoint.get("git_commit", "")),
+        "checkpoint_commit": checkpoint.commit,
         "puffin_commit": git_commit(),
     }
 

@@ -16,19 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.checkpoints.reading import read_checkpoint
-from puffin.cli.clouds import point_mae_config, take_network_from
+from puffin.checkpoints.checkpoint import AUTOENCODER, Checkpoint
+from puffin.checkpoints.networks import settings_of_checkpoint
 from puffin.data.pilarnet import CloudSelection, open_splits
 from puffin.layers.grouping import Tokens
 from puffin.models.point_mae import PointMAE
-from puffin.runs.run import load_weights, run_script
-from puffin.settings.presets import parse_arguments
+from puffin.runs.entry import run_script
 from puffin.settings.types import integer
 from puffin.tasks.token_probe import MOST, TokenProbe
-from train_pointmae import make_parser
 
 Features = Callable[[Tokens], Tensor]
 
@@ -58,7 +55,7 @@ def standardised(probe: TokenProbe, model: PointMAE, features: Features) -> Feat
     return lambda tokens: (features(tokens) - mean) / deviation
 
 
-def make_own_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Return the parser of this tool's flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -84,16 +81,17 @@ def make_own_parser() -> argparse.ArgumentParser:
 @torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     """Print one row of F1 scores for each kind of features."""
-    own = make_own_parser().parse_args(argv)
+    own = make_parser().parse_args(argv)
     torch.set_num_threads(1)
-    args, _ = parse_arguments(make_parser, [])
-    checkpoint = take_network_from(args, set(), read_checkpoint(own.checkpoint), own.checkpoint)
-    selection = CloudSelection(args.remove_led, args.energy_threshold, args.emin, clusters=False)
+    checkpoint = Checkpoint.read(own.checkpoint).expect(AUTOENCODER)
+    settings = settings_of_checkpoint(checkpoint)
+    data = settings.data
+    selection = CloudSelection(data.remove_led, data.energy_threshold, data.emin, clusters=False)
     datasets = open_splits(own.datadir, selection, {"train": -1, "valid": own.num_valid}, own.seed)
     probe = TokenProbe(datasets, own.seed, MOST)
     torch.manual_seed(own.seed)
-    trained, untrained = (PointMAE(point_mae_config(args)).eval() for _ in range(2))
-    load_weights(trained, checkpoint, own.checkpoint)
+    trained, untrained = (PointMAE(settings.network).eval() for _ in range(2))
+    checkpoint.load_into(trained)
     kinds = {
         "statistics of the points": statistics,
         "mini-PointNet, untrained": untrained.encoder.embed,

@@ -280,7 +280,9 @@ def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
     start = ["--eval", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path / "w"), "--loadfile"]
     assert "--depth 7 contradicts" in refused([*start, str(golden), "--depth", "7"], capsys)
     assert "expected a checkpoint of a masked" in refused([*start, str(run_folder / "ref_best.pt")], capsys)
-    assert "expected a checkpoint of a masked autoencoder, found a segmentation network" in refused([*start, str(segmentation)], capsys)
+    assert "expected a checkpoint of a masked autoencoder, found a segmentation network" in refused(
+        [*start, str(segmentation)], capsys
+    )
     assert "fine-tune from it without --load" in refused(["--load", *start[1:], str(golden)], capsys)
     assert not (tmp_path / "w").exists()
 

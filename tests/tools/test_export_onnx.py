@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import sys
+from dataclasses import replace
 
 import export_onnx as tool
 import h5py
@@ -11,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import train_pelican_classifier
-import train_pelican_cov
 from puffin.checkpoints.writing import save_checkpoint
-from puffin.cli.pelican import pelican_config
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.settings.flags import parse
+from puffin.settings.jets import ClassifierSettings, RegressorSettings
 from tests.conftest import ROOT, relative
 
 TINY = (
@@ -33,11 +33,13 @@ def onnxruntime():
     return pytest.importorskip("onnxruntime")
 
 
-def save_network(path, script, network, num_scalars: int, *flags):
+def save_network(path, network, num_scalars: int, *flags):
     """Save a checkpoint of an untrained network; return the network."""
-    args = script.make_parser().parse_args([*TINY, *flags])
-    model = network(pelican_config(args, num_scalars)).eval()
-    save_checkpoint(path, {"args": vars(args), "git_commit": "c0ffee", "model_state": model.state_dict()})
+    schema = ClassifierSettings if network is PelicanClassifier else RegressorSettings
+    parsed = parse(schema, "", [*TINY, *flags])
+    settings = parsed.settings()
+    model = network(replace(settings.network, scale=settings.data.scale, num_scalars=num_scalars)).eval()
+    save_checkpoint(path, {"args": parsed.plain(), "git_commit": "c0ffee", "model_state": model.state_dict()})
     return model
 
 
@@ -70,7 +72,7 @@ def test_regressor_with_scalars(onnxruntime, tmp_path):
     import onnx
 
     flags = "--read-pid --scale 0.1 --num-targets 2 --config sX --add-beams --method input --stabilizer se2".split()
-    model = save_network(tmp_path / "w.pt", train_pelican_cov, PelicanRegressor, 15, *flags)
+    model = save_network(tmp_path / "w.pt", PelicanRegressor, 15, *flags)
     tool.main([str(tmp_path / "w.pt"), "--check-sizes", "1", "4", "--opset", "20"])
     assert onnx.load(tmp_path / "w.onnx").opset_import[0].version == 20
     session = onnxruntime.InferenceSession(tmp_path / "w.onnx")
@@ -87,7 +89,7 @@ def test_regressor_with_scalars(onnxruntime, tmp_path):
 
 def test_file_that_disagrees_is_not_written(onnxruntime, tmp_path, monkeypatch):
     """The check finds a wrong network, here one that ignores the scale, and leaves an existing file unchanged."""
-    save_network(tmp_path / "q.pt", train_pelican_classifier, PelicanClassifier, 0, "--scale", "0.1")
+    save_network(tmp_path / "q.pt", PelicanClassifier, 0, "--scale", "0.1")
     out = tmp_path / "q.onnx"
     out.write_text("earlier file")
     right = tool.single_jet
@@ -122,8 +124,7 @@ def test_rounding_leaves_the_dot_products_alone():
     Breaks if the dot products are computed in float64, which would allow large differences of the file; if nothing is
     computed in float64; or if a hook stays on the network.
     """
-    args = train_pelican_classifier.make_parser().parse_args(TINY)
-    model = PelicanClassifier(pelican_config(args, 0)).eval()
+    model = PelicanClassifier(parse(ClassifierSettings, "", TINY).settings().network).eval()
     direction = torch.nn.functional.normalize(torch.randn(20, 3) * 0.05 + torch.tensor([1.0, 1.0, 1.0]), dim=1)
     jet = (torch.cat([torch.full((20, 1), 1000.0), 1000 * direction], 1),)
     found, batch = tool.rounding(model, 1.0, [jet]), tool.as_batch(jet, 1.0)
@@ -136,7 +137,7 @@ def test_rounding_leaves_the_dot_products_alone():
 def test_averaged_weights_are_exported(tmp_path):
     """The file contains the averaged weights, as evaluation uses them."""
     path = tmp_path / "q.pt"
-    model = save_network(path, train_pelican_classifier, PelicanClassifier, 0)
+    model = save_network(path, PelicanClassifier, 0)
     content = torch.load(path, weights_only=True)
     content["average_state"] = {f"module.{k}": v + 1 for k, v in model.state_dict().items()}
     torch.save(content, path)
@@ -171,7 +172,7 @@ def test_what_cannot_be_exported_is_refused(onnxruntime, tmp_path):
     with pytest.raises(InputError, match="checkpoint"):
         tool.main([str(tmp_path / "bad.pt")])
     path = tmp_path / "irc.pt"
-    save_network(path, train_pelican_classifier, PelicanClassifier, 0, "--irc-safe", "--stabilizer", "so13")
+    save_network(path, PelicanClassifier, 0, "--irc-safe", "--stabilizer", "so13")
     with pytest.raises(InputError, match="no such file"):
         tool.main([str(path), "--check-file", str(tmp_path / "missing.h5")])
     with pytest.raises(InputError, match="soft-drop"):

@@ -28,13 +28,14 @@ class Checkpoint:
 
     origin: who wrote it (PUFFIN, PELICAN, POLARMAE); settings: of the training, by name; weights: those with which the
     network is evaluated, under our names (see `evaluated_weights`); state: all that a run needs to resume, None if the
-    file does not have it."""
+    file does not have it; commit: of the code of Puffin that wrote it."""
 
     path: Path
     origin: str
     settings: Mapping[str, Any]
     weights: Mapping[str, Tensor] = field(repr=False)
     state: Mapping[str, Any] | None = field(repr=False)
+    commit: str = ""
 
     @classmethod
     def read(cls, path: str | Path) -> "Checkpoint":
@@ -52,7 +53,7 @@ class Checkpoint:
             )
         weights = evaluated_weights(content, path)
         if "git_commit" in content:
-            return cls(path, PUFFIN, settings, weights, content if "rng" in content else None)
+            return cls(path, PUFFIN, settings, weights, content if "rng" in content else None, content["git_commit"])
         return cls(path, PELICAN, _settings_of_pelican(settings), weights, None)
 
     @property
