@@ -29,9 +29,6 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=2048, help="of the data set")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--clusters", action="store_true", help="hand over clusters and PID too, which training does not need"
-    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--measure", nargs=2, metavar=("FILE", "WORKERS"), help=argparse.SUPPRESS
@@ -73,7 +70,6 @@ def write_files(folder: Path, number: int) -> dict[str, Path]:
 
 def one_run(path: Path, workers: int, args: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", str(path), str(workers), "--batch-size", str(args.batch_size)]
-    command += ["--clusters"] if args.clusters else []
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -87,7 +83,7 @@ def measure(path: Path, workers: int, args: argparse.Namespace) -> dict[str, flo
 
     torch.set_num_threads(1)
     idle = memory_of_family()
-    dataset = CloudDataset([path], CloudSelection(clusters=args.clusters))
+    dataset = CloudDataset([path], CloudSelection())
     batches = EpochBatches(len(dataset), args.batch_size, shuffle=True)
     loader = make_loader(dataset, batches, workers, pin_memory=False)
     most = 0

@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.data.pilarnet import CLASS_COUNTS, CLASS_NAMES
-from puffin.data.pilarnet_files import LED, SIZE, EventFile, find_files
+from puffin.data.pilarnet_files import EventFile, find_files
+from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
 
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "0.6")
-PER_EVENT = sum(CLASS_COUNTS) / 1_199_200  # points, PILArNet-M's training set
+POINTS_PER_EVENT = sum(PILARNET.class_counts) / PILARNET.training_events
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
 
 
 def describe(files: list[Path]) -> None:
-    """Shares of the classes, points and clusters of an event."""
-    classes, events, sizes, energies = np.zeros(len(CLASS_NAMES), np.int64), 0, [], []
+    """Print the fractions of the classes, and points and clusters per event."""
+    classes, events, sizes, energies = np.zeros(len(PILARNET.class_names), np.int64), 0, [], []
     for path in tqdm(files, unit="file", disable=None):
         with EventFile(path) as file:
             for row in range(len(file)):
@@ -47,23 +47,20 @@ def describe(files: list[Path]) -> None:
                 energies.append(points[:, 3])
             events += len(file)
     points, clusters = np.array(sizes).T
-    print(f"{events} events           here  PILArNet-M")
-    for name, mine, theirs in zip(
-        CLASS_NAMES, classes / classes.sum(), np.array(CLASS_COUNTS) / sum(CLASS_COUNTS), strict=False
-    ):
-        print(f"{name:18} {mine:8.4f} {theirs:11.4f}")
-    print(f"{'points per event':18} {points.mean():8.0f} {PER_EVENT:11.0f}")
+    print(f"{events} events           here  {PILARNET.name}")
+    published = np.array(PILARNET.class_counts) / sum(PILARNET.class_counts)
+    for name, fraction, reference in zip(PILARNET.class_names, classes / classes.sum(), published, strict=True):
+        print(f"{name:18} {fraction:8.4f} {reference:11.4f}")
+    print(f"{'points per event':18} {points.mean():8.0f} {POINTS_PER_EVENT:11.0f}")
     energy = np.concatenate(energies)
-    print(
-        f"points, 10/50/90%  {np.percentile(points, (10, 50, 90)).astype(int)}, at least 1024: {(points >= 1024).mean():.3f} of events"
-    )
-    print(
-        f"clusters per event {clusters.mean():8.1f}, energy of a voxel {energy.mean():.3f} MeV, median {np.median(energy):.3f}"
-    )
+    percentiles = np.percentile(points, (10, 50, 90)).astype(int)
+    print(f"points, 10/50/90%  {percentiles}, at least 1024: {(points >= 1024).mean():.3f} of events")
+    mean, median = energy.mean(), np.median(energy)
+    print(f"clusters per event {clusters.mean():8.1f}, energy of a voxel {mean:.3f} MeV, median {median:.3f}")
 
 
 def draw(path: Path, numbers: list[int], png: Path) -> None:
-    """Side views of events, coloured by class."""
+    """Draw side views of events, coloured by class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 0.3 + 4 * -(-len(numbers) // 3)), layout="constrained")
@@ -74,10 +71,12 @@ def draw(path: Path, numbers: list[int], png: Path) -> None:
                 raise InputError(f"--draw: expected events 0 to {len(file) - 1} of {path}, got {number}")
             points, clusters = file.read(number)
             semantic = np.repeat(clusters[:, 4], clusters[:, 0])
-            for c in (LED, 0, 1, 3, 2):
-                mine = points[semantic == c]
-                axes.scatter(mine[:, 2], mine[:, 1], s=1.5, lw=0, color=COLOURS[c], label=CLASS_NAMES[c])
-            axes.set(xlim=(0, SIZE), ylim=(0, SIZE), title=f"event {number}: {len(points)} points", aspect="equal")
+            for c in (PILARNET.low_energy_deposits, 0, 1, 3, 2):
+                of_class = points[semantic == c]
+                style = {"s": 1.5, "lw": 0, "color": COLOURS[c], "label": PILARNET.class_names[c]}
+                axes.scatter(of_class[:, 2], of_class[:, 1], **style)
+            limits = (0, PILARNET.size)
+            axes.set(xlim=limits, ylim=limits, title=f"event {number}: {len(points)} points", aspect="equal")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, markerscale=6)
     figure.supxlabel("z [voxel of 3 mm]")
     figure.supylabel("y [voxel of 3 mm]")

@@ -73,7 +73,7 @@ def main(argv=None) -> None:
     torch.set_num_threads(1)
     args, _ = parse_arguments(make_parser, [])
     checkpoint = take_network_from(args, set(), read_checkpoint(given.checkpoint), given.checkpoint)
-    selection = CloudSelection(args.remove_led, args.energy_threshold, args.emin, clusters=False)
+    selection = CloudSelection(args.remove_led, args.energy_threshold, args.emin)
     datasets = open_splits(given.datadir, selection, {"train": -1, "valid": given.num_valid}, given.seed)
     probe = TokenProbe(datasets, given.seed, MOST)
     torch.manual_seed(given.seed)

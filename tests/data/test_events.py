@@ -30,7 +30,7 @@ class Numbers(EventDataset):
         self.events = torch.arange(10)
 
     def __getitems__(self, numbers):
-        return self._opened(0).path.name, self.events[torch.tensor(numbers)].tolist()
+        return self._opened(0).path.name, self.events[torch.tensor(numbers, dtype=torch.int64)].tolist()
 
 
 def test_events_in_use_and_open_files():
@@ -39,6 +39,7 @@ def test_events_in_use_and_open_files():
     dataset.restrict(torch.tensor([2, 4, 6, 8]))
     dataset.restrict(torch.tensor([1, 3]))
     assert len(dataset) == 2 and dataset[1] == ("a.h5", [8]) and dataset.__getitems__([1, 0]) == ("a.h5", [8, 4])
+    assert dataset[[1, 0]] == ("a.h5", [8, 4]) and dataset[[]] == ("a.h5", [])
     assert (File.opened, File.closed) == (1, 0)
     other = pickle.loads(pickle.dumps(dataset))
     assert other[0] == dataset[0] == ("a.h5", [4]) and File.opened == 2
@@ -59,4 +60,4 @@ def test_subsets(caplog):
     with caplog.at_level("WARNING", "puffin"):
         logging.getLogger("puffin").propagate = True
         assert len(choose_events(labels, 100, 1000, 1, "train")) == 100
-    assert "1000 events asked for, 100 there" in caplog.text
+    assert "train: 1000 events requested, but only 100 available; using all" in caplog.text

@@ -37,7 +37,7 @@ def test_batches_hold_the_particles(two_files, in_memory, nobj):
     paths, momenta, labels = two_files
     dataset = JetDataset(paths, JetSelection(nobj=nobj, in_memory=in_memory, scale=2.0))
     wanted = [11, 2, 7, 2, 0]
-    batch = dataset.__getitems__(wanted)
+    batch = dataset[wanted]
     last = None if nobj < 0 else nobj
     events = [momenta[k, :last][momenta[k, :last, 0] != 0] * 2 for k in wanted]
     assert batch.lengths.tolist() == [len(e) for e in events]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lartpc import argon, endings, events, showers, tracks
 from lartpc.argon import DENSITY, ELECTRON, ELECTRON_MASS, MUON, PHOTON, PION, PROTON, X0
-from lartpc.particles import MICHEL, Fragments, Particles, isotropic, turned
+from lartpc.particles import MICHEL, Fragments, Particles, deflected, isotropic
 from scipy import integrate
 
 TABLE = argon.CollisionTable()
@@ -133,11 +133,11 @@ def test_highland_angle(rng):
         assert particles.direction[:, axis].std() == pytest.approx(expected, rel=0.04)
 
 
-def test_turned_keeps_the_polar_angle(rng):
+def test_deflected_keeps_the_polar_angle(rng):
     """Breaks if the two vectors across are not orthonormal, for directions near the poles too."""
     direction = np.concatenate([isotropic(500, rng), [[0, 0, 1.0], [0, 0, -1.0], [1e-9, 0, -1.0]]])
     cosine = rng.uniform(-1, 1, len(direction))
-    new = turned(direction, cosine, rng)
+    new = deflected(direction, cosine, rng)
     assert np.allclose((new * direction).sum(1), cosine, atol=1e-8) and np.allclose(np.linalg.norm(new, axis=1), 1)
 
 

@@ -68,8 +68,8 @@ def replaced(events, number, column=None, value=None, clusters=None):
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_batches_hold_the_events(events, tmp_path, version, packed):
-    """Any order, repeats included, over two files. Breaks if columns are mixed up (the wrong one for the energy), clusters are
-    expanded wrongly (empty ones!), or the packed layout differs from the published one."""
+    """Any order, repeats included, over two files. Breaks if columns are mixed up (the wrong one for the energy), clusters
+    are expanded wrongly (empty ones!), or the packed layout differs from the published one."""
     files = [
         write(tmp_path / "in" / f"{name}.h5", part, version) for name, part in (("a", events[:3]), ("b", events[3:]))
     ]
@@ -81,7 +81,7 @@ def test_batches_hold_the_events(events, tmp_path, version, packed):
     dataset = CloudDataset(files, ALL)
     assert dataset.version == version and len(dataset) == 5
     numbers = [4, 0, 2, 2, 1]
-    batch = dataset.__getitems__(numbers)
+    batch = dataset[numbers]
     chosen = [events[k] for k in numbers]
     points = np.concatenate([p for p, _ in chosen])
     assert batch.lengths.tolist() == [len(p) for p, _ in chosen] and batch.index.tolist() == numbers
@@ -89,10 +89,8 @@ def test_batches_hold_the_events(events, tmp_path, version, packed):
     assert torch.allclose(batch.points[:, :3], torch.from_numpy(points[:, :3] - 384) / (384 * 3**0.5), atol=1e-6)
     expected = 2 * (np.log10(points[:, 3] + 0.01) + 2) / (np.log10(20.01) + 2) - 1
     assert np.allclose(batch.points[:, 3], expected, atol=1e-6)
-    ids = np.concatenate([np.repeat(c, c[:, 0], 0) for _, c in chosen])
-    for name, column in (("fragment", 1), ("group", 2), ("interaction", 3), ("semantic", 4)):
-        assert getattr(batch, name).tolist() == ids[:, column].tolist(), name
-    assert batch.pid is None if version == "v1" else batch.pid.tolist() == ids[:, 5].tolist()
+    assert batch.semantic.dtype == torch.int64
+    assert batch.semantic.tolist() == np.concatenate([np.repeat(c[:, 4], c[:, 0]) for _, c in chosen]).tolist()
 
 
 def test_preparation(events, tmp_path):
@@ -109,15 +107,6 @@ def test_preparation(events, tmp_path):
     energy = points[kept, 3]
     assert np.allclose(batch.points[:, 3], 2 * np.log10((energy + 0.13) / 0.13) / np.log10(20.13 / 0.13) - 1, atol=1e-6)
     assert CloudSelection(energy_threshold=0).eps == 0.01 and CloudSelection(emin=0.02).eps == 0.02
-
-
-def test_without_clusters(events, tmp_path):
-    """Breaks if another column is taken for the class."""
-    path = write(tmp_path / "a.h5", events)
-    whole = CloudDataset([path], ALL)[0]
-    few = CloudDataset([path], CloudSelection(remove_led=False, energy_threshold=0, min_points=0, clusters=False))[0]
-    assert torch.equal(few.semantic, whole.semantic)
-    assert few.fragment is None and few.pid is None and few.to(torch.device("cpu")).group is None
 
 
 def test_places(events, tmp_path):
@@ -176,7 +165,7 @@ def test_workers_give_the_same(events, tmp_path, workers):
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0].points, dataset[0].points)  # what a spawned worker gets
     batches = list(make_loader(dataset, EpochBatches(5, 2, shuffle=False), workers, pin_memory=False))
     assert torch.equal(torch.cat([b.points for b in batches]), whole.points)
-    assert torch.equal(torch.cat([b.pid for b in batches]), whole.pid)
+    assert torch.equal(torch.cat([b.semantic for b in batches]), whole.semantic)
     dataset.close()
 
 
@@ -188,7 +177,7 @@ def test_batch_moves(events, tmp_path):
         .to(torch.device("meta"), torch.bfloat16)
     )
     assert batch.points.dtype == torch.bfloat16 and batch.semantic.dtype == torch.int64
-    assert batch.pid.device.type == "meta" and batch.lengths.device.type == "cpu" and len(batch) == 2
+    assert batch.semantic.device.type == "meta" and batch.lengths.device.type == "cpu" and len(batch) == 2
 
 
 def test_splits_and_subsets(events, tmp_path):
@@ -306,7 +295,8 @@ def test_bad_events(events, tmp_path, complaint):
     assert dataset.events[batch.index].tolist() == [0, 2, 3, 4]
     if len(dataset) == 5:
         empty = dataset.__getitems__([1])
-        assert len(empty) == 0 and empty.skipped == 1 and empty.points.shape == (0, 4) and empty.pid.shape == (0,)
+        assert len(empty) == 0 and empty.skipped == 1
+        assert empty.points.shape == (0, 4) and empty.semantic.shape == (0,)
 
     out = ["--outdir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="event 1"):
@@ -345,7 +335,7 @@ def test_bad_files(events, tmp_path):
 
 
 def test_mixed_versions(events, tmp_path):
-    """Breaks if v1 and v2 are read together: the PID of a part would be missing. Not even skip_bad allows it."""
+    """Breaks if v1 and v2, which have different columns, are read together. Not even skip_bad allows it."""
     files = [write(tmp_path / f"{v}.h5", events, v) for v in ("v1", "v2")]
     for skip_bad in (False, True):
         with pytest.raises(InputError, match=r"files of one version.*v1 \(v1.h5\), v2 \(v2.h5\)"):
@@ -370,7 +360,7 @@ def test_folders(tmp_path):
     """Breaks if a wrong --datadir is an empty data set."""
     with pytest.raises(InputError, match="no such folder"):
         find_split_files(tmp_path / "none", "train")
-    with pytest.raises(InputError, match="found none; give another folder"):
+    with pytest.raises(InputError, match="found none. Pass another folder"):
         find_split_files(tmp_path, "train")
     for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that there are
         with pytest.raises(

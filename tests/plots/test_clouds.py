@@ -12,7 +12,7 @@ from puffin.plots.clouds import (
     Layer,
     Page,
     _extent,
-    _longest_sides,
+    _longest_axes,
     by_class,
     by_energy,
     by_error,
@@ -74,7 +74,7 @@ def test_draws_an_event(tmp_path):
     model are left alone."""
     model = make_task().model.train()
     files = sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5"))
-    dataset = CloudDataset(files, CloudSelection(clusters=False))
+    dataset = CloudDataset(files, CloudSelection())
     state = torch.get_rng_state()
     pages = event_pages(model, dataset, 2, seed=1)
     assert list(pages) == ["energy", "class", "tokens", "truth", "predicted", "embedding"]
@@ -94,14 +94,14 @@ def test_errors_and_pages_side_by_side(points, tmp_path):
     truth, given = np.arange(40) % 4, np.zeros(40, int)
     page = by_error(points, truth, given, "E")
     assert [layer.name for layer in page.layers] == [
-        "right (10)",
+        "correct (10)",
         "track missed (10)",
         "michel missed (10)",
         "delta missed (10)",
     ]
     assert [layer.colour for layer in page.layers[1:]] == list(CLASS_COLOURS[1:4])
     flat = points * np.array([1, 0.01, 1, 1])
-    assert _longest_sides([by_class(flat, truth, "")]) == [0, 2]
+    assert _longest_axes([by_class(flat, truth, "")]) == [0, 2]
     draw_side_by_side(tmp_path / "e.png", "event", [by_class(points, truth, "truth"), page, Page("empty", [])])
     assert (tmp_path / "e.png").stat().st_size > 10_000
 

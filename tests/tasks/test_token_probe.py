@@ -28,7 +28,7 @@ def test_features_that_are_the_labels():
     labels, or the two splits, are mixed up."""
     folder, model = ROOT / "data/sample_data/lartpc", make_task().model.eval()
     datasets = {
-        split: CloudDataset(sorted((folder / name).glob("*.h5")), CloudSelection(clusters=False))
+        split: CloudDataset(sorted((folder / name).glob("*.h5")), CloudSelection())
         for split, name in (("train", "train"), ("valid", "val"))
     }
     probe = TokenProbe(datasets, seed=1, most=600)

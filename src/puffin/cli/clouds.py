@@ -342,7 +342,6 @@ def open_clouds(run: Run) -> dict[str, CloudDataset]:
         args.energy_threshold,
         args.emin,
         min_points=args.min_points,
-        clusters=False,
         skip_bad=args.skip_bad,
     )
     jobs = max(1, args.num_workers)

@@ -21,7 +21,8 @@ from puffin.cli.clouds import (
     encoder_flags,
     encoder_without_dropout,
 )
-from puffin.data.pilarnet import CLASS_COUNTS, CloudDataset
+from puffin.data.pilarnet import CloudDataset
+from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.losses.clouds import CLASS_LOSSES, LossTerms
 from puffin.models.point_mae import PointMAE
@@ -295,7 +296,7 @@ def weights_of_classes(wish: str, num_classes: int) -> Tensor | None:
     if wish == "none":
         return None
     if wish == "pilarnet":
-        return inverse_shares(torch.tensor(CLASS_COUNTS[:num_classes]))
+        return inverse_shares(torch.tensor(PILARNET.class_counts[:num_classes]))
     numbers = parse_numbers(wish, WEIGHTS)
     if len(numbers) != num_classes:
         raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(numbers)}")

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from puffin.data.augment import random_rotations, rotate
 from puffin.data.packing import CloudBatch
-from puffin.data.pilarnet import CLASS_NAMES, CloudDataset
+from puffin.data.pilarnet import CloudDataset
+from puffin.detector import PILARNET
 from puffin.files import whole_file
 from puffin.layers.all_reduce import all_reduce_sum
 from puffin.losses.clouds import LossTerms
@@ -45,7 +46,7 @@ class PointSegmentation:
     ):
         self.model, self.loss, self.datasets = model, loss, datasets
         self.rotate, self.layer_decay, self.plot, self.checkpoints = rotate, layer_decay, plot, checkpoints or {}
-        self.names = CLASS_NAMES[: model.config.num_classes]
+        self.names = PILARNET.class_names[: model.config.num_classes]
         self.metric_directions = self.metric_directions | {
             f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names
         }
