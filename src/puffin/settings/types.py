@@ -1,0 +1,50 @@
+"""Types of number flags: the parser refuses values out of range and names the flag."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Make an argparse type for integers from minimum to maximum, both included."""
+    limit = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"expected an integer {limit}, got {text!r}")
+        return value
+
+    return convert
+
+
+def number(
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Callable[[str], float]:
+    """Make an argparse type for finite numbers: minimum <= x <= maximum and above < x < below, if given."""
+    limits = {"at least": minimum, "above": above, "at most": maximum, "below": below}
+    text_of_limits = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        inside = (
+            math.isfinite(value)
+            and (minimum is None or value >= minimum)
+            and (maximum is None or value <= maximum)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+        if not inside:
+            raise argparse.ArgumentTypeError(f"expected a number {text_of_limits}".rstrip() + f", got {text!r}")
+        return value
+
+    return convert
