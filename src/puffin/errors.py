@@ -1,10 +1,10 @@
-"""Errors that are the user's to mend; scripts print them as one line and exit with status 1."""
+"""Errors that the user can correct; scripts print them as one line and exit with status 1."""
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, shortened."""
+    """Return the first line of an error's text, shortened to 200 characters."""
     return (str(error).splitlines() or [""])[0][:200]
 
 
 class InputError(Exception):
-    """Bad flags, files or data.  The message says what was expected, what came and what to do."""
+    """Bad flags, files or data. The message says what is wrong, where, and what to do."""

@@ -86,7 +86,7 @@ def test_bad_data_is_one_line(files, workers):
         file["Pmu"][33, 0, 1] = np.nan
     with pytest.raises(InputError) as error:
         list(stream(files, workers)[0])
-    assert str(error.value) == f"{files[0]}: Pmu of event 33 is not finite; mend or remove the event"
+    assert str(error.value) == f"{files[0]}: Pmu of event 33 is not finite. Correct or remove the event."
 
 
 @pytest.mark.parametrize("in_memory", ["True", "False"])
