@@ -113,7 +113,7 @@ def test_bad_sources_are_refused(sources, tmp_path):
     for arrays, message in (
         ({"X": unknown, "y": y}, "jet 4: PDG code 111 is none of"),
         ({"X": negative, "y": y}, "jet 5: expected pT >= 0, got -"),
-        ({"X": x[:0], "y": y[:0]}, "there is no jet in it"),
+        ({"X": x[:0], "y": y[:0]}, "it would contain no jets"),
         ({"X": x, "y": y + 1}, "expected y of 0 and 1"),
         ({"X": x, "y": y[1:]}, r"expected X \(n, M, 4\)"),
         ({"X": x}, "array 'y' not found"),
@@ -121,7 +121,7 @@ def test_bad_sources_are_refused(sources, tmp_path):
         np.savez(path, **arrays)
         with pytest.raises(InputError, match=message):
             convert.main([str(path), *out])
-    with pytest.raises(InputError, match="sum 1"):
+    with pytest.raises(InputError, match="three fractions with sum 1"):
         convert.main([str(path), *out, "--split", "0.5", "0.5", "0.5"])
     assert not list(tmp_path.glob("*.h5"))
 
@@ -137,7 +137,7 @@ def test_all_parts_or_none(sources, tmp_path):
         with pytest.raises(InputError, match=f"o_{name}.h5: not written.*[1-9] without particles"):
             convert.main([*command, "0.5", "0.25", "0.25"])
     np.savez(path, X=x[:2], y=y[:2])
-    with pytest.raises(InputError, match="there is no jet in it"):
+    with pytest.raises(InputError, match="it would contain no jets"):
         convert.main([*command, "0.8", "0.1", "0.1"])
     assert not list(tmp_path.glob("*.h5"))
     convert.main([*command, "0.5", "0", "0.5"])

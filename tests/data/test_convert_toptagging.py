@@ -59,7 +59,7 @@ def test_table_round_trip(reference, tmp_path, capsys):
     path, momenta, truth, integers = reference
     out = tmp_path / "train.h5"
     convert_toptagging.main([str(path), str(path), "--out", str(out)])
-    assert "16 jets (2 without particles left out)" in capsys.readouterr().out
+    assert "16 jets (2 without particles dropped)" in capsys.readouterr().out
     kept = [*range(5), *range(6, 9)] * 2
     with h5py.File(out) as file:
         np.testing.assert_array_equal(file["Pmu"][:], momenta[kept])
@@ -137,7 +137,7 @@ def test_npz_round_trip(tmp_path, monkeypatch, labels, options):
         assert file["is_signal"][:].tolist() == [1, 0, 0, 1, 0]
     with h5py.File(tmp_path / "top_valid.h5") as file:
         np.testing.assert_array_equal(file["Pmu"][:], valid)
-    with pytest.raises(InputError, match="top_train.h5: is there already"):
+    with pytest.raises(InputError, match="top_train.h5: already exists. Choose another --out or pass --overwrite"):
         convert_toptagging.main([str(tmp_path / "full.npz"), "--out", str(tmp_path / "top.h5")])
 
 

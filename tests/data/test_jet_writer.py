@@ -11,15 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from puffin.data.jet_writer import (
-    Parser,
-    check_outputs,
-    converter_parser,
-    jet_file,
-    jet_rows,
-    one_hot_numbers,
-    run_converter,
-)
+from puffin.data.jet_writer import jet_file, jet_rows, one_hot_numbers
 from puffin.errors import InputError
 from tests.patience import PATIENCE
 
@@ -132,52 +124,14 @@ def test_one_hot_numbers():
             one_hot_numbers(np.array([[1, 0, 0], wrong]), ("a", "b", "c"), "x", 7)
 
 
-def test_outputs_are_checked(tmp_path):
-    """Breaks if an output is replaced unasked, an input is overwritten even with --overwrite, or a missing input passes."""
-    source, there = tmp_path / "in.h5", tmp_path / "there.h5"
-    source.touch(), there.touch()
-    parse = converter_parser("", "", "").parse_args
-    check_outputs(parse([str(source), "--out", "x"]), [tmp_path / "new.h5"])
-    check_outputs(parse([str(source), "--out", "x", "--overwrite"]), [there])
-    for words, outputs, message in (
-        ([source], [there], "there.h5: is there already"),
-        ([source, "--overwrite"], [tmp_path / "." / "in.h5"], "is an input"),
-        ([tmp_path / "no.h5"], [], "no such file"),
-        ([source, "--nobj", "0"], [], "--nobj"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_outputs(parse([*map(str, words), "--out", "x"]), outputs)
-
-
-def test_failures_are_one_line(capsys):
-    """Breaks if a failure shows as a traceback or several lines, or ends with status 0."""
-
-    def fails(error):
-        def main(argv):
-            raise error
-
-        return main
-
-    for error, text in (
-        (InputError("a\nb"), "error: a b"),
-        (ValueError("x"), "error: ValueError: x"),
-        (KeyboardInterrupt(), "interrupted"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            run_converter(fails(error))
-        assert stop.value.code.startswith(text) and "\n" not in stop.value.code
-    with pytest.raises(SystemExit) as stop:
-        Parser(prog="p").parse_args(["--none"])
-    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
-
-
 def test_stopped_converter_leaves_nothing(tmp_path):
-    """Breaks if SIGTERM leaves a half file or a traceback, or ends with status 0. The converter here never ends by itself."""
+    """Breaks if SIGTERM leaves a half file or a traceback, or ends with status 0. The converter here never ends."""
     code = """if True:
         import time
         from pathlib import Path
         import numpy as np
-        from puffin.data.jet_writer import jet_file, run_converter
+        from puffin.data.commands import run_converter
+        from puffin.data.jet_writer import jet_file
         def main(argv):
             with jet_file(Path(r"%s"), {}) as writer:
                 writer.append({"Nobj": np.ones(3, np.int32)})

@@ -285,7 +285,7 @@ def test_mpi_adds_particles(generator):
 
 def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
     """Breaks if cuts that no jet passes run for ever, or leave a file."""
-    monkeypatch.setattr(jet_processes, "MAX_BARREN", 5)
+    monkeypatch.setattr(jet_processes, "MAX_EMPTY_EVENTS", 5)
     with pytest.raises(SystemExit) as stop:
         make_jets.main(["--outdir", str(tmp_path), *FEW, "--eta-max", "1e-6"])
     assert "no jet passes the cuts in 5 events" in stop.value.code and "\n" not in stop.value.code

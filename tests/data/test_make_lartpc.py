@@ -240,9 +240,12 @@ def test_seeds_and_splits_differ():
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["--num-train", "0", "--num-val", "0"], "not all 0"),
-        (["-j", "0"], "--jobs at least 1"),
-        (["--seed", "-1"], "--seed must be 0 or more"),
+        (
+            ["--num-train", "0", "--num-val", "0"],
+            "--num-train, --num-val and --num-test are all 0; at least one must be positive",
+        ),
+        (["-j", "0"], "argument -j/--jobs: expected an integer of at least 1, got '0'"),
+        (["--seed", "-1"], "argument --seed: expected an integer of at least 0, got '-1'"),
         (["--format", "v4"], "invalid choice"),
         (["--outdir", str(SCRIPT)], "is a file"),
     ],
@@ -264,7 +267,7 @@ def test_no_events_twice(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             make_lartpc.main([*flags, *other])
         assert stop.value.code == 2
-        assert "lartpc_2_v2.h5 would stay beside lartpc_" in capsys.readouterr().err
+        assert "lartpc_2_v2.h5 would stay in the folder of lartpc_" in capsys.readouterr().err
     assert not list((tmp_path / "train").glob("lartpc_[!2]*")) and not list((tmp_path / "train").glob("*v1*"))
     make_lartpc.main([*flags, "--num-train", "2", "--num-test", "1"])
     assert (tmp_path / "train/lartpc_2_v2.h5").read_bytes() == first and (tmp_path / "test/lartpc_1_v2.h5").exists()

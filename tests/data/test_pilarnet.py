@@ -397,14 +397,14 @@ def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
     (out / "train" / "1.h5").unlink()
     before = (out / "train" / "0.h5").stat().st_mtime_ns
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(out)])
-    assert "1 files repacked (1 were there): 4 events" in capsys.readouterr().out
+    assert "1 files repacked (1 already existed): 4 events" in capsys.readouterr().out
     assert (out / "train" / "0.h5").stat().st_mtime_ns == before
     assert np.array_equal(np.load(index_path(out / "train" / "1.h5")), make_index(tmp_path / "in" / "train" / "1.h5"))
     repack_pilarnet.main([str(out), "--verify"])
-    assert "2 files, 9 events: all as written" in capsys.readouterr().out
+    assert "2 files, 9 events: all match their checksums" in capsys.readouterr().out
     with h5py.File(out / "train" / "0.h5", "a") as file:
         file["points"][21, 3] += 1e-3
-    with pytest.raises(SystemExit, match="0.h5: event 1: does not have its checksum"):
+    with pytest.raises(SystemExit, match="0.h5: event 1: does not match its checksum"):
         repack_pilarnet.main([str(out), "--verify"])
     with pytest.raises(SystemExit, match="is the folder of the source"):
         repack_pilarnet.main([str(out), "--outdir", str(out)])
@@ -418,7 +418,7 @@ def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
     repack_pilarnet.main(again)
     (tmp_path / "packed" / "1.h5").unlink()
     repack_pilarnet.main(again)
-    assert "1 files repacked (1 were there)" in capsys.readouterr().out
+    assert "1 files repacked (1 already existed)" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["0.h5", "0_points.npy", "1.h5", "1_points.npy"]
 
 
@@ -448,7 +448,7 @@ def test_verify_has_no_options(capsys):
     for flag in ("--compress", "--skip-bad"):
         with pytest.raises(SystemExit):
             repack_pilarnet.main([".", "--verify", flag])
-        assert "--verify writes nothing; leave out --compress" in capsys.readouterr().err
+        assert "--verify writes nothing; do not pass --compress" in capsys.readouterr().err
 
 
 def test_packed_files_are_checked(events, tmp_path):
