@@ -7,7 +7,8 @@ from puffin.errors import InputError
 
 
 def test_outputs_are_checked(tmp_path):
-    """Breaks if an output is replaced unasked, an input is overwritten even with --overwrite, or a missing input passes."""
+    """Breaks if an output is replaced unasked, an input is overwritten even with --overwrite, or a missing input
+    passes."""
     source, there = tmp_path / "in.h5", tmp_path / "there.h5"
     source.touch(), there.touch()
     parse = converter_parser("", "", "").parse_args

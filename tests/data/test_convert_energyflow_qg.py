@@ -13,7 +13,8 @@ IDS = [22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13
 
 
 def write_source(path, number, width, seed):
-    """X (number, width, 4) float64 pT, y, phi, PDG code by falling pT, zero-padded, and y (number,), compressed as published."""
+    """X (number, width, 4) float64 pT, y, phi, PDG code by falling pT, zero-padded, and y (number,), compressed as
+    published."""
     rng = np.random.default_rng(seed)
     x = np.zeros((number, width, 4))
     for jet in x:
@@ -82,7 +83,8 @@ def test_masses():
 
 
 def test_split(sources, tmp_path):
-    """Breaks if a jet is lost or doubled, shares are not kept, the split does not follow the seed, or labels stay behind."""
+    """Breaks if a jet is lost or doubled, shares are not kept, the split does not follow the seed, or labels stay
+    behind."""
     paths, contents = sources
 
     def run(name, *options):
@@ -104,7 +106,8 @@ def test_split(sources, tmp_path):
 
 
 def test_bad_sources_are_refused(sources, tmp_path):
-    """Breaks if an unknown particle gets no mass or that of another, a negative pT or no jet at all passes, labels are not 0 and 1, or shares do not add up."""
+    """Breaks if an unknown particle gets no mass or that of another, a negative pT or no jet at all passes, labels
+    are not 0 and 1, or shares do not add up."""
     (path, _), ((x, y), _) = sources
     out = ["--out", str(tmp_path / "o.h5")]
     unknown, negative = x.copy(), x.copy()
@@ -127,8 +130,8 @@ def test_bad_sources_are_refused(sources, tmp_path):
 
 
 def test_all_parts_or_none(sources, tmp_path):
-    """Breaks if a part without jets, because there are too few or its own have no particles, leaves the other parts behind,
-    which the next attempt would stumble over; or if a share of 0 makes a file."""
+    """Breaks if a part without jets, because there are too few or its own have no particles, leaves the other parts
+    behind, which the next attempt would stumble over; or if a share of 0 makes a file."""
     (path, _), ((x, y), _) = sources
     command = [str(path), "--out", str(tmp_path / "o.h5"), "--split"]
     part = convert.assign(7, [0.5, 0.25, 0.25], 0)

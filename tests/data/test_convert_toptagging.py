@@ -29,7 +29,8 @@ def jets(number, width, seed=0):
 
 
 def write_table(path, momenta, truth, integers):
-    """A file as pandas' to_hdf(format="table") lays it out: one compound table; the names of columns are pickled attributes."""
+    """A file as pandas' to_hdf(format="table") lays it out: one compound table; the names of columns are pickled
+    attributes."""
     floats = np.concatenate([momenta.reshape(len(momenta), -1), truth], 1).astype(np.float32)
     kind = [
         ("index", "<i8"),
@@ -55,7 +56,8 @@ def reference(tmp_path, monkeypatch):
 
 
 def test_table_round_trip(reference, tmp_path, capsys):
-    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is kept unsaid."""
+    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is kept
+    unsaid."""
     path, momenta, truth, integers = reference
     out = tmp_path / "train.h5"
     convert_toptagging.main([str(path), str(path), "--out", str(out)])
@@ -158,7 +160,8 @@ def test_npz_with_other_arrays_is_refused(tmp_path):
 
 
 def test_command_line(reference, tmp_path):
-    """Breaks if the script does not run from another folder, or a failure is more than one line or ends with status 0."""
+    """Breaks if the script does not run from another folder, or a failure is more than one line or ends with status
+    0."""
     path = reference[0]
 
     def run(*words):

@@ -100,7 +100,8 @@ def test_equal_pt_keeps_the_order_of_the_source():
 
 @pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
 def test_bad_momenta_are_named(entry, value):
-    """Breaks if a jet that training would refuse is written, or the message counts from the block instead of the file."""
+    """Breaks if a jet that training would refuse is written, or the message counts from the block instead of the
+    file."""
     momenta = np.ones((2, 2, 4))
     momenta[entry] = value
     with pytest.raises(InputError, match="f.h5: jet 41:"):

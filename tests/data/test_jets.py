@@ -33,7 +33,8 @@ def two_files(tmp_path):
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("nobj", [-1, 3])
 def test_batches_hold_the_particles(two_files, in_memory, nobj):
-    """Any order, repeats included, over both files; dropped zero-energy entries and --nobj must act alike in both ways."""
+    """Any order, repeats included, over both files; dropped zero-energy entries and --nobj must act alike in both
+    ways."""
     paths, momenta, labels = two_files
     dataset = JetDataset(paths, JetSelection(nobj=nobj, in_memory=in_memory, scale=2.0))
     wanted = [11, 2, 7, 2, 0]
@@ -125,7 +126,8 @@ def test_one_hot_targets(tmp_path):
 )
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_rows_that_are_not_one_hot(tmp_path, row, in_memory):
-    """Named with the key and the first bad jet of the file: a row of zeros is no jet of class 0, a momentum no label."""
+    """Named with the key and the first bad jet of the file: a row of zeros is no jet of class 0, a momentum no
+    label."""
     for name, rows in (("a", np.eye(3)), ("b", [[0, 1, 0], row, [0, 0, 0]])):
         _write(tmp_path / f"train_{name}.h5", Pmu=np.ones((3, 2, 4), np.float32), tag=rows)
     with pytest.raises(InputError, match="train_b.h5: tag: jet 1: expected exactly one of the 3 numbers to be 1"):

@@ -68,7 +68,8 @@ def test_pythia_seeds_stay_what_they_are():
     ],
 )
 def test_counts_of_processes(processes, number, fraction, expected):
-    """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by --signal-fraction."""
+    """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by
+    --signal-fraction."""
     assert make_jets.counts_of(processes, number, fraction) == expected
 
 
@@ -83,7 +84,8 @@ def test_rows_are_shuffled_by_the_seed():
 
 
 def test_rows_take_the_jets_of_their_process_in_order():
-    """Breaks if a jet is lost, doubled, given to a row of another process, or a block comes after the row that needs it."""
+    """Breaks if a jet is lost, doubled, given to a row of another process, or a block comes after the row that needs
+    it."""
     number = 3 * make_jets.CHUNK + 5
     rows = make_jets.shuffled_rows({"top": number // 3, "qcd": number - number // 3}, 1, "train")
     blocks = make_jets.blocks_of(rows)
@@ -204,7 +206,8 @@ def test_command_leaves_out_what_was_not_given():
 
 
 def test_command_holds_what_shapes_the_file():
-    """Breaks if folders of the machine or -j get into the file, so that equal data would differ in bytes, or a flag is missing."""
+    """Breaks if folders of the machine or -j get into the file, so that equal data would differ in bytes, or a flag
+    is missing."""
     args = make_jets.parse_args(["--outdir", "/somewhere", "-j", "7", "--no-mpi", "--seed", "12"])
     command = make_jets.command_of(args)
     assert "somewhere" not in command and "7" not in command
@@ -233,7 +236,8 @@ def test_same_seed_same_bytes_for_every_j(generator, tmp_path):
 
 
 def test_longer_list_continues_the_shorter(generator):
-    """Breaks if the number of jets asked for changes the jets: rows of a small test set would not lie in the large one."""
+    """Breaks if the number of jets asked for changes the jets: rows of a small test set would not lie in the large
+    one."""
     cuts = jet_processes.Cuts(100, 2000, 5, 0.8)
     short, long = (jet_processes.generate("qcd", cuts, False, 200, 3, count) for count in (1, 3))
     assert np.array_equal(short[0].fourmomenta, long[0].fourmomenta)
@@ -257,8 +261,8 @@ def test_tops_have_w_and_b(generator):
     "name, mass, width", [("gluon", 0, 0.01), ("quark", 0.33, 0.2), ("w", 80.4, 4), ("z", 91.2, 4)]
 )
 def test_jets_come_from_their_origin(generator, name, mass, width):
-    """Breaks if the origin is another particle or copy than the process says, is not the jet's, or W and Z do not decay to
-    quarks (a jet without their energy)."""
+    """Breaks if the origin is another particle or copy than the process says, is not the jet's, or W and Z do not
+    decay to quarks (a jet without their energy)."""
     cuts = jet_processes.Cuts(300, 800, 2.5, 0.8)
     jets = jet_processes.generate(name, cuts, True, 200, 4, 5)
     origins = np.array([jet.truth.origin for jet in jets])
@@ -350,7 +354,9 @@ def test_sample_padding(sample):
 
 
 def test_sample_jets_pass_the_cuts(sample):
-    """Breaks if cuts, label, or truncation are wrong. Jets cut at 200 constituents could lose pT; 0.1 GeV is for rounding."""
+    """Breaks if cuts, label, or truncation are wrong.
+
+    Jets cut at 200 constituents could lose pT; 0.1 GeV is for rounding."""
     _, _, arrays = sample
     jet = arrays["Pmu"].sum(1, dtype=np.float64)
     pt = np.hypot(jet[:, 1], jet[:, 2])
@@ -362,7 +368,8 @@ def test_sample_jets_pass_the_cuts(sample):
 
 
 def test_sample_physics(sample):
-    """Breaks if signal is not tops (mass peak, truth in the jet) or QCD has a truth or a peak where the tops have one."""
+    """Breaks if signal is not tops (mass peak, truth in the jet) or QCD has a truth or a peak where the tops have
+    one."""
     _, _, arrays = sample
     signal_jets = arrays["is_signal"] == 1
     jet = arrays["Pmu"].sum(1, dtype=np.float64)
@@ -422,7 +429,8 @@ def small(request):
 
 
 def test_small_sample_labels(small):
-    """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the table."""
+    """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the
+    table."""
     processes, number, attributes, arrays = small
     assert (
         len(arrays["Pmu"]) == number
@@ -448,7 +456,8 @@ def test_small_sample_padding(small):
 
 
 def test_small_sample_physics(small):
-    """Breaks if a class holds the jets of another: masses of the origins, gluons broader than quarks, W in W and top jets."""
+    """Breaks if a class holds the jets of another: masses of the origins, gluons broader than quarks, W in W and top
+    jets."""
     processes, _, _, arrays = small
     origin = arrays["truth_Pmu"].astype(np.float64)
     mass = np.sqrt(np.maximum(origin[:, 0] ** 2 - (origin[:, 1:] ** 2).sum(-1), 0))
@@ -465,8 +474,8 @@ def test_small_sample_physics(small):
     [("run12", "top"), ("run12", "qcd"), ("multiclass", "w"), ("multiclass", "z"), ("qg", "gluon"), ("qg", "quark")],
 )
 def test_sample_comes_again(generator, folder, name):
-    """Breaks if a process, a seed, or the choice of a jet changes: the documented command would give other jets. The first
-    jet of one process; skipped with other versions of the generator, whose random numbers may differ."""
+    """Breaks if a process, a seed, or the choice of a jet changes: the documented command would give other jets. The
+    first jet of one process; skipped with other versions of the generator, whose random numbers may differ."""
     with h5py.File(SAMPLE.parent / folder / "train.h5") as file:
         made = f"pythia8mc {make_jets.version('pythia8mc')}, fastjet {make_jets.version('fastjet')}"
         if file.attrs["version"] != made:

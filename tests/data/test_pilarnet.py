@@ -68,8 +68,10 @@ def replaced(events, number, column=None, value=None, clusters=None):
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_batches_hold_the_events(events, tmp_path, version, packed):
-    """Any order, repeats included, over two files. Breaks if columns are mixed up (the wrong one for the energy), clusters
-    are expanded wrongly (empty ones!), or the packed layout differs from the published one."""
+    """Any order, repeats included, over two files.
+
+    Breaks if columns are mixed up (the wrong one for the energy), clusters are expanded wrongly (empty ones!), or
+    the packed layout differs from the published one."""
     files = [
         write(tmp_path / "in" / f"{name}.h5", part, version) for name, part in (("a", events[:3]), ("b", events[3:]))
     ]
@@ -94,7 +96,9 @@ def test_batches_hold_the_events(events, tmp_path, version, packed):
 
 
 def test_preparation(events, tmp_path):
-    """LED goes by cluster 0 alone, the threshold is strict, and eps is the threshold. Breaks with another order or eps."""
+    """LED goes by cluster 0 alone, the threshold is strict, and eps is the threshold.
+
+    Breaks with another order or eps."""
     points, clusters = events[0]
     points[5, 3], points[6, 3] = 0.13, 0.131
     clusters[3, 4] = 4  # a class-4 cluster that is not the first stays
@@ -143,7 +147,8 @@ def test_first_cluster_that_is_not_led_stays(events, tmp_path):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
-    """With strict_led an event of its own is bad, and the others of its batch are not; an empty cluster does no harm."""
+    """With strict_led an event of its own is bad, and the others of its batch are not; an empty cluster does no
+    harm."""
     events[3][1][2, 4] = events[0][1][2, 4] = 4
     strict = CloudSelection(min_points=0, strict_led=True, skip_bad=skip)
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], strict)
@@ -195,7 +200,9 @@ def test_splits_and_subsets(events, tmp_path):
 
 
 def test_index(events, tmp_path):
-    """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it."""
+    """Counts of all clusters, LED included; made when missing, used when there.
+
+    Breaks if min_points is applied to it."""
     path = write(tmp_path / "a.h5", events)
     assert len(CloudDataset([path], CloudSelection(min_points=10))) == 2
     assert np.load(index_path(path)).tolist() == [20, 4, 7, 6, 54]
@@ -208,8 +215,10 @@ def test_index(events, tmp_path):
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("wrong", [[54, 6, 7, 4, 20], [0] * 5, [20, 4, 7], [20.0] * 5, None])
 def test_wrong_index(events, tmp_path, monkeypatch, wrong, skip_bad):
-    """That of another file (reversed, or all too small), of another length or kind, or no index at all: made anew, with one
-    warning, in both files. Breaks if it is believed, and events are left out unseen, or stops a run that skips bad ones."""
+    """That of another file (reversed, or all too small), of another length or kind, or no index at all: made anew, with
+    one warning, in both files.
+
+    Breaks if it is believed, and events are left out unseen, or stops a run that skips bad ones."""
     paths = [write(tmp_path / f"{name}.h5", events) for name in "ab"]
     for path in paths:
         index_path(path).write_bytes(b"no index") if wrong is None else np.save(index_path(path), np.array(wrong))
@@ -343,7 +352,8 @@ def test_mixed_versions(events, tmp_path):
 
 
 def test_version_by_name_without_extra(events, tmp_path):
-    """v2 and v3 have rows of one width: without cluster_extra the last version in the name decides; v1 shows in the rows."""
+    """v2 and v3 have rows of one width: without cluster_extra the last version in the name decides; v1 shows in the
+    rows."""
     for name, version, expected in (
         ("generic_v2_5_v3", "v2", "v3"),
         ("plain", "v2", "v2"),
@@ -370,8 +380,10 @@ def test_folders(tmp_path):
 
 
 def test_hidden_files_are_no_data(events, tmp_path):
-    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden does
-    no harm. Breaks if a run next to a conversion reads half a file."""
+    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden
+    does no harm.
+
+    Breaks if a run next to a conversion reads half a file."""
     folder = tmp_path / ".cache" / "data"
     good = write(folder / "train" / "a.h5", events)
     with whole_file(folder / "train" / "b.h5") as unfinished:

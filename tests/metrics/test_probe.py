@@ -30,7 +30,9 @@ def test_finds_what_is_linear():
 
 
 def test_finds_nothing_in_noise():
-    """Chance: a balanced classifier says yes half the time, so F1 is about 2 p 0.5 / (p + 0.5). Breaks if labels leak."""
+    """Chance: a balanced classifier says yes half the time, so F1 is about 2 p 0.5 / (p + 0.5).
+
+    Breaks if labels leak."""
     rng = np.random.default_rng(1)
     (train, y), (test, z) = ((rng.normal(size=(n, 20)), rng.random((n, 1)) < 0.3) for n in (2000, 4000))
     assert linear_probe(train, y, test, z, ("a",))["probe_f1_mean"] == pytest.approx(0.3 / 0.8, abs=0.06)

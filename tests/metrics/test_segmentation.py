@@ -14,8 +14,9 @@ NAMES = ("a", "b", "c", "d")
     "true, given", [((0, 1, 2, 3), (0, 1, 2, 3)), ((0, 1), (0, 2)), ((0, 1, 3), (0,)), ((2,), (2,)), ((0,), (1,))]
 )
 def test_as_scikit_learn(true, given):
-    """All classes; a class absent from the truth, from what is given, from both. Breaks if 0 / 0 counts where scikit-learn
-    leaves the class out, or is left out where it counts as 0."""
+    """All classes; a class absent from the truth, from what is given, from both.
+
+    Breaks if 0 / 0 counts where scikit-learn leaves the class out, or is left out where it counts as 0."""
     rng = np.random.default_rng(0)
     truth, chosen = rng.choice(true, 500), rng.choice(given, 500)
     table = confusion_of(torch.from_numpy(truth), torch.from_numpy(chosen), 4)

@@ -70,8 +70,8 @@ def test_principal_colours():
 
 
 def test_draws_an_event(tmp_path):
-    """All pages of a real event to PNG; what is hidden and what is visible make up the tokens; random numbers and the mode of the
-    model are left alone."""
+    """All pages of a real event to PNG; what is hidden and what is visible make up the tokens; random numbers and
+    the mode of the model are left alone."""
     model = make_task().model.train()
     files = sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5"))
     dataset = CloudDataset(files, CloudSelection())
@@ -90,7 +90,8 @@ def test_draws_an_event(tmp_path):
 
 
 def test_errors_and_pages_side_by_side(points, tmp_path):
-    """Every point once: right, or missed in the colour of its true class; three pages to one picture, empty ones too."""
+    """Every point once: right, or missed in the colour of its true class; three pages to one picture, empty ones
+    too."""
     truth, given = np.arange(40) % 4, np.zeros(40, int)
     page = by_error(points, truth, given, "E")
     assert [layer.name for layer in page.layers] == [
