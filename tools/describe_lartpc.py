@@ -1,4 +1,7 @@
-"""Compare LArTPC files with PILArNet-M, and draw events: `python tools/describe_lartpc.py DIR_OR_FILES... --png events.png`."""
+"""Compare LArTPC files with PILArNet-M, and draw events.
+
+    python tools/describe_lartpc.py DIR_OR_FILES... --png events.png
+"""
 
 import argparse
 import sys

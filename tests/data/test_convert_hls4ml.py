@@ -8,25 +8,10 @@ import pytest
 from puffin.errors import InputError
 
 # as published: one name more than there are columns
-PARTICLE = [
-    "j1_px",
-    "j1_py",
-    "j1_pz",
-    "j1_e",
-    "j1_erel",
-    "j1_pt",
-    "j1_ptrel",
-    "j1_eta",
-    "j1_etarel",
-    "j1_etarot",
-    "j1_phi",
-    "j1_phirel",
-    "j1_phirot",
-    "j1_deltaR",
-    "j1_costheta",
-    "j1_costhetarel",
-    "j1_pdgid",
-]
+PARTICLE = (
+    "j1_px j1_py j1_pz j1_e j1_erel j1_pt j1_ptrel j1_eta j1_etarel j1_etarot "
+    "j1_phi j1_phirel j1_phirot j1_deltaR j1_costheta j1_costhetarel j1_pdgid"
+).split()
 JET = [*(f"j_feature{k}" for k in range(53)), "j_g", "j_q", "j_w", "j_z", "j_t", "j_undef"]
 
 

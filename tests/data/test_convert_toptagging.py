@@ -56,8 +56,8 @@ def reference(tmp_path, monkeypatch):
 
 
 def test_table_round_trip(reference, tmp_path, capsys):
-    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is kept
-    unsaid."""
+    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is dropped
+    without a message."""
     path, momenta, truth, integers = reference
     out = tmp_path / "train.h5"
     convert_toptagging.main([str(path), str(path), "--out", str(out)])
@@ -93,7 +93,7 @@ def test_table_without_ttv(reference, tmp_path):
     ids=["E last", "integers swapped", "fewer particles", "more integers"],
 )
 def test_other_tables_are_refused(reference, tmp_path, damage, message):
-    """Breaks if columns in another order or number are converted to nonsense, or a part of it is left behind."""
+    """Breaks if columns in another order or number are converted to nonsense, or a partial file remains."""
     path, *content = reference
     write_table(path, *damage(*content))
     with pytest.raises(InputError, match=message):
@@ -122,7 +122,7 @@ def test_other_hdf5_is_refused(tmp_path):
     ids=["numbers", "column", "one-hot", "one-hot, signal first"],
 )
 def test_npz_round_trip(tmp_path, monkeypatch, labels, options):
-    """Breaks if splits are mixed, a split of the name "val" is not found, or labels are read in another way."""
+    """Breaks if splits are mixed, a split of the name "val" is not found, or labels are read incorrectly."""
     monkeypatch.setattr(convert_toptagging, "BLOCK", 2)
     train, valid = jets(5, 20, 1), jets(3, 20, 2)
     np.savez(

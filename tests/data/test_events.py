@@ -1,4 +1,4 @@
-"""What data sets share: the choice of events, and open files."""
+"""What data sets share: choosing events, and open files."""
 
 import logging
 import pickle
@@ -34,7 +34,8 @@ class Numbers(EventDataset):
 
 
 def test_events_in_use_and_open_files():
-    """A file is opened once, again after close, and not handed to workers; restrict counts within what is in use."""
+    """A file is opened once, again after close, and not sent to workers; restrict counts within the current
+    selection."""
     dataset = Numbers(["a.h5"])
     dataset.restrict(torch.tensor([2, 4, 6, 8]))
     dataset.restrict(torch.tensor([1, 3]))
@@ -50,7 +51,7 @@ def test_events_in_use_and_open_files():
 
 
 def test_subsets(caplog):
-    """Balanced, seeded, sorted; too many takes all and says so."""
+    """Balanced, seeded and sorted; if too many events are requested, all are used, with a warning."""
     labels = torch.tensor([0] * 90 + [1] * 10)
     subset = choose_events(labels, 100, 20, 1, "train")
     assert len(subset) == 20 and int(labels[subset].sum()) == 10 and subset.tolist() == sorted(subset.tolist())

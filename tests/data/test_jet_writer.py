@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows_of(*lengths):
-    """Rows of jets with so many particles, whose numbers say which they are."""
+    """Make rows of jets with these numbers of particles; the momenta identify the jets."""
     momenta = np.zeros((len(lengths), 3, 4), np.float32)
     for k, n in enumerate(lengths):
         momenta[k, :n] = k + 1
@@ -27,8 +27,8 @@ def rows_of(*lengths):
 
 
 def test_rows_follow_one_another(tmp_path):
-    """Breaks if rows of a later call are misplaced, a jet without particles is kept or not counted, labels stay behind,
-    attributes are missing, or the bytes depend on the time of writing."""
+    """Breaks if rows of a later call are misplaced, a jet without particles is written or not counted, labels belong
+    to other jets, attributes are missing, or the bytes depend on the time of writing."""
     paths = tmp_path / "a.h5", tmp_path / "new" / "b.h5"
     for path in paths:
         with jet_file(path, {"seed": 12}) as writer:
@@ -49,7 +49,7 @@ def test_rows_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_file_is_not_there(tmp_path, failure):
+def test_interrupted_file_does_not_exist(tmp_path, failure):
     """Breaks if the file is written in place: the old file must survive and nothing else may be left."""
     path = tmp_path / "train.h5"
     path.write_text("old")
@@ -66,9 +66,9 @@ def test_file_without_jets_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_particles_by_falling_pt_with_their_features():
-    """Breaks if particles are sorted by energy, cut before sorting, parted from their features, padding in the middle
-    counts as a particle, or the padding of a feature is not zero."""
+def test_particles_by_descending_pt_with_their_features():
+    """Breaks if particles are sorted by energy, cut before sorting, separated from their features, padding in the
+    middle counts as a particle, or the padding of a feature is not zero."""
     momenta = np.array(
         [[[9.0, 1, 0, 8.9], [0, 0, 0, 0], [5, 3, 4, 0], [7, 0, 6, 3.6], [4, 0, 2, 3.4]], np.zeros((5, 4))]
     )

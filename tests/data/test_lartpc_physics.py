@@ -184,7 +184,7 @@ def test_compton_follows_klein_and_nishina(rng):
 
 
 def test_pair_split_follows_its_shape(rng):
-    """Breaks if the rejection's bound is too low (edges cut off) or a share leaves [m/E, 1 - m/E]."""
+    """Breaks if the rejection's bound is too low (edges cut off) or a fraction leaves [m/E, 1 - m/E]."""
     for energy in (3.0, 1000.0):
         share = showers.pair_split(np.full(40_000, energy), rng)
         x = (np.arange(4000) + 0.5) / 4000
@@ -250,7 +250,9 @@ def test_neutral_pions_have_their_mass(rng):
 
 
 def test_hadron_interaction_length(rng):
-    """Share of 400 MeV protons that interact within their first 20 cm. Breaks if lengths are in g/cm^2 or per voxel."""
+    """Fraction of 400 MeV protons that interact within their first 20 cm.
+
+    Breaks if lengths are in g/cm^2 or per voxel."""
     out = tracks.transport(beam(PROTON, 400, 3000), TABLE, rng)
     near = (out.interacted.position[:, 0] < 20).sum() / 3000
     assert near == pytest.approx(1 - np.exp(-20 / argon.NUCLEAR_LENGTH), rel=0.12)

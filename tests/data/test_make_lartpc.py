@@ -261,16 +261,15 @@ def test_seeds_and_splits_differ():
     ],
 )
 def test_bad_arguments(tmp_path, arguments, complaint):
-    """Breaks if a bad argument ends in a traceback or is found out after the work."""
+    """Breaks if a bad argument gives a traceback or is refused only after the simulation."""
     done = run("--outdir", tmp_path, *arguments)
     assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
 
 
 def test_no_events_twice(tmp_path, capsys):
-    """Another size or format in the same split is refused before anything is made; the same file is made again, and
-    other splits are left alone.
+    """Another size or format in the same split is refused at once; the same file is overwritten.
 
-    Breaks if a longer file comes to lie beside a shorter one, which it begins with."""
+    Other splits are not changed. Breaks if a folder gets a larger file next to a smaller one with the same events."""
     flags = ["--outdir", str(tmp_path), "--num-val", "0"]
     make_lartpc.main([*flags, "--num-train", "2"])
     (tmp_path / "train" / ".lartpc_3_v2.h5.x.h5").touch()  # of a run that was killed

@@ -1,4 +1,4 @@
-"""Reading PILArNet-M: all versions and both layouts alike, preparation as specified, every kind of bad file named."""
+"""Reading PILArNet-M: all versions and both layouts, the preparation, and messages for every kind of bad file."""
 
 import os
 import pickle
@@ -96,7 +96,7 @@ def test_batches_hold_the_events(events, tmp_path, version, packed):
 
 
 def test_preparation(events, tmp_path):
-    """LED goes by cluster 0 alone, the threshold is strict, and eps is the threshold.
+    """Only cluster 0 is removed as LED, the threshold is strict, and eps is the threshold.
 
     Breaks with another order or eps."""
     points, clusters = events[0]
@@ -114,7 +114,7 @@ def test_preparation(events, tmp_path):
 
 
 def test_places(events, tmp_path):
-    """Where an event and its points lie in the files, after events and points were left out."""
+    """Positions of events and points in the files, after others were dropped."""
     paths = [write(tmp_path / f"{name}_v2.h5", part) for name, part in (("a", events[:2]), ("b", events[2:]))]
     dataset = CloudDataset(paths, CloudSelection(min_points=0, energy_threshold=0.3, emin=0.01, rows=True))
     chosen = torch.arange(len(dataset))[::2]
@@ -139,7 +139,7 @@ def test_places(events, tmp_path):
 
 
 def test_first_cluster_that_is_not_led_stays(events, tmp_path):
-    """Breaks if cluster 0 is dropped unseen: an event without LED would lose a particle."""
+    """Breaks if cluster 0 is removed without a check: an event without LED would lose a particle."""
     events[3][1][0, 4] = 1
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], CloudSelection(energy_threshold=0, min_points=0))
     assert dataset.__getitems__([3, 2]).lengths.tolist() == [6, 0]
@@ -147,8 +147,7 @@ def test_first_cluster_that_is_not_led_stays(events, tmp_path):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
-    """With strict_led an event of its own is bad, and the others of its batch are not; an empty cluster does no
-    harm."""
+    """With strict_led only the event with such LED is bad, not the others of its batch; an empty cluster is allowed."""
     events[3][1][2, 4] = events[0][1][2, 4] = 4
     strict = CloudSelection(min_points=0, strict_led=True, skip_bad=skip)
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], strict)
@@ -164,7 +163,7 @@ def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_give_the_same(events, tmp_path, workers):
-    """Breaks if open files travel to the workers."""
+    """Breaks if open files are sent to the workers."""
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], ALL)
     whole = dataset.__getitems__(list(range(5)))
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0].points, dataset[0].points)  # what a spawned worker gets
@@ -200,7 +199,7 @@ def test_splits_and_subsets(events, tmp_path):
 
 
 def test_index(events, tmp_path):
-    """Counts of all clusters, LED included; made when missing, used when there.
+    """Counts of all clusters, LED included; built if missing, used if it exists.
 
     Breaks if min_points is applied to it."""
     path = write(tmp_path / "a.h5", events)
@@ -215,26 +214,25 @@ def test_index(events, tmp_path):
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("wrong", [[54, 6, 7, 4, 20], [0] * 5, [20, 4, 7], [20.0] * 5, None])
 def test_wrong_index(events, tmp_path, monkeypatch, wrong, skip_bad):
-    """That of another file (reversed, or all too small), of another length or kind, or no index at all: made anew, with
-    one warning, in both files.
+    """An index of another file (reversed, or all too small), of another length or dtype, or no index: it is rebuilt.
 
-    Breaks if it is believed, and events are left out unseen, or stops a run that skips bad ones."""
+    There is one warning for both files. Breaks if a wrong index is used, or if it stops a run that skips bad events."""
     paths = [write(tmp_path / f"{name}.h5", events) for name in "ab"]
     for path in paths:
         index_path(path).write_bytes(b"no index") if wrong is None else np.save(index_path(path), np.array(wrong))
-    told = []
-    monkeypatch.setattr(pilarnet.log, "warning", told.append)
+    warnings = []
+    monkeypatch.setattr(pilarnet.log, "warning", warnings.append)
     dataset = CloudDataset(paths, CloudSelection(min_points=7, remove_led=False, energy_threshold=0, skip_bad=skip_bad))
     assert dataset.__getitems__(list(range(len(dataset)))).lengths.tolist() == [20, 7, 54] * 2
-    assert len(told) == 1 and re.search("2 indices .*a_points.npy.*index_pilarnet.py --force", told[0])
+    assert len(warnings) == 1 and re.search("2 indices .*a_points.npy.*index_pilarnet.py --force", warnings[0])
     assert np.load(index_path(paths[1])).tolist() == [20, 4, 7, 6, 54]
-    told.clear()
+    warnings.clear()
     CloudDataset(paths, ALL)
-    assert not told
+    assert not warnings
 
 
 def test_wrong_index_of_an_event(events, tmp_path):
-    """One that the look at a few does not find is found when it is read, and is skipped where bad events are."""
+    """A wrong count that the comparison of a few events misses is found when the event is read; it can be skipped."""
     path = write(tmp_path / "a.h5", events * 4)
     counts = make_index(path)
     counts[1] = 30
@@ -246,7 +244,7 @@ def test_wrong_index_of_an_event(events, tmp_path):
 
 
 def test_packed_files_need_no_index(events, tmp_path):
-    """Breaks if the index beside a packed file is believed: the file tells where its events begin."""
+    """Breaks if the index next to a packed file is used: the file itself stores where its events begin."""
     write(tmp_path / "in" / "a.h5", events)
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(tmp_path)])
     np.save(index_path(tmp_path / "a.h5"), np.zeros(5, int))
@@ -256,7 +254,7 @@ def test_packed_files_need_no_index(events, tmp_path):
 
 
 def test_index_tool(events, tmp_path, capsys):
-    """Two processes; an index that is there is kept. Breaks if the order of files and counts is mixed up."""
+    """Two processes; an existing index is kept. Breaks if the order of files and counts is mixed up."""
     paths = [write(tmp_path / "train" / f"{k}.h5", events[k:]) for k in range(3)]
     np.save(index_path(paths[1]), np.zeros(4, int))
     index_pilarnet.main([str(tmp_path), "-j", "2"])
@@ -352,8 +350,7 @@ def test_mixed_versions(events, tmp_path):
 
 
 def test_version_by_name_without_extra(events, tmp_path):
-    """v2 and v3 have rows of one width: without cluster_extra the last version in the name decides; v1 shows in the
-    rows."""
+    """v2 and v3 have the same columns, so without cluster_extra the name decides; v1 has other columns."""
     for name, version, expected in (
         ("generic_v2_5_v3", "v2", "v3"),
         ("plain", "v2", "v2"),
@@ -379,7 +376,7 @@ def test_folders(tmp_path):
             CloudSelection(**{setting: 30})
 
 
-def test_hidden_files_are_no_data(events, tmp_path):
+def test_hidden_files_are_ignored(events, tmp_path):
     """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden
     does no harm.
 
@@ -400,8 +397,8 @@ def test_hidden_files_are_no_data(events, tmp_path):
 # ---- repacking
 
 
-def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
-    """Breaks if finished files are made again, or damage is not noticed."""
+def test_repack_continues_and_verifies(events, tmp_path, capsys):
+    """Breaks if finished files are rewritten, or damage is not noticed."""
     for k in range(2):
         write(tmp_path / "in" / "train" / f"{k}.h5", events[k:])
     out = tmp_path / "out"
@@ -423,7 +420,7 @@ def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
 
 
 def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
-    """Goes on as elsewhere. Breaks if what is packed already is taken for a source."""
+    """Breaks if files that are already packed are taken for sources."""
     for k in range(2):
         write(tmp_path / f"{k}.h5", events)
     again = [str(tmp_path), "--outdir", str(tmp_path / "packed")]
@@ -436,8 +433,9 @@ def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
 
 @pytest.mark.parametrize("other", ["fewer events", "other events", "older", "published"])
 def test_repack_of_another_source(events, tmp_path, other):
-    """A file of the same name is kept only if it was made from this source, however that was copied. Breaks if training
-    goes on with the events of another one."""
+    """A file of the same name is kept only if it was made from this source or a copy of it.
+
+    Breaks if training uses the events of another source."""
     source, target = write(tmp_path / "in" / "a.h5", events), tmp_path / "out" / "a.h5"
     again = [str(tmp_path / "in"), "--outdir", str(tmp_path / "out")]
     repack_pilarnet.main(again)

@@ -21,7 +21,7 @@ def batches(seed=1, size=6, shuffle=True, **more):
 
 
 def test_every_event_once_in_groups_of_chunks():
-    """Groups hold whole chunks (none is read twice), are of about the wanted size, and are shuffled inside."""
+    """Groups have whole chunks (none is read twice) and about the requested size, and are shuffled inside."""
     groups = list(batches().groups())
     assert sorted(sum(groups, [])) == list(range(103))
     chunks = [set(CHUNKS[torch.tensor(g)].tolist()) for g in groups]

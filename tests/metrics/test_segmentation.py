@@ -1,4 +1,4 @@
-"""Numbers from a confusion matrix, against scikit-learn on the points themselves."""
+"""Metrics from a confusion matrix, against scikit-learn on the points themselves."""
 
 import numpy as np
 import pytest
@@ -36,13 +36,13 @@ def test_as_scikit_learn(true, given):
 
 
 def test_no_points():
-    """A split without any: every number is nan, and none is missing."""
+    """A split without points: every metric is nan, and none is missing."""
     numbers = segmentation_metrics(np.zeros((4, 4)), NAMES)
     assert len(numbers) == 1 + 4 * 5 and np.isnan(list(numbers.values())).all()
 
 
 def test_billions_of_points():
-    """More points than float32 or int32 count: one wrong one is seen."""
+    """More points than float32 or int32 can count: one wrong point makes a difference."""
     table = np.diag([3 * 10**9, 1, 1, 1]).astype(np.int64)
     table[0, 1] = 1
     assert segmentation_metrics(table, NAMES)["recall_a"] == 3 * 10**9 / (3 * 10**9 + 1) < 1
