@@ -223,9 +223,9 @@ def rows_in_order(rows, blocks, jets_of_blocks, bar):
     """Yield chunks (jets, names) for successive rows, from the jets of the blocks in their order."""
     ready = {str(name): deque() for name in np.unique(rows)}
     jets, start = [], 0
-    for (name, _, _), made in zip(blocks, jets_of_blocks, strict=True):
-        ready[name].extend(made)
-        bar.update(len(made))
+    for (name, _, _), jets_of_block in zip(blocks, jets_of_blocks, strict=True):
+        ready[name].extend(jets_of_block)
+        bar.update(len(jets_of_block))
         while start + len(jets) < len(rows) and ready[rows[start + len(jets)]]:
             jets.append(ready[rows[start + len(jets)]].popleft())
             if len(jets) == CHUNK or start + len(jets) == len(rows):
@@ -259,10 +259,10 @@ def make_split(split, args):
     path = args.outdir / f"{split}.h5"
     with (
         progress(num_jets, path.name) as bar,
-        closing(ordered_map(make_block, tasks, args.jobs)) as made,
+        closing(ordered_map(make_block, tasks, args.jobs)) as jets_of_blocks,
         jet_file(path, attributes, level=9) as file,
     ):
-        for jets, names in rows_in_order(rows, blocks, made, bar):
+        for jets, names in rows_in_order(rows, blocks, jets_of_blocks, bar):
             file.append(pack(jets, names, args.process, args.nobj_max))
     content = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{path}: {content} jets, {path.stat().st_size / 1e6:.2f} MB")

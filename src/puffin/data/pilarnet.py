@@ -219,15 +219,16 @@ class CloudDataset(EventDataset):
         if len(points) != self.points[event]:
             raise BadEvent(
                 f"{index_path(self.files[f])}: expected {len(points)} points for event {row}, "
-                f"got {self.points[event]}. "
-                f"The index does not match the file: rebuild it with data/index_pilarnet.py --force."
+                f"got {self.points[event]}. The index does not match the file: rebuild it with "
+                f"data/index_pilarnet.py --force."
             )
         if self.selection.strict_led and self.selection.remove_led:
             is_led = clusters[1:, _SEMANTIC] == PILARNET.low_energy_deposits
             if clusters[1:][is_led, 0].any():
                 raise BadEvent(
-                    f"{self.files[f]}: event {row}: it has low-energy deposits outside of cluster 0, and the network "
-                    f"has no class for them. Drop such events with --skip-bad, or train with --no-remove-led."
+                    f"{self.files[f]}: event {row}: expected low-energy deposits in cluster 0 alone, found some in "
+                    f"others, and the network has no class for them. Drop such events with --skip-bad, or train with "
+                    f"--no-remove-led."
                 )
         return points, clusters
 

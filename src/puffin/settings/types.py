@@ -28,8 +28,11 @@ def number(
     below: float | None = None,
 ) -> Callable[[str], float]:
     """Make an argparse type for finite numbers: minimum <= x <= maximum and above < x < below, if given."""
-    limits = {"at least": minimum, "above": above, "at most": maximum, "below": below}
-    text_of_limits = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+    if minimum is not None and maximum is not None:
+        limits = f" from {minimum:g} to {maximum:g}"
+    else:
+        parts = {"of at least": minimum, "above": above, "of at most": maximum, "below": below}
+        limits = " and".join(f" {words} {limit:g}" for words, limit in parts.items() if limit is not None)
 
     def convert(text: str) -> float:
         try:
@@ -44,7 +47,7 @@ def number(
             and (below is None or value < below)
         )
         if not inside:
-            raise argparse.ArgumentTypeError(f"expected a number {text_of_limits}".rstrip() + f", got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected a number{limits}, got {text!r}")
         return value
 
     return convert
