@@ -49,8 +49,8 @@ TRANSFORMS = {
 class PerTarget(dict):
     """Values by the name of a metric, which also apply to that metric of each target: "dm" to "dm_0", "dm_1", ..."""
 
-    def __contains__(self, name: str) -> bool:
-        return super().__contains__(_unnumbered(name))
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(_unnumbered(str(name)))
 
     def __missing__(self, name: str):
         return dict(self)[_unnumbered(name)]
