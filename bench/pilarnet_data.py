@@ -42,11 +42,6 @@ def main() -> None:
         help="numbers of worker processes to compare; 0: the main process reads (default: 0 1 2)",
     )
     add(
-        "--clusters",
-        action="store_true",
-        help="also read the cluster and the particle type of each point, which training does not need (default: no)",
-    )
-    add(
         "--repeats",
         type=integer(1),
         default=3,
@@ -92,7 +87,6 @@ def write_files(folder: Path, number: int) -> dict[str, Path]:
 def one_run(path: Path, workers: int, args: argparse.Namespace) -> dict[str, float]:
     """Call `measure` in a separate process."""
     command = [sys.executable, __file__, "--measure", str(path), str(workers), "--batch-size", str(args.batch_size)]
-    command += ["--clusters"] if args.clusters else []
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -106,7 +100,7 @@ def measure(path: Path, workers: int, args: argparse.Namespace) -> dict[str, flo
 
     torch.set_num_threads(1)
     idle = memory_of_family()
-    dataset = CloudDataset([path], CloudSelection(clusters=args.clusters))
+    dataset = CloudDataset([path], CloudSelection())
     batches = EpochBatches(len(dataset), args.batch_size, shuffle=True)
     loader = make_loader(dataset, batches, workers, pin_memory=False)
     peak, speed = 0, 0.0

@@ -3,10 +3,11 @@ r"""Convert the HLS4ML LHC jets of five classes (arXiv:1908.05318, Zenodo 360226
 
     python data/convert_hls4ml.py train/*.h5 --out data/hls4ml/train.h5
 
-Source: jetConstituentList (n, P, features) with the names of its columns in particleFeatureNames, of which j1_e, j1_px,
-j1_py, j1_pz [GeV] are taken; jets (n, features) with jetFeatureNames, of which the one-hot j_g, j_q, j_w, j_z, j_t are
-taken. Several inputs become one file.
-Written: Nobj, Pmu, signal_type (N, 5) uint8, one-hot in the order g, q, W, Z, top, and jet_tag (N,) int32, its number.
+Input: jetConstituentList (n, P, features), whose columns particleFeatureNames lists; j1_e, j1_px, j1_py and j1_pz [GeV]
+are used. jets (n, features), whose columns jetFeatureNames lists; the one-hot j_g, j_q, j_w, j_z and j_t are used.
+Several input files are merged into one.
+Output: Nobj, Pmu, signal_type (N, 5) uint8, one-hot in the order g, q, W, Z, top, and jet_tag (N,) int32, the number of
+the class.
 """
 
 import sys
@@ -18,18 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.data.commands import check_outputs, converter_parser, progress, run_converter
 from puffin.data.hdf5 import open_hdf5
-from puffin.data.jet_writer import (
-    BLOCK,
-    check_outputs,
-    converter_parser,
-    jet_file,
-    jet_rows,
-    one_hot_numbers,
-    progress,
-    report,
-    run_converter,
-)
+from puffin.data.jet_writer import BLOCK, jet_file, jet_rows, one_hot_numbers, report
 from puffin.errors import InputError, first_line
 
 MOMENTUM = ("j1_e", "j1_px", "j1_py", "j1_pz")
@@ -37,7 +29,7 @@ CLASSES = ("j_g", "j_q", "j_w", "j_z", "j_t")
 
 
 class Source(NamedTuple):
-    """The two tables of a file and their columns that we take, in our order."""
+    """The two tables of a file, and the numbers of the columns that are used."""
 
     path: Path
     particles: h5py.Dataset
@@ -47,7 +39,7 @@ class Source(NamedTuple):
 
 
 def columns(file: h5py.File, path: Path, table: str, names: str, wanted: tuple[str, ...]) -> list[int]:
-    """Places of the wanted columns of a table; InputError if table or columns are missing."""
+    """Return the numbers of the wanted columns of a table; InputError if the table or a column is missing."""
     for key in (table, names):
         if key not in file:
             raise InputError(f"{path}: key '{key}' not found (has: {', '.join(file) or 'none'})")
@@ -60,7 +52,7 @@ def columns(file: h5py.File, path: Path, table: str, names: str, wanted: tuple[s
 
 
 def open_source(path: Path) -> Source:
-    """A file, looked through; InputError if it is not laid out as above."""
+    """Open a file and find its columns; InputError if it does not have the layout above."""
     file = open_hdf5(path)
     momentum = columns(file, path, "jetConstituentList", "particleFeatureNames", MOMENTUM)
     classes = columns(file, path, "jets", "jetFeatureNames", CLASSES)
@@ -72,19 +64,21 @@ def open_source(path: Path) -> Source:
 
 
 def source_rows(source: Source, first: int, nobj: int) -> dict[str, np.ndarray]:
-    """Rows to write from the block of jets that begins at `first`."""
+    """Make the rows to write from the block of jets that begins at `first`."""
     try:
         momenta = source.particles[first : first + BLOCK][..., source.momentum]
         flags = source.jets[first : first + BLOCK][:, source.classes]
     except OSError as error:
-        what = f"{source.path}: cannot read jets from {first} ({first_line(error)})"
-        raise InputError(f"{what}; get the file again") from error
+        problem = f"{source.path}: cannot read jets from {first} ({first_line(error)})"
+        raise InputError(f"{problem}. Download the file again.") from error
     tag = one_hot_numbers(flags, CLASSES, str(source.path), first)
     return jet_rows(momenta, nobj, str(source.path), first) | {"signal_type": flags.astype(np.uint8), "jet_tag": tag}
 
 
 def main(argv=None) -> None:
-    parser = converter_parser(__doc__, "HDF5 files; all become one", "all, as wide as the widest input")
+    """Parse the flags and convert the input files."""
+    inputs = "HDF5 files; several files are merged"
+    parser = converter_parser(__doc__, inputs, "all, the largest number in the input files")
     args = parser.parse_args(argv)
     check_outputs(args, [args.out])
     sources = [open_source(path) for path in args.inputs]

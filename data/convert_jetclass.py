@@ -4,11 +4,12 @@ r"""Convert JetClass (arXiv:2202.03772, Zenodo 6619768) to Puffin's jet files; n
     pip install --no-build-isolation -e '.[convert]'
     python data/convert_jetclass.py JetClass/val_5M/*.root --out data/jetclass/valid.h5
 
-Source: ROOT files whose `tree` has, for each jet, lists of its particles (part_px, ..., by falling pT; GeV, mm) and
-flags label_*, of which one is 1. Several inputs, of one class each as published, become one file.
-Written: Nobj, Pmu; signal_type (N, 10) uint8, one-hot in the order of LABELS, and jet_tag (N,) int32, its number; and
-for the particles, (N, M) float32: charge, isChargedHadron, isElectron, isMuon, isNeutralHadron, isPhoton, and d0val,
-d0err, dzval, dzerr in mm.
+Input: ROOT files whose `tree` has, for each jet, lists of the features of its particles (part_px, ..., by descending
+pT; GeV, mm) and flags label_*, one of which is 1. Each published file has jets of one class; several input files are
+merged into one.
+Output: Nobj, Pmu; signal_type (N, 10) uint8, one-hot in the order of LABELS, and jet_tag (N,) int32, the number of the
+class; features of the particles, (N, M) float32: charge, isChargedHadron, isElectron, isMuon, isNeutralHadron,
+isPhoton, and d0val, d0err, dzval, dzerr in mm.
 """
 
 import sys
@@ -18,66 +19,36 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.data.jet_writer import (
-    BLOCK,
-    check_outputs,
-    converter_parser,
-    jet_file,
-    jet_rows,
-    one_hot_numbers,
-    progress,
-    report,
-    run_converter,
-)
+from puffin.data.commands import check_outputs, converter_parser, progress, run_converter
+from puffin.data.jet_writer import BLOCK, jet_file, jet_rows, one_hot_numbers, report
 from puffin.errors import InputError, first_line
 
 TREE = "tree"
 NOBJ = 128
-LABELS = (
-    "label_QCD",
-    "label_Hbb",
-    "label_Hcc",
-    "label_Hgg",
-    "label_H4q",
-    "label_Hqql",
-    "label_Zqq",
-    "label_Wqq",
-    "label_Tbqq",
-    "label_Tbl",
-)
+CLASSES = "QCD Hbb Hcc Hgg H4q Hqql Zqq Wqq Tbqq Tbl".split()
+LABELS = tuple(f"label_{name}" for name in CLASSES)
 MOMENTUM = ("part_energy", "part_px", "part_py", "part_pz")
-FEATURES = (
-    "charge",
-    "isChargedHadron",
-    "isElectron",
-    "isMuon",
-    "isNeutralHadron",
-    "isPhoton",
-    "d0val",
-    "d0err",
-    "dzval",
-    "dzerr",
-)
+FEATURES = "charge isChargedHadron isElectron isMuon isNeutralHadron isPhoton d0val d0err dzval dzerr".split()
 BRANCHES = (*MOMENTUM, *(f"part_{name}" for name in FEATURES), *LABELS)
 
 
 def import_reader():
-    """The modules (uproot, awkward); InputError with the remedy where they are not installed."""
+    """Import the modules (uproot, awkward); InputError that says how to install them if they are missing."""
     try:
         import awkward
         import uproot
     except ImportError as error:
-        remedy = "pip install --no-build-isolation -e '.[convert]'"
-        raise InputError(f"ROOT files are read with uproot and awkward ({error}): {remedy}") from error
+        command = "pip install --no-build-isolation -e '.[convert]'"
+        raise InputError(f"reading ROOT files needs uproot and awkward ({error}). Install them: {command}") from error
     return uproot, awkward
 
 
 def open_tree(path: Path):
-    """The tree of a file; InputError if it is not there or lacks a branch."""
+    """Open the tree of a file; InputError if there is no tree or if a branch is missing."""
     uproot, _ = import_reader()
     try:
         file = uproot.open(path)
-    except Exception as error:  # uproot raises what it meets: ValueError, OSError, struct.error, ...
+    except Exception as error:  # uproot does not wrap errors: ValueError, OSError, struct.error, ...
         raise InputError(f"{path}: not a readable ROOT file ({first_line(error)})") from error
     if TREE not in file:
         raise InputError(f"{path}: '{TREE}' not found (has: {', '.join(file.keys()) or 'nothing'})")
@@ -88,13 +59,13 @@ def open_tree(path: Path):
 
 
 def padded(lists, width: int) -> np.ndarray:
-    """(n, width) array of the n lists, zero-padded; no list is longer than width."""
+    """Zero-pad n lists of at most `width` numbers to an array (n, width) float32."""
     _, awkward = import_reader()
     return awkward.to_numpy(awkward.fill_none(awkward.pad_none(lists, width, clip=True), 0)).astype(np.float32)
 
 
 def tree_rows(block, nobj: int, source: str, first: int) -> dict[str, np.ndarray]:
-    """Rows to write from a block of the tree; InputError if lists of a jet differ in length."""
+    """Make the rows to write from a block of the tree; InputError if the lists of a jet differ in length."""
     _, awkward = import_reader()
     lengths = awkward.to_numpy(awkward.num(block[MOMENTUM[0]]))
     for name in BRANCHES[: -len(LABELS)]:
@@ -109,7 +80,8 @@ def tree_rows(block, nobj: int, source: str, first: int) -> dict[str, np.ndarray
 
 
 def main(argv=None) -> None:
-    parser = converter_parser(__doc__, "ROOT files; all become one", str(NOBJ))
+    """Parse the flags and convert the input files."""
+    parser = converter_parser(__doc__, "ROOT files; several files are merged", str(NOBJ))
     args = parser.parse_args(argv)
     check_outputs(args, [args.out])
     import_reader()
@@ -119,7 +91,7 @@ def main(argv=None) -> None:
             total += tree.num_entries
     attributes = {
         "source": "JetClass, Zenodo 6619768, arXiv:2202.03772",
-        "classes": [name.removeprefix("label_") for name in LABELS],
+        "classes": CLASSES,
         "units": "GeV, mm; four-momenta are (E, px, py, pz)",
     }
     with progress(total, args.out.name) as bar, jet_file(args.out, attributes) as file:

@@ -4,13 +4,14 @@ r"""Convert the top tagging reference set (arXiv:1902.09914, Zenodo 2603256) to 
     python data/convert_toptagging.py train.h5 --out data/toptagging/train.h5
     python data/convert_toptagging.py toptagging_full.npz --out data/toptagging/top.h5    # top_train.h5, ...
 
-Two sources are known:
-- a pandas table /table/table: 804 floats of a jet (E, PX, PY, PZ of 200 particles, then of the true top; GeV) and the
-  integers ttv, is_signal_new, or the last alone. Its attributes, which name the columns, are pickled; they are not read,
-  and the columns are checked by their values instead. Several tables become one file.
-- .npz: kinematics_{train,valid or val,test} (N, M, 4) and labels_*, (N,) or one-hot (N, 2); a file for each split.
+There are two kinds of input:
+- a pandas table /table/table: for each jet 804 floats (E, PX, PY, PZ of 200 particles, then of the true top; GeV), and
+  the integers ttv and is_signal_new, or only the latter. The names of the columns are pickled, and pickled data are
+  never loaded; the values of the columns are checked instead. Several tables are merged into one file.
+- one .npz file: kinematics_{train, valid or val, test} (N, M, 4) and labels_*, (N,) or one-hot (N, 2). Each split
+  becomes a file.
 
-Written: Nobj, Pmu, is_signal (N,) int8, and from tables truth_Pmu (N, 4) float32, ttv (N,) int8.
+Output: Nobj, Pmu, is_signal (N,) int8; from tables also truth_Pmu (N, 4) float32 and ttv (N,) int8.
 """
 
 import importlib
@@ -23,18 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.data.commands import check_outputs, converter_parser, progress, run_converter, split_path
 from puffin.data.hdf5 import open_hdf5
-from puffin.data.jet_writer import (
-    BLOCK,
-    check_outputs,
-    converter_parser,
-    jet_file,
-    jet_rows,
-    progress,
-    report,
-    run_converter,
-    split_path,
-)
+from puffin.data.jet_writer import BLOCK, jet_file, jet_rows, report
 from puffin.data.npz import NpzArray, npz_keys
 from puffin.errors import InputError, first_line
 
@@ -43,14 +35,14 @@ ATTRIBUTES = {
     "units": "GeV; four-momenta are (E, px, py, pz)",
 }
 PARTICLES = 200
-LIGHTLIKE = 1e-3  # E^2 - p^2 may fall below 0 by this part of E^2: rounding; a wrong order of columns gives far more
-SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}  # name in an .npz: name of ours
+LIGHTLIKE = 1e-3  # E^2 - p^2 may be below 0 by this fraction of E^2, from rounding; wrong columns give far more
+SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}  # name in an .npz file: our name
 
 
 def open_table(path: Path) -> h5py.Dataset:
-    """The table of a file; InputError if it is not laid out as above."""
+    """Open the table of a file; InputError if it does not have the layout above."""
     with suppress(ImportError):
-        importlib.import_module("hdf5plugin")  # adds Blosc and other filters that pandas may have used
+        importlib.import_module("hdf5plugin")  # adds Blosc and other compression filters of pandas
     file = open_hdf5(path)
     table = file.get("table/table")
     fields = table.dtype.fields if isinstance(table, h5py.Dataset) else None
@@ -69,7 +61,7 @@ def open_table(path: Path) -> h5py.Dataset:
 
 
 def table_rows(block: np.ndarray, nobj: int, source: str, first: int) -> dict[str, np.ndarray]:
-    """Rows to write from rows of the table; InputError if the values do not fit the names we give the columns."""
+    """Make the rows to write from rows of the table; InputError if the values do not fit the expected columns."""
     momenta = block["values_block_0"].reshape(len(block), PARTICLES + 1, 4)
     squares = np.square(momenta[:, :PARTICLES], dtype=np.float64)
     if (squares[..., 1:].sum(-1) > (1 + LIGHTLIKE) * squares[..., 0]).any():
@@ -86,16 +78,16 @@ def convert_tables(paths: list[Path], out: Path, nobj: int) -> None:
     """Write the jets of all tables, in order, to one file."""
     tables = [open_table(path) for path in paths]
     if len({table.dtype["values_block_1"].shape for table in tables}) > 1:
-        raise InputError("some inputs have ttv and some do not; convert them one by one")
+        raise InputError("some input files have ttv and some do not. Convert them one by one.")
     with progress(sum(map(len, tables)), out.name) as bar, jet_file(out, ATTRIBUTES) as file:
-        for path, table in zip(paths, tables, strict=False):
+        for path, table in zip(paths, tables, strict=True):
             for first in range(0, len(table), BLOCK):
                 try:
                     block = table[first : first + BLOCK]
                 except OSError as error:
                     raise InputError(
-                        f"{path}: cannot read the table; if it is compressed with Blosc: pip install hdf5plugin; "
-                        f"else get the file again ({first_line(error)})"
+                        f"{path}: cannot read the table ({first_line(error)}). If it is compressed with Blosc, install "
+                        f"hdf5plugin (pip install hdf5plugin); otherwise download the file again."
                     ) from error
                 file.append(table_rows(block, nobj, str(path), first))
                 bar.update(len(block))
@@ -103,7 +95,7 @@ def convert_tables(paths: list[Path], out: Path, nobj: int) -> None:
 
 
 def signal_of(labels: np.ndarray, column: int, source: str, first: int) -> np.ndarray:
-    """is_signal (n,) int8 of labels (n,), (n, 1), or one-hot (n, 2) whose `column` is the signal."""
+    """Convert labels (n,), (n, 1), or one-hot (n, 2) with the signal in `column`, to is_signal (n,) int8."""
     if labels.ndim == 2 and labels.shape[1] == 2:
         if (labels.sum(1) != 1).any():
             raise InputError(f"{source}: jets from {first}: expected one-hot labels of 0 and 1, got other values")
@@ -116,7 +108,7 @@ def signal_of(labels: np.ndarray, column: int, source: str, first: int) -> np.nd
 
 
 def convert_npz(path: Path, outputs: dict[str, Path], nobj: int, column: int) -> None:
-    """Write the split called `name` in the file to outputs[name], one after another."""
+    """Write each split `name` of the file to outputs[name], one after another."""
     for name, out in outputs.items():
         source = f"{path}: kinematics_{name}"
         with ExitStack() as stack:
@@ -136,9 +128,11 @@ def convert_npz(path: Path, outputs: dict[str, Path], nobj: int, column: int) ->
 
 
 def main(argv=None) -> None:
-    parser = converter_parser(__doc__, "table(s) .h5, or one .npz", "all: 200 of a table, M of an .npz")
+    """Parse the flags and convert the input files."""
+    inputs = "one or several tables (.h5), or one .npz file"
+    parser = converter_parser(__doc__, inputs, "all: 200 in a table, M in an .npz file")
     parser.add_argument(
-        "--signal-column", type=int, choices=(0, 1), default=1, help="of one-hot labels of an .npz (default: 1)"
+        "--signal-column", type=int, choices=(0, 1), default=1, help="signal column of one-hot labels in an .npz file"
     )
     args = parser.parse_args(argv)
     if args.inputs[0].suffix != ".npz":
@@ -146,7 +140,7 @@ def main(argv=None) -> None:
         convert_tables(args.inputs, args.out, args.nobj or PARTICLES)
         return
     if len(args.inputs) > 1:
-        raise InputError("expected one .npz file, or tables only; convert them one by one")
+        raise InputError("expected one .npz file, or only tables. Convert them one by one.")
     check_outputs(args, [])
     keys = npz_keys(args.inputs[0])
     outputs = {name: split_path(args.out, split) for name, split in SPLITS.items() if f"kinematics_{name}" in keys}

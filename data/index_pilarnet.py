@@ -1,12 +1,11 @@
-"""Index PILArNet-M files: X_points.npy beside X.h5, the points of each event.
+"""Index PILArNet-M files: write the number of points of each event to X_points.npy next to X.h5.
 
     python data/index_pilarnet.py DIR_OR_FILES... -j 8
 
-Only the clusters are read. Training makes missing indices itself; this does it with more processes. Files that have an
-index keep it unless --force is given. An index appears whole or not at all, so an interrupted run can be started again.
+Only the clusters are read. Training builds missing indices itself; this script can use more processes. Existing indices
+are kept unless --force is given. An index is complete or absent, so an interrupted run can simply be started again.
 """
 
-import argparse
 import signal
 import sys
 from contextlib import closing
@@ -17,29 +16,27 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.data.commands import Parser
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import find_files, index_path, make_index
 from puffin.errors import InputError
+from puffin.settings.types import integer
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description="Write X_points.npy beside each X.h5 of PILArNet-M.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    """Parse the flags."""
+    parser = Parser(description="Write an index X_points.npy next to each PILArNet-M file X.h5.")
     parser.add_argument("paths", nargs="+", type=Path, help="files, or folders that are searched for .h5 files")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
+    parser.add_argument("-j", "--jobs", type=integer(1), default=1, help="number of processes")
     parser.add_argument(
-        "--skip-bad", action="store_true", help="mark events with bad clusters by -1 instead of stopping"
+        "--skip-bad", action="store_true", help="mark events with bad clusters as -1 instead of stopping"
     )
-    parser.add_argument("--force", action="store_true", help="make indices that are there again")
-    args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs must be at least 1, got {args.jobs}")
-    return args
+    parser.add_argument("--force", action="store_true", help="rebuild existing indices")
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
+    """Parse the flags and index the files."""
     args = parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -47,9 +44,9 @@ def main(argv=None):
         work = ordered_map(partial(make_index, skip_bad=args.skip_bad), files, min(args.jobs, max(len(files), 1)))
         events = bad = 0
         with closing(work):
-            for path, counts in zip(files, tqdm(work, total=len(files), desc="index", unit="file"), strict=False):
+            for path, counts in zip(files, tqdm(work, total=len(files), desc="index", unit="file"), strict=True):
                 if not index_path(path).exists():
-                    raise InputError(f"{index_path(path)}: could not be written; is the folder read-only?")
+                    raise InputError(f"{index_path(path)}: cannot be written. Check that the folder is writable.")
                 events, bad = events + len(counts), bad + int((counts < 0).sum())
     except (InputError, OSError) as error:
         sys.exit(f"index_pilarnet.py: error: {error}")

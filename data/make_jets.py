@@ -1,4 +1,4 @@
-r"""Make jet data sets: Pythia 8 events, FastJet anti-kT jets, HDF5 files train.h5, valid.h5, test.h5.
+r"""Generate jet data sets with Pythia 8 and FastJet: HDF5 files train.h5, valid.h5, test.h5.
 
     python data/make_jets.py --outdir data/sample_data/run12 --seed 12 -j 2 \
         --num-train 4000 --num-valid 1000 --num-test 2000
@@ -6,19 +6,21 @@ r"""Make jet data sets: Pythia 8 events, FastJet anti-kT jets, HDF5 files train.
 See --help for the physics. Pythia 8: arXiv:2203.11601. FastJet: arXiv:1111.6097.
 
 Data sets of a file of N jets, zero-padded to M = --nobj-max constituents; four-momenta are (E, px, py, pz) in GeV:
-    Nobj (N,) int32                constituents of the jet
-    Pmu (N, M, 4) float32          visible stable particles by descending pT; E is the true energy, so that rounding to
-                                   float32 loses the mass of light particles and E may fall below |p| by one part in 1e7
+    Nobj (N,) int32                number of constituents
+    Pmu (N, M, 4) float32          visible stable particles by descending pT; E is the true energy, and rounding to
+                                   float32 can make it smaller than |p| by one part in 1e7 for light particles
     pdgid (N, M) int32             their PDG codes, 0 = padding
-    truth_Pmu (N, 4) float32       what the jet is matched to: top, W or Z before it decays, quark or gluon; 0 for qcd
-    truth_Pmu_W, truth_Pmu_b       (N, 4) float32, a top's W before it decays and its b as the top decays; truth_Pmu_W is
-                                   the W itself in process w; else 0
+    truth_Pmu (N, 4) float32       four-momentum of the particle that initiated the jet: top, W or Z before it decays,
+                                   quark or gluon; 0 for qcd
+    truth_Pmu_W, truth_Pmu_b       (N, 4) float32, the W of a top before it decays, and the b quark of the top; in
+    process
+                                   w truth_Pmu_W is the W itself; else 0
     is_signal (N,) int8            1 = top, w, z, quark; 0 = qcd, gluon
-    jet_tag (N,) int8              class number: place of the jet's process in --process, from 0
+    jet_tag (N,) int8              class number: position of the jet's process in --process, from 0
 
-Jets of a process are made in blocks of BLOCK, each with a Pythia seed of its own that follows from (seed, process, split,
-block): the files are the same byte for byte for every -j, no two splits share events, and a longer data set holds the
-jets of a shorter one. Which process stands in which row is shuffled by the seed. A file appears whole or not at all.
+Jets of a process are generated in blocks of BLOCK. The Pythia seed of a block is a function of (seed, process, split,
+block), so the files are identical byte for byte for every -j, no two splits share events, and a larger data set
+contains the jets of a smaller one. The seed shuffles the processes. A file is complete or absent.
 """
 
 import argparse
@@ -39,33 +41,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator
 
-from puffin.data.jet_writer import CHUNK, Parser, jet_file, progress
+from puffin.data.commands import Parser, progress
+from puffin.data.jet_writer import CHUNK, jet_file
 from puffin.data.parallel import ordered_map
+from puffin.settings.types import integer, number
 
 SPLITS = ("train", "valid", "test")
-BLOCK = 100  # jets made with one Pythia seed
+BLOCK = 100  # jets per Pythia seed
 MAX_SEED = 900_000_000  # of Pythia
-OUTSIDE = ("outdir", "jobs")  # arguments that do not change a file
+UNRECORDED = ("outdir", "jobs")  # arguments that do not change a file
 
 
-def parse_args(argv=None):
-    parser = Parser(
-        description="Make jet data sets with Pythia 8 and FastJet.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def make_parser():
+    """Make the parser of the flags."""
+    parser = Parser(description="Generate jet data sets with Pythia 8 and FastJet.")
     files = parser.add_argument_group("files")
     files.add_argument(
         "--outdir",
         type=Path,
         required=True,
-        help="folder of train.h5, valid.h5, test.h5; made if missing, files of these names are replaced",
+        help="folder for train.h5, valid.h5 and test.h5; created if missing, existing files of these names are "
+        "overwritten",
     )
-    for split, number in zip(SPLITS, (4000, 1000, 2000), strict=False):
+    for split, num_jets in zip(SPLITS, (4000, 1000, 2000), strict=True):
         files.add_argument(
-            f"--num-{split}", type=int, default=number, help=f"jets in {split}.h5; 0: leave that file alone"
+            f"--num-{split}", type=integer(0), default=num_jets, help=f"number of jets in {split}.h5 (0: no such file)"
         )
     files.add_argument(
-        "--nobj-max", type=int, default=200, help="constituents kept of a jet, the hardest; width of the file"
+        "--nobj-max", type=integer(1), default=200, help="maximum number of constituents per jet, hardest first"
     )
     physics = parser.add_argument_group("physics")
     physics.add_argument(
@@ -77,72 +80,84 @@ def parse_args(argv=None):
     )
     physics.add_argument(
         "--signal-fraction",
-        type=float,
-        help="share of signal where both signal and background are made; without it, as many jets of each process",
+        type=number(minimum=0, maximum=1),
+        help="fraction of signal jets if there are signal and background processes, 0 to 1 (default: the same number "
+        "of jets from each process)",
     )
-    physics.add_argument("--pt-min", type=float, default=550.0, help="GeV")
-    physics.add_argument("--pt-max", type=float, default=650.0, help="GeV")
-    physics.add_argument("--eta-max", type=float, default=2.0, help="of the jet axis, in absolute value")
-    physics.add_argument("--radius", type=float, default=0.8, help="of the anti-kT jets, and of the match to the truth")
-    physics.add_argument("--mpi", action=argparse.BooleanOptionalAction, default=True, help="multi-parton interactions")
+    physics.add_argument(
+        "--pt-min", type=number(minimum=20), default=550.0, help="minimum pT of the jet [GeV], at least 20"
+    )
+    physics.add_argument(
+        "--pt-max",
+        type=number(maximum=ECM / 2),
+        default=650.0,
+        help=f"maximum pT of the jet [GeV], at most {ECM / 2:g}",
+    )
+    physics.add_argument("--eta-max", type=number(above=0), default=2.0, help="maximum |eta| of the jet axis")
+    physics.add_argument(
+        "--radius",
+        type=number(above=0, maximum=1.5),
+        default=0.8,
+        help="radius of the anti-kT jets, at most 1.5, and maximum distance of a jet from the particle that initiated "
+        "it",
+    )
+    physics.add_argument(
+        "--mpi", action=argparse.BooleanOptionalAction, default=True, help="simulate multi-parton interactions"
+    )
     run = parser.add_argument_group("run")
-    run.add_argument("--seed", type=int, default=0, help="same seed, same files")
-    run.add_argument("-j", "--jobs", type=int, default=1, help="processes; does not change the files")
+    run.add_argument("--seed", type=integer(0), default=0, help="random seed; the same seed gives identical files")
+    run.add_argument(
+        "-j", "--jobs", type=integer(1), default=1, help="number of processes; the files do not depend on it"
+    )
+    return parser
+
+
+def parse_args(argv=None):
+    """Parse and check the flags; a bad flag ends the process with one line."""
+    parser = make_parser()
     args = parser.parse_args(argv)
-    complaint = complain(args)
-    if complaint:
-        parser.error(complaint)
+    problem = problem_of(args)
+    if problem:
+        parser.error(problem)
     return args
 
 
-def complain(args):
-    """What is wrong with the arguments, in one line, or None."""
-    sizes = [getattr(args, f"num_{split}") for split in SPLITS]
-    rules = (
-        (
-            min(sizes) >= 0 and max(sizes) > 0,
-            f"--num-train, --num-valid, --num-test must be 0 or more and not all 0, got {sizes}",
-        ),
-        (args.nobj_max >= 1, f"--nobj-max must be at least 1, got {args.nobj_max}"),
-        (len(set(args.process)) == len(args.process), f"--process names a process twice: {' '.join(args.process)}"),
-        (
-            args.signal_fraction is None or 0 <= args.signal_fraction <= 1,
-            f"--signal-fraction must lie between 0 and 1, got {args.signal_fraction}",
-        ),
-        (
-            20 <= args.pt_min < args.pt_max <= ECM / 2,
-            f"cuts must satisfy 20 <= --pt-min < --pt-max <= {ECM / 2:g} GeV, got {args.pt_min:g} and {args.pt_max:g}",
-        ),
-        (0 < args.eta_max < np.inf, f"--eta-max must be positive, got {args.eta_max}"),
-        (0 < args.radius <= 1.5, f"--radius must lie between 0 and 1.5, got {args.radius}"),
-        (args.seed >= 0, f"--seed must be 0 or more, got {args.seed}"),
-        (args.jobs >= 1, f"--jobs must be at least 1, got {args.jobs}"),
-        (not args.outdir.exists() or args.outdir.is_dir(), f"--outdir {args.outdir} is a file"),
-    )
-    return next((message for holds, message in rules if not holds), None)
+def problem_of(args):
+    """Describe in one line which arguments do not fit together, or return None."""
+    if not any(getattr(args, f"num_{split}") for split in SPLITS):
+        return "--num-train, --num-valid and --num-test are all 0; at least one must be positive"
+    if len(set(args.process)) < len(args.process):
+        return f"--process names a process twice: {' '.join(args.process)}"
+    if args.pt_min >= args.pt_max:
+        return f"--pt-min {args.pt_min:g} must be less than --pt-max {args.pt_max:g}"
+    if args.outdir.exists() and not args.outdir.is_dir():
+        return f"--outdir {args.outdir} is a file; expected a folder"
+    return None
 
 
 def command_of(args):
-    """The command that makes these contents: every argument spelled out, but for --outdir and -j, which do not matter."""
+    """Return the command that generates these files: all arguments except --outdir and -j, which do not matter."""
     words = ["python", "data/make_jets.py"]
     for name, value in vars(args).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None and name not in OUTSIDE:
+        elif value is not None and name not in UNRECORDED:
             values = value if isinstance(value, list) else [value]
             words += [f"--{flag}", *(f"{v:.12g}" if isinstance(v, float) else str(v) for v in values)]
     return " ".join(words)
 
 
-def counts_of(processes, number, signal_fraction):
-    """Jets of each process, {name: count}: signal and background by the fraction, shared evenly within each; fraction
-    None: shared evenly by all."""
+def counts_of(processes, num_jets, signal_fraction):
+    """Return the number of jets of each process, {name: count}; num_jets in total.
+
+    signal_fraction: fraction of jets from signal processes, each with the same number of jets, and likewise for the
+    background; None: the same number of jets from all processes."""
     if signal_fraction is None:
-        return {p: number // len(processes) + (i < number % len(processes)) for i, p in enumerate(processes)}
+        return {p: num_jets // len(processes) + (i < num_jets % len(processes)) for i, p in enumerate(processes)}
     kinds = {kind: [p for p in processes if PROCESSES[p].is_signal == kind] for kind in (True, False)}
-    signal = int(number * signal_fraction + 0.5) if all(kinds.values()) else number * bool(kinds[True])
-    totals = {True: signal, False: number - signal}
+    signal = int(num_jets * signal_fraction + 0.5) if all(kinds.values()) else num_jets * bool(kinds[True])
+    totals = {True: signal, False: num_jets - signal}
     return {
         p: totals[kind] // len(names) + (i < totals[kind] % len(names))
         for kind, names in kinds.items()
@@ -151,28 +166,30 @@ def counts_of(processes, number, signal_fraction):
 
 
 def shuffled_rows(counts, seed, split):
-    """Name of the process in each row, (N,) array of str, shuffled by the seed."""
+    """Return the process of each row, (N,) array of str, shuffled by the seed."""
     rows = np.repeat(list(counts), list(counts.values()))
     return np.random.default_rng([seed, SPLITS.index(split)]).permutation(rows)
 
 
 def pythia_seed(seed, name, split, block):
-    """Seed in [1, 900000000] of a block; different for every (split, block) of a process and a seed."""
+    """Return the Pythia seed of a block, in [1, 900000000]; the blocks of a process have different seeds."""
     start = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)[0]
     return (int(start) + block * len(SPLITS) + SPLITS.index(split)) % MAX_SEED + 1
 
 
 def blocks_of(rows):
-    """Blocks (name, number, jets in it) in the order in which the rows need them, so that few wait in memory."""
+    """Return blocks (name, number, count) in the order in which the rows need them, so that few wait in memory."""
     blocks = []
     for name in np.unique(rows):
-        where = np.flatnonzero(rows == name)
-        blocks += [(where[i], str(name), i // BLOCK, len(where[i : i + BLOCK])) for i in range(0, len(where), BLOCK)]
+        of_process = np.flatnonzero(rows == name)
+        for start in range(0, len(of_process), BLOCK):
+            count = len(of_process[start : start + BLOCK])
+            blocks.append((of_process[start], str(name), start // BLOCK, count))
     return [block[1:] for block in sorted(blocks)]
 
 
 def pack(jets, names, processes, nobj_max):
-    """Rows of the file from Jets and the names of their processes: {key: array (N, ...)}, zero beyond Nobj.
+    """Make the rows of the file from jets and the names of their processes: {key: (N, ...)}, zero-padded.
 
     processes: all names, in the order of their class numbers."""
     momenta = np.zeros((len(jets), nobj_max, 4), np.float32)
@@ -194,7 +211,7 @@ def pack(jets, names, processes, nobj_max):
 
 
 def make_block(task):
-    """generate(*task); in a process of its own, FastJet's banner is kept off the progress bar."""
+    """Call generate(*task); in a worker process, suppress FastJet's banner, which would break the progress bar."""
     if parent_process() is not None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -203,12 +220,12 @@ def make_block(task):
 
 
 def rows_in_order(rows, blocks, jets_of_blocks, bar):
-    """Chunks of (jets, names) for successive rows, from the Jets of the blocks as they come."""
+    """Yield chunks (jets, names) for successive rows, from the jets of the blocks in their order."""
     ready = {str(name): deque() for name in np.unique(rows)}
     jets, start = [], 0
-    for (name, _, _), made in zip(blocks, jets_of_blocks, strict=False):
-        ready[name].extend(made)
-        bar.update(len(made))
+    for (name, _, _), jets_of_block in zip(blocks, jets_of_blocks, strict=True):
+        ready[name].extend(jets_of_block)
+        bar.update(len(jets_of_block))
         while start + len(jets) < len(rows) and ready[rows[start + len(jets)]]:
             jets.append(ready[rows[start + len(jets)]].popleft())
             if len(jets) == CHUNK or start + len(jets) == len(rows):
@@ -217,10 +234,10 @@ def rows_in_order(rows, blocks, jets_of_blocks, bar):
 
 
 def make_split(split, args):
-    """Make and write one file."""
-    number = getattr(args, f"num_{split}")
+    """Generate and write the file of a split."""
+    num_jets = getattr(args, f"num_{split}")
     cuts = Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
-    counts = counts_of(args.process, number, args.signal_fraction)
+    counts = counts_of(args.process, num_jets, args.signal_fraction)
     rows = shuffled_rows(counts, args.seed, split)
     blocks = blocks_of(rows)
     tasks = [
@@ -241,17 +258,18 @@ def make_split(split, args):
     }
     path = args.outdir / f"{split}.h5"
     with (
-        progress(number, path.name) as bar,
-        closing(ordered_map(make_block, tasks, args.jobs)) as made,
+        progress(num_jets, path.name) as bar,
+        closing(ordered_map(make_block, tasks, args.jobs)) as jets_of_blocks,
         jet_file(path, attributes, level=9) as file,
     ):
-        for jets, names in rows_in_order(rows, blocks, made, bar):
+        for jets, names in rows_in_order(rows, blocks, jets_of_blocks, bar):
             file.append(pack(jets, names, args.process, args.nobj_max))
     content = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{path}: {content} jets, {path.stat().st_size / 1e6:.2f} MB")
 
 
 def main(argv=None):
+    """Parse the flags and generate the files of all splits."""
     args = parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -263,7 +281,7 @@ def main(argv=None):
     except (GenerationError, BrokenProcessPool, OSError) as error:
         sys.exit(f"make_jets.py: error: {error}")
     except KeyboardInterrupt:
-        sys.exit("make_jets.py: interrupted; files that were not complete are not there")
+        sys.exit("make_jets.py: interrupted; incomplete files were removed")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,26 @@
-r"""Make LArTPC point clouds in the layout of PILArNet-M: a stand-in for the public set, good enough to develop on.
+r"""Simulate LArTPC point clouds in the layout of PILArNet-M, realistic enough for development.
 
     python data/make_lartpc.py --outdir data/big --num-train 10000 --num-val 1000 -j 8
 
-What the simulation holds and leaves out, and how it compares with PILArNet-M: docs/LARTPC.md. Physics: data/lartpc.
+docs/LARTPC.md describes what is simulated, what is not, and how the events compare with PILArNet-M. The physics is in
+data/lartpc.
 
-One file a split, OUTDIR/SPLIT/lartpc_N_FORMAT.h5, and its index lartpc_N_FORMAT_points.npy. Rows are flattened arrays of
-variable length, one an event:
-    point (N, 8) float32         x, y, z [voxel of 3 mm, 0..767], value and energy [both MeV], time [ns], electrons, dx [cm]
-    cluster (M, 5 or 6) int32    points, fragment, group, interaction, semantic class (0 shower, 1 track, 2 Michel, 3 delta,
-                                 4 low-energy deposit); v2 and v3: PID (0 photon, 1 e, 2 mu, 3 pi, 4 p) last
+Each split has one file, OUTDIR/SPLIT/lartpc_N_FORMAT.h5, and its index, lartpc_N_FORMAT_points.npy. A data set has one
+row per event, a flattened array of variable length:
+    point (N, 8) float32         x, y, z [voxel of 3 mm, 0..767], value and energy [both MeV], time [ns], electrons,
+    dx [cm] cluster (M, 5 or 6) int32    number of points, fragment, group, interaction, semantic class (0 shower, 1
+    track,
+                                 2 Michel, 3 delta, 4 low-energy deposit); in v2 and v3 also PID (0 photon, 1 e, 2 mu,
+                                 3 pi, 4 p)
     cluster_extra (M, 5 or 6)    v2: mass [MeV], momentum [GeV], vertex [mm from the centre] of the group's particle;
                                  v3: a sixth column, -1
-Points are ordered by cluster. Cluster 0 is the low-energy deposits of the event, its ids are -1.
+Points are ordered by cluster. Cluster 0 holds the low-energy deposits of the event; its ids are -1.
 
-Events are made in blocks of BLOCK, each with a random stream of its own that follows from (seed, split, block): the files
-are the same byte for byte for every -j. A file appears whole or not at all. A larger file begins with the events of a smaller
-one of the same seed: a split that holds files that this run does not replace is refused.
+Events are generated in blocks of BLOCK. The random numbers of a block are a function of (seed, split, block), so the
+files are identical byte for byte for every -j. A file is complete or absent. A larger file begins with the events of a
+smaller one with the same seed, so the script refuses a split folder with other files.
 """
 
-import argparse
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -33,65 +35,64 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from lartpc.events import Recipe, simulate
 
+from puffin.data.commands import Parser
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import hdf5_files
 from puffin.files import whole_file
+from puffin.settings.types import integer
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("v1", "v2", "v3")
-BLOCK = 32  # events stepped together
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+BLOCK = 32  # events that are simulated together
 
 
 def parse_args(argv=None):
-    parser = Parser(
-        description="Make LArTPC point clouds in the layout of PILArNet-M.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """Parse and check the flags; a bad flag ends the process with one line."""
+    parser = Parser(description="Simulate LArTPC point clouds in the layout of PILArNet-M.")
+    parser.add_argument(
+        "--outdir", type=Path, required=True, help="folder for train/, val/ and test/; created if missing"
     )
-    parser.add_argument("--outdir", type=Path, required=True, help="folder of train/, val/, test/; made if missing")
-    for split, number in zip(SPLITS, (1000, 200, 0), strict=False):
-        parser.add_argument(f"--num-{split}", type=int, default=number, help=f"events in {split}/; 0: no file")
-    parser.add_argument("--format", choices=FORMATS, default="v2", help="layout of PILArNet-M; v1 has no PID")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes; does not change the files")
+    for split, number in zip(SPLITS, (1000, 200, 0), strict=True):
+        parser.add_argument(
+            f"--num-{split}", type=integer(0), default=number, help=f"number of events in {split}/ (0: no file)"
+        )
+    parser.add_argument("--format", choices=FORMATS, default="v2", help="version of PILArNet-M; v1 has no PID")
+    parser.add_argument("--seed", type=integer(0), default=0, help="random seed; the same seed gives identical files")
+    parser.add_argument(
+        "-j", "--jobs", type=integer(1), default=1, help="number of processes; the files do not depend on it"
+    )
     args = parser.parse_args(argv)
-    sizes = [getattr(args, f"num_{split}") for split in SPLITS]
-    if min(sizes) < 0 or max(sizes) == 0:
-        parser.error(f"--num-train, --num-val, --num-test must be 0 or more and not all 0, got {sizes}")
-    if args.seed < 0 or args.jobs < 1:
-        parser.error(f"--seed must be 0 or more and --jobs at least 1, got {args.seed} and {args.jobs}")
+    if not any(getattr(args, f"num_{split}") for split in SPLITS):
+        parser.error("--num-train, --num-val and --num-test are all 0; at least one must be positive")
     if args.outdir.exists() and not args.outdir.is_dir():
-        parser.error(f"--outdir {args.outdir} is a file")
+        parser.error(f"--outdir {args.outdir} is a file; expected a folder")
     for split in SPLITS:
         path = file_of(split, args)
         others = set(hdf5_files(path.parent, "*")) - {path}
         if getattr(args, f"num_{split}") and others:
             parser.error(
-                f"{min(others)} would stay beside {path.name}, and may hold the same events; "
+                f"{min(others)} would stay in the folder of {path.name} and may have the same events; "
                 f"remove it, or choose another --outdir"
             )
     return args
 
 
 def file_of(split, args):
-    """Where the events of a split go."""
+    """Return the path of the file of a split."""
     return args.outdir / split / f"lartpc_{getattr(args, f'num_{split}')}_{args.format}.h5"
 
 
 def make_block(task):
-    """Events of task = (seed, number of the split, number of the block, events wanted), a list of Event.
+    """Simulate the first events of a block; task = (seed, number of the split, number of the block, number of events).
 
-    Always a whole block is made, so that a longer file begins with the events of a shorter one."""
+    Returns a list of Event. The whole block is simulated, so that a larger file begins with the events of a smaller
+    one."""
     seed, split, block, wanted = task
     return simulate(BLOCK, Recipe(), np.random.default_rng([seed, split, block]))[:wanted]
 
 
 def rows_of(event, version):
-    """Flattened rows of an Event, {data set: 1-d array}."""
+    """Return the flattened rows of an Event, {data set: 1-d array}."""
     rows = {"point": event.points, "cluster": event.clusters[:, :5] if version == "v1" else event.clusters}
     if version == "v2":
         rows["cluster_extra"] = event.extra
@@ -101,7 +102,7 @@ def rows_of(event, version):
 
 
 def write_events(path, events, number, version, attributes, progress=lambda: None):
-    """Write `number` events one after another, and the index beside; returns the points of each, (number,) int64."""
+    """Write `number` events and the index of the file; returns the number of points of each event, (number,) int64."""
     names = ("point", "cluster") + (("cluster_extra",) if version != "v1" else ())
     counts = np.zeros(number, np.int64)
     with whole_file(path) as temporary:
@@ -123,7 +124,7 @@ def write_events(path, events, number, version, attributes, progress=lambda: Non
 
 
 def make_split(split, args):
-    """Make and write one file."""
+    """Simulate and write the file of a split."""
     number = getattr(args, f"num_{split}")
     path = file_of(split, args)
     tasks = [
@@ -146,6 +147,7 @@ def make_split(split, args):
 
 
 def main(argv=None):
+    """Parse the flags and simulate the events of all splits."""
     args = parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -155,7 +157,7 @@ def main(argv=None):
     except (BrokenProcessPool, OSError) as error:
         sys.exit(f"make_lartpc.py: error: {error}")
     except KeyboardInterrupt:
-        sys.exit("make_lartpc.py: interrupted; files that were not complete are not there")
+        sys.exit("make_lartpc.py: interrupted; incomplete files were removed")
 
 
 if __name__ == "__main__":

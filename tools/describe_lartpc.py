@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Compare LArTPC files with PILArNet-M, and draw events.
 
-python3 tools/describe_lartpc.py data/sample_data/lartpc --png events.png
+python tools/describe_lartpc.py DIR_OR_FILES... --png events.png
 """
 
 import argparse
@@ -13,29 +12,21 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.data.pilarnet import CLASS_COUNTS, CLASS_NAMES
-from puffin.data.pilarnet_files import LED, SIZE, EventFile, find_files
+from puffin.data.pilarnet_files import EventFile, find_files
+from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
-from puffin.settings.types import integer
 
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "0.6")
-PER_EVENT = sum(CLASS_COUNTS) / 1_199_200  # points, PILArNet-M's training set
+POINTS_PER_EVENT = sum(PILARNET.class_counts) / PILARNET.training_events
 
 
 def main() -> None:
-    """Print the comparison; draw events if --png is given."""
     parser = argparse.ArgumentParser(description="Compare LArTPC files with PILArNet-M, and draw events.")
-    add = parser.add_argument
-    add("paths", nargs="+", type=Path, help="HDF5 files, or folders that are searched for .h5 files")
-    add("--png", type=Path, metavar="FILE", help="draw events into this file (default: draw nothing)")
-    add(
-        "--draw",
-        type=integer(0),
-        nargs="+",
-        default=[0, 1, 2, 3, 4, 5],
-        metavar="N",
-        help="numbers of the events to draw, in the first file, counted from 0 (default: 0 1 2 3 4 5)",
+    parser.add_argument("paths", nargs="+", type=Path, help="files, or folders that are searched for .h5 files")
+    parser.add_argument("--png", type=Path, help="draw events to this file")
+    parser.add_argument(
+        "--draw", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="which events of the first file"
     )
     args = parser.parse_args()
     try:
@@ -49,7 +40,7 @@ def main() -> None:
 
 def describe(files: list[Path]) -> None:
     """Print the fractions of the classes, and points and clusters per event."""
-    classes, events, sizes, energies = np.zeros(len(CLASS_NAMES), np.int64), 0, [], []
+    classes, events, sizes, energies = np.zeros(len(PILARNET.class_names), np.int64), 0, [], []
     for path in tqdm(files, unit="file", disable=None):
         with EventFile(path) as file:
             for row in range(len(file)):
@@ -59,11 +50,11 @@ def describe(files: list[Path]) -> None:
                 energies.append(points[:, 3])
             events += len(file)
     points, clusters = np.array(sizes).T
-    print(f"{events} events           here  PILArNet-M")
-    published = np.array(CLASS_COUNTS) / sum(CLASS_COUNTS)
-    for name, fraction, reference in zip(CLASS_NAMES, classes / classes.sum(), published, strict=True):
+    print(f"{events} events           here  {PILARNET.name}")
+    published = np.array(PILARNET.class_counts) / sum(PILARNET.class_counts)
+    for name, fraction, reference in zip(PILARNET.class_names, classes / classes.sum(), published, strict=True):
         print(f"{name:18} {fraction:8.4f} {reference:11.4f}")
-    print(f"{'points per event':18} {points.mean():8.0f} {PER_EVENT:11.0f}")
+    print(f"{'points per event':18} {points.mean():8.0f} {POINTS_PER_EVENT:11.0f}")
     energy = np.concatenate(energies)
     percentiles = np.percentile(points, (10, 50, 90)).astype(int)
     print(f"points, 10/50/90%  {percentiles}, at least 1024: {(points >= 1024).mean():.3f} of events")
@@ -83,11 +74,12 @@ def draw(path: Path, numbers: list[int], png: Path) -> None:
                 raise InputError(f"--draw: expected events 0 to {len(file) - 1} of {path}, got {number}")
             points, clusters = file.read(number)
             semantic = np.repeat(clusters[:, 4], clusters[:, 0])
-            for c in (LED, 0, 1, 3, 2):
+            for c in (PILARNET.low_energy_deposits, 0, 1, 3, 2):
                 of_class = points[semantic == c]
-                style = {"s": 1.5, "lw": 0, "color": COLOURS[c], "label": CLASS_NAMES[c]}
+                style = {"s": 1.5, "lw": 0, "color": COLOURS[c], "label": PILARNET.class_names[c]}
                 axes.scatter(of_class[:, 2], of_class[:, 1], **style)
-            axes.set(xlim=(0, SIZE), ylim=(0, SIZE), title=f"event {number}: {len(points)} points", aspect="equal")
+            limits = (0, PILARNET.size)
+            axes.set(xlim=limits, ylim=limits, title=f"event {number}: {len(points)} points", aspect="equal")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, markerscale=6)
     figure.supxlabel("z [voxel of 3 mm]")
     figure.supylabel("y [voxel of 3 mm]")

@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = Checkpoint.read(own.checkpoint).expect(AUTOENCODER)
     settings = settings_of_checkpoint(checkpoint)
     data = settings.data
-    selection = CloudSelection(data.remove_led, data.energy_threshold, data.emin, clusters=False)
+    selection = CloudSelection(data.remove_led, data.energy_threshold, data.emin)
     datasets = open_splits(own.datadir, selection, {"train": -1, "valid": own.num_valid}, own.seed)
     probe = TokenProbe(datasets, own.seed, MOST)
     torch.manual_seed(own.seed)

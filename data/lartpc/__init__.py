@@ -1,1 +1,4 @@
-"""A small Monte Carlo of particles in liquid argon, for data/make_lartpc.py. Lengths in cm, energies in MeV, times in ns."""
+"""A small Monte Carlo simulation of particles in liquid argon, for data/make_lartpc.py.
+
+Lengths are in cm, energies in MeV and times in ns.
+"""

@@ -1,30 +1,33 @@
-"""What particles become when they stop or hit a nucleus: decays, annihilation, a coarse picture of pion and proton interactions.
+"""The ends of particles that stop or hit a nucleus: decays, annihilation, pion and proton interactions.
 
-The shares of hadronic final states are rough: they make the right kinds of vertices, not cross sections.
+The fractions of hadronic final states are rough estimates. They produce the right kinds of vertices, but are not
+cross sections.
 """
 
 import numpy as np
 
 from lartpc.argon import ELECTRON, ELECTRON_MASS, MASS, MUON, PI0_MASS, PION, PROTON
-from lartpc.particles import MICHEL, TRACK, Particles, isotropic, photons, turned
+from lartpc.particles import MICHEL, TRACK, Particles, deflected, isotropic, photons
 
 MICHEL_ENDPOINT = (MASS[MUON] ** 2 + ELECTRON_MASS**2) / (2 * MASS[MUON])  # MeV, total energy
 MUON_LIFETIME = 2197.0  # ns
-CAPTURED = 0.76  # share of stopped mu- that an argon nucleus takes (lifetime there: 537 ns)
+CAPTURED = 0.76  # fraction of stopped mu- that an argon nucleus captures (lifetime there: 537 ns)
 PION_DECAY_MUON = 4.12  # MeV, kinetic, of pi+ -> mu+ at rest
-SEPARATION = 16.0  # MeV that it costs to free a nucleon
-BLIPS = 4.0  # photons of a few MeV, on average, from an excited nucleus and the neutrons it sent out
+SEPARATION = 16.0  # MeV, energy to remove a nucleon from a nucleus
+BLIPS = 4.0  # mean number of photons of a few MeV from an excited nucleus and the neutrons that it emits
 
 
 def michel_energy(number, rng):
-    """Kinetic energies [MeV] of electrons from muon decay at rest: dN/dx = 2 x^2 (3 - 2 x), x = E / endpoint (PDG, muon decay)."""
+    """Draw kinetic energies [MeV] of electrons from muon decay at rest.
+
+    dN/dx = 2 x^2 (3 - 2 x), x = E / endpoint (PDG, muon decay)."""
     # 6 x^2 - 4 x^3 = 2/3 of 3 x^2, which is Beta(3, 1), and 1/3 of 12 x^2 (1 - x), which is Beta(3, 2)
     x = np.where(rng.random(number) < 2 / 3, rng.beta(3, 1, number), rng.beta(3, 2, number))
     return np.maximum(x * MICHEL_ENDPOINT - ELECTRON_MASS, 1e-3)
 
 
 def end_at_rest(stopped, fragments, rng):
-    """(new charged particles, new photons, fragments) from particles that stopped."""
+    """End particles that stopped: (new charged particles, new photons, fragments)."""
     plus = stopped.charge > 0
     positrons = stopped[(stopped.kind == ELECTRON) & plus]
     first = isotropic(len(positrons), rng)
@@ -50,9 +53,10 @@ def end_at_rest(stopped, fragments, rng):
 
 
 def end_in_flight(interacted, fragments, rng):
-    """(new charged particles, new photons, fragments) from hadrons that hit a nucleus.
+    """End hadrons that hit a nucleus: (new charged particles, new photons, fragments).
 
-    Pions: 30% absorbed, 15% exchange their charge, the rest scatter with a part of their energy; protons scatter."""
+    Of the pions 30% are absorbed, 15% exchange their charge, and the others scatter and keep a fraction of their
+    energy; protons scatter."""
     pion = interacted.kind == PION
     fate = np.where(pion, rng.random(len(interacted)), 1)
     absorbed, gammas, fragments = _absorption(interacted[fate < 0.30], fragments, rng)
@@ -60,24 +64,24 @@ def end_in_flight(interacted, fragments, rng):
     light = [gammas, *_neutral_pions(exchanged, rng)]
 
     rest = interacted[fate >= 0.45]
-    part = rng.uniform(0.3, 1.0, len(rest))
+    fraction = rng.uniform(0.3, 1.0, len(rest))  # of the energy
     out = Particles.at(
         rest,
         rest.kind,
         rest.charge,
-        turned(rest.direction, rng.uniform(-0.2, 1, len(rest)), rng),
-        np.maximum(part * rest.energy, 1e-3),
+        deflected(rest.direction, rng.uniform(-0.2, 1, len(rest)), rng),
+        np.maximum(fraction * rest.energy, 1e-3),
     )
-    spare = (1 - part) * rest.energy - SEPARATION
-    struck = rest[spare > 0]
+    available = (1 - fraction) * rest.energy - SEPARATION
+    struck = rest[available > 0]
     protons = Particles.at(
         struck,
         PROTON,
         1,
-        turned(struck.direction, rng.uniform(-0.2, 1, len(struck)), rng),
-        spare[spare > 0] * rng.uniform(0.3, 1.0, len(struck)),
+        deflected(struck.direction, rng.uniform(-0.2, 1, len(struck)), rng),
+        available[available > 0] * rng.uniform(0.3, 1.0, len(struck)),
     )
-    protons = protons[rng.random(len(protons)) < 0.45]  # the others knock out neutrons, which are not followed
+    protons = protons[rng.random(len(protons)) < 0.45]  # the others knock out neutrons, which are not simulated
     new = Particles.join([out, protons])
     fragments = fragments.begin(new, TRACK)
     light.append(_blips(rest, rng))
@@ -85,7 +89,7 @@ def end_in_flight(interacted, fragments, rng):
 
 
 def _absorption(pions, fragments, rng):
-    """Pions vanish in a nucleus: protons share a random part of their energy and mass, neutrons the rest."""
+    """Absorb pions in a nucleus: protons share a random fraction of their energy and mass, neutrons the rest."""
     number = rng.poisson(1.3, len(pions))
     parents = pions[np.repeat(np.arange(len(pions)), number)]
     available = np.maximum(parents.energy + MASS[PION] - 3 * SEPARATION, 0)
@@ -95,12 +99,12 @@ def _absorption(pions, fragments, rng):
 
 
 def _neutral_pions(parents, rng):
-    """Two photons from each pi0 that takes the kinetic energy of its parent."""
+    """Make the two photons of a pi0 with the kinetic energy of each parent."""
     total = parents.energy + PI0_MASS
     boost = np.sqrt(1 - (PI0_MASS / total) ** 2)
-    flight = turned(parents.direction, rng.uniform(-0.2, 1, len(parents)), rng)
+    flight = deflected(parents.direction, rng.uniform(-0.2, 1, len(parents)), rng)
     cosine = rng.uniform(-1, 1, len(parents))  # of the first photon in the pi0's rest frame
-    side = turned(flight, np.zeros(len(parents)), rng) * np.sqrt(1 - cosine**2)[:, None] * PI0_MASS / 2
+    side = deflected(flight, np.zeros(len(parents)), rng) * np.sqrt(1 - cosine**2)[:, None] * PI0_MASS / 2
     out = []
     for sign in (1, -1):
         along = total / PI0_MASS * (PI0_MASS / 2) * (sign * cosine + boost)
@@ -111,8 +115,10 @@ def _neutral_pions(parents, rng):
 
 
 def _blips(parents, rng):
-    """Photons of an excited nucleus and of neutron captures nearby."""
-    who = np.repeat(np.arange(len(parents)), rng.poisson(BLIPS, len(parents)))
-    born = photons(parents[who], isotropic(len(who), rng), 0.5 + rng.exponential(1.5, len(who)))
-    born.position += isotropic(len(who), rng) * rng.exponential(15.0, (len(who), 1))  # cm, the neutrons' way
-    return born
+    """Make the photons of an excited nucleus and of neutron captures nearby."""
+    parent = np.repeat(np.arange(len(parents)), rng.poisson(BLIPS, len(parents)))
+    blips = photons(parents[parent], isotropic(len(parent), rng), 0.5 + rng.exponential(1.5, len(parent)))
+    blips.position += isotropic(len(parent), rng) * rng.exponential(
+        15.0, (len(parent), 1)
+    )  # cm, flight of the neutrons
+    return blips

@@ -1,4 +1,4 @@
-"""Whole events: what enters the detector, the cascade that follows, and the rows of a PILArNet-M file."""
+"""Simulate whole events: the primary particles, the cascade that follows, and the rows of a PILArNet-M file."""
 
 from dataclasses import dataclass
 
@@ -17,11 +17,11 @@ POINT_COLUMNS = ("x", "y", "z", "value", "energy", "time", "electrons", "dx")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is in an event: means are of Poisson distributions, energies are kinetic [MeV] and uniform."""
+    """Primary particles of an event: means of Poisson distributions; kinetic energies [MeV], uniform."""
 
-    vertices: float = 0.4  # beyond the first
-    particles: float = 2.7  # of a vertex, beyond the first two
-    shares: tuple = (0.19, 0.22, 0.19, 0.15, 0.25)  # of PHOTON, ELECTRON, MUON, PION, PROTON
+    vertices: float = 0.4  # mean number, in addition to one
+    particles: float = 2.7  # mean number per vertex, in addition to two
+    shares: tuple = (0.19, 0.22, 0.19, 0.15, 0.25)  # fractions of PHOTON, ELECTRON, MUON, PION, PROTON
     lowest: tuple = (30, 30, 50, 50, 50)
     highest: tuple = (800, 800, 600, 500, 400)
     crossing_muons: float = 0.6
@@ -29,38 +29,40 @@ class Recipe:
 
 
 def primaries(number, recipe, rng):
-    """(particles, event (N,), interaction (N,)) of `number` events."""
+    """Draw the primary particles of `number` events: (particles, event (N,), interaction (N,))."""
     vertices = 1 + rng.poisson(recipe.vertices, number)
     crossing = rng.poisson(recipe.crossing_muons, number)
     event_of_vertex = np.repeat(np.arange(number), vertices)
-    place = rng.uniform(0.05, 0.95, (len(event_of_vertex), 3)) * EDGE
-    many = 2 + rng.poisson(recipe.particles, len(place))
-    vertex = np.repeat(np.arange(len(place)), many)
+    position = rng.uniform(0.05, 0.95, (len(event_of_vertex), 3)) * EDGE
+    particles_of_vertex = 2 + rng.poisson(recipe.particles, len(position))
+    vertex = np.repeat(np.arange(len(position)), particles_of_vertex)
     kind = rng.choice(len(MASS), size=len(vertex), p=recipe.shares)
     energy = rng.uniform(np.take(recipe.lowest, kind), np.take(recipe.highest, kind))
-    bombs = _particles(kind, place[vertex], isotropic(len(vertex), rng), energy, rng)
+    from_vertices = _particles(kind, position[vertex], isotropic(len(vertex), rng), energy, rng)
     muons = _crossing_muons(int(crossing.sum()), recipe, rng)
 
     event = np.concatenate([event_of_vertex[vertex], np.repeat(np.arange(number), crossing)])
-    # interactions of an event: its vertices, then its muons
+    # interactions are numbered within each event: first its vertices, then its muons
     interaction = np.concatenate(
         [
             _counted(event_of_vertex)[vertex],
             np.repeat(vertices, crossing) + _counted(np.repeat(np.arange(number), crossing)),
         ]
     )
-    particles = Particles.join([bombs, muons])
-    particles.fragment = np.arange(len(particles))  # one each
+    particles = Particles.join([from_vertices, muons])
+    particles.fragment = np.arange(len(particles))
     return particles, event, interaction
 
 
 def _crossing_muons(number, recipe, rng):
-    """Muons through uniform points of the detector, started at its wall; downward, about as cos^2 of the zenith angle (y is up)."""
+    """Draw muons that enter at a wall and pass through uniform points of the detector.
+
+    They go downward (y points up), with about cos^2 of the zenith angle."""
     through = rng.uniform(0, 1, (number, 3)) * EDGE
     down, azimuth = rng.random(number) ** (1 / 3), rng.uniform(0, 2 * np.pi, number)
     across = np.sqrt(1 - down**2)
     direction = np.stack([across * np.cos(azimuth), -down, across * np.sin(azimuth)], 1)
-    # back to the first wall behind
+    # distance back to the wall where the muon enters
     back = np.where(direction > 0, through, through - EDGE) / direction
     wall = np.clip(through - back.min(1, keepdims=True) * direction, 0, EDGE * (1 - 1e-9))
     low, high = np.log(recipe.crossing_energy)
@@ -74,15 +76,16 @@ def _particles(kind, position, direction, energy, rng):
 
 
 def _counted(groups):
-    """0, 1, 2, ... within each run of equal values of sorted groups."""
+    """Number the elements 0, 1, 2, ... within each run of equal values of the sorted groups."""
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(groups) else np.zeros(0, int)
     return np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
 
 
 def cascade(particles, fragments, table, rng):
-    """Follow particles and all that they make: (segments, fragments, kinetic and photon energy [MeV] that left the detector).
+    """Simulate particles and all their secondaries: (segments, fragments, energy [MeV] that left the detector).
 
-    Alternates between all charged particles and all photons, until none is left."""
+    Alternates between all charged particles and all photons until none is left. The escaped energy is kinetic energy
+    and that of photons. table: argon.CollisionTable."""
     charged, light = particles[particles.kind != PHOTON], particles[particles.kind == PHOTON]
     segments, escaped = [], 0.0
     while len(charged) or len(light):
@@ -103,7 +106,7 @@ def cascade(particles, fragments, table, rng):
 
 
 def _begin_conversions(born, conversion, fragments):
-    """Each conversion of a photon begins a shower fragment, that of its parent's group where the parent is a shower."""
+    """Start a shower fragment for each conversion of a photon; returns the new table of fragments."""
     _, first, number = np.unique(conversion, return_index=True, return_inverse=True)
     leaders = born[first]
     fragments = fragments.begin(leaders, SHOWER)
@@ -113,10 +116,12 @@ def _begin_conversions(born, conversion, fragments):
 
 @dataclass
 class Event:
-    """Rows of a file: points (N, 8) float32 by POINT_COLUMNS; clusters (M, 6) int32: points, fragment, group, interaction,
-    semantic, pid; extra (M, 5) float32: mass [MeV], momentum [GeV], vertex [mm from the centre] of the group's particle.
+    """Rows of a file.
 
-    Points are ordered by cluster; cluster 0 holds the low-energy deposits, its other ids are -1."""
+    points (N, 8) float32: POINT_COLUMNS; clusters (M, 6) int32: number of points, fragment, group, interaction,
+    semantic class, PID; extra (M, 5) float32: mass [MeV], momentum [GeV] and vertex [mm from the centre] of the
+    group's particle. Points are ordered by cluster. Cluster 0 holds the low-energy deposits; its ids and PID are
+    -1."""
 
     points: np.ndarray
     clusters: np.ndarray
@@ -124,7 +129,7 @@ class Event:
 
 
 def simulate(number, recipe, rng):
-    """`number` events, a list of Event."""
+    """Simulate `number` events; returns a list of Event."""
     particles, event, interaction = primaries(number, recipe, rng)
     fragments = Fragments.of_primaries(particles, event, interaction)
     segments, fragments, _ = cascade(particles, fragments, argon.CollisionTable(), rng)
@@ -142,7 +147,7 @@ def _event(voxels, fragment, fragments):
     points = np.column_stack([voxels.cell, voxels.energy, voxels.energy, voxels.time, collected, voxels.length])
     ids, sizes = np.unique(fragment[fragment >= 0], return_counts=True)
     own = fragments[ids]
-    # the group is named after its first fragment in the file
+    # the number of a group is that of its first fragment in the file
     _, first, group = np.unique(own.root, return_index=True, return_inverse=True)
     leader = fragments[own.root]
     led = int((fragment < 0).sum())

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lartpc.argon import ELECTRON, MASS, MUON, PHOTON, momentum
+from puffin.detector import PILARNET
 
-SHOWER, TRACK, MICHEL, DELTA, LED = range(5)  # semantic classes of PILArNet-M
+SHOWER, TRACK, MICHEL, DELTA, LED = range(len(PILARNET.class_names))  # semantic classes
 
 
 @dataclass
 class Table:
-    """Arrays of equal length; `table[mask]` takes rows of all of them."""
+    """Arrays of equal length; `table[mask]` selects rows of all of them."""
 
     def __len__(self):
         return len(next(iter(vars(self).values())))
@@ -21,14 +22,16 @@ class Table:
 
     @classmethod
     def join(cls, tables):
-        """The rows of several tables, one after another."""
+        """Join the rows of several tables."""
         return cls(*(np.concatenate(columns) for columns in zip(*(vars(t).values() for t in tables), strict=False)))
 
 
 @dataclass
 class Particles(Table):
-    """N particles: kind (PHOTON ... PROTON), charge (+-1, 0), position (N, 3) cm, direction (N, 3), kinetic energy MeV,
-    time ns, and the fragment to which their deposits belong."""
+    """N particles.
+
+    kind (N,): PHOTON ... PROTON; charge (N,): +1, -1 or 0; position (N, 3) [cm]; direction (N, 3): unit vectors;
+    energy (N,): kinetic [MeV]; time (N,) [ns]; fragment (N,): the fragment that their deposits belong to."""
 
     kind: np.ndarray
     charge: np.ndarray
@@ -40,7 +43,7 @@ class Particles(Table):
 
     @classmethod
     def at(cls, parents, kind, charge, direction, energy, fragment=None):
-        """Particles that begin where and when their parents are, one for each."""
+        """Make one particle per parent, at the position and time of the parent."""
 
         def full(value):
             return np.broadcast_to(np.asarray(value), len(parents)).copy()
@@ -58,8 +61,10 @@ class Particles(Table):
 
 @dataclass
 class Fragments(Table):
-    """What a particle and its close relatives leave. root: the fragment that stands for the group; momentum MeV and vertex
-    cm are those of the particle that began it."""
+    """Fragments: the deposits of a particle and of its secondaries of the same class.
+
+    event, interaction: their numbers; root: first fragment of the group that a fragment belongs to; semantic: class;
+    pid, mass [MeV], momentum [MeV] and vertex [cm]: those of the particle that started the fragment."""
 
     event: np.ndarray
     interaction: np.ndarray
@@ -72,7 +77,7 @@ class Fragments(Table):
 
     @classmethod
     def of_primaries(cls, particles, event, interaction):
-        """One fragment for each primary particle, in order."""
+        """Make one fragment per primary particle, in order."""
         semantic = np.where(particles.kind >= MUON, TRACK, SHOWER)
         return cls(
             event,
@@ -86,9 +91,10 @@ class Fragments(Table):
         )
 
     def begin(self, particles, semantic):
-        """The table with a new fragment for each particle, whose `fragment` so far is its parent's and is updated.
+        """Return the table with a new fragment for each particle, and set `particles.fragment`, so far the parent's.
 
-        A group of its own, except for a shower that comes out of another shower, a Michel electron or a delta ray."""
+        A new fragment starts a new group, unless it is a shower that comes from another shower, a Michel electron or a
+        delta ray."""
         parent, new = particles.fragment, len(self) + np.arange(len(particles))
         inherits = (semantic == SHOWER) & (self.semantic[parent] != TRACK)
         pid = np.where(inherits, self.pid[parent], PHOTON if semantic == SHOWER else particles.kind)
@@ -107,32 +113,32 @@ class Fragments(Table):
 
 
 def isotropic(number, rng):
-    """Unit vectors (number, 3), uniform on the sphere."""
+    """Draw unit vectors (number, 3), uniform on the sphere."""
     vectors = rng.normal(size=(number, 3))
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def turned(direction, cosine, rng):
-    """Unit vectors at a polar angle to `direction` (N, 3), given by its cosine (N,), at a random azimuth."""
+def deflected(direction, cosine, rng):
+    """Draw unit vectors with the given cosine (N,) of the angle to `direction` (N, 3), at a random azimuth."""
     x, y, z = direction.T
     sine = np.sqrt(np.maximum(1 - cosine**2, 0))
     azimuth = rng.uniform(0, 2 * np.pi, len(cosine))
     a, b = sine * np.cos(azimuth), sine * np.sin(azimuth)
-    # two vectors across: Duff et al., J. Comput. Graph. Tech. 6 (2017), without a special direction
+    # two vectors orthogonal to the direction: Duff et al., J. Comput. Graph. Tech. 6 (2017)
     sign = np.copysign(1.0, z)
     c = -1 / (sign + z)
     d = x * y * c
-    across = np.stack([1 + sign * x * x * c, sign * d, -sign * x], 1)
-    beyond = np.stack([d, sign + y * y * c, -y], 1)
-    new = across * a[:, None] + beyond * b[:, None] + direction * cosine[:, None]
+    first = np.stack([1 + sign * x * x * c, sign * d, -sign * x], 1)
+    second = np.stack([d, sign + y * y * c, -y], 1)
+    new = first * a[:, None] + second * b[:, None] + direction * cosine[:, None]
     return new / np.linalg.norm(new, axis=1, keepdims=True)
 
 
 def electrons(parents, direction, energy):
-    """Electrons that begin at their parents, in the parents' fragments."""
+    """Make electrons at the positions of their parents, in the fragments of the parents."""
     return Particles.at(parents, ELECTRON, -1, direction, energy)
 
 
 def photons(parents, direction, energy):
-    """Photons that begin at their parents, carrying the parents' fragments."""
+    """Make photons at the positions of their parents, in the fragments of the parents."""
     return Particles.at(parents, PHOTON, 0, direction, energy)

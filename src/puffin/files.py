@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files so that they are either complete or absent."""
 
 import contextlib
 import csv
@@ -14,7 +14,7 @@ _unfinished: set[Path] = set()  # temporary files of this process
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path` only if the block ends without an error."""
+    """Yield a temporary path in the folder of `path`, which is renamed to `path` if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -34,15 +34,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished() -> None:
-    """Remove the temporary files of every `whole_file` that is open: for a process that ends without leaving its blocks."""
+    """Remove the temporary files of open `whole_file` blocks; for a process that exits without leaving these blocks."""
     for temporary in tuple(_unfinished):
         temporary.unlink(missing_ok=True)
 
 
 def append_row(path: str | Path, row: dict) -> None:
-    """Append a row to a CSV file, with a header if it is new; safe when several processes append at once.
+    """Append a row to a CSV file, with a header if the file is new; safe if several processes append at once.
 
-    Columns that the file does not have are added to it, empty in the earlier rows; those that the row lacks are empty in it."""
+    Columns of the row that the file lacks are added to it and are empty in the earlier rows. Columns that the row lacks
+    are empty in the new row."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
@@ -62,8 +63,8 @@ def append_row(path: str | Path, row: dict) -> None:
         else:
             with open(path, "rb+") as file:
                 file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"  # by a full disk
-                file.write((b"\n" if torn else b"") + _csv_line(values).encode())
+                incomplete = file.read(1) != b"\n"  # a full disk can cut off the last line
+                file.write((b"\n" if incomplete else b"") + _csv_line(values).encode())
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -47,7 +47,7 @@ def test_more_labels_than_there_are(small_clouds, tmp_path):
 def test_bad_flags(capsys):
     """A name with a dash, which would mix tables, and a budget of no events are refused."""
     with pytest.raises(SystemExit):
-        study.parse(["--pretrained", "x", "--budgets", "0"])
+        study.parse_arguments(["--pretrained", "x", "--budgets", "0"])
     assert "argument --budgets: expected an integer of at least 1, got '0'" in capsys.readouterr().err
     with pytest.raises(InputError, match="without dashes"):
-        study.parse(["--pretrained", "x", "--study", "a-b"])
+        study.parse_arguments(["--pretrained", "x", "--study", "a-b"])

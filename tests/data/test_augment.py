@@ -14,8 +14,8 @@ def test_rotations_are_proper():
 
 
 def test_rotations_are_uniform():
-    """Haar moments: E R = 0, E R_ij R_kl = delta_ik delta_jl / 3, E trace^3 = 1, E trace^4 = 3 (the number of invariants
-    in three and four vectors); uniform Euler angles or axes with uniform angles fail."""
+    """Haar moments: E R = 0, E R_ij R_kl = delta_ik delta_jl / 3, E trace^3 = 1, E trace^4 = 3 (the number of
+    invariants in three and four vectors); uniform Euler angles or axes with uniform angles fail."""
     rotations = random_rotations(200_000, torch.Generator().manual_seed(2)).double()
     flat = rotations.flatten(1)
     assert flat.mean(0).abs().max() < 0.006
@@ -25,18 +25,18 @@ def test_rotations_are_uniform():
 
 
 def test_same_generator_same_rotations():
-    """Breaks if the rotations come from the global random state: a run could not be continued."""
+    """Breaks if the rotations come from the global random state, so that a run could not be resumed."""
     first, second = (random_rotations(3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_each_event_turns_by_its_own_rotation():
-    """Breaks if events share a rotation, an empty event shifts the others, energies change, or the input is written to."""
+def test_each_event_has_its_own_rotation():
+    """Breaks if events share a rotation, an empty event shifts the others, energies change, or the input is changed."""
     points, lengths = torch.randn(7, 4), torch.tensor([3, 0, 4])
     batch, before = CloudBatch(points, lengths, semantic=torch.arange(7)), points.clone()
     rotations = random_rotations(3, torch.Generator().manual_seed(3))
-    turned = rotate(batch, rotations)
+    rotated = rotate(batch, rotations)
     expected = torch.cat([points[:3, :3] @ rotations[0].T, points[3:, :3] @ rotations[2].T])
-    assert torch.allclose(turned.points[:, :3], expected, atol=1e-6)
-    assert torch.equal(turned.points[:, 3], points[:, 3]) and torch.equal(points, before)
-    assert turned.semantic is batch.semantic
+    assert torch.allclose(rotated.points[:, :3], expected, atol=1e-6)
+    assert torch.equal(rotated.points[:, 3], points[:, 3]) and torch.equal(points, before)
+    assert rotated.semantic is batch.semantic

@@ -13,7 +13,8 @@ IDS = [22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13
 
 
 def write_source(path, number, width, seed):
-    """X (number, width, 4) float64 pT, y, phi, PDG code by falling pT, zero-padded, and y (number,), compressed as published."""
+    """X (number, width, 4) float64 pT, y, phi, PDG code by descending pT, zero-padded, and y (number,), compressed as
+    published."""
     rng = np.random.default_rng(seed)
     x = np.zeros((number, width, 4))
     for jet in x:
@@ -36,7 +37,7 @@ def sources(tmp_path, monkeypatch):
 
 def test_round_trip(sources, tmp_path):
     """pT, rapidity, azimuth and PDG code must come back from the momenta. Breaks if the rapidity is taken for the
-    pseudorapidity, a mass is wrong or missing, codes part from their particles, or quark and gluon are swapped."""
+    pseudorapidity, a mass is wrong or missing, codes belong to other particles, or quark and gluon are swapped."""
     paths, contents = sources
     out = tmp_path / "qg.h5"
     convert.main([*map(str, paths), "--out", str(out)])
@@ -59,22 +60,9 @@ def test_masses():
     x = np.array([[[0.001, 0, 0, code] for code in IDS]])
     momenta, pdgid = convert.fourmomenta(x, False, "", 0)
     mass = 1000 * np.sqrt(momenta[0, :, 0] ** 2 - (momenta[0, :, 1:] ** 2).sum(-1))
-    expected = [
-        0,
-        139.570,
-        139.570,
-        493.68,
-        493.68,
-        497.61,
-        939.565,
-        939.565,
-        938.272,
-        938.272,
-        0.511,
-        0.511,
-        105.658,
-        105.658,
-    ]
+    pion, kaon, neutron, proton, electron, muon = 139.570, 493.68, 939.565, 938.272, 0.511, 105.658
+    hadrons = [pion, pion, kaon, kaon, 497.61, neutron, neutron, proton, proton]
+    expected = [0, *hadrons, electron, electron, muon, muon]
     np.testing.assert_allclose(mass, expected, atol=4e-3)
     assert pdgid[0].tolist() == IDS
     momenta, _ = convert.fourmomenta(x, True, "", 0)
@@ -82,7 +70,8 @@ def test_masses():
 
 
 def test_split(sources, tmp_path):
-    """Breaks if a jet is lost or doubled, shares are not kept, the split does not follow the seed, or labels stay behind."""
+    """Breaks if a jet is lost or doubled, fractions are wrong, the split does not follow the seed, or labels belong
+    to other jets."""
     paths, contents = sources
 
     def run(name, *options):
@@ -104,7 +93,8 @@ def test_split(sources, tmp_path):
 
 
 def test_bad_sources_are_refused(sources, tmp_path):
-    """Breaks if an unknown particle gets no mass or that of another, a negative pT or no jet at all passes, labels are not 0 and 1, or shares do not add up."""
+    """Breaks if an unknown particle gets no mass or that of another, a negative pT or no jet at all passes, labels
+    are not 0 and 1, or fractions do not add up to 1."""
     (path, _), ((x, y), _) = sources
     out = ["--out", str(tmp_path / "o.h5")]
     unknown, negative = x.copy(), x.copy()
@@ -113,7 +103,7 @@ def test_bad_sources_are_refused(sources, tmp_path):
     for arrays, message in (
         ({"X": unknown, "y": y}, "jet 4: PDG code 111 is none of"),
         ({"X": negative, "y": y}, "jet 5: expected pT >= 0, got -"),
-        ({"X": x[:0], "y": y[:0]}, "there is no jet in it"),
+        ({"X": x[:0], "y": y[:0]}, "it would contain no jets"),
         ({"X": x, "y": y + 1}, "expected y of 0 and 1"),
         ({"X": x, "y": y[1:]}, r"expected X \(n, M, 4\)"),
         ({"X": x}, "array 'y' not found"),
@@ -121,14 +111,14 @@ def test_bad_sources_are_refused(sources, tmp_path):
         np.savez(path, **arrays)
         with pytest.raises(InputError, match=message):
             convert.main([str(path), *out])
-    with pytest.raises(InputError, match="sum 1"):
+    with pytest.raises(InputError, match="three fractions with sum 1"):
         convert.main([str(path), *out, "--split", "0.5", "0.5", "0.5"])
     assert not list(tmp_path.glob("*.h5"))
 
 
-def test_all_parts_or_none(sources, tmp_path):
-    """Breaks if a part without jets, because there are too few or its own have no particles, leaves the other parts behind,
-    which the next attempt would stumble over; or if a share of 0 makes a file."""
+def test_all_splits_or_none(sources, tmp_path):
+    """Breaks if the other splits are written although one of them has no jets (too few jets, or jets without
+    particles), so that the next attempt would find existing files; or if a fraction of 0 writes a file."""
     (path, _), ((x, y), _) = sources
     command = [str(path), "--out", str(tmp_path / "o.h5"), "--split"]
     part = convert.assign(7, [0.5, 0.25, 0.25], 0)
@@ -137,7 +127,7 @@ def test_all_parts_or_none(sources, tmp_path):
         with pytest.raises(InputError, match=f"o_{name}.h5: not written.*[1-9] without particles"):
             convert.main([*command, "0.5", "0.25", "0.25"])
     np.savez(path, X=x[:2], y=y[:2])
-    with pytest.raises(InputError, match="there is no jet in it"):
+    with pytest.raises(InputError, match="it would contain no jets"):
         convert.main([*command, "0.8", "0.1", "0.1"])
     assert not list(tmp_path.glob("*.h5"))
     convert.main([*command, "0.5", "0", "0.5"])

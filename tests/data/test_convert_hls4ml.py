@@ -8,30 +8,16 @@ import pytest
 from puffin.errors import InputError
 
 # as published: one name more than there are columns
-PARTICLE = [
-    "j1_px",
-    "j1_py",
-    "j1_pz",
-    "j1_e",
-    "j1_erel",
-    "j1_pt",
-    "j1_ptrel",
-    "j1_eta",
-    "j1_etarel",
-    "j1_etarot",
-    "j1_phi",
-    "j1_phirel",
-    "j1_phirot",
-    "j1_deltaR",
-    "j1_costheta",
-    "j1_costhetarel",
-    "j1_pdgid",
-]
+PARTICLE = (
+    "j1_px j1_py j1_pz j1_e j1_erel j1_pt j1_ptrel j1_eta j1_etarel j1_etarot "
+    "j1_phi j1_phirel j1_phirot j1_deltaR j1_costheta j1_costhetarel j1_pdgid"
+).split()
 JET = [*(f"j_feature{k}" for k in range(53)), "j_g", "j_q", "j_w", "j_z", "j_t", "j_undef"]
 
 
 def write_source(path, number, width, seed, particle=PARTICLE, jet=JET):
-    """jetConstituentList (number, width, 16), jets (number, 59) and the names of their columns; returns momenta and classes."""
+    """jetConstituentList (number, width, 16), jets (number, 59) and the names of their columns; returns momenta and
+    classes."""
     rng = np.random.default_rng(seed)
     columns = {name: rng.normal(size=(number, width)) for name in particle[:16]}
     momenta = np.zeros((number, width, 4))
@@ -56,8 +42,10 @@ def write_source(path, number, width, seed, particle=PARTICLE, jet=JET):
 
 
 def test_round_trip(tmp_path, monkeypatch):
-    """Two files, one with its columns in another order. Breaks if columns are taken by place instead of name, classes are
-    numbered otherwise, or jets of the two files are mixed."""
+    """Two files, one with its columns in another order.
+
+    Breaks if columns are taken by place instead of name, classes are numbered otherwise, or jets of the two files
+    are mixed."""
     monkeypatch.setattr(convert, "BLOCK", 4)
     paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
     first = write_source(paths[0], 9, 12, 1)
@@ -77,7 +65,8 @@ def test_round_trip(tmp_path, monkeypatch):
 
 
 def test_bad_sources_are_refused(tmp_path):
-    """Breaks if a missing table or column shows as a traceback, a name beyond the table is used, or a jet without class passes."""
+    """Breaks if a missing table or column shows as a traceback, a name beyond the table is used, or a jet without
+    class passes."""
     path, out = tmp_path / "a.h5", ["--out", str(tmp_path / "o.h5")]
     write_source(path, 3, 4, 1)
 

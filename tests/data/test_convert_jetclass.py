@@ -57,8 +57,8 @@ def write_source(path, number, seed, leave_out=()):
 
 @pytest.mark.parametrize("nobj", [None, 3])
 def test_round_trip(reader, tmp_path, monkeypatch, nobj):
-    """Breaks if branches are mixed, particles cut off are not the softest, padding is not zero, or jets of a later block or
-    file are misplaced. In blocks of 4, which do not end where baskets or files end."""
+    """Breaks if branches are mixed, particles cut off are not the softest, padding is not zero, or jets of a later
+    block or file are misplaced. In blocks of 4, which do not end where baskets or files end."""
     monkeypatch.setattr(convert, "BLOCK", 4)
     paths = [tmp_path / "a.root", tmp_path / "b.root"]
     first, second = (write_source(path, n, n) for path, n in zip(paths, (11, 6), strict=False))

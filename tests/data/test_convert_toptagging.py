@@ -29,7 +29,8 @@ def jets(number, width, seed=0):
 
 
 def write_table(path, momenta, truth, integers):
-    """A file as pandas' to_hdf(format="table") lays it out: one compound table; the names of columns are pickled attributes."""
+    """A file as pandas' to_hdf(format="table") lays it out: one compound table; the names of columns are pickled
+    attributes."""
     floats = np.concatenate([momenta.reshape(len(momenta), -1), truth], 1).astype(np.float32)
     kind = [
         ("index", "<i8"),
@@ -55,11 +56,12 @@ def reference(tmp_path, monkeypatch):
 
 
 def test_table_round_trip(reference, tmp_path, capsys):
-    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is kept unsaid."""
+    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is dropped
+    without a message."""
     path, momenta, truth, integers = reference
     out = tmp_path / "train.h5"
     convert_toptagging.main([str(path), str(path), "--out", str(out)])
-    assert "16 jets (2 without particles left out)" in capsys.readouterr().out
+    assert "16 jets (2 without particles dropped)" in capsys.readouterr().out
     kept = [*range(5), *range(6, 9)] * 2
     with h5py.File(out) as file:
         np.testing.assert_array_equal(file["Pmu"][:], momenta[kept])
@@ -91,7 +93,7 @@ def test_table_without_ttv(reference, tmp_path):
     ids=["E last", "integers swapped", "fewer particles", "more integers"],
 )
 def test_other_tables_are_refused(reference, tmp_path, damage, message):
-    """Breaks if columns in another order or number are converted to nonsense, or a part of it is left behind."""
+    """Breaks if columns in another order or number are converted to nonsense, or a partial file remains."""
     path, *content = reference
     write_table(path, *damage(*content))
     with pytest.raises(InputError, match=message):
@@ -120,7 +122,7 @@ def test_other_hdf5_is_refused(tmp_path):
     ids=["numbers", "column", "one-hot", "one-hot, signal first"],
 )
 def test_npz_round_trip(tmp_path, monkeypatch, labels, options):
-    """Breaks if splits are mixed, a split of the name "val" is not found, or labels are read in another way."""
+    """Breaks if splits are mixed, a split of the name "val" is not found, or labels are read incorrectly."""
     monkeypatch.setattr(convert_toptagging, "BLOCK", 2)
     train, valid = jets(5, 20, 1), jets(3, 20, 2)
     np.savez(
@@ -137,7 +139,7 @@ def test_npz_round_trip(tmp_path, monkeypatch, labels, options):
         assert file["is_signal"][:].tolist() == [1, 0, 0, 1, 0]
     with h5py.File(tmp_path / "top_valid.h5") as file:
         np.testing.assert_array_equal(file["Pmu"][:], valid)
-    with pytest.raises(InputError, match="top_train.h5: is there already"):
+    with pytest.raises(InputError, match="top_train.h5: already exists. Choose another --out or pass --overwrite"):
         convert_toptagging.main([str(tmp_path / "full.npz"), "--out", str(tmp_path / "top.h5")])
 
 
@@ -158,7 +160,8 @@ def test_npz_with_other_arrays_is_refused(tmp_path):
 
 
 def test_command_line(reference, tmp_path):
-    """Breaks if the script does not run from another folder, or a failure is more than one line or ends with status 0."""
+    """Breaks if the script does not run from another folder, or a failure is more than one line or ends with status
+    0."""
     path = reference[0]
 
     def run(*words):

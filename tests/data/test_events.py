@@ -1,4 +1,4 @@
-"""What data sets share: the choice of events, and open files."""
+"""What data sets share: choosing events, and open files."""
 
 import logging
 import pickle
@@ -30,15 +30,17 @@ class Numbers(EventDataset):
         self.events = torch.arange(10)
 
     def __getitems__(self, numbers):
-        return self._opened(0).path.name, self.events[torch.tensor(numbers)].tolist()
+        return self._opened(0).path.name, self.events[torch.tensor(numbers, dtype=torch.int64)].tolist()
 
 
 def test_events_in_use_and_open_files():
-    """A file is opened once, again after close, and not handed to workers; restrict counts within what is in use."""
+    """A file is opened once, again after close, and not sent to workers; restrict counts within the current
+    selection."""
     dataset = Numbers(["a.h5"])
     dataset.restrict(torch.tensor([2, 4, 6, 8]))
     dataset.restrict(torch.tensor([1, 3]))
     assert len(dataset) == 2 and dataset[1] == ("a.h5", [8]) and dataset.__getitems__([1, 0]) == ("a.h5", [8, 4])
+    assert dataset[[1, 0]] == ("a.h5", [8, 4]) and dataset[[]] == ("a.h5", [])
     assert (File.opened, File.closed) == (1, 0)
     other = pickle.loads(pickle.dumps(dataset))
     assert other[0] == dataset[0] == ("a.h5", [4]) and File.opened == 2
@@ -49,7 +51,7 @@ def test_events_in_use_and_open_files():
 
 
 def test_subsets(caplog):
-    """Balanced, seeded, sorted; too many takes all and says so."""
+    """Balanced, seeded and sorted; if too many events are requested, all are used, with a warning."""
     labels = torch.tensor([0] * 90 + [1] * 10)
     subset = choose_events(labels, 100, 20, 1, "train")
     assert len(subset) == 20 and int(labels[subset].sum()) == 10 and subset.tolist() == sorted(subset.tolist())
@@ -59,4 +61,4 @@ def test_subsets(caplog):
     with caplog.at_level("WARNING", "puffin"):
         logging.getLogger("puffin").propagate = True
         assert len(choose_events(labels, 100, 1000, 1, "train")) == 100
-    assert "1000 events asked for, 100 there" in caplog.text
+    assert "train: 1000 events requested, but only 100 available; using all" in caplog.text

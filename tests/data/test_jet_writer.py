@@ -11,15 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from puffin.data.jet_writer import (
-    Parser,
-    check_outputs,
-    converter_parser,
-    jet_file,
-    jet_rows,
-    one_hot_numbers,
-    run_converter,
-)
+from puffin.data.jet_writer import jet_file, jet_rows, one_hot_numbers
 from puffin.errors import InputError
 from tests.patience import PATIENCE
 
@@ -27,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows_of(*lengths):
-    """Rows of jets with so many particles, whose numbers say which they are."""
+    """Make rows of jets with these numbers of particles; the momenta identify the jets."""
     momenta = np.zeros((len(lengths), 3, 4), np.float32)
     for k, n in enumerate(lengths):
         momenta[k, :n] = k + 1
@@ -35,8 +27,8 @@ def rows_of(*lengths):
 
 
 def test_rows_follow_one_another(tmp_path):
-    """Breaks if rows of a later call are misplaced, a jet without particles is kept or not counted, labels stay behind,
-    attributes are missing, or the bytes depend on the time of writing."""
+    """Breaks if rows of a later call are misplaced, a jet without particles is written or not counted, labels belong
+    to other jets, attributes are missing, or the bytes depend on the time of writing."""
     paths = tmp_path / "a.h5", tmp_path / "new" / "b.h5"
     for path in paths:
         with jet_file(path, {"seed": 12}) as writer:
@@ -57,7 +49,7 @@ def test_rows_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_file_is_not_there(tmp_path, failure):
+def test_interrupted_file_does_not_exist(tmp_path, failure):
     """Breaks if the file is written in place: the old file must survive and nothing else may be left."""
     path = tmp_path / "train.h5"
     path.write_text("old")
@@ -74,9 +66,9 @@ def test_file_without_jets_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_particles_by_falling_pt_with_their_features():
-    """Breaks if particles are sorted by energy, cut before sorting, parted from their features, padding in the middle
-    counts as a particle, or the padding of a feature is not zero."""
+def test_particles_by_descending_pt_with_their_features():
+    """Breaks if particles are sorted by energy, cut before sorting, separated from their features, padding in the
+    middle counts as a particle, or the padding of a feature is not zero."""
     momenta = np.array(
         [[[9.0, 1, 0, 8.9], [0, 0, 0, 0], [5, 3, 4, 0], [7, 0, 6, 3.6], [4, 0, 2, 3.4]], np.zeros((5, 4))]
     )
@@ -108,7 +100,8 @@ def test_equal_pt_keeps_the_order_of_the_source():
 
 @pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
 def test_bad_momenta_are_named(entry, value):
-    """Breaks if a jet that training would refuse is written, or the message counts from the block instead of the file."""
+    """Breaks if a jet that training would refuse is written, or the message counts from the block instead of the
+    file."""
     momenta = np.ones((2, 2, 4))
     momenta[entry] = value
     with pytest.raises(InputError, match="f.h5: jet 41:"):
@@ -132,52 +125,14 @@ def test_one_hot_numbers():
             one_hot_numbers(np.array([[1, 0, 0], wrong]), ("a", "b", "c"), "x", 7)
 
 
-def test_outputs_are_checked(tmp_path):
-    """Breaks if an output is replaced unasked, an input is overwritten even with --overwrite, or a missing input passes."""
-    source, there = tmp_path / "in.h5", tmp_path / "there.h5"
-    source.touch(), there.touch()
-    parse = converter_parser("", "", "").parse_args
-    check_outputs(parse([str(source), "--out", "x"]), [tmp_path / "new.h5"])
-    check_outputs(parse([str(source), "--out", "x", "--overwrite"]), [there])
-    for words, outputs, message in (
-        ([source], [there], "there.h5: is there already"),
-        ([source, "--overwrite"], [tmp_path / "." / "in.h5"], "is an input"),
-        ([tmp_path / "no.h5"], [], "no such file"),
-        ([source, "--nobj", "0"], [], "--nobj"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check_outputs(parse([*map(str, words), "--out", "x"]), outputs)
-
-
-def test_failures_are_one_line(capsys):
-    """Breaks if a failure shows as a traceback or several lines, or ends with status 0."""
-
-    def fails(error):
-        def main(argv):
-            raise error
-
-        return main
-
-    for error, text in (
-        (InputError("a\nb"), "error: a b"),
-        (ValueError("x"), "error: ValueError: x"),
-        (KeyboardInterrupt(), "interrupted"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            run_converter(fails(error))
-        assert stop.value.code.startswith(text) and "\n" not in stop.value.code
-    with pytest.raises(SystemExit) as stop:
-        Parser(prog="p").parse_args(["--none"])
-    assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
-
-
 def test_stopped_converter_leaves_nothing(tmp_path):
-    """Breaks if SIGTERM leaves a half file or a traceback, or ends with status 0. The converter here never ends by itself."""
+    """Breaks if SIGTERM leaves a half file or a traceback, or ends with status 0. The converter here never ends."""
     code = """if True:
         import time
         from pathlib import Path
         import numpy as np
-        from puffin.data.jet_writer import jet_file, run_converter
+        from puffin.data.commands import run_converter
+        from puffin.data.jet_writer import jet_file
         def main(argv):
             with jet_file(Path(r"%s"), {}) as writer:
                 writer.append({"Nobj": np.ones(3, np.int32)})

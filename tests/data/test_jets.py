@@ -1,4 +1,4 @@
-"""Reading jets: the same events whatever the way, and every kind of bad file named."""
+"""Reading jets: in memory and from files, and messages for every kind of bad file."""
 
 import h5py
 import numpy as np
@@ -33,11 +33,12 @@ def two_files(tmp_path):
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("nobj", [-1, 3])
 def test_batches_hold_the_particles(two_files, in_memory, nobj):
-    """Any order, repeats included, over both files; dropped zero-energy entries and --nobj must act alike in both ways."""
+    """Any order, repeats included, over both files; zero-energy entries and --nobj have the same effect in memory
+    and from files."""
     paths, momenta, labels = two_files
     dataset = JetDataset(paths, JetSelection(nobj=nobj, in_memory=in_memory, scale=2.0))
     wanted = [11, 2, 7, 2, 0]
-    batch = dataset.__getitems__(wanted)
+    batch = dataset[wanted]
     last = None if nobj < 0 else nobj
     events = [momenta[k, :last][momenta[k, :last, 0] != 0] * 2 for k in wanted]
     assert batch.lengths.tolist() == [len(e) for e in events]
@@ -46,7 +47,7 @@ def test_batches_hold_the_particles(two_files, in_memory, nobj):
 
 
 def test_no_jets(two_files):
-    """An empty batch (a rank without events) must be one in both ways."""
+    """An empty batch (a rank without events), in memory and from files."""
     for in_memory in (True, False):
         batch = JetDataset(two_files[0], JetSelection(in_memory=in_memory)).__getitems__([])
         assert (
@@ -94,16 +95,9 @@ def test_ranks_share_an_epoch():
 
 def test_split_names(tmp_path):
     """'constrained.h5' is no training file, nor is what a killed writer left; 'val' and 'valid' are the same split."""
-    for name in (
-        "train_1.h5",
-        "top-train.hdf5",
-        "constrained.h5",
-        ".train.h5.x.h5",
-        "val.h5",
-        "x_valid_2.h5",
-        "test.txt",
-        "Test_A.h5",
-    ):
+    for (
+        name
+    ) in "train_1.h5 top-train.hdf5 constrained.h5 .train.h5.x.h5 val.h5 x_valid_2.h5 test.txt Test_A.h5".split():
         (tmp_path / name).touch()
     names = {s: [p.name for p in find_split_files(tmp_path, s)] for s in ("train", "valid", "test")}
     assert names == {
@@ -125,7 +119,7 @@ def test_one_hot_targets(tmp_path):
 )
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_rows_that_are_not_one_hot(tmp_path, row, in_memory):
-    """Named with the key and the first bad jet of the file: a row of zeros is no jet of class 0, a momentum no label."""
+    """The message names the key and the first bad jet of the file. Breaks if a row of zeros becomes class 0."""
     for name, rows in (("a", np.eye(3)), ("b", [[0, 1, 0], row, [0, 0, 0]])):
         _write(tmp_path / f"train_{name}.h5", Pmu=np.ones((3, 2, 4), np.float32), tag=rows)
     with pytest.raises(InputError, match="train_b.h5: tag: jet 1: expected exactly one of the 3 numbers to be 1"):
@@ -168,7 +162,7 @@ def test_features_targets_and_weights(tmp_path, in_memory):
     assert torch.equal(again.scalars, batch.scalars.double()) and torch.equal(again.weights, batch.weights.double())
 
 
-def test_events_without_truth_are_left_out(tmp_path, caplog):
+def test_events_without_truth_are_dropped(tmp_path, caplog):
     """Background jets have no truth momentum (zeros); the numbers of events, and what is read, must agree with that."""
     truth = np.ones((5, 4))
     truth[[0, 3]] = 0
@@ -242,7 +236,7 @@ def test_truncated_file(run_folder, tmp_path):
 
 
 def test_missing_folder_and_files(tmp_path):
-    """A folder that is not there is an error; a split that is not there is simply absent."""
+    """A missing folder is an error; a missing split is not in the result."""
     with pytest.raises(InputError, match="no such folder"):
         open_splits(tmp_path / "nowhere", JetSelection(), {"train": -1}, 0)
     assert open_splits(tmp_path, JetSelection(), {"train": -1}, 0) == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lartpc import argon, endings, events, showers, tracks
 from lartpc.argon import DENSITY, ELECTRON, ELECTRON_MASS, MUON, PHOTON, PION, PROTON, X0
-from lartpc.particles import MICHEL, Fragments, Particles, isotropic, turned
+from lartpc.particles import MICHEL, Fragments, Particles, deflected, isotropic
 from scipy import integrate
 
 TABLE = argon.CollisionTable()
@@ -37,7 +37,9 @@ def beam(kind, energy, number, charge=-1, position=None):
 
 
 def test_minimum_ionization():
-    """2.105 MeV/cm at the minimum, at beta gamma near 3.5 (PDG tables for liquid argon). Breaks on a wrong constant of Bethe's formula."""
+    """2.105 MeV/cm at the minimum, at beta gamma near 3.5 (PDG tables for liquid argon).
+
+    Breaks on a wrong constant of Bethe's formula."""
     energy = np.geomspace(50, 5000, 400)
     loss = argon.stopping_power(MUON, energy)
     assert loss.min() == pytest.approx(1.508 * DENSITY, rel=0.005)
@@ -76,8 +78,9 @@ def test_table_equals_formula():
     ],
 )
 def test_ranges(kind, energy, grams, rng, monkeypatch):
-    """Mean path of stepped particles against CSDA tables. Breaks if energy is lost or counted twice between soft and hard
-    collisions, or if the last steps are cut short."""
+    """Mean path of stepped particles against CSDA tables.
+
+    Breaks if energy is lost or counted twice between soft and hard collisions, or if the last steps are cut short."""
     monkeypatch.setattr(tracks, "_hits_nucleus", lambda now, length, rng: np.zeros(len(now), bool))
     out = tracks.transport(beam(kind, energy, 60), TABLE, rng)
     path = np.bincount(out.segments.fragment, out.segments.length, 60).mean() * DENSITY
@@ -86,7 +89,9 @@ def test_ranges(kind, energy, grams, rng, monkeypatch):
 
 
 def test_straggling_is_landau(rng):
-    """Most probable loss (PDG, Landau-Vavilov-Bichsel) and width at half maximum (4.02 xi) of 1 GeV muons in 3 mm. Breaks if the hard collisions do not follow 1/T^2 or are cut off."""
+    """Most probable loss (PDG, Landau-Vavilov-Bichsel) and width at half maximum (4.02 xi) of 1 GeV muons in 3 mm.
+
+    Breaks if the hard collisions do not follow 1/T^2 or are cut off."""
     number, kind, energy, length = 400_000, MUON, 1000.0, 0.3
     kinds, energies, lengths = (np.full(number, v) for v in (kind, energy, length))
     who, given = tracks.hard_collisions(kinds, energies, lengths, rng)
@@ -107,7 +112,9 @@ def test_straggling_is_landau(rng):
 
 
 def test_knock_on_spectrum(rng):
-    """Numbers above 1 and above 4 MeV, against the integral of the formula. Breaks if the rejection or the inverse is wrong."""
+    """Numbers above 1 and above 4 MeV, against the integral of the formula.
+
+    Breaks if the rejection or the inverse is wrong."""
     number, energy = 200_000, 1000.0
     arrays = (np.full(number, v) for v in (MUON, energy, 1.0))
     _, given = tracks.hard_collisions(*arrays, rng)
@@ -120,8 +127,9 @@ def test_knock_on_spectrum(rng):
 
 
 def test_highland_angle(rng):
-    """Width of the projected angle after 10 cm against Highland's formula for that thickness. Breaks if the step angles do
-    not add up, or space angles are taken for projected ones."""
+    """Width of the projected angle after 10 cm against Highland's formula for that thickness.
+
+    Breaks if the step angles do not add up, or space angles are taken for projected ones."""
     particles, length = beam(MUON, 3000, 4000), 0.0
     while length < 9.999:
         particles = tracks._moved(particles, np.full(4000, 0.25), particles.energy, rng)
@@ -133,11 +141,11 @@ def test_highland_angle(rng):
         assert particles.direction[:, axis].std() == pytest.approx(expected, rel=0.04)
 
 
-def test_turned_keeps_the_polar_angle(rng):
+def test_deflected_keeps_the_polar_angle(rng):
     """Breaks if the two vectors across are not orthonormal, for directions near the poles too."""
     direction = np.concatenate([isotropic(500, rng), [[0, 0, 1.0], [0, 0, -1.0], [1e-9, 0, -1.0]]])
     cosine = rng.uniform(-1, 1, len(direction))
-    new = turned(direction, cosine, rng)
+    new = deflected(direction, cosine, rng)
     assert np.allclose((new * direction).sum(1), cosine, atol=1e-8) and np.allclose(np.linalg.norm(new, axis=1), 1)
 
 
@@ -145,15 +153,18 @@ def test_turned_keeps_the_polar_angle(rng):
 
 
 def test_conversion_length():
-    """9/7 X0 at high energies (PDG), none below 2 m, ever more in between. Breaks if the screening or the threshold is wrong
-    (test_photon_attenuation looks at 10 MeV)."""
+    """9/7 X0 at high energies (PDG), none below 2 m, ever more in between.
+
+    Breaks if the screening or the threshold is wrong (test_photon_attenuation looks at 10 MeV)."""
     assert 1 / showers.pairs(5e4) == pytest.approx(9 / 7 * X0, rel=0.02)
     assert showers.pairs(1.0) == 0 and (np.diff(showers.pairs(np.geomspace(2, 5e4, 50))) > 0).all()
 
 
 @pytest.mark.parametrize("energy, attenuation", [(0.1, 0.204), (0.5, 0.0786), (1.0, 0.0573), (10.0, 0.0273)])
 def test_photon_attenuation(energy, attenuation):
-    """cm^2/g of NIST XCOM for argon. Breaks if a process is missing; coherent scattering is not in ours, 7% at 0.1 MeV."""
+    """cm^2/g of NIST XCOM for argon.
+
+    Breaks if a process is missing; coherent scattering is not in ours, 7% at 0.1 MeV."""
     total = showers.pairs(energy) + showers.compton(energy) + showers.photoelectric(energy)
     assert total / DENSITY == pytest.approx(attenuation, rel=0.1)
 
@@ -173,7 +184,7 @@ def test_compton_follows_klein_and_nishina(rng):
 
 
 def test_pair_split_follows_its_shape(rng):
-    """Breaks if the rejection's bound is too low (edges cut off) or a share leaves [m/E, 1 - m/E]."""
+    """Breaks if the rejection's bound is too low (edges cut off) or a fraction leaves [m/E, 1 - m/E]."""
     for energy in (3.0, 1000.0):
         share = showers.pair_split(np.full(40_000, energy), rng)
         x = (np.arange(4000) + 0.5) / 4000
@@ -198,8 +209,10 @@ def test_shower_energy_is_conserved(kind, rng):
 
 
 def test_radiation_length_of_electrons(rng):
-    """Electrons keep 1/e of their energy after X0 but for collisions: energy radiated by 1 GeV electrons over a short way is
-    that way / X0. Breaks if the spectrum is not normalized to X0."""
+    """Electrons keep 1/e of their energy after X0 but for collisions: energy radiated by 1 GeV electrons over a short
+    way is that way / X0.
+
+    Breaks if the spectrum is not normalized to X0."""
     number, length = 100_000, 0.1
     _, k = tracks.bremsstrahlung(np.full(number, 1000.0), np.full(number, length), rng)
     assert k.sum() / number / 1000 == pytest.approx(length / X0, rel=0.03)
@@ -237,7 +250,9 @@ def test_neutral_pions_have_their_mass(rng):
 
 
 def test_hadron_interaction_length(rng):
-    """Share of 400 MeV protons that interact within their first 20 cm. Breaks if lengths are in g/cm^2 or per voxel."""
+    """Fraction of 400 MeV protons that interact within their first 20 cm.
+
+    Breaks if lengths are in g/cm^2 or per voxel."""
     out = tracks.transport(beam(PROTON, 400, 3000), TABLE, rng)
     near = (out.interacted.position[:, 0] < 20).sum() / 3000
     assert near == pytest.approx(1 - np.exp(-20 / argon.NUCLEAR_LENGTH), rel=0.12)

@@ -1,4 +1,4 @@
-"""Streaming: what comes out is what the order says, whoever reads it."""
+"""Streaming: batches follow the order of events, for any number of workers."""
 
 import subprocess
 import sys
@@ -81,19 +81,20 @@ def test_each_chunk_is_read_once(files, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_data_is_one_line(files, workers):
-    """What is wrong in a file is said without the traceback of a worker."""
+    """A bad file gives one line without the traceback of a worker."""
     with h5py.File(files[0], "a") as file:
         file["Pmu"][33, 0, 1] = np.nan
     with pytest.raises(InputError) as error:
         list(stream(files, workers)[0])
-    assert str(error.value) == f"{files[0]}: Pmu of event 33 is not finite; mend or remove the event"
+    assert str(error.value) == f"{files[0]}: Pmu of event 33 is not finite. Correct or remove the event."
 
 
 @pytest.mark.parametrize("in_memory", ["True", "False"])
 def test_a_loader_left_open_does_not_keep_the_process(files, in_memory):
-    """Workers ignore SIGTERM, and Python joins them at its end: without a kill it would never come."""
+    """Workers ignore SIGTERM, and Python waits for them at exit. Breaks if they are not killed then."""
     code = (
-        "import sys\nfrom puffin.data.jets import *\nfrom puffin.data.loader import make_loader\nfrom puffin.data.sampler import EpochBatches\n"
+        "import sys\nfrom puffin.data.jets import *\n"
+        "from puffin.data.loader import make_loader\nfrom puffin.data.sampler import EpochBatches\n"
         f"dataset = JetDataset(sys.argv[1:], JetSelection(in_memory={in_memory}))\n"
         "batches = EpochBatches(len(dataset), 4, True, chunk_of=dataset.chunk_of_events())\n"
         "iterator = iter(make_loader(dataset, batches, 1, False))\nnext(iterator)\nsys.keep = iterator\n"

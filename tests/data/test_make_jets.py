@@ -1,4 +1,4 @@
-"""data/make_jets.py and the sample jets. Tests that make jets need pythia8mc and fastjet and are skipped without them."""
+"""data/make_jets.py and the sample jets. Tests that generate jets are skipped without pythia8mc and fastjet."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def run(*arguments, **options):
 
 
 def jet_of(n, truth=NO_TRUTH):
-    """A Jet of n constituents whose numbers say which they are."""
+    """Make a Jet of n constituents with distinct numbers."""
     return Jet(np.arange(1, 4 * n + 1, dtype=np.float32).reshape(n, 4), np.arange(1, n + 1, dtype=np.int32), truth)
 
 
@@ -49,7 +49,7 @@ def test_blocks_never_share_a_pythia_seed():
     assert make_jets.pythia_seed(12, "top", "train", 0) != make_jets.pythia_seed(13, "top", "train", 0)
 
 
-def test_pythia_seeds_stay_what_they_are():
+def test_pythia_seeds_do_not_change():
     """Breaks if the formula changes (or uses Python's salted hash): old commands would no longer give the old files."""
     assert make_jets.pythia_seed(12, "top", "train", 0) == 173719943
     assert make_jets.pythia_seed(12, "top", "test", 7) == 173719966
@@ -68,12 +68,13 @@ def test_pythia_seeds_stay_what_they_are():
     ],
 )
 def test_counts_of_processes(processes, number, fraction, expected):
-    """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by --signal-fraction."""
+    """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by
+    --signal-fraction."""
     assert make_jets.counts_of(processes, number, fraction) == expected
 
 
 def test_rows_are_shuffled_by_the_seed():
-    """Breaks if the classes stand in order, the counts are not kept, or the order does not follow the seed."""
+    """Breaks if the classes are in order, the counts are wrong, or the order does not follow the seed."""
     counts = {"top": 300, "qcd": 200}
     rows = make_jets.shuffled_rows(counts, 12, "train")
     assert {name: int((rows == name).sum()) for name in counts} == counts
@@ -83,7 +84,8 @@ def test_rows_are_shuffled_by_the_seed():
 
 
 def test_rows_take_the_jets_of_their_process_in_order():
-    """Breaks if a jet is lost, doubled, given to a row of another process, or a block comes after the row that needs it."""
+    """Breaks if a jet is lost, doubled, given to a row of another process, or a block comes after the row that needs
+    it."""
     number = 3 * make_jets.CHUNK + 5
     rows = make_jets.shuffled_rows({"top": number // 3, "qcd": number - number // 3}, 1, "train")
     blocks = make_jets.blocks_of(rows)
@@ -101,7 +103,8 @@ def test_rows_take_the_jets_of_their_process_in_order():
 
 
 def test_hardest_constituents():
-    """Breaks if constituents are sorted by energy instead of pT, cut before sorting, or parted from their PDG codes."""
+    """Breaks if constituents are sorted by energy instead of pT, cut before sorting, or separated from their PDG
+    codes."""
     momenta = np.array([[9.0, 1, 0, 8.9], [5, 3, 4, 0], [4, 0, 2, 3.4], [7, 0, 6, 3.6]])
     kept, pdgid = jet_processes.hardest_constituents(momenta, np.array([1, 2, 3, 4]), 3)
     assert pdgid.tolist() == [4, 2, 3] and pdgid.dtype == np.int32
@@ -193,7 +196,7 @@ def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, word):
     assert not (tmp_path / "out").exists()
 
 
-def test_command_leaves_out_what_was_not_given():
+def test_command_omits_flags_without_value():
     """Breaks if an unset --signal-fraction enters the command as None, which the script would refuse."""
     args = make_jets.parse_args(["--outdir", "o", "--process", "gluon", "quark"])
     command = make_jets.command_of(args)
@@ -203,8 +206,8 @@ def test_command_leaves_out_what_was_not_given():
     )
 
 
-def test_command_holds_what_shapes_the_file():
-    """Breaks if folders of the machine or -j get into the file, so that equal data would differ in bytes, or a flag is missing."""
+def test_command_has_all_flags_that_change_the_file():
+    """Breaks if folders or -j get into the file, so that equal data differ in bytes, or if a flag is missing."""
     args = make_jets.parse_args(["--outdir", "/somewhere", "-j", "7", "--no-mpi", "--seed", "12"])
     command = make_jets.command_of(args)
     assert "somewhere" not in command and "7" not in command
@@ -233,7 +236,7 @@ def test_same_seed_same_bytes_for_every_j(generator, tmp_path):
 
 
 def test_longer_list_continues_the_shorter(generator):
-    """Breaks if the number of jets asked for changes the jets: rows of a small test set would not lie in the large one."""
+    """Breaks if the requested number of jets changes the jets, so that a large set would not contain a smaller one."""
     cuts = jet_processes.Cuts(100, 2000, 5, 0.8)
     short, long = (jet_processes.generate("qcd", cuts, False, 200, 3, count) for count in (1, 3))
     assert np.array_equal(short[0].fourmomenta, long[0].fourmomenta)
@@ -257,8 +260,8 @@ def test_tops_have_w_and_b(generator):
     "name, mass, width", [("gluon", 0, 0.01), ("quark", 0.33, 0.2), ("w", 80.4, 4), ("z", 91.2, 4)]
 )
 def test_jets_come_from_their_origin(generator, name, mass, width):
-    """Breaks if the origin is another particle or copy than the process says, is not the jet's, or W and Z do not decay to
-    quarks (a jet without their energy)."""
+    """Breaks if the origin is another particle or copy than in the description of the process, is not the jet's, or
+    W and Z do not decay to quarks (a jet without their energy)."""
     cuts = jet_processes.Cuts(300, 800, 2.5, 0.8)
     jets = jet_processes.generate(name, cuts, True, 200, 4, 5)
     origins = np.array([jet.truth.origin for jet in jets])
@@ -285,7 +288,7 @@ def test_mpi_adds_particles(generator):
 
 def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
     """Breaks if cuts that no jet passes run for ever, or leave a file."""
-    monkeypatch.setattr(jet_processes, "MAX_BARREN", 5)
+    monkeypatch.setattr(jet_processes, "MAX_EMPTY_EVENTS", 5)
     with pytest.raises(SystemExit) as stop:
         make_jets.main(["--outdir", str(tmp_path), *FEW, "--eta-max", "1e-6"])
     assert "no jet passes the cuts in 5 events" in stop.value.code and "\n" not in stop.value.code
@@ -295,7 +298,8 @@ def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
-    """Breaks if Ctrl-C or SIGTERM leaves a temporary file, a traceback, waits for the blocks under way, or exits 0."""
+    """Breaks if Ctrl-C or SIGTERM leaves a temporary file, a traceback, waits for unfinished blocks, or exits with
+    0."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--outdir", str(tmp_path / "out"), "-j", str(jobs)],
         stdout=subprocess.DEVNULL,
@@ -321,7 +325,7 @@ def sample(request):
 
 
 def test_sample_shapes(sample):
-    """Breaks if a file lacks jets or keys, or has other dtypes than the documentation says."""
+    """Breaks if a file lacks jets or keys, or has other dtypes than documented."""
     split, _, arrays = sample
     n = COUNTS[split]
     assert {key: (a.shape, a.dtype) for key, a in arrays.items()} == {
@@ -350,7 +354,9 @@ def test_sample_padding(sample):
 
 
 def test_sample_jets_pass_the_cuts(sample):
-    """Breaks if cuts, label, or truncation are wrong. Jets cut at 200 constituents could lose pT; 0.1 GeV is for rounding."""
+    """Breaks if cuts, label, or truncation are wrong.
+
+    Jets cut at 200 constituents could lose pT; 0.1 GeV is for rounding."""
     _, _, arrays = sample
     jet = arrays["Pmu"].sum(1, dtype=np.float64)
     pt = np.hypot(jet[:, 1], jet[:, 2])
@@ -362,7 +368,8 @@ def test_sample_jets_pass_the_cuts(sample):
 
 
 def test_sample_physics(sample):
-    """Breaks if signal is not tops (mass peak, truth in the jet) or QCD has a truth or a peak where the tops have one."""
+    """Breaks if signal is not tops (mass peak, truth in the jet) or QCD has a truth or a peak where the tops have
+    one."""
     _, _, arrays = sample
     signal_jets = arrays["is_signal"] == 1
     jet = arrays["Pmu"].sum(1, dtype=np.float64)
@@ -379,7 +386,7 @@ def test_sample_physics(sample):
 
 
 def test_sample_attributes(sample):
-    """Breaks if a file does not say where it comes from, or names a folder of the machine it was made on."""
+    """Breaks if a file does not describe its origin, or names a folder of the machine that generated it."""
     split, attributes, _ = sample
     assert {"generator", "version", "seed", "command", "processes", "units", "cuts", "split", "mpi"} <= set(attributes)
     assert attributes["seed"] == 12 and attributes["split"] == split and "pythia8mc 8." in attributes["version"]
@@ -422,7 +429,8 @@ def small(request):
 
 
 def test_small_sample_labels(small):
-    """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the table."""
+    """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the
+    table."""
     processes, number, attributes, arrays = small
     assert (
         len(arrays["Pmu"]) == number
@@ -448,7 +456,8 @@ def test_small_sample_padding(small):
 
 
 def test_small_sample_physics(small):
-    """Breaks if a class holds the jets of another: masses of the origins, gluons broader than quarks, W in W and top jets."""
+    """Breaks if a class has the jets of another one: masses of the origins, gluons broader than quarks, W in W and top
+    jets."""
     processes, _, _, arrays = small
     origin = arrays["truth_Pmu"].astype(np.float64)
     mass = np.sqrt(np.maximum(origin[:, 0] ** 2 - (origin[:, 1:] ** 2).sum(-1), 0))
@@ -464,9 +473,10 @@ def test_small_sample_physics(small):
     "folder, name",
     [("run12", "top"), ("run12", "qcd"), ("multiclass", "w"), ("multiclass", "z"), ("qg", "gluon"), ("qg", "quark")],
 )
-def test_sample_comes_again(generator, folder, name):
-    """Breaks if a process, a seed, or the choice of a jet changes: the documented command would give other jets. The first
-    jet of one process; skipped with other versions of the generator, whose random numbers may differ."""
+def test_sample_can_be_reproduced(generator, folder, name):
+    """Breaks if a process, a seed, or the choice of a jet changes, so that the documented command gives other jets.
+
+    Generates the first jet of one process. Skipped with other versions of the generator, whose jets may differ."""
     with h5py.File(SAMPLE.parent / folder / "train.h5") as file:
         made = f"pythia8mc {make_jets.version('pythia8mc')}, fastjet {make_jets.version('fastjet')}"
         if file.attrs["version"] != made:

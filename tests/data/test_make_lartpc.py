@@ -63,7 +63,9 @@ def fragments_of(semantic):
 
 
 def test_segments_are_cut_at_walls():
-    """A step across three walls leaves its energy in four voxels, in proportion. Breaks if deposits are put at midpoints."""
+    """A step across three walls leaves its energy in four voxels, in proportion.
+
+    Breaks if deposits are put at midpoints."""
     filled = voxels.fill(segments_of([[1.5, 1.25, 1.75]], [[2.25, 2.25, 2.5]], [1.0], [0]), np.zeros(1, int))
     # walls: z at 1/3, x at 2/3, y at 3/4 of the way
     assert filled.cell.tolist() == [[1, 1, 1], [1, 1, 2], [2, 1, 2], [2, 2, 2]]
@@ -105,7 +107,8 @@ def test_nothing_outside_or_too_faint():
 
 
 def test_small_pieces_join_what_they_touch_or_are_led():
-    """Breaks if pieces do not touch by their corners, the size limit is wrong, or the detector's wall is the next row's start."""
+    """Breaks if pieces do not touch by their corners, the size limit is wrong, or the detector's wall is the next
+    row's start."""
     enough = voxels.SMALLEST[SHOWER]
     places = [
         [[x, 0, 0] for x in range(20)],  # 0: the track
@@ -137,8 +140,8 @@ def test_small_pieces_join_what_they_touch_or_are_led():
 
 
 def test_primaries():
-    """Breaks if two primaries share a fragment (their classes would mix), crossing muons start inside, or interactions are
-    not numbered within the event."""
+    """Breaks if two primaries share a fragment (their classes would mix), crossing muons start inside, or
+    interactions are not numbered within the event."""
     particles, event, interaction = primaries(200, Recipe(), np.random.default_rng(0))
     assert np.array_equal(particles.fragment, np.arange(len(particles)))
     assert inside(particles.position).all() and np.allclose(np.linalg.norm(particles.direction, axis=1), 1)
@@ -154,7 +157,9 @@ def test_primaries():
 
 
 def test_rows_of_events(events):
-    """The layout that readers rely on. Breaks if points are not in order of clusters, a voxel appears twice, or LED is not first."""
+    """The layout that readers rely on.
+
+    Breaks if points are not in order of clusters, a voxel appears twice, or LED is not first."""
     for event in events:
         points, clusters = event.points, event.clusters
         assert clusters[0, 1:].tolist() == [-1, -1, -1, LED, -1] and clusters[:, 0].sum() == len(points)
@@ -176,7 +181,9 @@ def test_classes_and_pid_agree(events):
 
 
 def test_tracks_are_long_and_led_is_scattered(events):
-    """Most LED voxels have no neighbour outside LED; muon tracks deposit about 2 MeV/cm. Breaks if classes are assigned by chance."""
+    """Most LED voxels have no neighbour outside LED; muon tracks deposit about 2 MeV/cm.
+
+    Breaks if classes are assigned by chance."""
     losses = []
     for event in events:
         owner = np.repeat(np.arange(len(event.clusters)), event.clusters[:, 0])
@@ -190,7 +197,9 @@ def test_tracks_are_long_and_led_is_scattered(events):
 
 
 def test_class_fractions():
-    """Within 25% of PILArNet-M for the three large classes, a factor of 2 for the small ones. Breaks when someone tunes by eye."""
+    """Within 25% of PILArNet-M for the three large classes, a factor of 2 for the small ones.
+
+    Breaks when someone tunes by eye."""
     clusters = np.concatenate([e.clusters for e in simulate(96, Recipe(), np.random.default_rng(8))])
     total = clusters[:, 0].sum()
     share = np.array([clusters[clusters[:, 4] == k, 0].sum() / total for k in range(5)])
@@ -218,7 +227,8 @@ def test_formats(events, tmp_path, version, width, extra):
 
 
 def test_files_do_not_depend_on_jobs(tmp_path):
-    """Breaks if a random stream is shared by blocks or processes, or results come in the order in which they are ready."""
+    """Breaks if a random stream is shared by blocks or processes, or results come in the order in which they are
+    ready."""
     for jobs in (1, 2):
         done = run("--outdir", tmp_path / str(jobs), "--num-train", 34, "--num-val", 0, "--seed", 4, "-j", jobs)
         assert done.returncode == 0, done.stderr
@@ -240,22 +250,26 @@ def test_seeds_and_splits_differ():
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["--num-train", "0", "--num-val", "0"], "not all 0"),
-        (["-j", "0"], "--jobs at least 1"),
-        (["--seed", "-1"], "--seed must be 0 or more"),
+        (
+            ["--num-train", "0", "--num-val", "0"],
+            "--num-train, --num-val and --num-test are all 0; at least one must be positive",
+        ),
+        (["-j", "0"], "argument -j/--jobs: expected an integer of at least 1, got '0'"),
+        (["--seed", "-1"], "argument --seed: expected an integer of at least 0, got '-1'"),
         (["--format", "v4"], "invalid choice"),
         (["--outdir", str(SCRIPT)], "is a file"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, complaint):
-    """Breaks if a bad argument ends in a traceback or is found out after the work."""
+    """Breaks if a bad argument gives a traceback or is refused only after the simulation."""
     done = run("--outdir", tmp_path, *arguments)
     assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
 
 
 def test_no_events_twice(tmp_path, capsys):
-    """Another size or format in the same split is refused before anything is made; the same file is made again, and other
-    splits are left alone. Breaks if a longer file comes to lie beside a shorter one, which it begins with."""
+    """Another size or format in the same split is refused at once; the same file is overwritten.
+
+    Other splits are not changed. Breaks if a folder gets a larger file next to a smaller one with the same events."""
     flags = ["--outdir", str(tmp_path), "--num-val", "0"]
     make_lartpc.main([*flags, "--num-train", "2"])
     (tmp_path / "train" / ".lartpc_3_v2.h5.x.h5").touch()  # of a run that was killed
@@ -264,7 +278,7 @@ def test_no_events_twice(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             make_lartpc.main([*flags, *other])
         assert stop.value.code == 2
-        assert "lartpc_2_v2.h5 would stay beside lartpc_" in capsys.readouterr().err
+        assert "lartpc_2_v2.h5 would stay in the folder of lartpc_" in capsys.readouterr().err
     assert not list((tmp_path / "train").glob("lartpc_[!2]*")) and not list((tmp_path / "train").glob("*v1*"))
     make_lartpc.main([*flags, "--num-train", "2", "--num-test", "1"])
     assert (tmp_path / "train/lartpc_2_v2.h5").read_bytes() == first and (tmp_path / "test/lartpc_1_v2.h5").exists()

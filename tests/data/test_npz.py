@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_blocks_are_the_array(tmp_path, save):
-    """Breaks if blocks overlap, the header is misread, or big-endian or one-dimensional arrays are not what NumPy reads."""
+    """Breaks if blocks overlap, the header is misread, or big-endian or one-dimensional arrays are not what NumPy
+    reads."""
     arrays = {"x": np.arange(7 * 5 * 3, dtype=np.float64).reshape(7, 5, 3), "y": np.arange(7, dtype=">i4")}
     save(tmp_path / "a.npz", **arrays)
     assert npz_keys(tmp_path / "a.npz") == ["x", "y"]

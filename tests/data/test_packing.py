@@ -6,8 +6,9 @@ from puffin.data.packing import CloudBatch, JetBatch, rows_of_events
 
 
 def test_lengths_and_index_stay():
-    """On a device that is not the CPU, in another precision. Breaks if a tensor is left behind, if labels become floats, or if lengths move,
-    for which every later step would wait."""
+    """On a device that is not the CPU, in another precision.
+
+    Breaks if a tensor is not moved, if labels become floats, or if lengths move, which slows down every step."""
     batch = JetBatch(
         torch.ones(3, 4),
         torch.tensor([1, 2]),

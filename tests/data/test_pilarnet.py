@@ -1,4 +1,4 @@
-"""Reading PILArNet-M: all versions and both layouts alike, preparation as specified, every kind of bad file named."""
+"""Reading PILArNet-M: all versions and both layouts, the preparation, and messages for every kind of bad file."""
 
 import os
 import pickle
@@ -68,8 +68,10 @@ def replaced(events, number, column=None, value=None, clusters=None):
 @pytest.mark.parametrize("version", ["v1", "v2", "v3"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_batches_hold_the_events(events, tmp_path, version, packed):
-    """Any order, repeats included, over two files. Breaks if columns are mixed up (the wrong one for the energy), clusters are
-    expanded wrongly (empty ones!), or the packed layout differs from the published one."""
+    """Any order, repeats included, over two files.
+
+    Breaks if columns are mixed up (the wrong one for the energy), clusters are expanded wrongly (empty ones!), or
+    the packed layout differs from the published one."""
     files = [
         write(tmp_path / "in" / f"{name}.h5", part, version) for name, part in (("a", events[:3]), ("b", events[3:]))
     ]
@@ -81,7 +83,7 @@ def test_batches_hold_the_events(events, tmp_path, version, packed):
     dataset = CloudDataset(files, ALL)
     assert dataset.version == version and len(dataset) == 5
     numbers = [4, 0, 2, 2, 1]
-    batch = dataset.__getitems__(numbers)
+    batch = dataset[numbers]
     chosen = [events[k] for k in numbers]
     points = np.concatenate([p for p, _ in chosen])
     assert batch.lengths.tolist() == [len(p) for p, _ in chosen] and batch.index.tolist() == numbers
@@ -89,14 +91,14 @@ def test_batches_hold_the_events(events, tmp_path, version, packed):
     assert torch.allclose(batch.points[:, :3], torch.from_numpy(points[:, :3] - 384) / (384 * 3**0.5), atol=1e-6)
     expected = 2 * (np.log10(points[:, 3] + 0.01) + 2) / (np.log10(20.01) + 2) - 1
     assert np.allclose(batch.points[:, 3], expected, atol=1e-6)
-    ids = np.concatenate([np.repeat(c, c[:, 0], 0) for _, c in chosen])
-    for name, column in (("fragment", 1), ("group", 2), ("interaction", 3), ("semantic", 4)):
-        assert getattr(batch, name).tolist() == ids[:, column].tolist(), name
-    assert batch.pid is None if version == "v1" else batch.pid.tolist() == ids[:, 5].tolist()
+    assert batch.semantic.dtype == torch.int64
+    assert batch.semantic.tolist() == np.concatenate([np.repeat(c[:, 4], c[:, 0]) for _, c in chosen]).tolist()
 
 
 def test_preparation(events, tmp_path):
-    """LED goes by cluster 0 alone, the threshold is strict, and eps is the threshold. Breaks with another order or eps."""
+    """Only cluster 0 is removed as LED, the threshold is strict, and eps is the threshold.
+
+    Breaks with another order or eps."""
     points, clusters = events[0]
     points[5, 3], points[6, 3] = 0.13, 0.131
     clusters[3, 4] = 4  # a class-4 cluster that is not the first stays
@@ -111,17 +113,8 @@ def test_preparation(events, tmp_path):
     assert CloudSelection(energy_threshold=0).eps == 0.01 and CloudSelection(emin=0.02).eps == 0.02
 
 
-def test_without_clusters(events, tmp_path):
-    """Breaks if another column is taken for the class."""
-    path = write(tmp_path / "a.h5", events)
-    whole = CloudDataset([path], ALL)[0]
-    few = CloudDataset([path], CloudSelection(remove_led=False, energy_threshold=0, min_points=0, clusters=False))[0]
-    assert torch.equal(few.semantic, whole.semantic)
-    assert few.fragment is None and few.pid is None and few.to(torch.device("cpu")).group is None
-
-
 def test_places(events, tmp_path):
-    """Where an event and its points lie in the files, after events and points were left out."""
+    """Positions of events and points in the files, after others were dropped."""
     paths = [write(tmp_path / f"{name}_v2.h5", part) for name, part in (("a", events[:2]), ("b", events[2:]))]
     dataset = CloudDataset(paths, CloudSelection(min_points=0, energy_threshold=0.3, emin=0.01, rows=True))
     chosen = torch.arange(len(dataset))[::2]
@@ -146,7 +139,7 @@ def test_places(events, tmp_path):
 
 
 def test_first_cluster_that_is_not_led_stays(events, tmp_path):
-    """Breaks if cluster 0 is dropped unseen: an event without LED would lose a particle."""
+    """Breaks if cluster 0 is removed without a check: an event without LED would lose a particle."""
     events[3][1][0, 4] = 1
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], CloudSelection(energy_threshold=0, min_points=0))
     assert dataset.__getitems__([3, 2]).lengths.tolist() == [6, 0]
@@ -154,7 +147,7 @@ def test_first_cluster_that_is_not_led_stays(events, tmp_path):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
-    """With strict_led an event of its own is bad, and the others of its batch are not; an empty cluster does no harm."""
+    """With strict_led only the event with such LED is bad, not the others of its batch; an empty cluster is allowed."""
     events[3][1][2, 4] = events[0][1][2, 4] = 4
     strict = CloudSelection(min_points=0, strict_led=True, skip_bad=skip)
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], strict)
@@ -170,13 +163,13 @@ def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_give_the_same(events, tmp_path, workers):
-    """Breaks if open files travel to the workers."""
+    """Breaks if open files are sent to the workers."""
     dataset = CloudDataset([write(tmp_path / "a.h5", events)], ALL)
     whole = dataset.__getitems__(list(range(5)))
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0].points, dataset[0].points)  # what a spawned worker gets
     batches = list(make_loader(dataset, EpochBatches(5, 2, shuffle=False), workers, pin_memory=False))
     assert torch.equal(torch.cat([b.points for b in batches]), whole.points)
-    assert torch.equal(torch.cat([b.pid for b in batches]), whole.pid)
+    assert torch.equal(torch.cat([b.semantic for b in batches]), whole.semantic)
     dataset.close()
 
 
@@ -188,7 +181,7 @@ def test_batch_moves(events, tmp_path):
         .to(torch.device("meta"), torch.bfloat16)
     )
     assert batch.points.dtype == torch.bfloat16 and batch.semantic.dtype == torch.int64
-    assert batch.pid.device.type == "meta" and batch.lengths.device.type == "cpu" and len(batch) == 2
+    assert batch.semantic.device.type == "meta" and batch.lengths.device.type == "cpu" and len(batch) == 2
 
 
 def test_splits_and_subsets(events, tmp_path):
@@ -206,7 +199,9 @@ def test_splits_and_subsets(events, tmp_path):
 
 
 def test_index(events, tmp_path):
-    """Counts of all clusters, LED included; made when missing, used when there. Breaks if min_points is applied to it."""
+    """Counts of all clusters, LED included; built if missing, used if it exists.
+
+    Breaks if min_points is applied to it."""
     path = write(tmp_path / "a.h5", events)
     assert len(CloudDataset([path], CloudSelection(min_points=10))) == 2
     assert np.load(index_path(path)).tolist() == [20, 4, 7, 6, 54]
@@ -219,24 +214,25 @@ def test_index(events, tmp_path):
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize("wrong", [[54, 6, 7, 4, 20], [0] * 5, [20, 4, 7], [20.0] * 5, None])
 def test_wrong_index(events, tmp_path, monkeypatch, wrong, skip_bad):
-    """That of another file (reversed, or all too small), of another length or kind, or no index at all: made anew, with one
-    warning, in both files. Breaks if it is believed, and events are left out unseen, or stops a run that skips bad ones."""
+    """An index of another file (reversed, or all too small), of another length or dtype, or no index: it is rebuilt.
+
+    There is one warning for both files. Breaks if a wrong index is used, or if it stops a run that skips bad events."""
     paths = [write(tmp_path / f"{name}.h5", events) for name in "ab"]
     for path in paths:
         index_path(path).write_bytes(b"no index") if wrong is None else np.save(index_path(path), np.array(wrong))
-    told = []
-    monkeypatch.setattr(pilarnet.log, "warning", told.append)
+    warnings = []
+    monkeypatch.setattr(pilarnet.log, "warning", warnings.append)
     dataset = CloudDataset(paths, CloudSelection(min_points=7, remove_led=False, energy_threshold=0, skip_bad=skip_bad))
     assert dataset.__getitems__(list(range(len(dataset)))).lengths.tolist() == [20, 7, 54] * 2
-    assert len(told) == 1 and re.search("2 indices .*a_points.npy.*index_pilarnet.py --force", told[0])
+    assert len(warnings) == 1 and re.search("2 indices .*a_points.npy.*index_pilarnet.py --force", warnings[0])
     assert np.load(index_path(paths[1])).tolist() == [20, 4, 7, 6, 54]
-    told.clear()
+    warnings.clear()
     CloudDataset(paths, ALL)
-    assert not told
+    assert not warnings
 
 
 def test_wrong_index_of_an_event(events, tmp_path):
-    """One that the look at a few does not find is found when it is read, and is skipped where bad events are."""
+    """A wrong count that the comparison of a few events misses is found when the event is read; it can be skipped."""
     path = write(tmp_path / "a.h5", events * 4)
     counts = make_index(path)
     counts[1] = 30
@@ -248,7 +244,7 @@ def test_wrong_index_of_an_event(events, tmp_path):
 
 
 def test_packed_files_need_no_index(events, tmp_path):
-    """Breaks if the index beside a packed file is believed: the file tells where its events begin."""
+    """Breaks if the index next to a packed file is used: the file itself stores where its events begin."""
     write(tmp_path / "in" / "a.h5", events)
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(tmp_path)])
     np.save(index_path(tmp_path / "a.h5"), np.zeros(5, int))
@@ -258,7 +254,7 @@ def test_packed_files_need_no_index(events, tmp_path):
 
 
 def test_index_tool(events, tmp_path, capsys):
-    """Two processes; an index that is there is kept. Breaks if the order of files and counts is mixed up."""
+    """Two processes; an existing index is kept. Breaks if the order of files and counts is mixed up."""
     paths = [write(tmp_path / "train" / f"{k}.h5", events[k:]) for k in range(3)]
     np.save(index_path(paths[1]), np.zeros(4, int))
     index_pilarnet.main([str(tmp_path), "-j", "2"])
@@ -306,7 +302,8 @@ def test_bad_events(events, tmp_path, complaint):
     assert dataset.events[batch.index].tolist() == [0, 2, 3, 4]
     if len(dataset) == 5:
         empty = dataset.__getitems__([1])
-        assert len(empty) == 0 and empty.skipped == 1 and empty.points.shape == (0, 4) and empty.pid.shape == (0,)
+        assert len(empty) == 0 and empty.skipped == 1
+        assert empty.points.shape == (0, 4) and empty.semantic.shape == (0,)
 
     out = ["--outdir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="event 1"):
@@ -345,7 +342,7 @@ def test_bad_files(events, tmp_path):
 
 
 def test_mixed_versions(events, tmp_path):
-    """Breaks if v1 and v2 are read together: the PID of a part would be missing. Not even skip_bad allows it."""
+    """Breaks if v1 and v2, which have different columns, are read together. Not even skip_bad allows it."""
     files = [write(tmp_path / f"{v}.h5", events, v) for v in ("v1", "v2")]
     for skip_bad in (False, True):
         with pytest.raises(InputError, match=r"files of one version.*v1 \(v1.h5\), v2 \(v2.h5\)"):
@@ -353,7 +350,7 @@ def test_mixed_versions(events, tmp_path):
 
 
 def test_version_by_name_without_extra(events, tmp_path):
-    """v2 and v3 have rows of one width: without cluster_extra the last version in the name decides; v1 shows in the rows."""
+    """v2 and v3 have the same columns, so without cluster_extra the name decides; v1 has other columns."""
     for name, version, expected in (
         ("generic_v2_5_v3", "v2", "v3"),
         ("plain", "v2", "v2"),
@@ -370,7 +367,7 @@ def test_folders(tmp_path):
     """Breaks if a wrong --datadir is an empty data set."""
     with pytest.raises(InputError, match="no such folder"):
         find_split_files(tmp_path / "none", "train")
-    with pytest.raises(InputError, match="found none; give another folder"):
+    with pytest.raises(InputError, match="found none. Pass another folder"):
         find_split_files(tmp_path, "train")
     for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that there are
         with pytest.raises(
@@ -379,9 +376,11 @@ def test_folders(tmp_path):
             CloudSelection(**{setting: 30})
 
 
-def test_hidden_files_are_no_data(events, tmp_path):
-    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden does
-    no harm. Breaks if a run next to a conversion reads half a file."""
+def test_hidden_files_are_ignored(events, tmp_path):
+    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden
+    does no harm.
+
+    Breaks if a run next to a conversion reads half a file."""
     folder = tmp_path / ".cache" / "data"
     good = write(folder / "train" / "a.h5", events)
     with whole_file(folder / "train" / "b.h5") as unfinished:
@@ -398,8 +397,8 @@ def test_hidden_files_are_no_data(events, tmp_path):
 # ---- repacking
 
 
-def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
-    """Breaks if finished files are made again, or damage is not noticed."""
+def test_repack_continues_and_verifies(events, tmp_path, capsys):
+    """Breaks if finished files are rewritten, or damage is not noticed."""
     for k in range(2):
         write(tmp_path / "in" / "train" / f"{k}.h5", events[k:])
     out = tmp_path / "out"
@@ -407,35 +406,36 @@ def test_repack_goes_on_and_verifies(events, tmp_path, capsys):
     (out / "train" / "1.h5").unlink()
     before = (out / "train" / "0.h5").stat().st_mtime_ns
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(out)])
-    assert "1 files repacked (1 were there): 4 events" in capsys.readouterr().out
+    assert "1 files repacked (1 already existed): 4 events" in capsys.readouterr().out
     assert (out / "train" / "0.h5").stat().st_mtime_ns == before
     assert np.array_equal(np.load(index_path(out / "train" / "1.h5")), make_index(tmp_path / "in" / "train" / "1.h5"))
     repack_pilarnet.main([str(out), "--verify"])
-    assert "2 files, 9 events: all as written" in capsys.readouterr().out
+    assert "2 files, 9 events: all match their checksums" in capsys.readouterr().out
     with h5py.File(out / "train" / "0.h5", "a") as file:
         file["points"][21, 3] += 1e-3
-    with pytest.raises(SystemExit, match="0.h5: event 1: does not have its checksum"):
+    with pytest.raises(SystemExit, match="0.h5: event 1: does not match its checksum"):
         repack_pilarnet.main([str(out), "--verify"])
     with pytest.raises(SystemExit, match="is the folder of the source"):
         repack_pilarnet.main([str(out), "--outdir", str(out)])
 
 
 def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
-    """Goes on as elsewhere. Breaks if what is packed already is taken for a source."""
+    """Breaks if files that are already packed are taken for sources."""
     for k in range(2):
         write(tmp_path / f"{k}.h5", events)
     again = [str(tmp_path), "--outdir", str(tmp_path / "packed")]
     repack_pilarnet.main(again)
     (tmp_path / "packed" / "1.h5").unlink()
     repack_pilarnet.main(again)
-    assert "1 files repacked (1 were there)" in capsys.readouterr().out
+    assert "1 files repacked (1 already existed)" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["0.h5", "0_points.npy", "1.h5", "1_points.npy"]
 
 
 @pytest.mark.parametrize("other", ["fewer events", "other events", "older", "published"])
 def test_repack_of_another_source(events, tmp_path, other):
-    """A file of the same name is kept only if it was made from this source, however that was copied. Breaks if training
-    goes on with the events of another one."""
+    """A file of the same name is kept only if it was made from this source or a copy of it.
+
+    Breaks if training uses the events of another source."""
     source, target = write(tmp_path / "in" / "a.h5", events), tmp_path / "out" / "a.h5"
     again = [str(tmp_path / "in"), "--outdir", str(tmp_path / "out")]
     repack_pilarnet.main(again)
@@ -458,7 +458,7 @@ def test_verify_has_no_options(capsys):
     for flag in ("--compress", "--skip-bad"):
         with pytest.raises(SystemExit):
             repack_pilarnet.main([".", "--verify", flag])
-        assert "--verify writes nothing; leave out --compress" in capsys.readouterr().err
+        assert "--verify writes nothing; do not pass --compress" in capsys.readouterr().err
 
 
 def test_packed_files_are_checked(events, tmp_path):

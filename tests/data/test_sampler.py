@@ -21,7 +21,7 @@ def batches(seed=1, size=6, shuffle=True, **more):
 
 
 def test_every_event_once_in_groups_of_chunks():
-    """Groups hold whole chunks (none is read twice), are of about the wanted size, and are shuffled inside."""
+    """Groups have whole chunks (none is read twice) and about the requested size, and are shuffled inside."""
     groups = list(batches().groups())
     assert sorted(sum(groups, [])) == list(range(103))
     chunks = [set(CHUNKS[torch.tensor(g)].tolist()) for g in groups]
@@ -42,8 +42,8 @@ def test_groups_hold_what_the_batches_hold():
 
 
 def test_ranks_share_the_batches_of_one():
-    """Three ranks with batches of 2 see what one process with batches of 6 sees; nothing is lost or repeated.  Of 103 = 17 x 6 + 1
-    events, the last batch has one, and is empty on two ranks."""
+    """Three ranks with batches of 2 see what one process with batches of 6 sees; nothing is lost or repeated. Of 103
+    = 17 x 6 + 1 events, the last batch has one, and is empty on two ranks."""
     one = [sorted(b) for b in batches(size=6)]
     three = [list(batches(size=2, rank=r, num_ranks=3)) for r in range(3)]
     assert [sorted(a + b + c) for a, b, c in zip(*three, strict=True)] == one

@@ -8,7 +8,8 @@ from puffin.errors import InputError
 
 
 def test_particle_types():
-    """Each code sets its own column; one that is not listed sets the last, or none where there is no such column."""
+    """Each code sets its own column; an unlisted code sets the last column, or none if there is no column for
+    others."""
     codes = np.array([*PDG_IDS, 310])
     with_others = one_hot("pdgid", PDG_IDS, others=True).columns(codes)
     assert np.array_equal(with_others, np.eye(15, dtype=bool))
@@ -18,18 +19,7 @@ def test_particle_types():
 def test_jetclass_order():
     """The order of published checkpoints: 3 charges, 5 types, 4 impact parameters."""
     keys = [s.key for s in DATASETS["jc"]]
-    assert keys == [
-        "charge",
-        "isChargedHadron",
-        "isElectron",
-        "isMuon",
-        "isNeutralHadron",
-        "isPhoton",
-        "d0val",
-        "d0err",
-        "dzval",
-        "dzerr",
-    ]
+    assert keys == "charge isChargedHadron isElectron isMuon isNeutralHadron isPhoton d0val d0err dzval dzerr".split()
     assert sum(s.width for s in DATASETS["jc"]) == 12
     assert DATASETS["jc"][0].columns(np.array([-1.0, 0, 1])).tolist() == np.eye(3).tolist()
 
@@ -37,12 +27,8 @@ def test_jetclass_order():
 def test_flags_choose_in_order():
     """--dataset, --read-pid, --scalars-keys."""
     chosen = chosen_scalars("qg", True, ["d0val:tanh", "charge"])
-    assert [s.key for s in chosen] == ["pdgid", "pdgid", "d0val", "charge"] and [s.width for s in chosen] == [
-        14,
-        15,
-        1,
-        1,
-    ]
+    assert [s.key for s in chosen] == ["pdgid", "pdgid", "d0val", "charge"]
+    assert [s.width for s in chosen] == [14, 15, 1, 1]
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

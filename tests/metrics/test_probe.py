@@ -1,4 +1,4 @@
-"""The linear probe on features whose answer is known."""
+"""The linear probe on features with a known result."""
 
 import math
 
@@ -18,7 +18,7 @@ def separable(rng, number):
     return features, labels
 
 
-def test_finds_what_is_linear():
+def test_finds_linear_classes():
     """Several classes at once, a rare one too, in more dimensions than are kept. Breaks if components are fitted to
     the test tokens alone, labels are taken as exclusive, or classes are not balanced."""
     rng = np.random.default_rng(0)
@@ -30,7 +30,9 @@ def test_finds_what_is_linear():
 
 
 def test_finds_nothing_in_noise():
-    """Chance: a balanced classifier says yes half the time, so F1 is about 2 p 0.5 / (p + 0.5). Breaks if labels leak."""
+    """Chance: a balanced classifier predicts the class half the time, so F1 is about 2 p 0.5 / (p + 0.5).
+
+    Breaks if labels leak."""
     rng = np.random.default_rng(1)
     (train, y), (test, z) = ((rng.normal(size=(n, 20)), rng.random((n, 1)) < 0.3) for n in (2000, 4000))
     assert linear_probe(train, y, test, z, ("a",))["probe_f1_mean"] == pytest.approx(0.3 / 0.8, abs=0.06)
@@ -49,12 +51,12 @@ def test_classes_that_cannot_be_judged():
 
 @pytest.mark.filterwarnings("error")
 def test_constant_features():
-    """Those of a collapsed network: a machine that always says no, without a warning."""
+    """The features of a collapsed network: a classifier that never predicts the class, without a warning."""
     y = np.arange(100)[:, None] % 4 == 0
     assert linear_probe(np.ones((100, 8)), y, np.ones((100, 8)), y, ("a",))["probe_f1_mean"] == 0
 
 
 def test_f1():
     """By hand: TP 1, FP 1, FN 2."""
-    given, true = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)
-    assert f1(given, true) == pytest.approx(2 / 5) and f1(given[:0], true[:0]) == 0
+    predicted, true = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)
+    assert f1(predicted, true) == pytest.approx(2 / 5) and f1(predicted[:0], true[:0]) == 0

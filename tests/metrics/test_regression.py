@@ -17,9 +17,9 @@ def test_widths_of_known_distributions():
     assert metrics["dpT"] == pytest.approx(0.1, rel=0.03) and metrics["dm"] == pytest.approx(0.1, rel=0.03)
     assert metrics["dPsi"] < 1e-9 and metrics["loss_E"] == pytest.approx(100 * 0.1 * (2 / np.pi) ** 0.5, rel=0.03)
 
-    turn = torch.linspace(0, 1, 20000, dtype=torch.float64)
-    turned = torch.stack([true[:, 0, 0], 60 * turn.cos(), 60 * turn.sin(), turn * 0], 1)[:, None]
-    metrics = regression_metrics(turned, true, 0.0)
+    angle = torch.linspace(0, 1, 20000, dtype=torch.float64)
+    rotated = torch.stack([true[:, 0, 0], 60 * angle.cos(), 60 * angle.sin(), angle * 0], 1)[:, None]
+    metrics = regression_metrics(rotated, true, 0.0)
     assert metrics["dPsi"] == pytest.approx(0.68, abs=1e-3) and metrics["dR"] == pytest.approx(0.68, abs=1e-3)
 
 
@@ -50,7 +50,7 @@ def test_weights_are_repetitions():
 
 
 def test_directions_of_numbered_metrics():
-    """A sweep asks for the direction of what --best-by takes: of every target, whatever their number."""
+    """A sweep needs the direction of every metric that --best-by accepts, of each of any number of targets."""
     assert all(name in DIRECTIONS and DIRECTIONS[name] == -1 for name in ("dm", "dm_0", "loss_3d", "loss_3d_12"))
     for name in ("dn_0", "loss_E", "loss_E_0", "dm_x", "dm_0_1"):
         assert name not in DIRECTIONS

@@ -1,4 +1,4 @@
-"""Numbers from a confusion matrix, against scikit-learn on the points themselves."""
+"""Metrics from a confusion matrix, against scikit-learn on the points themselves."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ NAMES = ("a", "b", "c", "d")
     "true, given", [((0, 1, 2, 3), (0, 1, 2, 3)), ((0, 1), (0, 2)), ((0, 1, 3), (0,)), ((2,), (2,)), ((0,), (1,))]
 )
 def test_as_scikit_learn(true, given):
-    """All classes; a class absent from the truth, from what is given, from both. Breaks if 0 / 0 counts where scikit-learn
-    leaves the class out, or is left out where it counts as 0."""
+    """All classes; a class absent from the truth, from what is given, from both.
+
+    Breaks if 0 / 0 counts where scikit-learn leaves the class out, or is left out where it counts as 0."""
     rng = np.random.default_rng(0)
     truth, chosen = rng.choice(true, 500), rng.choice(given, 500)
     table = confusion_of(torch.from_numpy(truth), torch.from_numpy(chosen), 4)
@@ -35,13 +36,13 @@ def test_as_scikit_learn(true, given):
 
 
 def test_no_points():
-    """A split without any: every number is nan, and none is missing."""
+    """A split without points: every metric is nan, and none is missing."""
     numbers = segmentation_metrics(np.zeros((4, 4)), NAMES)
     assert len(numbers) == 1 + 4 * 5 and np.isnan(list(numbers.values())).all()
 
 
 def test_billions_of_points():
-    """More points than float32 or int32 count: one wrong one is seen."""
+    """More points than float32 or int32 can count: one wrong point makes a difference."""
     table = np.diag([3 * 10**9, 1, 1, 1]).astype(np.int64)
     table[0, 1] = 1
     assert segmentation_metrics(table, NAMES)["recall_a"] == 3 * 10**9 / (3 * 10**9 + 1) < 1

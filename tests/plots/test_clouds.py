@@ -1,4 +1,4 @@
-"""Pictures of events: what is drawn where."""
+"""Pictures of events: which points are drawn, and how."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from puffin.plots.clouds import (
     Layer,
     Page,
     _extent,
-    _longest_sides,
+    _longest_axes,
     by_class,
     by_energy,
     by_error,
@@ -70,11 +70,11 @@ def test_principal_colours():
 
 
 def test_draws_an_event(tmp_path):
-    """All pages of a real event to PNG; what is hidden and what is visible make up the tokens; random numbers and the mode of the
-    model are left alone."""
+    """All pages of a real event; masked and visible points add up to the tokens; the model's mode and the random
+    state stay."""
     model = make_task().model.train()
     files = sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5"))
-    dataset = CloudDataset(files, CloudSelection(clusters=False))
+    dataset = CloudDataset(files, CloudSelection())
     state = torch.get_rng_state()
     pages = event_pages(model, dataset, 2, seed=1)
     assert list(pages) == ["energy", "class", "tokens", "truth", "predicted", "embedding"]
@@ -90,24 +90,25 @@ def test_draws_an_event(tmp_path):
 
 
 def test_errors_and_pages_side_by_side(points, tmp_path):
-    """Every point once: right, or missed in the colour of its true class; three pages to one picture, empty ones too."""
-    truth, given = np.arange(40) % 4, np.zeros(40, int)
-    page = by_error(points, truth, given, "E")
+    """Every point is drawn once: correct, or missed in the colour of its true class; three pages in a picture, one
+    empty."""
+    true, predicted = np.arange(40) % 4, np.zeros(40, int)
+    page = by_error(points, true, predicted, "E")
     assert [layer.name for layer in page.layers] == [
-        "right (10)",
+        "correct (10)",
         "track missed (10)",
         "michel missed (10)",
         "delta missed (10)",
     ]
     assert [layer.colour for layer in page.layers[1:]] == list(CLASS_COLOURS[1:4])
     flat = points * np.array([1, 0.01, 1, 1])
-    assert _longest_sides([by_class(flat, truth, "")]) == [0, 2]
-    draw_side_by_side(tmp_path / "e.png", "event", [by_class(points, truth, "truth"), page, Page("empty", [])])
+    assert _longest_axes([by_class(flat, true, "")]) == [0, 2]
+    draw_side_by_side(tmp_path / "e.png", "event", [by_class(points, true, "true"), page, Page("empty", [])])
     assert (tmp_path / "e.png").stat().st_size > 10_000
 
 
 def test_html(points, tmp_path, monkeypatch):
-    """A menu entry for each page; without plotly a line that says how to get it."""
+    """A menu entry for each page; without plotly a message that says how to install it."""
     pages = [by_energy(points, points[:, 3], "A"), by_class(points, np.zeros(40, int), "B")]
     with monkeypatch.context() as without:
         without.setattr("importlib.util.find_spec", lambda name: None)
@@ -120,6 +121,6 @@ def test_html(points, tmp_path, monkeypatch):
 
 
 def test_empty_page(tmp_path):
-    """Nothing to draw is drawn."""
+    """A page without layers can be drawn."""
     draw_page(tmp_path / "e.png", Page("empty", []))
     assert (tmp_path / "e.png").exists()

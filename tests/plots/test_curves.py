@@ -6,7 +6,9 @@ NAN = float("nan")
 
 
 def test_with_and_without_probe(tmp_path):
-    """Rows without a probe, without validation, and a run of one row: all are drawn. Breaks if a missing column is asked for."""
+    """Rows without a probe, without validation, and a run of one row: all are drawn.
+
+    Breaks if a missing column is asked for."""
     rows = [
         {
             "step": k,

@@ -27,7 +27,7 @@ SECRET = "hunter2"
     ],
 )
 def test_passwords_in_urls_are_refused(url):
-    """With the way out, and without the password."""
+    """The message says what to do instead, and does not repeat the password."""
     with pytest.raises(InputError, match="PGPASSWORD") as refusal:
         check_url(url, "--storage")
     assert SECRET not in str(refusal.value)
@@ -44,14 +44,14 @@ def test_passwords_in_urls_are_refused(url):
     ],
 )
 def test_bad_urls_are_not_repeated(url):
-    """What was typed wrongly may hold a password."""
+    """A URL with a typing error may contain a password."""
     with pytest.raises(InputError, match="--storage") as refusal:
         check_url(url, "--storage")
     assert SECRET not in str(refusal.value)
 
 
 def test_names_of_storages(tmp_path):
-    """Files by their ending; a server's URL from its parts."""
+    """The suffix decides the kind of a file; a server's URL is made from its parts."""
     assert check_url("a/b.db", "--storage") == "sqlite:///a/b.db"
     assert check_url("a/b.journal", "--storage") == "a/b.journal"
     assert postgresql_url("db7", 5433, "me", "puffin") == "postgresql://me@db7:5433/puffin"
@@ -66,36 +66,36 @@ def test_names_of_storages(tmp_path):
         open_storage(str(tmp_path / "x.journal"), 0)
 
 
-def test_a_torn_journal_goes_on(tmp_path, caplog):
-    """A line that a full disk cut short is left out, at the opening and while others have the journal open.
+def test_a_journal_with_an_incomplete_line_can_be_continued(tmp_path, caplog):
+    """A line that a full disk cut short is removed, also while other workers have the journal open.
 
-    Breaks with Optuna's own file, where the next line is appended to the torn one and nothing after it can be read."""
+    Breaks with Optuna's own file, where the next line is appended to the incomplete one and makes it unreadable."""
     path = tmp_path / "s.journal"
     first = optuna.create_study(study_name="s", storage=open_storage(str(path), 0))
     first.tell(first.ask(), 1.0)
-    for torn in ('{"op_code":5,"trial_i', '{"o', "{"):
+    for incomplete in ('{"op_code":5,"trial_i', '{"o', "{"):
         with open(path, "a") as file:
-            file.write(torn)
+            file.write(incomplete)
         caplog.clear()
         later = optuna.load_study(study_name="s", storage=open_storage(str(path), 0))
         later.tell(later.ask(), 2.0)
         first.tell(first.ask(), 3.0)
-        assert "last line was torn" in caplog.text
-    there = optuna.load_study(study_name="s", storage=open_storage(str(path), 0)).get_trials()
-    assert [t.value for t in there] == [1.0] + [2.0, 3.0] * 3
+        assert "removed the last line, which was incomplete" in caplog.text
+    trials = optuna.load_study(study_name="s", storage=open_storage(str(path), 0)).get_trials()
+    assert [t.value for t in trials] == [1.0] + [2.0, 3.0] * 3
 
 
-def test_other_files_stay_as_they_are(tmp_path):
-    """A file that is no journal is refused, also one of a single line, which is not cut off."""
+def test_other_files_are_not_changed(tmp_path):
+    """A file that is no journal is refused. Breaks if a file of a single line is taken for an incomplete line."""
     path = tmp_path / "notes.log"
-    path.write_text("what I found out")
+    path.write_text("my notes")
     with pytest.raises(InputError, match="not a journal of Optuna"):
         optuna.create_study(study_name="s", storage=open_storage(str(path), 0))
-    assert path.read_text() == "what I found out"
+    assert path.read_text() == "my notes"
 
 
 def test_wrong_and_missing_passwords(server, monkeypatch):
-    """The server refuses; one line says what to do, and shows no password."""
+    """The server refuses; the message is one line that says what to do, without the password."""
     monkeypatch.setenv("PGPASSWORD", SECRET)
     with pytest.raises(InputError, match="the password is wrong or missing: put it into PGPASSWORD") as refusal:
         open_storage(server.url, 0)
@@ -109,8 +109,8 @@ def test_wrong_and_missing_passwords(server, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["environment", "pgpass", "service"])
-def test_ways_of_the_password(server, tmp_path, monkeypatch, way):
-    """PGPASSWORD, a pgpass file, a service file: all lead to the same study."""
+def test_sources_of_the_password(server, tmp_path, monkeypatch, way):
+    """PGPASSWORD, a pgpass file and a service file all open the same study."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
     url = server.url
     if way == "environment":
@@ -130,29 +130,30 @@ def test_ways_of_the_password(server, tmp_path, monkeypatch, way):
 
 
 def test_a_restarted_server_is_waited_for(server, monkeypatch):
-    """An operation during an outage succeeds afterwards; without patience it fails. Breaks without _patient."""
+    """An operation during an outage succeeds afterwards, or fails when the patience ends. Breaks without _patient."""
     monkeypatch.setenv("PGPASSWORD", server.password)
     patient = optuna.create_study(study_name="outage", storage=open_storage(server.url, PATIENCE))
     hasty = optuna.load_study(study_name="outage", storage=open_storage(server.url, 0.3))
     server.stop()
     try:
-        with pytest.raises(StorageLost, match="not back after") as loss:
+        with pytest.raises(StorageLost, match="connection lost, and not back after") as loss:
             hasty.ask()
         assert server.password not in str(loss.value)
     finally:
-        start, late = time.monotonic(), threading.Timer(1.5, server.start)
-        late.start()
+        start, restart = time.monotonic(), threading.Timer(1.5, server.start)
+        restart.start()
     patient.tell(patient.ask(), 1.0)
     assert time.monotonic() - start > 1.5
-    late.join()
+    restart.join()
     assert [t.value for t in patient.get_trials()] == [1.0]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
 def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
-    """Three processes that start together on an empty storage take 18 waiting trials, none twice.
+    """Three processes that start together on an empty storage take 18 waiting trials, and no trial twice.
 
-    They take only when all trials wait: a list of waiting trials that was read before may be used up by the others."""
+    They start to take trials only after all trials are queued, as the others could use up a list that was read
+    before."""
     url = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal", "postgresql": server.url}[kind]
     code = (
         "import sys, optuna; from puffin.sweeps.storage import open_storage\n"
@@ -178,7 +179,9 @@ def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
 
 
 def test_copies(server, tmp_path, monkeypatch):
-    """A study is copied from a journal to PostgreSQL and to SQLite, with all its trials; nothing is overwritten."""
+    """A study is copied from a journal to PostgreSQL and to SQLite, with everything about its trials.
+
+    Breaks if an existing study is overwritten."""
     monkeypatch.setenv("PGPASSWORD", server.password)
     journal, sqlite = str(tmp_path / "a.journal"), f"sqlite:///{tmp_path}/b.db"
     study = optuna.create_study(study_name="moves", storage=open_storage(journal, 0), direction="maximize")
@@ -190,11 +193,11 @@ def test_copies(server, tmp_path, monkeypatch):
         trial.set_user_attr("flags", [f"--x={k}"])
         study.tell(trial, k)
     assert copy_study("moves", journal, server.url) == 3 and copy_study("moves", server.url, sqlite) == 3
-    there = optuna.load_study(study_name="moves", storage=open_storage(sqlite, 0))
-    assert there.user_attrs == {"task": "classifier"} and there.best_trial.user_attrs["flags"] == ["--x=2"]
-    for a, b in zip(study.get_trials(), there.get_trials(), strict=True):
+    copy = optuna.load_study(study_name="moves", storage=open_storage(sqlite, 0))
+    assert copy.user_attrs == {"task": "classifier"} and copy.best_trial.user_attrs["flags"] == ["--x=2"]
+    for a, b in zip(study.get_trials(), copy.get_trials(), strict=True):
         assert (a.params, a.values, a.intermediate_values) == (b.params, b.values, b.intermediate_values)
-    with pytest.raises(InputError, match="already has"):
+    with pytest.raises(InputError, match="already has a study 'moves', which was not changed"):
         copy_study("moves", journal, sqlite)
     with pytest.raises(InputError, match="no study 'other' .has: moves"):
         copy_study("other", journal, str(tmp_path / "new.journal"))

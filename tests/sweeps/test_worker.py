@@ -1,4 +1,4 @@
-"""Workers: who runs what, and what failures do.  The trials here are short functions instead of trainings."""
+"""Workers: which worker runs which trial, and what failures do. The trials are short functions, not trainings."""
 
 import signal
 import time
@@ -12,18 +12,16 @@ from optuna.trial import TrialState
 from puffin.errors import InputError
 from puffin.sweeps.storage import open_storage
 from puffin.sweeps.study import MOST_KILLS, SAMPLERS, claim, counted, open_study, queue_again
-from puffin.sweeps.worker import MISSED, SignsOfLife, Worker
+from puffin.sweeps.worker import MISSED, Heartbeat, Worker
 from puffin.training.trainer import Interrupted
 
-INTERVAL = 0.1
-
-
+INTERVAL = 0.1  # s, between heartbeats
 BOTH = pytest.mark.parametrize("storage", ["journal", "sqlite"], indirect=True)
 
 
 @pytest.fixture
 def storage(request, tmp_path):
-    """A name of a storage; each worker opens it for itself."""
+    """The name of a storage; each worker opens it itself."""
     return f"sqlite:///{tmp_path}/s.db" if getattr(request, "param", "") == "sqlite" else f"{tmp_path}/s.journal"
 
 
@@ -36,27 +34,27 @@ def _signals():
 
 
 def study_in(storage) -> optuna.Study:
-    """The study, opened anew."""
+    """Open the study."""
     return open_study("s", open_storage(storage, 5), ["minimize"], optuna.pruners.NopPruner(), {"task": "x"})
 
 
 def work(study, run_trial, num_trials, timeout=None, interval=INTERVAL):
-    """A worker to its end."""
+    """Run a worker until it ends."""
     Worker(study, run_trial, num_trials, timeout, interval).work()
 
 
 def value(trial) -> list[float]:
-    """A trial that succeeds."""
+    """Run a trial that succeeds."""
     return [trial.suggest_float("x", 0, 1)]
 
 
 def states(study) -> list[str]:
-    """Of all trials, in order."""
+    """Return the states of all trials, in order."""
     return [t.state.name for t in study.get_trials()]
 
 
 def test_failures_do_not_end_the_sweep(storage):
-    """Crash, no memory, not a number, pruned: each is recorded with its reason, and all ten trials run."""
+    """A crash, too little memory, nan, pruning: each is stored with its reason, and all ten trials run."""
 
     def run(trial):
         number = trial.number
@@ -77,25 +75,14 @@ def test_failures_do_not_end_the_sweep(storage):
 
     study = study_in(storage)
     work(study, run, 10)
-    assert states(study) == [
-        "COMPLETE",
-        "FAIL",
-        "FAIL",
-        "FAIL",
-        "FAIL",
-        "PRUNED",
-        "FAIL",
-        "COMPLETE",
-        "COMPLETE",
-        "COMPLETE",
-    ]
+    assert states(study) == "COMPLETE FAIL FAIL FAIL FAIL PRUNED FAIL COMPLETE COMPLETE COMPLETE".split()
     reasons = [t.user_attrs.get("failure", "") for t in study.get_trials()]
     assert reasons[1] == "RuntimeError: boom second line" and reasons[2].startswith("out of memory")
     assert reasons[3] == "out of memory: CUDA out of memory" and "not a number" in reasons[4] and reasons[5] == ""
 
 
 def test_a_sweep_that_can_only_fail_ends(storage):
-    """Wrong flags fail every trial: five are enough."""
+    """With wrong flags every trial fails; the worker stops after five."""
 
     def run(trial):
         raise InputError("no such folder")
@@ -107,7 +94,7 @@ def test_a_sweep_that_can_only_fail_ends(storage):
 
 
 def test_a_worker_without_any_success_fails(storage):
-    """Though it had fewer trials than make it give up.  Breaks if a sweep of failures ends with status 0."""
+    """Even if it had fewer than five trials. Breaks if a sweep of failures ends with status 0."""
 
     def run(trial):
         raise InputError("no such folder")
@@ -117,7 +104,7 @@ def test_a_worker_without_any_success_fails(storage):
 
 
 def test_timeout(storage, monkeypatch):
-    """No trial begins after it.  Each takes a second of a clock of its own."""
+    """No trial is started after the timeout. Each takes one second of a simulated clock."""
     study, now = study_in(storage), [0.0]
     monkeypatch.setattr("puffin.sweeps.worker.time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
 
@@ -131,7 +118,7 @@ def test_timeout(storage, monkeypatch):
 
 @BOTH
 def test_num_trials_is_exact(storage, monkeypatch):
-    """Workers that look at the same moment create one too many; it withdraws.  Breaks without the check after `ask`."""
+    """Workers that ask together create one trial too many, which is surplus. Breaks without a check after `ask`."""
     first, second = study_in(storage), study_in(storage)
     for _ in range(2):
         first.tell(claim(first, 3), 1.0)
@@ -146,7 +133,7 @@ def test_num_trials_is_exact(storage, monkeypatch):
 
 @pytest.mark.parametrize("stop", [Interrupted(signal.SIGTERM, None), KeyboardInterrupt()])
 def test_a_stopped_worker_leaves_its_trial_to_others(storage, stop):
-    """The trial waits with the same flags, and is no failure of its own; the worker ends."""
+    """The trial waits with the same flags and does not count as a failure; the worker ends."""
 
     def run(trial):
         value(trial)
@@ -167,7 +154,7 @@ def test_a_stopped_worker_leaves_its_trial_to_others(storage, stop):
 
 @BOTH
 def test_the_trial_of_a_dead_worker_is_run_again(storage):
-    """By a worker that has nothing else to do; with the same flags.  Breaks if the worker does not wait at its end."""
+    """An idle worker runs it with the same flags. Breaks if the worker does not wait at its end."""
     dead = study_in(storage).ask()
     flags = dead.suggest_float("x", 0, 1)
     dead.set_user_attr("sign_of_life", "host:1 7")
@@ -181,25 +168,25 @@ def test_the_trial_of_a_dead_worker_is_run_again(storage):
 
 
 def test_the_trial_of_a_living_worker_is_left_alone(storage):
-    """However long it takes, while its worker gives signs; and the other one does not wait for its end."""
-    there, interval = study_in(storage), 5 * INTERVAL  # a busy machine may hold up the signs for a second
-    signs = SignsOfLife(there, interval)
-    signs.trial = there.ask()
-    signs.start()
+    """However long it takes, while its worker sends heartbeats; and the other worker does not wait for its end."""
+    other_study, interval = study_in(storage), 5 * INTERVAL  # a busy machine may delay heartbeats by a second
+    heartbeat = Heartbeat(other_study, interval)
+    heartbeat.trial = other_study.ask()
+    heartbeat.start()
     study = study_in(storage)
     work(study, value, 2, interval=interval)
     assert states(study) == ["RUNNING", "COMPLETE"]
-    signs.stopped.set()
+    heartbeat.stopped.set()
 
 
 @BOTH
-def test_a_worker_that_was_taken_for_dead_gives_up_its_trial(storage):
-    """Its result does not count twice, and it goes on with the next trial."""
-    there = study_in(storage)
+def test_a_worker_that_was_considered_dead_gives_up_its_trial(storage):
+    """Its result does not count twice, and it continues with the next trial."""
+    other_study = study_in(storage)
 
     def run(trial):
         if trial.number == 0:
-            queue_again(there, there.get_trials()[0], "asleep", killed=True)
+            queue_again(other_study, other_study.get_trials()[0], "asleep", killed=True)
         return value(trial)
 
     study = study_in(storage)
@@ -208,7 +195,7 @@ def test_a_worker_that_was_taken_for_dead_gives_up_its_trial(storage):
 
 
 def test_a_trial_that_kills_its_workers_is_given_up(storage):
-    """Two more attempts, then it stays failed: it may need more memory than there is."""
+    """After two more attempts, as it may need more memory than there is."""
     study = study_in(storage)
     for _attempt in range(MOST_KILLS + 1):
         trial = claim(study, 1)
@@ -219,7 +206,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(storage):
     assert study.get_trials()[-1].user_attrs["failure"] == "killed, 3 times; not queued again"
 
 
-def test_a_study_keeps_what_it_was_begun_with(storage):
+def test_a_study_keeps_its_settings(storage):
     """Workers with another task, metric or direction are refused."""
     study_in(storage)
     opened, pruner = open_storage(storage, 0), optuna.pruners.NopPruner()

@@ -33,7 +33,9 @@ def batch(number):
 
 
 def test_memory_does_not_grow(tmp_path):
-    """The memory is the same after 20 and 200 batches, within three batches. Breaks if batches, or views, are kept."""
+    """After 200 batches as after 20, within the size of three of them.
+
+    Breaks if batches, or views of them, are kept."""
     kept = {}
     tracemalloc.start()
     try:

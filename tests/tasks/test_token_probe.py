@@ -24,11 +24,12 @@ def test_labels_are_those_of_the_points():
 
 
 def test_features_that_are_the_labels():
-    """With the class itself as feature the probe is nearly perfect, with a constant it is not; on real files. Breaks if features and
-    labels, or the two splits, are mixed up."""
+    """With the class itself as feature the probe is nearly perfect, with a constant it is not; on real files.
+
+    Breaks if features and labels, or the two splits, are mixed up."""
     folder, model = ROOT / "data/sample_data/lartpc", make_task().model.eval()
     datasets = {
-        split: CloudDataset(sorted((folder / name).glob("*.h5")), CloudSelection(clusters=False))
+        split: CloudDataset(sorted((folder / name).glob("*.h5")), CloudSelection())
         for split, name in (("train", "train"), ("valid", "val"))
     }
     probe = TokenProbe(datasets, seed=1, most=600)

@@ -1,1 +1,1 @@
-"""Data sets, packed batches and the order of events."""
+"""Data sets, packed batches, and the order of events in an epoch."""

@@ -9,9 +9,10 @@ from puffin.data.packing import CloudBatch
 
 
 def random_rotations(number: int, generator: torch.Generator | None = None) -> Tensor:
-    """Rotation matrices (number, 3, 3) float32, uniform in SO(3), drawn on the generator's device.
+    """Draw rotation matrices (number, 3, 3) float32, uniform in SO(3), on the generator's device.
 
-    From unit quaternions uniform on the 3-sphere, which are normalized Gaussian vectors: Shoemake, Graphics Gems III (1992)."""
+    They come from unit quaternions, uniform on the 3-sphere: normalized Gaussian vectors.
+    Source: Shoemake, Graphics Gems III (1992)."""
     device = generator.device if generator is not None else None
     w, x, y, z = torch.nn.functional.normalize(
         torch.randn(number, 4, generator=generator, device=device), dim=1
@@ -25,9 +26,9 @@ def random_rotations(number: int, generator: torch.Generator | None = None) -> T
 
 
 def rotate(batch: CloudBatch, rotations: Tensor) -> CloudBatch:
-    """The batch with each event turned about the centre of the detector, the origin, by its own rotation (B, 3, 3)."""
+    """Rotate each event about the origin, the centre of the detector, by its own matrix; rotations (B, 3, 3)."""
     points = batch.points
     lengths = batch.lengths.to(points.device)
-    own = torch.repeat_interleave(rotations.to(points), lengths, dim=0, output_size=len(points))
-    turned = (own @ points[:, :3, None]).squeeze(2)
-    return replace(batch, points=torch.cat([turned, points[:, 3:]], 1))
+    matrices = torch.repeat_interleave(rotations.to(points), lengths, dim=0, output_size=len(points))
+    rotated = (matrices @ points[:, :3, None]).squeeze(2)
+    return replace(batch, points=torch.cat([rotated, points[:, 3:]], 1))

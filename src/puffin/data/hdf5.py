@@ -1,4 +1,4 @@
-"""HDF5 files, opened for reading. Needs no PyTorch."""
+"""Open HDF5 files for reading. Needs no PyTorch."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from puffin.errors import InputError, first_line
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """The file, opened for reading; InputError if it is not there or not HDF5."""
+    """Open a file for reading; InputError if it does not exist or is not an HDF5 file."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

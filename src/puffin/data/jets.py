@@ -1,7 +1,7 @@
-"""Jets from HDF5 files, served as packed batches.
+"""Read jets from HDF5 files as packed batches.
 
-Layout of a file (data/make_jets.py writes it): `Pmu` (N, M, 4) float32, E, px, py, pz [GeV], zero-padded; `Nobj` (N,);
-the target under any key (targets.py); further numbers of each particle, (N, M), under keys of their own (scalars.py).
+Layout of a file (data/make_jets.py writes it): `Pmu` (N, M, 4) float32: E, px, py, pz [GeV], zero-padded; `Nobj` (N,);
+the target under any key (targets.py); features of the particles, (N, M), each under its own key (scalars.py).
 """
 
 import logging
@@ -26,18 +26,18 @@ log = logging.getLogger("puffin")
 
 SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 MOMENTA = "Pmu"
-_ROWS_AT_ONCE = 4096  # rows read together when a file is taken into memory
-_ROWS_OF_CHUNK = 1024  # rows read together when a file is not: about as many, in whole chunks of the file
+_ROWS_AT_ONCE = 4096  # rows per read when a file is loaded into memory
+_ROWS_OF_CHUNK = 1024  # rows per read otherwise: about this number, in whole chunks of the file
 
 
 def find_split_files(datadir: str | Path, split: str) -> list[Path]:
-    """HDF5 files of a folder whose name contains the split as a word (train_1.h5, top-val.hdf5, ...), sorted.
+    """Find the HDF5 files of a folder whose names contain the split as a word (train_1.h5, top-val.hdf5, ...), sorted.
 
-    Hidden files are left out: what a killed writer leaves behind begins with a dot.
-    InputError if the folder does not exist."""
+    Hidden files are ignored: the temporary files of a killed writer begin with a dot. InputError if the folder does
+    not exist."""
     folder = Path(datadir)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the one with train, valid and test files with --datadir")
+        raise InputError(f"{folder}: no such folder. Pass the folder with train, valid and test files with --datadir.")
     word = re.compile(rf"(?<![a-z])({'|'.join(SPLITS[split])})(?![a-z])")
     return sorted(
         p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and word.search(p.stem.lower())
@@ -46,12 +46,12 @@ def find_split_files(datadir: str | Path, split: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class JetSelection:
-    """What to take from the files.
+    """What to read from the files.
 
-    target: what to learn of each jet, or None; nobj: at most this many particles of each jet, in file order (-1: all);
-    scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles;
-    weights: key of the weights of the events, or ''; weights_needed: InputError where files lack it, else the events
-    are not weighted.
+    target: what to predict for each jet, or None; nobj: maximum number of particles per jet, in file order (-1: all);
+    scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles; weights:
+    key of the event weights, or ''; weights_needed: whether a file without that key is an InputError; if not, the
+    events get no weights, with a warning.
     """
 
     target: ClassLabels | Momenta | None = ClassLabels()
@@ -68,10 +68,11 @@ class JetSelection:
 
 
 class JetDataset(EventDataset):
-    """The jets of several files, in file order; `dataset[list of numbers]` is a packed batch.
+    """The jets of several files, in file order; `dataset[[3, 1]]` is a packed JetBatch of two jets.
 
-    Zero-energy entries are dropped.  InputError for files that are missing, damaged, or lack what is asked for, and
-    for momenta and features that are not finite.  Particles are kept as rows of momentum and features side by side.
+    Entries with zero energy are padding and are dropped. InputError for files that are missing or damaged or lack a
+    requested key, and for momenta and features that are not finite. In memory a particle is one row: its momentum,
+    then its features.
     """
 
     open_file = staticmethod(open_hdf5)
@@ -90,7 +91,8 @@ class JetDataset(EventDataset):
                     weights.append(read_weights(file, path, selection.weights, sizes[-1]))
         if selection.weights and len(weights) < len(self.files):
             log.warning(
-                f"{', '.join(map(str, self.files))}: key '{selection.weights}' of the weights not found; the events are not weighted, unlike in training"
+                f"{', '.join(map(str, self.files))}: key '{selection.weights}' of the event weights not found. "
+                f"Unlike in training, the events are not weighted."
             )
             weights = []
         self.first = np.concatenate([[0], np.cumsum(sizes)])
@@ -98,9 +100,9 @@ class JetDataset(EventDataset):
         self._first_chunk = np.concatenate([[0], np.cumsum(-(-np.array(sizes) // self.chunk_rows))])
         self.targets = torch.from_numpy(_joined(targets)) if targets else None
         self.weights = torch.from_numpy(np.concatenate(weights)) if weights else None
-        self.events = torch.arange(int(self.first[-1]))  # file rows that are in use
+        self.events = torch.arange(int(self.first[-1]))
         if targets:
-            self._leave_out_unknown()
+            self._drop_events_without_target()
         self._memory: tuple[Tensor, Tensor] | None = None
         if selection.in_memory:
             try:
@@ -108,22 +110,25 @@ class JetDataset(EventDataset):
             finally:
                 self.close()
 
-    def _leave_out_unknown(self) -> None:
+    def _drop_events_without_target(self) -> None:
         known = torch.from_numpy(self.selection.target.known(self.targets.numpy()))
         if not known.any():
-            raise InputError(f"{self.files[0]}: no event has a target: all momenta are zero; choose keys with --target")
+            raise InputError(
+                f"{self.files[0]}: no event has a target: all momenta are zero. Choose other keys with --target."
+            )
         if not known.all():
             log.info(
-                f"{', '.join(map(str, self.files))}: {int((~known).sum())} of {len(known)} events have no target (all zero), left out"
+                f"{', '.join(map(str, self.files))}: {int((~known).sum())} of {len(known)} events have no target "
+                f"(all zero); dropping them"
             )
             self.restrict(known.nonzero()[:, 0])
 
     def labels(self) -> Tensor | None:
-        """Targets of the events in use."""
+        """Return the targets of the selected events, or None."""
         return None if self.targets is None else self.targets[self.events]
 
     def chunk_of_events(self) -> Tensor | None:
-        """Number of the chunk that holds each event in use: what to read together; None if all are in memory."""
+        """Return the number of the file chunk that holds each selected event; None if the jets are in memory."""
         return None if self._memory is not None else torch.from_numpy(self._chunks(self.events.numpy())[1])
 
     def __getitems__(self, numbers: list[int]) -> JetBatch:
@@ -136,26 +141,28 @@ class JetDataset(EventDataset):
         return JetBatch(particles[:, :4].contiguous(), lengths, target, scalars, index, weights)
 
     def _chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """File and chunk (numbered over all files) of each row."""
+        """Return the file of each row, and its chunk, numbered over all files."""
         file = np.searchsorted(self.first, rows, side="right") - 1
         return file, self._first_chunk[file] + (rows - self.first[file]) // self.chunk_rows[file]
 
     def _from_files(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Each chunk that holds any of the rows is read once, from the first to the last of them."""
-        needed, place = np.unique(rows.numpy(), return_inverse=True)
+        """Read particles and lengths of some rows; each chunk once, from its first to its last requested row."""
+        needed, position = np.unique(rows.numpy(), return_inverse=True)
         files, chunks = self._chunks(needed)
         particles, counts = [np.zeros((0, self._width), np.float32)], [np.zeros(0, np.int64)]
-        for mine in np.split(np.arange(len(needed)), np.flatnonzero(np.diff(chunks)) + 1):
-            if len(mine):
-                file, local = files[mine[0]], needed[mine] - self.first[files[mine[0]]]
+        for of_chunk in np.split(np.arange(len(needed)), np.flatnonzero(np.diff(chunks)) + 1):
+            if len(of_chunk):
+                file = files[of_chunk[0]]
+                local = needed[of_chunk] - self.first[file]
                 block = self._read(file, slice(local[0], local[-1] + 1))[local - local[0]]
                 valid = block[:, :, 0] != 0
                 particles.append(block[valid])
                 counts.append(valid.sum(1))
         ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        return _take(torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr), torch.from_numpy(place))
+        return _take(torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr), torch.from_numpy(position))
 
     def _read_all(self) -> tuple[Tensor, Tensor]:
+        """Read all jets: particles (N, 4 + S), and where each jet begins, (jets + 1,)."""
         particles, counts = [np.zeros((0, self._width), np.float32)], [np.zeros(0, np.int64)]
         for f in range(len(self.files)):
             size = int(self.first[f + 1] - self.first[f])
@@ -169,11 +176,11 @@ class JetDataset(EventDataset):
 
     @property
     def _width(self) -> int:
-        """Columns of a particle."""
+        """Number of columns of a particle."""
         return 4 + sum(s.width for s in self.selection.scalars)
 
     def _read(self, f: int, rows: slice) -> np.ndarray:
-        """Scaled momenta and features (rows, nobj, 4 + S) float32 of file f, checked."""
+        """Read scaled momenta and features (rows, nobj, 4 + S) float32 of file f; InputError if any is not finite."""
         momenta = self._read_key(f, MOMENTA, rows)
         if self.selection.scale != 1:
             momenta = momenta * self.selection.scale
@@ -190,34 +197,33 @@ class JetDataset(EventDataset):
             block = self._opened(f)[key][rows, :last]
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"{self.files[f]}: cannot read {key} ({first_line(error)}); the file may be damaged"
+                f"{self.files[f]}: cannot read {key} ({first_line(error)}). The file may be damaged."
             ) from error
         finite = np.isfinite(block)
         if not finite.all():
-            bad = int(np.flatnonzero(~finite.reshape(len(block), -1).all(1))[0])
-            raise InputError(
-                f"{self.files[f]}: {key} of event {rows.start + bad} is not finite; mend or remove the event"
-            )
+            bad = rows.start + int(np.flatnonzero(~finite.reshape(len(block), -1).all(1))[0])
+            raise InputError(f"{self.files[f]}: {key} of event {bad} is not finite. Correct or remove the event.")
         return block
 
 
 def _joined(targets: list[np.ndarray]) -> np.ndarray:
-    """Targets of several files; InputError if they have different numbers of momenta."""
+    """Join the targets of several files; InputError if they have different numbers of momenta."""
     if len({t.shape[1:] for t in targets}) > 1:
         raise InputError(
-            f"--target: expected alike in all files of a split, got {' and '.join(str(t.shape[1:]) for t in targets)}"
+            f"--target: the files of a split have different numbers of momenta per jet "
+            f"({' and '.join(str(t.shape[1:]) for t in targets)}). Choose keys that all files have in the same shape."
         )
     return np.concatenate(targets)
 
 
 def _take(particles: Tensor, ptr: Tensor, jets: Tensor) -> tuple[Tensor, Tensor]:
-    """Particles (N, ...) and lengths (B,) of some jets, from the particles of jets one after another; jet k begins at ptr[k]."""
+    """Select some jets (B,) from packed particles, where jet k begins at ptr[k]: particles (N, ...), lengths (B,)."""
     lengths = ptr[jets + 1] - ptr[jets]
     return particles[rows_of_events(ptr[jets], lengths)], lengths
 
 
 def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:
-    """Number of jets; InputError if momenta or features are missing or have a wrong shape."""
+    """Return the number of jets; InputError if momenta or features are missing or have a wrong shape."""
     keys = ", ".join(sorted(file.keys())) or "none"
     if MOMENTA not in file:
         raise InputError(f"{path}: key '{MOMENTA}' not found (has: {keys})")
@@ -229,7 +235,8 @@ def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:
     for key in (s.key for s in scalars):
         if key not in file:
             raise InputError(
-                f"{path}: key '{key}' not found (has: {keys}); it is asked for by --dataset, --read-pid or --scalars-keys"
+                f"{path}: key '{key}' not found (has: {keys}). "
+                f"It is required by --dataset, --read-pid or --scalars-keys."
             )
         if file[key].shape != shape[:2]:
             raise InputError(
@@ -241,9 +248,10 @@ def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:
 def open_splits(
     datadir: str | Path, selection: JetSelection, wanted: dict[str, int], seed: int, testfile: str = ""
 ) -> dict[str, JetDataset]:
-    """Data sets of the splits named in `wanted` (split -> number of events, -1 for all) that have files.
+    """Open the data sets of the splits in `wanted` (split -> number of events, -1 for all) that have files.
 
-    testfile replaces the test files of the folder, which then need not exist if nothing else is wanted."""
+    testfile replaces the test files of the folder; the folder need not exist if only the test split is wanted. The seed
+    chooses the events."""
     datasets = {}
     for split, number in wanted.items():
         files = [Path(testfile)] if split == "test" and testfile else find_split_files(datadir, split)

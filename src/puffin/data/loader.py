@@ -1,4 +1,4 @@
-"""Batches in the background."""
+"""Load packed batches, in the main process or in worker processes."""
 
 import atexit
 import functools
@@ -16,17 +16,17 @@ from puffin.errors import InputError
 def make_loader(
     dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool
 ) -> "BatchLoader | StreamLoader":
-    """A loader of packed batches in the order of `batches`, the same for any number of workers.
+    """Make a loader of packed batches in the order of `batches`, the same for any number of workers.
 
-    The dataset's `__getitems__` gives whole batches.  The loader draws from a generator of its own, so that starting
-    an epoch leaves the training's random sequence untouched."""
+    The data set's `__getitems__` returns whole batches. The loader has a random generator of its own, so starting an
+    epoch does not change the random numbers of the training."""
     if batches.chunk_of is not None:
         return StreamLoader(dataset, batches, num_workers, pin_memory)
     return BatchLoader(dataset, batches, num_workers, pin_memory)
 
 
 class BatchLoader:
-    """Whole batches, each read by one worker."""
+    """Yield whole batches; a worker reads one batch at a time."""
 
     def __init__(self, dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool):
         self._batches = _data_loader(_Reader(dataset), batches, num_workers, pin_memory)
@@ -39,20 +39,20 @@ class BatchLoader:
 
 
 class StreamLoader:
-    """Batches cut from groups of events that are read together (see EpochBatches).
+    """Yield batches cut from groups of events that are read together (see EpochBatches).
 
-    Workers read whole groups, so that each chunk of a file is read and decompressed once for each epoch; cutting is
-    cheap.  In memory are two groups for each worker, or one without workers."""
+    A worker reads a whole group, so each chunk of a file is read and decompressed once per epoch; cutting is cheap.
+    Memory holds two groups per worker, or one group without workers."""
 
     def __init__(self, dataset: Dataset, batches: EpochBatches, num_workers: int, pin_memory: bool):
-        self.batches, self._nothing = batches, dataset.__getitems__([])
+        self.batches, self._empty = batches, dataset.__getitems__([])
         self._groups = _data_loader(_Reader(dataset), _Groups(batches), num_workers, pin_memory)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator:
-        groups, waiting = iter(self._groups), self._nothing
+        groups, waiting = iter(self._groups), self._empty
         for size in self.batches.sizes():
             while len(waiting) < size:
                 waiting = waiting.followed_by(_checked(next(groups)))
@@ -61,6 +61,8 @@ class StreamLoader:
 
 
 class _Groups(Sampler[list[int]]):
+    """Sample the groups of an epoch."""
+
     def __init__(self, batches: EpochBatches):
         self.batches = batches
 
@@ -69,7 +71,7 @@ class _Groups(Sampler[list[int]]):
 
 
 class _Reader(Dataset):
-    """A data set that returns what is wrong with the input: a worker would wrap the error in its traceback."""
+    """A data set that returns an InputError instead of raising it: a worker would wrap it in a traceback."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -93,26 +95,26 @@ def _data_loader(dataset: Dataset, batches: Sampler, num_workers: int, pin_memor
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_ignore_signals,
     )
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    # a terminal or a batch system signals all processes; the parent needs its workers until it has saved
+def _ignore_signals(worker: int) -> None:
+    # a terminal or a batch system signals all processes, but the parent needs its workers until it has saved
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, signal.SIG_IGN)
 
 
 @functools.cache
 def _kill_workers_at_exit() -> None:
-    # Python ends what is left of its daemons with the signal that they ignore, and would wait for them forever
+    # at exit Python sends the workers SIGTERM, which they ignore, and would wait for them forever
     atexit.register(lambda: [p.kill() for p in multiprocessing.active_children() if p.daemon])
 
 
-def _as_it_is(batch):
+def _identity(batch):
     return batch

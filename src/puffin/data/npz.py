@@ -1,4 +1,6 @@
-"""Reading an array of an .npz file block by block: compressed or not, it is never whole in memory. Nothing is unpickled."""
+"""Read an array of an .npz file block by block, so that the whole array is never in memory.
+
+Works for compressed and uncompressed files. Pickled data are never loaded."""
 
 import zipfile
 from math import prod
@@ -12,7 +14,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def npz_keys(path: Path) -> list[str]:
-    """Names of the arrays; InputError if it is not an .npz file."""
+    """Return the names of the arrays; InputError if the file is not an .npz file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -21,9 +23,10 @@ def npz_keys(path: Path) -> list[str]:
 
 
 class NpzArray:
-    """Array `key` of an .npz file, read from first to last row: shape, dtype, and read(n) for the next n rows.
+    """Array `key` of an .npz file, read from the first row to the last: `read(n)` returns the next n rows.
 
-    InputError if the key is missing, the array holds Python objects, is in Fortran order, or the file is damaged."""
+    Has the `shape` and `dtype` of the array. InputError if the key is missing, if the array holds Python objects or is
+    in Fortran order, and if the file is damaged."""
 
     def __init__(self, path: Path, key: str):
         self._name = f"{path}: {key}"
@@ -40,21 +43,23 @@ class NpzArray:
         if self.dtype.hasobject or (fortran and len(self.shape) > 1) or not self.shape:
             self.close()
             raise InputError(
-                f"{self._name}: expected an array of numbers in C order; save np.ascontiguousarray(array, float)"
+                f"{self._name}: expected an array of numbers in C order. "
+                f"Save it again as np.ascontiguousarray(array, float)."
             )
 
     def read(self, rows: int) -> np.ndarray:
-        """The next `rows` rows, (rows, ...)."""
+        """Return the next `rows` rows, (rows, ...); InputError if the file is damaged or has fewer rows."""
         size = rows * prod(self.shape[1:]) * self.dtype.itemsize
         try:
             data = self._file.read(size)
         except (OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
-            raise InputError(f"{self._name}: damaged ({first_line(error)}); get the file again") from error
+            raise InputError(f"{self._name}: damaged ({first_line(error)}). Download the file again.") from error
         if len(data) != size:
-            raise InputError(f"{self._name}: ends too early; get the file again")
+            raise InputError(f"{self._name}: ends too early. Download the file again.")
         return np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         self._archive.close()
 

@@ -1,4 +1,4 @@
-"""Batches without padding: events one after another, with the number of rows of each."""
+"""Batches without padding: the rows of all events one after another, and the number of rows of each event."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ _ON_CPU = ("lengths", "index", "row")
 
 
 class _Batch:
-    """What batches of any events can do; a subclass is a frozen dataclass of tensors, `lengths` among them, or None."""
+    """Methods of every batch; a subclass is a frozen dataclass of tensors (`lengths` among them), None and numbers."""
 
     lengths: Tensor
 
@@ -19,11 +19,11 @@ class _Batch:
         return len(self.lengths)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Self:
-        """The batch on a device, but for what stays on the CPU; floating-point tensors in `dtype` if given."""
+        """Move the batch to a device, except for the tensors that stay on the CPU; convert floats to dtype if given."""
         return self._changed(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """The batch in page-locked memory (called by the data loader)."""
+        """Copy the batch to page-locked memory (called by the data loader)."""
         return self._changed(Tensor.pin_memory)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -35,9 +35,9 @@ class _Batch:
 class JetBatch(_Batch):
     """B jets with N particles in all.
 
-    fourmomenta (N, 4) as E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet;
-    target (B, ...) or None; scalars (N, S) per-particle features or None; index (B,) int64: the jets' places in their
-    data set; weights (B,) of the events or None.
+    fourmomenta (N, 4): E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet;
+    target (B, ...) or None; scalars (N, S): features of the particles, or None; index (B,) int64: numbers of the jets
+    in their data set; weights (B,): event weights, or None.
     """
 
     fourmomenta: Tensor
@@ -48,44 +48,41 @@ class JetBatch(_Batch):
     weights: Tensor | None = None
 
     def part(self, start: int, stop: int) -> "JetBatch":
-        """Jets start to stop - 1, sharing memory with this batch."""
+        """Return jets start to stop - 1; they share memory with this batch."""
         first, last = int(self.lengths[:start].sum()), int(self.lengths[:stop].sum())
         cut = {"fourmomenta": slice(first, last), "scalars": slice(first, last)}
         return JetBatch(**{k: None if x is None else x[cut.get(k, slice(start, stop))] for k, x in vars(self).items()})
 
     def followed_by(self, other: "JetBatch") -> "JetBatch":
-        """The jets of this batch, then those of another one."""
+        """Return the jets of this batch, then those of the other one."""
         if not len(self):
             return other
-        mine, others = vars(self), vars(other)
-        return JetBatch(**{k: None if mine[k] is None else torch.cat([mine[k], others[k]]) for k in mine})
+        first, second = vars(self), vars(other)
+        return JetBatch(**{k: None if first[k] is None else torch.cat([first[k], second[k]]) for k in first})
 
 
 @dataclass(frozen=True)
 class CloudBatch(_Batch):
     """B events with P points in all.
 
-    points (P, 4) float32: x, y, z and energy, normalized; lengths (B,) int64, always on the CPU: points of each event;
-    semantic, fragment, group, interaction (P,) int64: class and clusters of each point, numbered within its event
-    (-1: low-energy deposits); pid (P,) int64 or None; row (P,) int64 or None, always on the CPU: the points' places in
-    their events of the file; index (B,) int64: the events' places in their data set; skipped: events that were asked for
-    and are bad.
+    points (P, 4) float32: x, y, z and energy, scaled; lengths (B,) int64, always on the CPU: points of each event;
+    semantic (P,) int64: class of each point; row (P,) int64 or None, always on the CPU: numbers of the points within
+    their events in the file; index (B,) int64: numbers of the events in their data set; skipped: number of requested
+    events that are missing because they are bad.
     """
 
     points: Tensor
     lengths: Tensor
     semantic: Tensor | None = None
-    fragment: Tensor | None = None
-    group: Tensor | None = None
-    interaction: Tensor | None = None
-    pid: Tensor | None = None
     row: Tensor | None = None
     index: Tensor | None = None
     skipped: int = 0
 
 
 def rows_of_events(first: Tensor, lengths: Tensor) -> Tensor:
-    """Row numbers (sum of lengths,) of events in packed rows: those of event k are first[k], first[k] + 1, ..., lengths[k] in all."""
+    """Row numbers of events in packed rows, (sum of lengths,) int64.
+
+    Event k has the rows first[k] to first[k] + lengths[k] - 1; first, lengths (B,) int64."""
     behind = lengths.cumsum(0)
     return torch.arange(int(lengths.sum())) + torch.repeat_interleave(first - behind + lengths, lengths)
 
@@ -93,7 +90,7 @@ def rows_of_events(first: Tensor, lengths: Tensor) -> Tensor:
 def pack_padded(
     fourmomenta: Tensor, valid: Tensor, scalars: Tensor | None = None, target: Tensor | None = None
 ) -> JetBatch:
-    """Pack padded jets: fourmomenta (B, M, 4), valid (B, M) bool, scalars (B, M, S)."""
+    """Pack padded jets: fourmomenta (B, M, 4), valid (B, M) bool, scalars (B, M, S), target (B, ...)."""
     return JetBatch(
         fourmomenta[valid],
         valid.sum(1).cpu(),

@@ -1,4 +1,4 @@
-"""Work shared among processes, results in order."""
+"""Spread work over processes; the results come in order."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ from multiprocessing import active_children, get_context, parent_process
 
 
 def ordered_map(function: Callable, tasks: Iterable, jobs: int) -> Iterator:
-    """function(task) of each task, in order, in this process (jobs = 1) or in `jobs` others.
+    """Yield function(task) of each task, in order, computed in this process (jobs = 1) or in `jobs` worker processes.
 
-    A bounded number is under way, so that memory does not grow with the number of tasks."""
+    At most a few tasks per worker are queued, so memory does not grow with the number of tasks."""
     if jobs == 1:
         yield from map(function, tasks)
         return
@@ -32,6 +32,6 @@ def ordered_map(function: Callable, tasks: Iterable, jobs: int) -> Iterator:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even where it is killed."""
+    """Ignore Ctrl-C, which the parent handles, and exit when the parent ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()

@@ -1,12 +1,13 @@
-"""Files of PILArNet-M events, one at a time: the published layout, and the packed one of data/repack_pilarnet.py.
+"""Read one file of PILArNet-M events, in the published layout or in the packed one of data/repack_pilarnet.py.
 
-Published: `point` and `cluster`, one row of variable length an event, flattened from (N, 8) and (M, 5 or 6); of the eight
-columns the first four are read, the fourth being the voxel's value, which is its energy.
-Packed: `points` (P, 4) float32, `clusters` (M, 5 or 6) int32, and where each event begins, `point_ptr`, `cluster_ptr`
-(events + 1,) int64; `checksum` (events,) uint32, CRC-32 of an event's points and clusters; attributes `packed`, `version`, `source` and
-`source_bytes`, the name and the size of the published file.
+Published: `point` and `cluster`, one row of variable length per event, flattened from (N, 8) and (M, 5 or 6). Only the
+first four of the eight columns are read; the fourth is the voxel's value, which is its energy.
+Packed: `points` (P, 4) float32 and `clusters` (M, 5 or 6) int32 of all events; `point_ptr`, `cluster_ptr` (events + 1,)
+int64, where each event begins; `checksum` (events,) uint32, CRC-32 of an event's points and clusters; attributes
+`packed`, `version`, and `source` and `source_bytes`, the name and the size of the published file.
 
-Columns of points: x, y, z [voxel], energy [MeV]; of clusters: points, fragment, group, interaction, semantic, PID (v2, v3).
+Columns of points: x, y, z [voxel], energy [MeV]. Columns of clusters: number of points, fragment, group, interaction,
+semantic class, and PID in v2 and v3.
 """
 
 import re
@@ -18,25 +19,25 @@ import h5py
 import numpy as np
 
 from puffin.data.hdf5 import open_hdf5
+from puffin.detector import PILARNET
 from puffin.errors import InputError, first_line
 from puffin.files import whole_file
 
-SIZE = 768  # voxels along an edge of the detector
-WIDTHS = {"v1": 5, "v2": 6, "v3": 6}
-LED, CLASSES = 4, 5
+WIDTHS = {"v1": 5, "v2": 6, "v3": 6}  # columns of clusters
 _POINT_WIDTH = 8
 _ROWS_AT_ONCE = 1024
-_CHECKED_ROWS = 8  # of a file, spread over it, to tell whether an index is its own
+_CHECKED_ROWS = 8  # events, spread over a file, that are compared with its index
 
 
 class BadEvent(InputError):
-    """An event that cannot be used; --skip-bad leaves it out."""
+    """An event that cannot be used; --skip-bad drops it."""
 
 
 class EventFile:
-    """One HDF5 file of events, in either layout; opened where it is made, so make it in the process that reads.
+    """One HDF5 file of events, in either layout; create it in the process that reads, as it opens the file at once.
 
-    path; version ("v1", "v2", "v3"); packed; len() is the number of events."""
+    Has its `path`, `version` ("v1", "v2" or "v3"), `packed` (which layout it has), and len(), the number of events.
+    InputError for anything but a file of PILArNet-M events."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -78,7 +79,7 @@ class EventFile:
         self._file.close()
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """points (N, 4) float32 and clusters (M, 5 or 6) of an event, checked: BadEvent says what is wrong with it."""
+        """Read the points (N, 4) float32 and clusters (M, 5 or 6) of an event; BadEvent if they are not valid."""
         if self.packed:
             try:
                 points, clusters = (
@@ -86,19 +87,20 @@ class EventFile:
                     for data, ptr in zip(self._data, (self._point_ptr, self._cluster_ptr), strict=False)
                 )
             except (OSError, RuntimeError) as error:
-                raise self._bad(row, f"cannot be read ({first_line(error)}); the file may be damaged") from error
+                raise self._bad(row, f"cannot be read ({first_line(error)}). The file may be damaged") from error
         else:
             points = self._row(self._data[0], row, _POINT_WIDTH, "point")[:, :4]
             clusters = self._clusters(row)
-        complaint = complain(points, clusters)
-        if complaint:
-            raise self._bad(row, complaint)
+        problem = problem_of(points, clusters)
+        if problem:
+            raise self._bad(row, problem)
         return points, clusters
 
     def sizes(self, skip_bad: bool = False) -> Iterator[np.ndarray]:
-        """Points (LED included) and clusters of each event, a block of events at a time, (n, 2) int64.
+        """Yield the numbers of points and clusters of each event, in blocks of n events, (n, 2) int64.
 
-        Reads only the clusters.  With skip_bad a bad event has -1 points and no clusters."""
+        Low-energy deposits are included. Reads only the clusters. With skip_bad a bad event has -1 points and 0
+        clusters; otherwise it raises BadEvent."""
         for start in range(0, len(self), _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, len(self))
             if self.packed:
@@ -107,7 +109,7 @@ class EventFile:
                 yield np.array([self.size(row, skip_bad) for row in range(start, stop)], np.int64)
 
     def size(self, row: int, skip_bad: bool = False) -> tuple[int, int]:
-        """The same of one event of the published layout."""
+        """Return the numbers of points and clusters of one event of the published layout; see `sizes`."""
         try:
             sizes = self._clusters(row)[:, 0]
             if (sizes < 0).any():
@@ -119,15 +121,15 @@ class EventFile:
             return -1, 0
 
     def checksums(self) -> np.ndarray:
-        """Stored CRC-32 of the events of a packed file."""
+        """Return the stored CRC-32 of each event of a packed file, (events,) uint32."""
         return self._file["checksum"][()]
 
     def _row(self, data: h5py.Dataset, row: int, width: int, name: str) -> np.ndarray:
-        """A row of the published layout, (n, width)."""
+        """Read a row of the published layout, (n, width)."""
         try:
             flat = data[row]
         except (OSError, RuntimeError) as error:
-            raise self._bad(row, f"'{name}' cannot be read ({first_line(error)}); the file may be damaged") from error
+            raise self._bad(row, f"'{name}' cannot be read ({first_line(error)}). The file may be damaged") from error
         if flat.size % width:
             raise self._bad(
                 row, f"expected rows of {width} numbers in '{name}' ({self.version}), got {flat.size} numbers"
@@ -137,10 +139,8 @@ class EventFile:
     def _clusters(self, row: int) -> np.ndarray:
         return self._row(self._data[1], row, self.width, "cluster")
 
-    def _bad(self, row: int, complaint: str) -> BadEvent:
-        return BadEvent(
-            f"{self.path}: event {row}: {complaint}; mend the file or leave such events out with --skip-bad"
-        )
+    def _bad(self, row: int, problem: str) -> BadEvent:
+        return BadEvent(f"{self.path}: event {row}: {problem}. Correct the file, or drop such events with --skip-bad.")
 
     def _open_packed(self) -> None:
         self.version = str(self._file.attrs.get("version", ""))
@@ -149,12 +149,12 @@ class EventFile:
         if self.version not in WIDTHS or points.shape[1:] != (4,) or clusters.shape[1:] != (WIDTHS[self.version],):
             raise InputError(
                 f"{self.path}: expected points (P, 4) and clusters of a version v1, v2 or v3, "
-                f"got {points.shape}, {clusters.shape} and '{self.version}'; repack the file again"
+                f"got {points.shape}, {clusters.shape} and '{self.version}'. Repack the file again."
             )
         for ptr, rows in ((self._point_ptr, len(points)), (self._cluster_ptr, len(clusters))):
             if len(ptr) != len(self._point_ptr) or ptr[0] != 0 or (np.diff(ptr) < 0).any() or ptr[-1] > rows:
                 raise InputError(
-                    f"{self.path}: expected offsets that ascend from 0 to at most {rows}; repack the file again"
+                    f"{self.path}: expected offsets that ascend from 0 to at most {rows}. Repack the file again."
                 )
         self._data = [_mapped(points), _mapped(clusters)]
 
@@ -168,12 +168,14 @@ class EventFile:
                 or len(data) != len(self._data[0])
             ):
                 raise InputError(
-                    f"{self.path}: {name}: expected {len(self._data[0])} rows of variable length of {kinds.__name__} numbers, "
-                    f"got {data.shape} {rows_of or data.dtype}"
+                    f"{self.path}: {name}: expected {len(self._data[0])} rows of variable length of {kinds.__name__} "
+                    f"numbers, got {data.shape} {rows_of or data.dtype}"
                 )
 
     def _infer_version(self) -> str:
-        """From the first event whose clusters add up to its points for one width; v2 and v3 differ in cluster_extra, or in name."""
+        """Infer the version from the first event whose clusters add up to its points for only one number of columns.
+
+        v2 and v3 have the same columns; they differ in cluster_extra, or else in the file name."""
         named = re.findall(r"_(v[123])(?![0-9])", self.path.stem)
         for row in range(min(len(self), 100)):
             try:
@@ -197,41 +199,45 @@ class EventFile:
         if named:
             return named[-1]
         raise InputError(
-            f"{self.path}: expected clusters of 5 (v1) or 6 (v2, v3) numbers that add up to the points, found none in the first events"
+            f"{self.path}: expected clusters of 5 (v1) or 6 (v2, v3) numbers that add up to the points, "
+            f"found none in the first events"
         )
 
 
-def complain(points: np.ndarray, clusters: np.ndarray) -> str | None:
-    """What is wrong with an event, or None."""
+def problem_of(points: np.ndarray, clusters: np.ndarray) -> str | None:
+    """Describe what is wrong with an event (points (N, 4), clusters (M, 5 or 6)), or return None."""
     sizes = clusters[:, 0]
     if (sizes < 0).any() or sizes.sum() != len(points):
         return f"expected cluster sizes that add up to its {len(points)} points, got {sizes.sum()}"
     semantic = clusters[:, 4]
-    if len(semantic) and (semantic.min() < 0 or semantic.max() >= CLASSES):
-        return f"expected semantic classes 0 to {CLASSES - 1}, got {semantic.min()} to {semantic.max()}"
+    last_class = len(PILARNET.class_names) - 1
+    if len(semantic) and (semantic.min() < 0 or semantic.max() > last_class):
+        return f"expected semantic classes 0 to {last_class}, got {semantic.min()} to {semantic.max()}"
     if len(points) == 0:
         return None
     if not np.isfinite(points).all():
         return "expected finite coordinates and energies, got NaN or infinity"
     low, high = points[:, :3].min(), points[:, :3].max()
-    if low < 0 or high > SIZE - 1:
-        return f"expected coordinates 0 to {SIZE - 1}, got {low:g} to {high:g}"
+    if low < 0 or high > PILARNET.size - 1:
+        return f"expected coordinates 0 to {PILARNET.size - 1}, got {low:g} to {high:g}"
     return None
 
 
 def checksum(points: np.ndarray, clusters: np.ndarray) -> int:
-    """CRC-32 of an event as a packed file holds it."""
+    """Compute the CRC-32 of an event as a packed file stores it."""
     return zlib.crc32(np.ascontiguousarray(clusters, np.int32), zlib.crc32(np.ascontiguousarray(points, np.float32)))
 
 
 def hdf5_files(folder: Path, pattern: str) -> list[Path]:
-    """HDF5 files in a folder that match, but for hidden ones: those that are not complete yet, and what macOS leaves (`._X.h5`)."""
+    """Find the HDF5 files in a folder that match the pattern.
+
+    Hidden files and folders are ignored: unfinished files begin with a dot, and so do the files `._X.h5` of macOS."""
     found = (p for p in folder.glob(pattern) if p.suffix in (".h5", ".hdf5"))
     return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files among paths, and the HDF5 files of folders and their subfolders, sorted; InputError if there is none."""
+    """Find the files among paths, and the HDF5 files in folders and their subfolders, sorted; InputError if none."""
     found = set()
     for path in map(Path, paths):
         if not path.exists():
@@ -243,25 +249,29 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def index_path(path: str | Path) -> Path:
-    """X_points.npy beside X.h5."""
+    """Return the path of the index of a file: X_points.npy next to X.h5."""
     return Path(path).with_name(f"{Path(path).stem}_points.npy")
 
 
 def make_index(path: str | Path, skip_bad: bool = False) -> np.ndarray:
-    """Points of each event, (events,) int64, written beside the file where its folder can be written to."""
+    """Count the points of each event, (events,) int64 (-1: bad), and write them next to the file if possible.
+
+    BadEvent for an event with bad clusters, unless skip_bad."""
     with EventFile(path) as file:
         counts = np.concatenate([np.zeros((0, 2), np.int64), *file.sizes(skip_bad)])[:, 0]
     try:
         with whole_file(index_path(path)) as temporary:
             np.save(temporary, counts)
     except OSError:
-        pass  # a read-only data folder: the caller has the counts
+        pass  # a read-only data folder; the caller gets the counts anyway
     return counts
 
 
 def known_counts(file: EventFile) -> np.ndarray | None:
-    """Points of each event (-1: bad), (events,) int64: of a packed file its own, else by the index beside it; None if there is
-    none, or that of another file, as a few events tell."""
+    """Return the points of each event, (events,) int64 (-1: bad), without reading the whole file.
+
+    A packed file stores them; otherwise they are in the index next to it. None if there is no index, or if it does not
+    match the file (a few events are compared)."""
     if file.packed:
         return np.concatenate([np.zeros((0, 2), np.int64), *file.sizes()])[:, 0]
     try:
@@ -272,11 +282,11 @@ def known_counts(file: EventFile) -> np.ndarray | None:
         return None
     rows = np.unique(np.linspace(0, len(file) - 1, _CHECKED_ROWS).astype(int)) if len(file) else []
     pairs = ((counts[row], file.size(row, skip_bad=True)[0]) for row in rows)
-    return counts if all(told == found or told < 0 or found < 0 for told, found in pairs) else None
+    return counts if all(indexed == found or indexed < 0 or found < 0 for indexed, found in pairs) else None
 
 
 def _mapped(data: h5py.Dataset):
-    """A contiguous data set as an array on the disk, which costs less to slice than HDF5's reader; else as it is."""
+    """Map a contiguous data set into memory, as slicing it is faster than with HDF5; return others unchanged."""
     offset = data.id.get_offset()
     if offset is None or data.size == 0:
         return data

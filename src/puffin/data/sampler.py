@@ -1,4 +1,4 @@
-"""The order of events: seeded, resumable, divided among ranks."""
+"""The order of events in an epoch: seeded, resumable, divided among ranks."""
 
 import math
 from collections.abc import Iterator
@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-GROUP = 16384  # events that are shuffled together where the data is read in chunks
+GROUP = 16384  # events that are shuffled together if the data are read in chunks
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of event numbers for one epoch: a function of (seed, epoch), whatever the number of workers.
+    """Yield batches of event numbers for one epoch, as a function of (seed, epoch) for any number of workers.
 
-    Rank r of R takes every R-th batch entry, so that R ranks with batches of b see the events that one process with
-    batches of R b sees; the last batch of an epoch may be smaller, and empty on some ranks.
-    chunk_of (num_events,): which chunk of a file holds each event.  If given, the chunks are shuffled, put together to
-    groups of about GROUP events, and the events of each group are shuffled: each group needs few chunks, and each
-    chunk is needed by one group only.
-    `start(epoch, batch)` chooses where the next iteration begins.
+    Rank r of R takes events r, r + R, r + 2 R, ... of the order, so R ranks with batches of b events see the same
+    events per step as one process with batches of R b. The last batch of an epoch may be smaller, and empty on some
+    ranks.
+    chunk_of (num_events,) or None: number of the file chunk that holds each event. If given, the chunks are shuffled
+    and joined to groups of about GROUP events, and the events of each group are shuffled. So a group needs few chunks,
+    and each chunk belongs to one group only.
+    `start(epoch, batch)` sets where the next iteration begins.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class EpochBatches(Sampler[list[int]]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of a whole epoch; the last one may be smaller."""
+        """Number of batches of a whole epoch; the last one may be smaller."""
         return math.ceil(self.num_events / (self.batch_size * self.num_ranks))
 
     def start(self, epoch: int, batch: int = 0) -> None:
@@ -50,36 +51,35 @@ class EpochBatches(Sampler[list[int]]):
         return self.batches_per_epoch - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        mine = self._order()[0][self.rank :: self.num_ranks]
+        events = self._order()[0][self.rank :: self.num_ranks]
         for b in range(self.first_batch, self.batches_per_epoch):
-            yield mine[b * self.batch_size : (b + 1) * self.batch_size].tolist()
+            yield events[b * self.batch_size : (b + 1) * self.batch_size].tolist()
 
     def sizes(self) -> list[int]:
-        """Events of each batch of this rank that is still to come."""
-        mine = len(range(self.rank, self.num_events, self.num_ranks))
+        """Return the number of events of each remaining batch of this rank."""
+        num_events = len(range(self.rank, self.num_events, self.num_ranks))
         starts = (b * self.batch_size for b in range(self.first_batch, self.batches_per_epoch))
-        return [min(max(mine - start, 0), self.batch_size) for start in starts]
+        return [min(max(num_events - start, 0), self.batch_size) for start in starts]
 
     def groups(self) -> Iterator[list[int]]:
-        """The same events in the same order, cut where the groups end."""
+        """Yield the same events in the same order as the batches, but split where the groups end."""
         order, ends = self._order()
-        mine, start = order[self.rank :: self.num_ranks], self.first_batch * self.batch_size
-        for end in (
-            ends - self.rank + self.num_ranks - 1
-        ) // self.num_ranks:  # places before `end` that are this rank's
+        events, start = order[self.rank :: self.num_ranks], self.first_batch * self.batch_size
+        ends_of_rank = (ends - self.rank + self.num_ranks - 1) // self.num_ranks  # this rank's events before each end
+        for end in ends_of_rank:
             if end > start:
-                yield mine[start:end].tolist()
+                yield events[start:end].tolist()
                 start = int(end)
 
     def _order(self) -> tuple[Tensor, Tensor]:
-        """All events in the order of this epoch (num_events,), and the places where groups end."""
+        """Return all events in the order of this epoch, (num_events,), and the positions where groups end."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(self.num_events, generator=generator) if self.shuffle else torch.arange(self.num_events)
         if self.chunk_of is None or not self.num_events:
             return order, torch.tensor([self.num_events])
         sizes = torch.bincount(self.chunk_of)
-        turns = torch.randperm(len(sizes), generator=generator) if self.shuffle else torch.arange(len(sizes))
-        group_of_chunk = torch.empty_like(turns)
-        group_of_chunk[turns] = (sizes[turns].cumsum(0) - 1).clamp_min(0) // GROUP
-        groups, place = group_of_chunk[self.chunk_of[order]].sort(stable=True)
-        return order[place], torch.bincount(groups).cumsum(0)
+        chunks = torch.randperm(len(sizes), generator=generator) if self.shuffle else torch.arange(len(sizes))
+        group_of_chunk = torch.empty_like(chunks)
+        group_of_chunk[chunks] = (sizes[chunks].cumsum(0) - 1).clamp_min(0) // GROUP
+        groups, position = group_of_chunk[self.chunk_of[order]].sort(stable=True)
+        return order[position], torch.bincount(groups).cumsum(0)

@@ -1,6 +1,6 @@
-"""Numbers of each particle beside its momentum: which, from which keys of a file, and how they are prepared.
+"""Features of each particle besides its four-momentum: which keys of a file they come from and how they are scaled.
 
-Source: spec section 1; the order of the columns is that of published checkpoints.
+Source: docs/MATHEMATICS_PELICAN.md, section 1. The order of the columns is that of published checkpoints.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from puffin.errors import InputError
+from puffin.settings import names
 
-# PDG codes of the particles that a detector tells apart
+# PDG codes of the particles that a detector can distinguish
 PDG_IDS = (22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13)
 
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -19,11 +20,12 @@ TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log": lambda x: np.sign(x) * np.log1p(np.abs(x)),
     "clip": lambda x: np.clip(x, -1, 1),
 }
+assert tuple(TRANSFORMS) == tuple(names.TRANSFORMS)
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """A feature of each particle: the key of its (N, M) numbers, and the columns made of it."""
+    """A feature of each particle: the key of its (N, M) numbers, and `width` input columns computed from it."""
 
     key: str
     width: int
@@ -31,14 +33,14 @@ class Scalar:
 
 
 def plain(key: str, transform: str = "raw") -> Scalar:
-    """One column, transformed: tanh, log is sign(x) log(1 + |x|), clip is to [-1, 1]."""
+    """Make a feature of one column, scaled by one of TRANSFORMS; InputError for another transform."""
     if transform not in TRANSFORMS:
         raise InputError(f"--scalars-keys {key}:{transform}: expected one of {', '.join(TRANSFORMS)} after the colon")
     return Scalar(key, 1, lambda x: TRANSFORMS[transform](x)[..., None])
 
 
 def one_hot(key: str, values: tuple[int, ...], others: bool = False) -> Scalar:
-    """A column for each value and, if asked for, one for all others."""
+    """Make a feature of one column for each value and, with `others`, one column for all other values."""
 
     def columns(x: np.ndarray) -> np.ndarray:
         flags = np.round(x)[..., None] == np.array(values)
@@ -47,25 +49,17 @@ def one_hot(key: str, values: tuple[int, ...], others: bool = False) -> Scalar:
     return Scalar(key, len(values) + others, columns)
 
 
-_JETCLASS = (
-    "isChargedHadron",
-    "isElectron",
-    "isMuon",
-    "isNeutralHadron",
-    "isPhoton",
-    "d0val",
-    "d0err",
-    "dzval",
-    "dzerr",
-)
+_JETCLASS = "isChargedHadron isElectron isMuon isNeutralHadron isPhoton d0val d0err dzval dzerr".split()
+# which features a kind of jets has
 DATASETS = {
     "jet": (),
     "qg": (one_hot("pdgid", PDG_IDS),),
     "jc": (one_hot("charge", (-1, 0, 1)), *(plain(key) for key in _JETCLASS)),
 }
+assert tuple(DATASETS) == tuple(names.JET_DATASETS)
 
 
 def chosen_scalars(dataset: str, read_pid: bool, keys: list[str]) -> tuple[Scalar, ...]:
-    """Features by the flags --dataset, --read-pid and --scalars-keys (key or key:transform), in this order."""
+    """Return the features chosen by --dataset, --read-pid and --scalars-keys (key or key:transform), in this order."""
     pid = (one_hot("pdgid", PDG_IDS, others=True),) if read_pid else ()
     return (*DATASETS[dataset], *pid, *(plain(*key.split(":", 1)) for key in keys))

@@ -1,1 +1,1 @@
-"""Loss terms."""
+"""Losses: how far predictions are from the truth."""

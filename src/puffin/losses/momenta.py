@@ -1,34 +1,35 @@
-"""Losses between predicted and true four-momenta (..., 4) as E, px, py, pz: one value for each pair.
+"""Losses between predicted and true four-momenta (..., 4), which are E, px, py, pz [GeV]: one value for each pair.
 
-Source: arXiv 2307.16506, sec. 5; the names are those of the published scripts.
+Source: arXiv 2307.16506, sec. 5. The names are those of the published scripts; settings/names.py describes them.
 """
 
 import torch
 from torch import Tensor
 
 from puffin.layers.lorentz import minkowski
+from puffin.settings import names
 
 
 def mass(p: Tensor) -> Tensor:
-    """sign(p^2) sqrt(|p^2| + 1e-8): negative for space-like momenta."""
+    """Compute the mass as sign(p^2) sqrt(|p^2| + 1e-8): negative for space-like momenta."""
     square = minkowski(p, p)
     return square.sign() * (square.abs() + 1e-8).sqrt()
 
 
 def transverse_momentum(p: Tensor) -> Tensor:
-    """Length of (px, py)."""
+    """Compute the length of (px, py)."""
     return p[..., 1:3].norm(dim=-1)
 
 
 def angle(p: Tensor, q: Tensor) -> Tensor:
-    """Angle between the three-momenta, 0..pi; exact for nearly parallel ones too."""
+    """Compute the angle between the three-momenta, 0 to pi; accurate for nearly parallel momenta as well."""
     a, b = p[..., 1:], q[..., 1:]
     a, b = a * b.norm(dim=-1, keepdim=True), b * a.norm(dim=-1, keepdim=True)
     return 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
 
 
 def delta_r(p: Tensor, q: Tensor) -> Tensor:
-    """Distance in pseudorapidity and azimuth; the azimuth is periodic."""
+    """Compute the distance in pseudorapidity and azimuth; the azimuth is periodic."""
 
     def eta(x: Tensor) -> Tensor:
         return torch.asinh(x[..., 3] / transverse_momentum(x).clamp_min(1e-12))
@@ -39,11 +40,11 @@ def delta_r(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _area(p: Tensor, q: Tensor) -> Tensor:
-    """Area of the parallelogram of two four-vectors: 0 where they are parallel."""
+    """Compute the area of the parallelogram of two four-vectors, which is 0 if they are parallel."""
     return (minkowski(p, q).square() - minkowski(p, p) * minkowski(q, q) + 1e-6).abs().sqrt()
 
 
-# name -> value of each pair (predicted, true)
+# name -> function (predicted, true) -> value of each pair
 MOMENTUM_LOSSES = {
     "inv": lambda p, q: minkowski(p - q, p - q).abs(),
     "m": lambda p, q: (mass(p) - mass(q)).abs(),
@@ -57,8 +58,9 @@ MOMENTUM_LOSSES = {
     "col": _area,
     "col3": lambda p, q: (p[..., 1:].norm(dim=-1) * q[..., 1:].norm(dim=-1) - (p * q)[..., 1:].sum(-1)).abs(),
 }
+assert tuple(MOMENTUM_LOSSES) == tuple(names.MOMENTUM_LOSSES)
 
 
 def momentum_loss(predicted: Tensor, true: Tensor, terms: dict[str, float]) -> Tensor:
-    """Weighted sum of the named losses for each pair: (B, T, 4) and (B, T, 4) -> (B, T)."""
+    """Add up the losses in `terms` (name -> weight) for each pair: predicted, true (B, T, 4) -> (B, T)."""
     return sum(weight * MOMENTUM_LOSSES[name](predicted, true) for name, weight in terms.items())

@@ -1,1 +1,1 @@
-"""Numbers computed from predictions."""
+"""Metrics computed from predictions."""

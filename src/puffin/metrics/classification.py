@@ -1,4 +1,7 @@
-"""Classification metrics (spec section 7).  Source: arXiv 2211.00454, sec. 4.1; arXiv 2307.16506, sec. 4."""
+"""Classification metrics.
+
+Source: docs/MATHEMATICS_PELICAN.md, section 7; arXiv 2211.00454, sec. 4.1; arXiv 2307.16506, sec. 4.
+"""
 
 from itertools import permutations
 from typing import NamedTuple
@@ -6,23 +9,20 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
+from puffin.settings.names import CLASSIFICATION_METRICS
+
 BINARY_COLUMNS = (
-    "loss",
-    "accuracy",
-    "AUC",
-    "BgRejectionAt0.3",
-    "atSignEfficiency03",
-    "BgRejectionAt0.5",
-    "atSignEfficiency05",
-    "FP_rate",
-    "FN_rate",
+    *("loss", "accuracy", "AUC"),
+    *("BgRejectionAt0.3", "atSignEfficiency03", "BgRejectionAt0.5", "atSignEfficiency05"),
+    *("FP_rate", "FN_rate"),
 )
+assert set(CLASSIFICATION_METRICS) <= set(BINARY_COLUMNS)
 BACKGROUND_EFFICIENCIES = (0.1, 0.01)
 SIGNAL_EFFICIENCIES = (0.3, 0.5, 0.995)
 
 
 def columns(num_classes: int) -> tuple[str, ...]:
-    """CSV columns, in their order."""
+    """Return the CSV columns in their order."""
     if num_classes == 2:
         return BINARY_COLUMNS
     per_class = (
@@ -48,15 +48,16 @@ class Roc(NamedTuple):
 
 
 def roc(scores: np.ndarray, is_signal: np.ndarray, weights: np.ndarray | None = None) -> Roc | None:
-    """ROC of scores (N,), high for signal; None if signal or background is absent."""
+    """Compute the ROC curve of scores (N,), high for signal; None if signal or background is absent."""
     if is_signal.min() == is_signal.max():
         return None
     return Roc(*roc_curve(is_signal, scores, sample_weight=weights))
 
 
 def one_vs_rest(logits: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> list[Roc | None]:
-    """ROC curves of logits (N, K): for two classes one, of the score difference; else one for each class by its
-    probability."""
+    """Compute ROC curves of logits (N, K): one curve of the score difference for two classes, else one per class.
+
+    The score of a class against the rest is its probability. A curve is None if one of its two classes is absent."""
     if logits.shape[1] == 2:
         return [roc(logits[:, 1] - logits[:, 0], target == 1, weights)]
     scores = probabilities(logits)
@@ -64,15 +65,16 @@ def one_vs_rest(logits: np.ndarray, target: np.ndarray, weights: np.ndarray | No
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis."""
+    """Compute the softmax over the last axis."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)
 
 
 def one_vs_one(scores: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Mean AUC over the ordered pairs of classes, told apart by the score of the first: scores (N, K), all classes present.
+    """Average the AUC over all ordered pairs of classes, each with the score of the first class as discriminant.
 
-    scikit-learn has it for events of equal weight only.  Source: Hand and Till, Machine Learning 45 (2001) 171."""
+    scores (N, K); every class must be present. scikit-learn has this metric for unweighted events only.
+    Source: Hand and Till, Machine Learning 45 (2001) 171."""
     values = []
     for a, b in permutations(range(scores.shape[1]), 2):
         pair = (target == a) | (target == b)
@@ -83,9 +85,9 @@ def one_vs_one(scores: np.ndarray, target: np.ndarray, weights: np.ndarray | Non
 
 
 def rejection(curve: Roc, efficiency: float) -> tuple[float, float]:
-    """1/eB at the ROC point nearest to the signal efficiency, and that point's signal efficiency.
+    """Return 1/eB at the ROC point nearest to a signal efficiency, and the signal efficiency of that point.
 
-    If eB is 0 there, the first point with eB > 0 is taken."""
+    If the background efficiency eB is 0 there, the first point with eB > 0 is used."""
     nearest = int(np.abs(curve.signal - efficiency).argmin())
     if curve.background[nearest] == 0:
         nearest = int(np.argmax(curve.background > 0))
@@ -93,26 +95,27 @@ def rejection(curve: Roc, efficiency: float) -> tuple[float, float]:
 
 
 def confusion(logits: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(K, K): events of each true class (rows) that were given each class (columns)."""
+    """Count the events of each true class (rows) and predicted class (columns), (K, K)."""
     return confusion_matrix(target, logits.argmax(1), labels=np.arange(logits.shape[1]), sample_weight=weights)
 
 
 def classification_metrics(
     logits: np.ndarray, target: np.ndarray, loss: float, weights: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Metrics by CSV column; what needs a class that is absent is nan.
+    """Compute the metrics by CSV column; those that need an absent class are nan.
 
-    logits (N, K); target (N,) class numbers; weights (N,) of the events, or None."""
-    chosen, num_classes = logits.argmax(1), logits.shape[1]
+    logits (N, K); target (N,): true class numbers; weights (N,): event weights, or None."""
+    predicted, num_classes = logits.argmax(1), logits.shape[1]
     metrics = dict.fromkeys(columns(num_classes), float("nan"))
-    metrics |= {"loss": loss, "accuracy": float(np.average(chosen == target, weights=weights))}
+    metrics |= {"loss": loss, "accuracy": float(np.average(predicted == target, weights=weights))}
     curves = one_vs_rest(logits, target, weights)
     if num_classes > 2:
         return metrics | _multi_class(logits, target, weights, curves)
-    for name, wrong, truth in (("FP_rate", 1, 0), ("FN_rate", 0, 1)):
-        mine = target == truth
-        if mine.any():
-            metrics[name] = float(np.average(chosen[mine] == wrong, weights=None if weights is None else weights[mine]))
+    for name, true_class, wrong_class in (("FP_rate", 0, 1), ("FN_rate", 1, 0)):
+        of_class = target == true_class
+        if of_class.any():
+            class_weights = None if weights is None else weights[of_class]
+            metrics[name] = float(np.average(predicted[of_class] == wrong_class, weights=class_weights))
     if curves[0] is not None:
         metrics["AUC"] = float(roc_auc_score(target, logits[:, 1] - logits[:, 0], sample_weight=weights))
         metrics["BgRejectionAt0.3"], metrics["atSignEfficiency03"] = rejection(curves[0], 0.3)
@@ -121,7 +124,7 @@ def classification_metrics(
 
 
 def _multi_class(logits, target, weights, curves) -> dict[str, float]:
-    """Macro AUC over pairs of classes, and the numbers of each class."""
+    """Compute the mean AUC over pairs of classes, and the metrics of each class against the rest."""
     scores, metrics = probabilities(logits), {}
     if all(curve is not None for curve in curves):
         metrics["AUC"] = one_vs_one(scores, target, weights)

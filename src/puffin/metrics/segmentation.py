@@ -1,4 +1,4 @@
-"""Metrics of labelled points, from a confusion matrix that adds up over batches and processes."""
+"""Metrics of classified points, from a confusion matrix that is added up over batches and processes."""
 
 from collections.abc import Sequence
 
@@ -6,37 +6,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from puffin.settings.names import SEGMENTATION_METRICS
+
 PER_CLASS = ("precision", "recall", "f1", "iou")
+assert set(SEGMENTATION_METRICS) == {"loss", "accuracy", *(f"{metric}_macro" for metric in PER_CLASS)}
 
 
-def confusion_of(truth: Tensor, given: Tensor, num_classes: int) -> Tensor:
-    """(C, C) int64: points of each true class (rows) that were given each class (columns); truth, given (P,) int64."""
-    return torch.bincount(truth * num_classes + given, minlength=num_classes**2).view(num_classes, num_classes)
+def confusion_of(true: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Count the points of each true class (rows) and predicted class (columns), (C, C) int64.
+
+    true, predicted (P,) int64: class numbers."""
+    return torch.bincount(true * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def segmentation_metrics(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Accuracy; precision, recall, F1 and intersection over union of each class, and their means over classes (macro).
+    """Compute the accuracy, and precision, recall, F1 and intersection over union of each class and their means.
 
-    confusion (C, C) as of `confusion_of`.  A class that neither the truth nor the prediction has is nan and not in the
-    means; in every other class 0 / 0 counts as 0, such as the precision of a class that no point was given: the rule
-    of scikit-learn."""
+    confusion (C, C) from `confusion_of`; names: of the classes. The means over classes end in `_macro`. A class without
+    true and predicted points is nan and is not in the means. Otherwise 0 / 0 counts as 0, for example the precision of
+    a class that is never predicted. scikit-learn has the same rules."""
     confusion = np.asarray(confusion, np.float64)
-    right, true, given = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    seen = true + given > 0
-    of = {
-        "precision": _ratio(right, given),
-        "recall": _ratio(right, true),
-        "f1": _ratio(2 * right, true + given),
-        "iou": _ratio(right, true + given - right),
+    correct, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    present = true + predicted > 0
+    of_classes = {
+        "precision": _ratio(correct, predicted),
+        "recall": _ratio(correct, true),
+        "f1": _ratio(2 * correct, true + predicted),
+        "iou": _ratio(correct, true + predicted - correct),
     }
-    numbers = {"accuracy": float(_ratio(right.sum(), confusion.sum())) if confusion.any() else float("nan")}
+    metrics = {"accuracy": float(_ratio(correct.sum(), confusion.sum())) if confusion.any() else float("nan")}
     for metric in PER_CLASS:
-        values = np.where(seen, of[metric], np.nan)
-        numbers[f"{metric}_macro"] = float(values[seen].mean()) if seen.any() else float("nan")
-        numbers |= {f"{metric}_{name}": float(value) for name, value in zip(names, values, strict=True)}
-    return numbers
+        values = np.where(present, of_classes[metric], np.nan)
+        metrics[f"{metric}_macro"] = float(values[present].mean()) if present.any() else float("nan")
+        metrics |= {f"{metric}_{name}": float(value) for name, value in zip(names, values, strict=True)}
+    return metrics
 
 
 def _ratio(a, b) -> np.ndarray:
-    """a / b, 0 where b is 0."""
+    """Compute a / b, 0 where b is 0."""
     return np.divide(a, b, out=np.zeros(np.shape(b)), where=np.asarray(b) > 0)

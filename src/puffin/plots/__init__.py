@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures of data, training and predictions."""

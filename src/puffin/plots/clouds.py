@@ -1,6 +1,6 @@
-"""Pictures of LArTPC events: what is in them, what a masked autoencoder makes of them, what its encoder sees.
+"""Pictures of LArTPC events: their points, what a masked autoencoder reconstructs, and the features of its encoder.
 
-An event is shown on a page of its own, once in three dimensions and in its three projections, in cm.
+Each page shows one event in three dimensions and in its three projections, in cm.
 """
 
 import importlib.util
@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from puffin.data.pilarnet import CLASS_NAMES
+from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
 
-CM = 0.3 * 768 * 3**0.5 / 2  # of one unit of prepared coordinates, which begin at the centre of the detector
-CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999")
+CM = PILARNET.unit_cm  # scaled coordinates to cm, from the centre of the detector
+CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999")  # in the order of PILARNET.class_names
 _AXES = "xyz"
-_MOST_TOKENS = 20  # colours that can be told apart
+_TOKEN_COLOURS = 20  # distinguishable colours of the palette
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Points of a picture that are drawn alike.
+    """Points of a picture that are drawn in the same way.
 
-    points (N, 3) prepared coordinates; name: in the legend, '' for none; colour: one for all, (N,) numbers for the
-    colour bar, or (N, 3) RGB from 0 to 1; size [points of a page]."""
+    points (N, 3): scaled coordinates; name: in the legend, '' for no entry; colour: one colour, (N,) numbers for a
+    colour bar, or (N, 3) RGB from 0 to 1; size: area of a marker [typographic points squared]."""
 
     points: np.ndarray
     name: str = ""
@@ -33,24 +33,24 @@ class Layer:
 
     @property
     def is_scale(self) -> bool:
-        """Whether the colours are numbers of a scale."""
+        """Whether the colours are numbers on a colour bar."""
         return isinstance(self.colour, np.ndarray) and self.colour.ndim == 1
 
 
 @dataclass(frozen=True)
 class Page:
-    """A picture of one event: layers from back to front; scale: what the numbers of a colour bar are."""
+    """A picture of one event: layers from back to front; scale: label of the colour bar."""
 
     title: str
     layers: list[Layer]
     scale: str = ""
 
 
-# -- what to show ---------------------------------------------------------------------------------------------------
+# -- pages ----------------------------------------------------------------------------------------------------------
 
 
 def by_energy(points: np.ndarray, energies: np.ndarray, title: str) -> Page:
-    """An event (N, 4) coloured by energies (N,) [MeV]; the colours span the middle 96% of them."""
+    """Make a page of an event (N, 4) coloured by energies (N,) [MeV]; the colours span the middle 96% of them."""
     colours = np.clip(energies, *np.percentile(energies, [2, 98]))
     return Page(
         f"{title}: energy", [Layer(points[:, :3], colour=colours)], "energy [MeV], between its 2nd and 98th percentile"
@@ -58,64 +58,65 @@ def by_energy(points: np.ndarray, energies: np.ndarray, title: str) -> Page:
 
 
 def by_class(points: np.ndarray, semantic: np.ndarray, title: str) -> Page:
-    """An event (N, 4) coloured by class (N,); rare classes in front."""
+    """Make a page of an event (N, 4) coloured by class (N,), rare classes in front."""
     layers = []
-    for k in sorted(range(len(CLASS_NAMES)), key=lambda k: -int((semantic == k).sum())):
-        chosen = points[semantic == k, :3]
-        if len(chosen):
-            layers.append(Layer(chosen, f"{CLASS_NAMES[k]} ({len(chosen)})", CLASS_COLOURS[k]))
+    for k in sorted(range(len(PILARNET.class_names)), key=lambda k: -int((semantic == k).sum())):
+        of_class = points[semantic == k, :3]
+        if len(of_class):
+            layers.append(Layer(of_class, f"{PILARNET.class_names[k]} ({len(of_class)})", CLASS_COLOURS[k]))
     return Page(f"{title}: class", layers)
 
 
-def by_error(points: np.ndarray, truth: np.ndarray, given: np.ndarray, title: str) -> Page:
-    """An event (N, 4): grey where the class given is the true one (N,), else in the colour of the true class."""
-    wrong = given != truth
-    layers = [Layer(points[~wrong, :3], f"right ({int((~wrong).sum())})", "#c4c4c4", 2)]
-    for k in sorted(range(len(CLASS_NAMES)), key=lambda k: -int((truth == k).sum())):
-        missed = wrong & (truth == k)
+def by_error(points: np.ndarray, true: np.ndarray, predicted: np.ndarray, title: str) -> Page:
+    """Make a page of an event (N, 4): correctly classified points are grey, others have the colour of their true class.
+
+    true, predicted (N,): class numbers."""
+    wrong = predicted != true
+    layers = [Layer(points[~wrong, :3], f"correct ({int((~wrong).sum())})", "#c4c4c4", 2)]
+    for k in sorted(range(len(PILARNET.class_names)), key=lambda k: -int((true == k).sum())):
+        missed = wrong & (true == k)
         if missed.any():
-            layers.append(Layer(points[missed, :3], f"{CLASS_NAMES[k]} missed ({int(missed.sum())})", CLASS_COLOURS[k]))
+            name = f"{PILARNET.class_names[k]} missed ({int(missed.sum())})"
+            layers.append(Layer(points[missed, :3], name, CLASS_COLOURS[k]))
     return Page(f"{title}: errors, coloured by the true class", layers)
 
 
 def by_token(points: np.ndarray, members: list[np.ndarray], centres: np.ndarray, title: str) -> Page:
-    """An event (N, 4), the points of each token (row numbers) in a colour of its own, and the centres (T, 3).
+    """Make a page of an event (N, 4) with one colour per token, and the centres (T, 3) of the tokens.
 
-    Neighbours differ as a rule: the colours come around after a few tokens."""
+    members: row numbers of the points of each token. The colours repeat after 20 tokens."""
     import matplotlib
 
     palette = matplotlib.colormaps["tab20"].colors
     free = np.setdiff1d(np.arange(len(points)), np.concatenate([np.zeros(0, np.int64), *members]))
-    where = np.concatenate([np.zeros((0, 3)), *(points[m, :3] for m in members)])
-    colours = np.repeat([palette[k % _MOST_TOKENS] for k in range(len(members))], [len(m) for m in members], 0).reshape(
-        -1, 3
-    )
-    layers = (
-        [Layer(points[free, :3], f"in no token, or beyond the size of one ({len(free)})", "#bbbbbb", 2)]
-        if len(free)
-        else []
-    )
+    in_tokens = np.concatenate([np.zeros((0, 3)), *(points[m, :3] for m in members)])
+    of_tokens = [palette[k % _TOKEN_COLOURS] for k in range(len(members))]
+    colours = np.repeat(of_tokens, [len(m) for m in members], 0).reshape(-1, 3)
+    layers = []
+    if len(free):
+        layers.append(Layer(points[free, :3], f"in no token ({len(free)})", "#bbbbbb", 2))
     layers += [
-        Layer(where, "points, one colour for each token", colours),
+        Layer(in_tokens, "points, one colour per token", colours),
         Layer(centres, f"centres of {len(centres)} tokens", "#000000", 1.5),
     ]
     return Page(f"{title}: tokens", layers)
 
 
 def reconstruction(visible: np.ndarray, true: np.ndarray, predicted: np.ndarray, title: str) -> list[Page]:
-    """What was seen (V, 3), and what was hidden (N, 3) or is predicted for it (M, 3): the truth, then the prediction."""
-    seen = Layer(visible, f"visible ({len(visible)} points)", "#bbbbbb", 2)
+    """Make a page with the true points of the masked tokens (N, 3), and one with the predicted points (M, 3).
+
+    Both show the visible points (V, 3) in grey."""
+    background = Layer(visible, f"visible ({len(visible)} points)", "#bbbbbb", 2)
+    true_layer = Layer(true, f"masked ({len(true)} points)", "#d55e00")
+    predicted_layer = Layer(predicted, f"predicted ({len(predicted)} points)", "#0072b2")
     return [
-        Page(f"{title}: hidden tokens, truth", [seen, Layer(true, f"hidden ({len(true)} points)", "#d55e00")]),
-        Page(
-            f"{title}: hidden tokens, predicted",
-            [seen, Layer(predicted, f"predicted ({len(predicted)} points)", "#0072b2")],
-        ),
+        Page(f"{title}: masked tokens, true", [background, true_layer]),
+        Page(f"{title}: masked tokens, predicted", [background, predicted_layer]),
     ]
 
 
 def by_embedding(centres: np.ndarray, features: np.ndarray, title: str) -> Page:
-    """Tokens (T, 3) coloured by the first three principal components of their features (T, D), as red, green and blue."""
+    """Make a page of tokens (T, 3) coloured by the first three principal components of their features (T, D)."""
     return Page(
         f"{title}: first principal components of the tokens as red, green, blue",
         [Layer(centres, "tokens", principal_colours(features), 14)],
@@ -123,21 +124,23 @@ def by_embedding(centres: np.ndarray, features: np.ndarray, title: str) -> Page:
 
 
 def principal_colours(features: np.ndarray) -> np.ndarray:
-    """(T, 3) from 0 to 1: the first three principal components of features (T, D), each from its 2nd to 98th percentile."""
+    """Compute colours (T, 3) from 0 to 1: the first three principal components of features (T, D).
+
+    Each is scaled from its 2nd to its 98th percentile."""
     centred = features.astype(np.float64) - features.mean(0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     components = np.zeros((len(features), 3))
-    kept = min(3, len(singular))
-    components[:, :kept] = left[:, :kept] * singular[:kept]
+    number = min(3, len(singular))
+    components[:, :number] = left[:, :number] * singular[:number]
     low, high = np.percentile(components, [2, 98], axis=0)
     return np.clip((components - low) / np.where(high > low, high - low, 1), 0, 1)
 
 
-# -- how to show it -------------------------------------------------------------------------------------------------
+# -- drawing --------------------------------------------------------------------------------------------------------
 
 
 def draw_page(path: Path, page: Page) -> None:
-    """One event to a PNG: a view in three dimensions and the three projections, axes in cm with equal scales."""
+    """Draw an event to a PNG: a view in three dimensions and the three projections, axes in cm with equal scales."""
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
 
     figure = Figure(figsize=(11, 10), layout="constrained")
@@ -145,7 +148,7 @@ def draw_page(path: Path, page: Page) -> None:
     limits = _limits(*_extent([page]))
     colours = _draw_space(figure.add_subplot(2, 2, 1, projection="3d"), page, limits)
     planes = [figure.add_subplot(2, 2, k) for k in (2, 3, 4)]
-    for axes, plane in zip(planes, ((0, 1), (0, 2), (1, 2)), strict=False):
+    for axes, plane in zip(planes, ((0, 1), (0, 2), (1, 2)), strict=True):
         _draw_plane(axes, page, limits, *plane)
     if colours is not None:
         figure.colorbar(colours, ax=[planes[0], planes[2]], label=page.scale, shrink=0.6, aspect=30)
@@ -157,13 +160,15 @@ def draw_page(path: Path, page: Page) -> None:
 
 
 def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
-    """Pages of one event next to each other to a PNG: above in three dimensions, below in the plane of the event's two
-    longest sides; axes in cm with equal scales, the same on all pages."""
+    """Draw pages of one event next to each other to a PNG.
+
+    The upper row is in three dimensions, the lower one is the projection on the two axes with the largest extent. All
+    axes are in cm and have the same scale."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6 * len(pages), 11.5), layout="constrained")
     figure.suptitle(title)
-    limits, (a, b) = _limits(*_extent(pages)), _longest_sides(pages)
+    limits, (a, b) = _limits(*_extent(pages)), _longest_axes(pages)
     for column, page in enumerate(pages, 1):
         space = figure.add_subplot(2, len(pages), column, projection="3d")
         space.set_title(page.title)
@@ -177,7 +182,7 @@ def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
 
 
 def _draw_space(axes, page: Page, limits: list[tuple[float, float]]):
-    """A view in three dimensions; returns what a colour bar is made from, or None."""
+    """Draw a page in three dimensions; returns the scatter plot for the colour bar, or None."""
     from matplotlib.ticker import MaxNLocator
 
     colours = None
@@ -193,7 +198,7 @@ def _draw_space(axes, page: Page, limits: list[tuple[float, float]]):
 
 
 def _draw_plane(axes, page: Page, limits: list[tuple[float, float]], a: int, b: int) -> None:
-    """The projection on the plane of two axes."""
+    """Draw the projection of a page on axes a and b."""
     for layer in page.layers:
         axes.scatter(layer.points[:, a] * CM, layer.points[:, b] * CM, **_style(layer))
     axes.set(xlabel=f"{_AXES[a]} [cm]", ylabel=f"{_AXES[b]} [cm]", xlim=limits[a], ylim=limits[b], aspect="equal")
@@ -206,8 +211,8 @@ def _style(layer: Layer) -> dict:
 
 
 def _show_handles(legend, page: Page) -> None:
-    """Make the marks of a legend large enough to be seen."""
-    for handle, layer in zip(legend.legend_handles, [layer for layer in page.layers if layer.name], strict=False):
+    """Make the markers of a legend large enough to be seen."""
+    for handle, layer in zip(legend.legend_handles, [layer for layer in page.layers if layer.name], strict=True):
         handle.set_sizes([25])
         if not isinstance(layer.colour, str):
             handle.set_facecolor("none")
@@ -216,43 +221,44 @@ def _show_handles(legend, page: Page) -> None:
 
 
 def _corners(pages: list[Page]) -> np.ndarray:
-    """Lowest and highest coordinates [cm] of all points, (2, 3)."""
-    where = np.concatenate([np.zeros((0, 3)), *(layer.points for page in pages for layer in page.layers)]) * CM
-    return np.stack([where.min(0), where.max(0)]) if len(where) else np.zeros((2, 3))
+    """Return the lowest and highest coordinates [cm] of all points, (2, 3)."""
+    points = np.concatenate([np.zeros((0, 3)), *(layer.points for page in pages for layer in page.layers)]) * CM
+    return np.stack([points.min(0), points.max(0)]) if len(points) else np.zeros((2, 3))
 
 
 def _extent(pages: list[Page]) -> tuple[np.ndarray, float]:
-    """Centre (3,) and half the edge [cm] of a cube around the points."""
+    """Return the centre (3,) and half the edge [cm] of a cube around all points."""
     low, high = _corners(pages)
     return (low + high) / 2, max(float((high - low).max()) * 0.53, 1.0)
 
 
 def _limits(centre: np.ndarray, half: float) -> list[tuple[float, float]]:
-    return list(zip(centre - half, centre + half, strict=False))
+    return list(zip(centre - half, centre + half, strict=True))
 
 
-def _longest_sides(pages: list[Page]) -> list[int]:
-    """The two axes along which the points reach farthest, in their order."""
+def _longest_axes(pages: list[Page]) -> list[int]:
+    """Return the two axes along which the points extend farthest, in ascending order."""
     low, high = _corners(pages)
     return sorted(np.argsort(low - high, kind="stable")[:2].tolist())
 
 
 def need_plotly() -> None:
-    """InputError if interactive pictures cannot be made here."""
+    """Raise InputError if plotly, which interactive pictures need, is not installed."""
     if importlib.util.find_spec("plotly") is None:
         raise InputError(
-            "interactive pictures need plotly; install it with: pip install plotly (extra: plots), or leave --plot-html out"
+            "plotly is not installed, but interactive pictures need it. "
+            "Install it with: pip install plotly (extra: plots), or do not pass --plot-html."
         )
 
 
 def write_html(path: Path, pages: list[Page]) -> None:
-    """Pages of one event to an HTML file that can be turned and zoomed; a menu chooses the page.
+    """Write pages of one event to an interactive HTML file, with a menu of pages; it works without a network.
 
-    InputError if plotly is not installed.  The file holds all it needs."""
+    InputError if plotly is not installed."""
     need_plotly()
     import plotly.graph_objects as go
 
-    figure, owner = go.Figure(), []
+    figure, page_of_trace = go.Figure(), []
     for number, page in enumerate(pages):
         for layer in page.layers:
             marker = {"size": max(1.5, layer.size**0.5 * 1.4)}
@@ -266,12 +272,12 @@ def write_html(path: Path, pages: list[Page]) -> None:
             figure.add_scatter3d(
                 x=x, y=y, z=z, mode="markers", name=layer.name or page.scale, marker=marker, visible=number == 0
             )
-            owner.append(number)
+            page_of_trace.append(number)
     buttons = [
         {
             "label": page.title,
             "method": "update",
-            "args": [{"visible": [o == number for o in owner]}, {"title.text": page.title}],
+            "args": [{"visible": [n == number for n in page_of_trace]}, {"title.text": page.title}],
         }
         for number, page in enumerate(pages)
     ]

@@ -1,17 +1,17 @@
-"""Curves of a run on point clouds."""
+"""Learning curves of runs on point clouds."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from puffin.data.pilarnet import CLASS_NAMES
+from puffin.detector import PILARNET
 from puffin.plots.clouds import CLASS_COLOURS
 from puffin.plots.jets import draw_confusion
 
 
 def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> None:
-    """Losses and, where it was made, the F1 of the linear probe against the step, to one PNG.
+    """Draw the losses and the F1 of the linear probe, if there was one, against the step, to one PNG.
 
-    history: a dict for each validation, or epoch; outputs: not needed."""
+    history: one dict per validation or epoch; outputs is not used."""
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
 
     probed = [
@@ -19,12 +19,12 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
     ]
     figure = Figure(figsize=(10 if probed else 5.5, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if probed else 1, squeeze=False)[0]
-    curves = {"train_loss": "training (turned events)"}
+    curves = {"train_loss": "training (rotated events)"}
     curves |= {f"valid_{name}": f"validation: {name}" for name in ("loss", "chamfer", "energy")}
     for name, label in curves.items():
         if name in history[0]:
             _curve(axes[0], history, name, label)
-    axes[0].set(xlabel="step", ylabel="loss per hidden token", title="Masked modelling", yscale="log")
+    axes[0].set(xlabel="step", ylabel="loss per masked token", title="Masked modelling", yscale="log")
     if probed:
         names = [name for name in probed[0] if name.startswith("valid_probe_f1_")]
         for name in sorted(names, key=lambda name: name.endswith("mean")):
@@ -38,9 +38,9 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
 
 
 def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> None:
-    """Losses, F1 of the classes, and the confusion matrix of the test set, to one PNG.
+    """Draw the losses, the F1 of the classes, and the confusion matrix of the test set, to one PNG.
 
-    history: a dict for each validation, or epoch; outputs: confusion (C, C) of the test set, or None."""
+    history: one dict per validation or epoch; outputs: `confusion` (C, C) of the test set, or None."""
     from matplotlib.figure import Figure
 
     scored = "valid_f1_macro" in history[0]
@@ -52,7 +52,7 @@ def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> 
     axes[0].set(xlabel="step", ylabel="loss", title="Segmentation")
     curves = axes[: 1 + scored]
     if scored:
-        names = [name for name in CLASS_NAMES if f"valid_f1_{name}" in history[0]]
+        names = [name for name in PILARNET.class_names if f"valid_f1_{name}" in history[0]]
         for name, colour in zip(names, CLASS_COLOURS, strict=False):
             _curve(axes[1], history, f"valid_f1_{name}", name, lw=1.2, colour=colour)
         _curve(axes[1], history, "valid_f1_macro", "macro", lw=3, colour="black")
@@ -62,12 +62,12 @@ def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> 
         ax.grid(alpha=0.3)
     if outputs:
         table = outputs["confusion"].numpy()
-        draw_confusion(axes[-1], table, CLASS_NAMES[: len(table)])
+        draw_confusion(axes[-1], table, PILARNET.class_names[: len(table)])
     figure.savefig(path, dpi=130)
 
 
 def draw_confusion_page(path: Path, table, names: Sequence[str]) -> None:
-    """A confusion matrix (C, C) alone, to one PNG."""
+    """Draw a confusion matrix (C, C) of the classes `names` to one PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Pictures of a jet run."""
+"""Figures of runs on jets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,28 +20,28 @@ def _page(columns: int, rows: int = 1, width: float = 5.5):
 
 
 def draw_classification(path: Path, history: list[dict], outputs: dict | None) -> None:
-    """Loss curves, ROC curves as rejection against signal efficiency and, for more than two classes, the confusion
-    matrix, to one PNG.
+    """Draw the losses, the ROC curves and, for more than two classes, the confusion matrix, to one PNG.
 
-    history: a dict per epoch; outputs: predict (N, K) and targets (N,) of the test set, or None."""
+    The ROC curves show background rejection against signal efficiency. history: one dict per epoch; outputs: `predict`
+    (N, K) and `targets` (N,) of the test set, or None."""
     arrays = None if outputs is None else (outputs["predict"].double().numpy(), outputs["targets"].numpy())
-    many = arrays is not None and arrays[0].shape[1] > 2
+    multi_class = arrays is not None and arrays[0].shape[1] > 2
     curves = [] if arrays is None else one_vs_rest(*arrays)
-    seen = any(curve is not None for curve in curves)
-    figure, axes = _page(1 + seen + many)
+    any_curve = any(curve is not None for curve in curves)
+    figure, axes = _page(1 + any_curve + multi_class)
     draw_losses(axes[0][0], history)
-    if seen:
+    if any_curve:
         draw_rejections(axes[0][1], curves)
-    if many:
+    if multi_class:
         draw_confusion(axes[0][-1], confusion(*arrays))
     figure.savefig(path, dpi=130)
 
 
 def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> None:
-    """Loss curves, and for each target the response of mass, pT and angle, of the network and of the plain sum of the
-    jet's constituents, to one PNG.
+    """Draw the losses and, for each target, the response of mass, pT and angle, to one PNG.
 
-    outputs: predict, targets (N, T, 4) and jet (N, 4) of the test set, or None."""
+    The response of the network is compared with that of the sum of the jet's constituents. history: one dict per epoch;
+    outputs: `predict`, `targets` (N, T, 4) and `jet` (N, 4) of the test set, or None."""
     true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"].double()
     panels = 1 + 3 * true.shape[1]
     columns = min(panels, 2 if panels <= 4 else 4)
@@ -59,7 +59,7 @@ def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> No
 
 
 def draw_losses(axes, history: list[dict]) -> None:
-    """Training and validation loss against the epoch."""
+    """Draw the training and validation loss against the epoch."""
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
     axes.plot(epochs, [row["train_loss"] for row in history], marker=marker, ms=3, label="training")
@@ -72,7 +72,7 @@ def draw_losses(axes, history: list[dict]) -> None:
 
 
 def draw_rejections(axes, curves) -> None:
-    """Background rejection 1/eB against signal efficiency, logarithmic; one curve, or one for each class."""
+    """Draw the background rejection 1/eB against the signal efficiency, logarithmic; one curve, or one per class."""
     for c, curve in enumerate(curves):
         if curve is None:
             continue
@@ -96,21 +96,21 @@ def draw_rejections(axes, curves) -> None:
 def draw_confusion(
     axes, table: np.ndarray, names: Sequence[str] = (), title: str = "Confusion on the test set"
 ) -> None:
-    """Shares of each true class (rows) that were given each class (columns); names: of the classes, their numbers if none."""
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1e-30)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for true, given in np.ndindex(*shares.shape):
-        dark = shares[true, given] > 0.5
-        axes.text(
-            given, true, f"{shares[true, given]:.2f}", ha="center", va="center", color="white" if dark else "black"
-        )
-    ticks = {"xticks": range(len(shares)), "yticks": range(len(shares))}
+    """Draw the fractions of each true class (rows) that are predicted as each class (columns).
+
+    table (C, C): numbers of events or points; names: of the classes; without names the axes show class numbers."""
+    fractions = table / np.maximum(table.sum(1, keepdims=True), 1e-30)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    for (true, predicted), fraction in np.ndenumerate(fractions):
+        colour = "white" if fraction > 0.5 else "black"
+        axes.text(predicted, true, f"{fraction:.2f}", ha="center", va="center", color=colour)
+    ticks = {"xticks": range(len(fractions)), "yticks": range(len(fractions))}
     ticks |= {"xticklabels": names, "yticklabels": names} if names else {}
-    axes.set(**ticks, xlabel="class given", ylabel="true class", title=f"{title} (row shares)")
+    axes.set(**ticks, xlabel="predicted class", ylabel="true class", title=f"{title} (fractions of rows)")
 
 
 def draw_responses(axes, estimates: dict[str, Tensor], true: Tensor, name: str) -> None:
-    """Histograms of the relative errors of mass and pT and of the angle, of several estimates (N, 4), to three axes."""
+    """Draw histograms of the relative errors of mass and pT and of the angle, of estimates (N, 4), to three axes."""
     errors = (
         ("mass", "(m - m') / m'", lambda p: relative_error(mass(p).abs(), mass(true).abs()), (-0.6, 0.6)),
         (
@@ -119,18 +119,18 @@ def draw_responses(axes, estimates: dict[str, Tensor], true: Tensor, name: str) 
             lambda p: relative_error(transverse_momentum(p), transverse_momentum(true)),
             (-0.4, 0.4),
         ),
-        ("direction", "angle to the truth [rad]", lambda p: angle(p, true), (0.0, 0.3)),
+        ("direction", "angle to the true momentum [rad]", lambda p: angle(p, true), (0.0, 0.3)),
     )
-    for ax, (title, label, error, limits) in zip(axes, errors, strict=True):
-        for who, p in estimates.items():
+    for ax, (title, xlabel, error, limits) in zip(axes, errors, strict=True):
+        for label, p in estimates.items():
             values = error(p)
             if limits[0] < 0:
                 width = f"half of 16-84%: {half_width(values):.3f}"
             else:
                 width = f"68% below {float(torch.quantile(values, 0.68)):.4f}"
             ax.hist(
-                values.clamp(*limits).numpy(), bins=60, range=limits, histtype="step", lw=1.6, label=f"{who}\n{width}"
+                values.clamp(*limits).numpy(), bins=60, range=limits, histtype="step", lw=1.6, label=f"{label}\n{width}"
             )
-        ax.set(xlabel=label, ylabel="jets", title=f"Response: {title}{name}", xlim=limits)
+        ax.set(xlabel=xlabel, ylabel="jets", title=f"Response: {title}{name}", xlim=limits)
         ax.legend(fontsize=8)
         ax.grid(alpha=0.3)

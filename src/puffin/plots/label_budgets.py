@@ -1,4 +1,4 @@
-"""F1 against the number of labelled events, from the tables that runs of train_segmentation.py write."""
+"""Compare F1 for different numbers of labelled events, from the tables that train_segmentation.py writes."""
 
 import csv
 from collections.abc import Container, Iterable, Sequence
@@ -8,16 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from puffin.data.pilarnet import CLASS_NAMES
+from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
 
 METHODS = ("scratch", "peft", "lora", "fft")
-_COLOURS = dict(zip(METHODS, ("#999999", "#0072b2", "#009e73", "#d55e00"), strict=False))
+_COLOURS = dict(zip(METHODS, ("#999999", "#0072b2", "#009e73", "#d55e00"), strict=True))
 
 
 class LabelRun(NamedTuple):
-    """A trained network: how, on how many events, and its F1 by class and `macro`."""
+    """A trained network: method, number of labelled events, and F1 of each class and `macro`."""
 
     prefix: str
     method: str
@@ -26,7 +26,7 @@ class LabelRun(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Runs that differ in the seed only: their number, mean F1, and its standard deviation (nan for one run)."""
+    """Runs that differ only in the seed: number of runs, mean F1, and its standard deviation (nan for one run)."""
 
     runs: int
     mean: dict[str, float]
@@ -36,48 +36,51 @@ class Summary(NamedTuple):
 def read_runs(
     tables: Iterable[str | Path], all_events: int = 0, wanted: Container[str] | None = None
 ) -> list[LabelRun]:
-    """Runs of several metrics CSVs; their settings are in PREFIX.yaml beside.  Of a run that is there twice, the last row.
+    """Read the runs in several metrics CSVs; their settings are in PREFIX.yaml in the same folder.
 
-    all_events: how many labels a run with --num-train -1 had.  wanted: prefixes, None for all.  InputError for files that are
-    missing or of other scripts, and for runs with different classes."""
+    The last row of a run counts. all_events: number of labelled events of a run with --num-train -1. wanted: prefixes
+    of the runs to read, or None for all. InputError for files that are missing or come from other scripts, and for
+    runs with different classes."""
     runs = {}
     for table in map(Path, tables):
         if not table.is_file():
-            raise InputError(f"{table}: no such file; expected a table such as log/NAME.Best.metrics.csv")
+            raise InputError(f"{table}: no such file. Pass a table such as log/NAME.Best.metrics.csv.")
         with open(table, newline="") as file:
             for row in csv.DictReader(file):
                 if "f1_macro" not in row:
-                    raise InputError(f"{table}: column 'f1_macro' not found; expected a table of train_segmentation.py")
-                if row["f1_macro"] and (
-                    wanted is None or row["prefix"] in wanted
-                ):  # other scripts may write to the same table
+                    raise InputError(f"{table}: column 'f1_macro' not found. Pass a table of train_segmentation.py.")
+                # rows of other scripts in the same table have no F1
+                if row["f1_macro"] and (wanted is None or row["prefix"] in wanted):
                     runs[row["prefix"]] = _run_of(row, table, all_events)
     runs = list(runs.values())
     for run in runs:
         if run.f1.keys() != runs[0].f1.keys():
             raise InputError(
-                f"{run.prefix}: expected the classes of {runs[0].prefix} ({', '.join(runs[0].f1)}), got {', '.join(run.f1)}; compare runs with the same --remove-led"
+                f"{run.prefix}: expected the classes of {runs[0].prefix} ({', '.join(runs[0].f1)}), "
+                f"got {', '.join(run.f1)}. Compare runs with the same --remove-led."
             )
     return runs
 
 
 def _run_of(row: dict, table: Path, all_events: int) -> LabelRun:
-    place = table.with_name(f"{row['prefix']}.yaml")
-    if not place.is_file():
+    """Combine a row of a table with the settings of its run; InputError if these are missing."""
+    settings_file = table.with_name(f"{row['prefix']}.yaml")
+    if not settings_file.is_file():
         raise InputError(
-            f"{place}: not found; it holds the settings of a run in {table.name}, which was only evaluated there or was removed"
+            f"{settings_file}: not found. It holds the settings of a run in {table.name}; it was deleted, or the run "
+            f"was only evaluated in this folder."
         )
-    settings = yaml.safe_load(place.read_text())
-    random = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
+    settings = yaml.safe_load(settings_file.read_text())
+    from_scratch = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
     budget = settings["num_train"] if settings["num_train"] > 0 else all_events
     if not budget:
-        raise InputError(f"{place}: the run had all events; say with --all how many these are")
-    f1 = {name: float(row[f"f1_{name}"]) for name in ("macro", *CLASS_NAMES) if row.get(f"f1_{name}")}
-    return LabelRun(row["prefix"], "scratch" if random else settings["finetune"], budget, f1)
+        raise InputError(f"{settings_file}: the run used all events; pass their number with --all")
+    f1 = {name: float(row[f"f1_{name}"]) for name in ("macro", *PILARNET.class_names) if row.get(f"f1_{name}")}
+    return LabelRun(row["prefix"], "scratch" if from_scratch else settings["finetune"], budget, f1)
 
 
 def summarize(runs: Sequence[LabelRun]) -> dict[tuple[str, int], Summary]:
-    """By method and number of labels, in their order."""
+    """Average the runs with the same method and number of labelled events, in this order."""
     groups: dict[tuple[str, int], list[dict]] = {}
     for run in sorted(runs, key=lambda run: (METHODS.index(run.method), run.budget)):
         groups.setdefault((run.method, run.budget), []).append(run.f1)
@@ -90,7 +93,7 @@ def summarize(runs: Sequence[LabelRun]) -> dict[tuple[str, int], Summary]:
 
 
 def markdown(summaries: dict[tuple[str, int], Summary]) -> str:
-    """A table, one line for each method and number of labels: mean and standard deviation over the seeds."""
+    """Make a Markdown table: one line per method and number of labelled events, with mean and standard deviation."""
     names = list(next(iter(summaries.values())).mean) if summaries else []
     lines = [["method", "labels", "seeds", *(f"F1 {name}" for name in names)], ["---"] * (3 + len(names))]
     for (method, budget), s in summaries.items():
@@ -100,7 +103,9 @@ def markdown(summaries: dict[tuple[str, int], Summary]) -> str:
 
 
 def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) -> None:
-    """F1 against labels, a panel for the mean over classes and one for each class, to one PNG; bars: standard deviations."""
+    """Draw F1 against the number of labelled events to one PNG, with standard deviations as error bars.
+
+    One panel shows the mean over the classes, and one panel each class."""
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
 
     names = list(next(iter(summaries.values())).mean)
@@ -110,10 +115,12 @@ def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) ->
     figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
-        for place, method in enumerate(METHODS):
+        for k, method in enumerate(METHODS):
             found = [(budget, summaries[method, budget]) for budget in budgets if (method, budget) in summaries]
             if found:
-                x = np.array([budget for budget, _ in found]) * 1.03 ** (place - 1.5)  # bars beside each other
+                x = np.array([budget for budget, _ in found]) * 1.03 ** (
+                    k - 1.5
+                )  # so that the error bars do not overlap
                 bars = np.nan_to_num([s.spread[name] for _, s in found])
                 style = {"marker": "o", "ms": 4, "lw": 1.6, "capsize": 3, "color": _COLOURS[method], "label": method}
                 axes.errorbar(x, [s.mean[name] for _, s in found], bars, **style)

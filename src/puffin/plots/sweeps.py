@@ -1,4 +1,4 @@
-"""Pictures of a sweep, from plain lists."""
+"""Figures of a sweep, from plain lists."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ def _axes(width: float = 7.0, height: float = 4.4):
 
 
 def draw_history(path: Path, numbers: list[int], values: list[float], metric: str, maximize: bool) -> None:
-    """The metric of each trial and the best so far, against the trial's number."""
+    """Draw the metric of each trial, and the best value so far, against the trial's number."""
     figure, ax = _axes()
     ax.plot(numbers, values, "o", ms=4, label="trial")
     best = np.maximum.accumulate(values) if maximize else np.minimum.accumulate(values)
@@ -27,7 +27,7 @@ def draw_history(path: Path, numbers: list[int], values: list[float], metric: st
 
 
 def draw_importance(path: Path, importances: dict[str, float], metric: str) -> None:
-    """How much each flag matters, as shares of 1, the largest on top."""
+    """Draw the importance of each flag (fractions that add up to 1), the largest on top."""
     figure, ax = _axes(height=1.2 + 0.35 * len(importances))
     names = sorted(importances, key=importances.get)
     ax.barh(names, [importances[n] for n in names])
@@ -39,9 +39,10 @@ def draw_importance(path: Path, importances: dict[str, float], metric: str) -> N
 def draw_parallel(
     path: Path, columns: dict[str, list], logarithmic: set[str], values: list[float], metric: str
 ) -> None:
-    """A line for each trial through the values of its flags, coloured by the metric; it breaks where a flag was not used.
+    """Draw one line per trial through the values of its flags, coloured by the metric.
 
-    columns: flag -> a value for each trial, None if not used; logarithmic: flags with a logarithmic axis."""
+    A line is interrupted where a trial does not use the flag. columns: flag -> one value per trial, None if not used;
+    logarithmic: flags with a logarithmic axis."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -61,19 +62,19 @@ def draw_parallel(
 
 
 def _heights(ax, x: int, column: list, logarithmic: bool) -> list[float]:
-    """Where values lie on their axis, from 0 to 1 (nan: not used); writes their marks beside it."""
+    """Return the heights of values on their axis, from 0 to 1 (nan: not used), and label the axis."""
     used = [v for v in column if v is not None]
     if any(isinstance(v, (str, bool)) for v in used):
         kinds = sorted(set(map(str, used)))
-        place = {kind: k / max(len(kinds) - 1, 1) for k, kind in enumerate(kinds)}
-        marks, heights = place, [math.nan if v is None else place[str(v)] for v in column]
+        labels = {kind: k / max(len(kinds) - 1, 1) for k, kind in enumerate(kinds)}
+        heights = [math.nan if v is None else labels[str(v)] for v in column]
     else:
         low, high = min(used), max(used)
-        turn = math.log if logarithmic else float
-        width = (turn(high) - turn(low)) or 1.0
-        heights = [math.nan if v is None else (turn(v) - turn(low)) / width for v in column]
-        marks = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0} if high > low else {f"{low:.3g}": 0.0}
-    for text, height in marks.items():
+        scale = math.log if logarithmic else float
+        width = (scale(high) - scale(low)) or 1.0
+        heights = [math.nan if v is None else (scale(v) - scale(low)) / width for v in column]
+        labels = {f"{low:.3g}": 0.0, f"{high:.3g}": 1.0} if high > low else {f"{low:.3g}": 0.0}
+    for text, height in labels.items():
         ax.annotate(
             text if len(text) < 16 else text[:14] + "..", (x, height), (4, 0), textcoords="offset points", fontsize=7
         )
@@ -81,11 +82,11 @@ def _heights(ax, x: int, column: list, logarithmic: bool) -> list[float]:
 
 
 def draw_pareto(path: Path, values: list[list[float]], front: list[bool], metrics: list[str]) -> None:
-    """The first two metrics of each trial; those that no other trial beats in every metric stand out."""
+    """Draw the first two metrics of each trial and highlight the Pareto front (front: whether a trial is on it)."""
     figure, ax = _axes()
-    table, chosen = np.array(values), np.array(front)
-    ax.plot(*table[~chosen, :2].T, "o", ms=4, color="grey", label="trial")
-    ax.plot(*table[chosen, :2].T, "o", ms=6, label="best: no other is better in all")
+    table, on_front = np.array(values), np.array(front)
+    ax.plot(*table[~on_front, :2].T, "o", ms=4, color="grey", label="trial")
+    ax.plot(*table[on_front, :2].T, "o", ms=6, label="Pareto front")
     ax.set(xlabel=metrics[0], ylabel=metrics[1], title="Pareto front")
     ax.legend()
     ax.grid(alpha=0.3)

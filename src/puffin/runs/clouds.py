@@ -14,8 +14,9 @@ from tqdm import tqdm
 from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import segmentation_config
 from puffin.data.events import choose_events
-from puffin.data.pilarnet import CLASS_COUNTS, CloudDataset, CloudSelection, open_splits
+from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
+from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.losses.clouds import LossTerms
 from puffin.models.point_mae import PointMAE
@@ -238,7 +239,7 @@ def _counted_weights(datasets: Datasets, num_classes: int) -> str:
 def weights_of_classes(text: str, num_classes: int) -> Tensor | None:
     """Return the numbers of --class-weights, (C,) float64; None for none."""
     if text == "pilarnet":
-        return inverse_fractions(torch.tensor(CLASS_COUNTS[:num_classes]))
+        return inverse_fractions(torch.tensor(PILARNET.class_counts[:num_classes]))
     numbers = class_weights(text, POINT_WEIGHT_WORDS)
     if numbers is None:
         return None
@@ -273,7 +274,6 @@ def open_clouds(run: Run) -> Datasets:
         data.energy_threshold,
         data.emin,
         min_points=data.min_points,
-        clusters=False,
         skip_bad=data.skip_bad,
     )
     jobs = max(1, data.num_workers)

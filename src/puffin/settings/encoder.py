@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
+from puffin.detector import PILARNET
 from puffin.settings import roles
 from puffin.settings.declare import setting
 from puffin.settings.roles import Role
@@ -13,7 +14,7 @@ from puffin.settings.types import integer, number
 CENTRES = ("cnms", "fps")
 NEIGHBOURS = ("ball", "knn")
 REDUCTIONS = ("fps", "energy")
-VOXEL = 2 / (768 * math.sqrt(3))  # one voxel (3 mm) in the units of prepared points, whose detector has radius 1
+VOXEL = PILARNET.voxel  # one voxel (3 mm) in the units of prepared points, whose detector has radius 1
 ARCHITECTURES = {"vit_tiny": (192, 6), "vit_small": (384, 6), "vit_base": (768, 12)}  # name -> width, heads
 
 # --voxels -> the published settings of its tokens

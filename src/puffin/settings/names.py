@@ -1,4 +1,6 @@
-"""Names that flags offer as choices, with a line of help for each.  Needs neither PyTorch nor NumPy, so --help is quick.
+"""Names that flags offer as choices, with a line of help for each.
+
+This module imports neither PyTorch nor NumPy, so --help is quick.
 
 To add a loss, a transform or a kind of jets, add its name here and its function to the module named beside the table.
 That module checks when it is imported that it implements exactly these names.
@@ -47,8 +49,8 @@ TRANSFORMS = {
 class PerTarget(dict):
     """Values by the name of a metric, which also apply to that metric of each target: "dm" to "dm_0", "dm_1", ..."""
 
-    def __contains__(self, name: str) -> bool:
-        return super().__contains__(_unnumbered(name))
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(_unnumbered(str(name)))
 
     def __missing__(self, name: str):
         return dict(self)[_unnumbered(name)]

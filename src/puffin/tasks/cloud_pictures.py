@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder, or a segmentation network, does with an event."""
+"""Pictures of events with the predictions of a masked autoencoder or of a segmentation network."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,11 +29,11 @@ from puffin.tasks.masked_modelling import fixed_mask
 
 @torch.no_grad()
 def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) -> dict[str, Page]:
-    """Pages of an event by name: what is in it and, if it has two tokens, what the model makes of it.
+    """Make the pages of an event by name: its points and, if it has at least two tokens, the reconstruction.
 
-    The mask is that of the validation.  The model is left in the mode it was in, and draws no random numbers."""
+    The mask is the one of the validation. The model keeps its mode, and no random numbers are drawn."""
     weight = model.mask_token
-    batch = dataset.__getitems__([number]).to(weight.device, weight.dtype)
+    batch = dataset[number].to(weight.device, weight.dtype)
     title = f"Event {number}, {len(batch.points)} points"
     if not len(batch.points):
         return {}
@@ -53,12 +53,10 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
             result = model.reconstruct(tokens, masked)
             hidden, radius = result.hidden, model.config.encoder.tokens.radius
             centre = hidden.centres.repeat_interleave(hidden.counts.to(hidden.centres.device), 0)
-            truth = hidden.groups[:, :3] * radius + centre
+            true = hidden.groups[:, :3] * radius + centre
             predicted = unpad(result.points, hidden.counts)[:, :3] * radius + centre
             visible = batch.points[tokens.select(~masked).index.unique(), :3]
-            pages["truth"], pages["predicted"] = reconstruction(
-                _array(visible), _array(truth), _array(predicted), title
-            )
+            pages["truth"], pages["predicted"] = reconstruction(_array(visible), _array(true), _array(predicted), title)
             pages["embedding"] = by_embedding(_array(tokens.centres), _array(model.encoder.encode(tokens)), title)
         return pages
     finally:
@@ -68,7 +66,7 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
 def draw_events(
     folder: Path, stem: str, model: PointMAE, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
 ) -> list[Path]:
-    """Draw events of a data set to FOLDER/STEM.event<k>.<page>.png, and with html to one .html for each; returns the files."""
+    """Draw events to FOLDER/STEM.event<k>.<page>.png, and with html to one .html file per event; returns the files."""
     written = []
     for number in numbers:
         pages = event_pages(model, dataset, number, seed)
@@ -83,30 +81,33 @@ def draw_events(
 
 @torch.no_grad()
 def label_pages(model: Segmentation, dataset: CloudDataset, number: int) -> list[Page]:
-    """Truth, prediction and errors of an event; none if it has no points.  The model is left in the mode it was in."""
+    """Make the pages true classes, predicted classes and errors of an event; no pages for an event without points.
+
+    The model keeps its mode."""
     weight = model.head.linear3.weight
-    batch = dataset.__getitems__([number]).to(weight.device, weight.dtype)
+    batch = dataset[number].to(weight.device, weight.dtype)
     if not len(batch.points):
         return []
     was_training = model.training
     model.eval()
     try:
-        given = _array(model(batch.points, batch.lengths).logits.argmax(1))
+        predicted = _array(model(batch.points, batch.lengths).logits.argmax(1))
     finally:
         model.train(was_training)
-    points, truth = _array(batch.points), _array(batch.semantic)
+    points, true = _array(batch.points), _array(batch.semantic)
     return [
-        replace(by_class(points, truth, ""), title="truth"),
-        replace(by_class(points, given, ""), title="prediction"),
-        replace(by_error(points, truth, given, ""), title="errors, coloured by the true class"),
+        replace(by_class(points, true, ""), title="true classes"),
+        replace(by_class(points, predicted, ""), title="predicted classes"),
+        replace(by_error(points, true, predicted, ""), title="errors, coloured by the true class"),
     ]
 
 
 def draw_labels(
     folder: Path, stem: str, model: Segmentation, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
 ) -> list[Path]:
-    """Draw the classes of events to FOLDER/STEM.event<k>.classes.png, and with html to .html; returns the files.  seed: not
-    needed, as nothing is drawn at random."""
+    """Draw the classes of events to FOLDER/STEM.event<k>.classes.png, and with html to .html; returns the files.
+
+    seed is not used, as there is no mask; `draw_events` has the same parameters."""
     written = []
     for number in numbers:
         pages = label_pages(model, dataset, number)

@@ -1,14 +1,15 @@
-"""Files of the classes given to points, written as they come: any number of events, in the memory of one batch.
+"""Write the predicted classes of points to a file, batch by batch, so that memory does not grow with the events.
 
-<stem>.h5 holds for each event, in the order of the split:
-  file (B,) int32      its place among the names in the attribute `files`
-  event (B,) int64     its row there
-  ptr (B + 1,) int64   where its points begin below
-for each point
-  row (P,) int32       its place in the event of that file: others were removed before
-  truth, class (P,) uint8
-  probability (P, C) float16, of the classes named in the attribute `classes`
-and as attributes the `checkpoint` with the weights, and how events were prepared: `energy_threshold` [MeV], `remove_led`.
+<stem>.h5 has for each event, in the order of the split:
+  file (B,) int32      position of its file in the attribute `files`
+  event (B,) int64     its row in that file
+  ptr (B + 1,) int64   where its points begin in the data sets below
+for each point:
+  row (P,) int32       number of the point within its event of the file, from which other points were removed
+  truth, class (P,) uint8: true and predicted class
+  probability (P, C) float16: of the classes named in the attribute `classes`
+and the attributes `checkpoint`, the file with the weights, and `energy_threshold` [MeV] and `remove_led`, which points
+were removed.
 """
 
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ _POINTS = {"row": np.int32, "truth": np.uint8, "class": np.uint8, "probability":
 
 
 class PointPredictions:
-    """A context in which batches are appended; the file appears whole when it ends, and not at all after an error."""
+    """A context that appends batches to a file, which is complete when the context ends, or absent after an error."""
 
     def __init__(self, stem: Path, dataset: CloudDataset, names: tuple[str, ...], checkpoint: Path | None = None):
         self.target, self.dataset, self.names = self.path(stem), dataset, names
@@ -36,7 +37,7 @@ class PointPredictions:
 
     @staticmethod
     def path(stem: Path) -> Path:
-        """The file of a stem."""
+        """Return the path of the file of a stem."""
         return stem.with_name(f"{stem.name}.h5")
 
     def __enter__(self) -> "PointPredictions":
@@ -48,9 +49,9 @@ class PointPredictions:
             for name in ("energy_threshold", "remove_led"):
                 file.attrs[name] = getattr(self.dataset.selection, name)
             shapes = {"probability": (len(self.names),)}
-            # held open: a data set that is closed writes its last chunk, and reads it again when it grows
-            every = (_EVENTS | _POINTS).items()
-            self._data = {name: _create(file, name, dtype, shapes.get(name, ())) for name, dtype in every}
+            # kept open, as a closed data set writes its last chunk and reads it again when it grows
+            dtypes = (_EVENTS | _POINTS).items()
+            self._data = {name: _create(file, name, dtype, shapes.get(name, ())) for name, dtype in dtypes}
             self._append("ptr", np.zeros(1, np.int64))
             self._open = stack.pop_all()
         return self
@@ -59,8 +60,10 @@ class PointPredictions:
         self._open.__exit__(*error)
 
     def append(self, rows: dict[str, Tensor]) -> None:
-        """Events: index and lengths (B,); and their points: particle_row, particle_truth, particle_class (P,),
-        particle_probability (P, C)."""
+        """Append a batch, whose tensors are on the CPU.
+
+        rows: `index` and `lengths` (B,) of the events; `particle_row`, `particle_truth`, `particle_class` (P,) and
+        `particle_probability` (P, C) of their points."""
         files, events = self.dataset.places(rows["index"])
         self._append("file", files)
         self._append("event", events)
@@ -76,6 +79,8 @@ class PointPredictions:
 
 
 def _create(file: h5py.File, name: str, dtype, shape: tuple[int, ...]) -> h5py.Dataset:
-    """An empty data set that grows; probabilities hardly shrink, and would be most of the time."""
-    packed = {} if name == "probability" else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-    return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK, *shape), **packed)
+    """Create an empty data set that can grow; probabilities are not compressed, which is slow and saves little."""
+    compression = {} if name == "probability" else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    return file.create_dataset(
+        name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK, *shape), **compression
+    )

@@ -1,4 +1,4 @@
-"""Files of predictions, whole or not at all."""
+"""Write files of predictions; a file is complete or absent."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ FORMATS = ("pt", "h5")
 
 
 def save_predictions(stem: Path, outputs: dict[str, Tensor], format_: str) -> Path:
-    """Write tensors by name to <stem>.pt (torch.load with weights_only=True reads it) or to <stem>.h5; returns the file.
+    """Write named tensors to <stem>.pt, which torch.load(weights_only=True) reads, or to <stem>.h5; returns the file.
 
-    Floating-point numbers are stored in double precision."""
+    format_: one of FORMATS. Floating-point numbers are stored in double precision."""
     path = stem.with_name(f"{stem.name}.{format_}")
     outputs = {k: v.double() if v.is_floating_point() else v for k, v in outputs.items()}
     with whole_file(path) as temporary:
@@ -30,7 +30,7 @@ def save_predictions(stem: Path, outputs: dict[str, Tensor], format_: str) -> Pa
 
 
 def save_table(path: Path, rows: np.ndarray, header: str, format_: str = "%.8g") -> Path:
-    """Write rows of numbers (N, C) to a CSV file; returns it."""
+    """Write rows of numbers (N, C) to a CSV file with a header line; returns the file."""
     with whole_file(path) as temporary:
         np.savetxt(temporary, rows, delimiter=",", header=header, comments="", fmt=format_)
     return path

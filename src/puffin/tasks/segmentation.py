@@ -8,7 +8,8 @@ from torch import Tensor
 
 from puffin.data.augment import random_rotations, rotate
 from puffin.data.packing import CloudBatch
-from puffin.data.pilarnet import CLASS_NAMES, CloudDataset
+from puffin.data.pilarnet import CloudDataset
+from puffin.detector import PILARNET
 from puffin.files import whole_file
 from puffin.layers.all_reduce import all_reduce_sum
 from puffin.losses.clouds import LossTerms
@@ -61,7 +62,7 @@ class PointSegmentation(Task):
         self.loss, self.datasets = loss, datasets
         self.options = options or SegmentationOptions()
         self.best_by = self.options.best_by
-        self.names = CLASS_NAMES[: model.config.num_classes]
+        self.names = PILARNET.class_names[: model.config.num_classes]
         by_class = {f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names}
         self.metric_directions = SEGMENTATION_METRICS | by_class
         details = ("precision_", "recall_", "iou_")

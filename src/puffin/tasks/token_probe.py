@@ -1,4 +1,4 @@
-"""Tokens for the linear probe: chosen once, encoded whenever asked."""
+"""The linear probe of an encoder: tokens are chosen once and encoded for each probe."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,41 +7,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from puffin.data.pilarnet import CLASS_NAMES, CloudDataset
+from puffin.data.pilarnet import CloudDataset
+from puffin.detector import PILARNET
 from puffin.layers.grouping import Tokens
 from puffin.metrics.probe import linear_probe
 from puffin.models.point_encoder import PointEncoder
 
-MOST = 15000  # tokens to fit and to judge with
+MOST = 15000  # maximum number of tokens of each split
 _EVENTS = 16  # encoded together
 
 
 @dataclass(frozen=True)
 class LabelledTokens:
-    """Tokens of a few events and the classes that their points have, labels (T, classes) bool, on the CPU."""
+    """Tokens of a few events; labels (T, classes) bool: whether a token contains points of a class."""
 
     tokens: Tokens
     labels: np.ndarray
 
 
 class TokenProbe:
-    """The linear probe of an encoder: fitted to tokens of training events, judged on those of another split.
+    """The linear probe of an encoder: fitted to tokens of training events, evaluated on tokens of another split.
 
-    datasets by split; of each at most `most` tokens, from events in an order that follows from the seed.  Nothing is
-    masked or rotated."""
+    datasets: by split; seed: order of the events that the tokens come from; most: maximum number of tokens of each
+    split. Nothing is masked or rotated. `names` are the classes."""
 
     def __init__(self, datasets: dict[str, CloudDataset], seed: int, most: int = MOST):
         self.datasets, self.seed, self.most = datasets, seed, most
-        self.names = CLASS_NAMES[:4] if datasets["train"].selection.remove_led else CLASS_NAMES
+        self.names = PILARNET.classes(datasets["train"].selection.remove_led)
         self._chosen: dict[str, list[LabelledTokens]] = {}
 
     def __call__(self, encoder: PointEncoder, split: str) -> dict[str, float]:
-        """F1 by class and their mean on a split; the encoder must be in evaluation mode."""
+        """Probe the encoder, which must be in evaluation mode: F1 of each class and their mean on a split."""
         return self.judge(encoder, split, encoder.encode)
 
     @torch.no_grad()
     def judge(self, encoder: PointEncoder, split: str, features: Callable[[Tokens], Tensor]) -> dict[str, float]:
-        """The probe of any features (T, D) of an encoder's tokens."""
+        """Probe any features (T, D) of the encoder's tokens."""
         arrays = []
         for name in ("train", split):
             parts = self.tokens(encoder, name)
@@ -50,17 +51,18 @@ class TokenProbe:
         return linear_probe(*arrays, self.names)
 
     def tokens(self, encoder: PointEncoder, split: str) -> list[LabelledTokens]:
-        """The split's tokens: made at the first call, as no weights are involved."""
+        """Return the tokens of a split; they do not depend on weights, so they are made only once."""
         if split not in self._chosen:
             self._chosen[split] = list(self._choose(encoder, self.datasets[split]))
         return self._chosen[split]
 
     def _choose(self, encoder: PointEncoder, dataset: CloudDataset) -> Iterator[LabelledTokens]:
+        """Yield the tokens of a few events at a time, until there are enough."""
         weight = encoder.position[0].weight
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self.seed)).tolist()
         found = 0
         for start in range(0, len(order), _EVENTS):
-            batch = dataset.__getitems__(order[start : start + _EVENTS]).to(weight.device, weight.dtype)
+            batch = dataset[order[start : start + _EVENTS]].to(weight.device, weight.dtype)
             tokens = encoder.tokenize(batch.points, batch.lengths)
             yield LabelledTokens(tokens, token_labels(tokens, batch.semantic, len(self.names)).cpu().numpy())
             found += len(tokens)
@@ -69,7 +71,7 @@ class TokenProbe:
 
 
 def token_labels(tokens: Tokens, semantic: Tensor, num_classes: int) -> Tensor:
-    """(T, num_classes) bool: which classes the points of each token have; semantic (P,) int64 of all points."""
+    """Return whether a token contains points of a class, (T, num_classes) bool; semantic (P,): class of each point."""
     token = torch.repeat_interleave(tokens.counts).to(semantic.device)
     labels = torch.zeros(
         len(tokens),

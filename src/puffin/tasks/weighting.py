@@ -1,10 +1,10 @@
-"""Means over events that count differently."""
+"""Weighted means over events."""
 
 from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> tuple[Tensor, float]:
-    """Mean of values (B,) with weights (B,) or None for 1, and what the weights add up to."""
+    """Compute the mean of values (B,) with weights (B,), or None for 1, and the sum of the weights."""
     if weights is None:
         return values.mean(), len(values)
     total = weights.sum()
