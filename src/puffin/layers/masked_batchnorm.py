@@ -26,12 +26,14 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if x.dim() != 2 or x.shape[1] != len(self.weight):
-            raise ValueError(f"x: expected (rows, {len(self.weight)}), got {tuple(x.shape)}")
+        if x.dim() < 2 or x.shape[-1] != len(self.weight):
+            raise ValueError(f"x: expected (..., {len(self.weight)}), got {tuple(x.shape)}")
         if mask is not None:
             out = torch.zeros_like(x)
             out[mask] = self(x[mask])
             return out
+        if x.dim() > 2:
+            return self(x.flatten(0, -2)).view(x.shape)
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if not self._synchronises() and len(x) > 1:  # PyTorch refuses a single row

@@ -1,0 +1,142 @@
+"""Linear permutation-equivariant layers between ranks: Eq1to2, Eq2to2, Eq2to1, Eq2to0.
+
+The 15 maps of Eq2to2 are never built.  All but the first two depend on one index or none, so that the layer is two
+(P, C) x (C, S) products and a few small ones on nodes (equivariant_maps.py).
+Source: docs/MATHEMATICS_PELICAN.md, section 3; arXiv 2211.00454, sec. 3; Maron et al., arXiv 1812.09902.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from puffin.layers.equivariant_maps import Aggregator, AggregatorOptions
+from puffin.layers.normalised import Normalised, as_tensor
+from puffin.layers.pair_geometry import PairGeometry
+from puffin.settings.letters import all_linear
+
+
+class _Pairs(NamedTuple):
+    """values (*pairs, in), to be multiplied by scale (in, 1) and shifted by shift (in,) unless these are None."""
+
+    values: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class _FromPairs(Aggregator):
+    """Aggregators whose input is a pair feature."""
+
+    activates_pairs = False  # whether activate_agg also acts on the pairs themselves
+
+    def begin(self, x: Tensor | Normalised, geometry: PairGeometry) -> tuple[_Pairs, dict[str, Tensor]]:
+        """Return the pairs as the layer reads them, and their quantities by name."""
+        linear = all_linear(self.options.config) and not (self.activates_pairs and self.options.activate_agg)
+        if isinstance(x, Normalised) and linear:
+            values, sums = geometry.sums(x.values)
+            diagonal = torch.addcmul(x.shift, sums.diagonal, x.scale)
+            rows, columns = (s * x.scale + geometry.row_weight * x.shift for s in (sums.rows, sums.columns))
+            pairs = _Pairs(values, x.scale[:, None], x.shift)
+        else:
+            values, (diagonal, rows, columns) = geometry.sums(as_tensor(x))
+            pairs = _Pairs(values, None, None)
+        return pairs, {"pairs": values, "diagonal": diagonal, "row sums": rows, "column sums": columns}
+
+    def reduced(self, reduction, base, geometry):
+        if reduction == "sum":
+            rows, columns = base["row sums"], base["column sums"]
+        else:
+            rows, columns = geometry.extrema(base["pairs"], reduction)
+        return {
+            "rows": rows,
+            "columns": columns,
+            "trace": geometry.reduce_nodes(base["diagonal"], reduction),
+            "total": geometry.reduce_nodes(rows, reduction),
+        }
+
+
+class Eq2to2(_FromPairs):
+    """Map pairs to pairs: x (*pairs, in) -> (*pairs, out)."""
+
+    first_table_map = 2  # T_ij and T_ji
+    activates_pairs = True
+    plain = (("w", "diagonal"), ("v", "diagonal"), ("u", "diagonal"))
+    summed = (
+        ("w", "columns"),
+        ("v", "columns"),
+        ("u", "columns"),
+        ("w", "rows"),
+        ("v", "rows"),
+        ("u", "rows"),
+        ("u", "trace"),
+        ("w", "trace"),
+        ("u", "total"),
+        ("w", "total"),
+    )
+    scale_plain = False
+    random_alphas = True
+    alpha_tail = (1, 1)
+
+    def __init__(self, in_channels: int, out_channels: int, options: AggregatorOptions):
+        super().__init__(in_channels, out_channels, options)
+        if options.diagonal:
+            self.diag_bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+        weights = self.coefficients()
+        pairs, base = self.begin(x, geometry)
+        nodes = self.mix(base, geometry, weights)
+        direct, transposed, bias = weights[0], weights[1], self.bias
+        if pairs.scale is not None:
+            bias = bias + pairs.shift @ (direct + transposed)
+            direct, transposed = pairs.scale * direct, pairs.scale * transposed
+        w = nodes["w"] + self.diag_bias if self.options.diagonal else None
+        fused = isinstance(self.activate_lin, nn.LeakyReLU)
+        slope = self.activate_lin.negative_slope if fused else 1.0
+        uvw = (nodes["u"] + bias, nodes["v"], w)
+        out = geometry.mix(self.activate_agg(pairs.values), direct, transposed, uvw, slope)
+        return out if fused else self.activate_lin(out)
+
+
+class Eq2to1(_FromPairs):
+    """Map pairs to nodes: x (*pairs, in) -> (N, out)."""
+
+    plain = (("u", "diagonal"),)
+    summed = (("u", "rows"), ("u", "columns"), ("u", "trace"), ("u", "total"))
+    alpha_tail = (1,)
+
+    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+        nodes = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
+        return self.activate_lin(nodes["u"] + self.bias)
+
+
+class Eq2to0(_FromPairs):
+    """Map pairs to events: x (*pairs, in) -> (B, out)."""
+
+    plain = ()
+    summed = (("u", "total"), ("u", "trace"))
+    random_alphas = True
+    coefficient_gain = 4.0
+
+    def __init__(self, in_channels: int, out_channels: int, options: AggregatorOptions):
+        super().__init__(in_channels, out_channels, options)
+        self.bias = nn.Parameter(torch.zeros(1, out_channels))  # the published shape
+
+    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+        events = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
+        return self.activate_lin(events["u"] + self.bias)
+
+
+class Eq1to2(Aggregator):
+    """Map nodes to pairs: x (N, in) -> (*pairs, out)."""
+
+    plain = (("w", "value"), ("v", "value"), ("u", "value"))
+    summed = (("w", "aggregate"), ("u", "aggregate"))
+    alpha_tail = (1, 1)
+
+    def reduced(self, reduction, base, geometry):
+        return {"aggregate": geometry.reduce_nodes(base["value"], reduction)}
+
+    def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor:
+        nodes = self.mix({"value": x}, geometry, self.coefficients())
+        return self.activate_lin(geometry.expand(nodes["u"] + self.bias, nodes["v"], nodes["w"]))
