@@ -77,3 +77,12 @@ def test_synchronised_over_two_processes():
     assert relative(torch.cat([p[1] for p in parts]), a.grad) < 1e-12
     for part in parts:
         assert relative(part[2], one.running_mean) < 1e-13 and relative(part[3], one.running_var) < 1e-13
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_padded_tensor(training):
+    """A padded (B, N, C) tensor with a mask equals its valid rows as a table; without a mask, all its rows."""
+    x, mask = torch.randn(4, 5, 3, dtype=torch.float64), torch.rand(4, 5) > 0.3
+    padded, table = (MaskedBatchNorm(3).double().train(training) for _ in range(2))
+    assert torch.equal(padded(x, mask)[mask], table(x[mask])) and not padded(x, mask)[~mask].any()
+    assert torch.equal(padded(x), table(x.flatten(0, 1)).view(4, 5, 3))

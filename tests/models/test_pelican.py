@@ -10,7 +10,7 @@ import torch
 from puffin.data.packing import JetBatch, pack_padded
 from puffin.layers.lorentz import STABILIZERS
 from puffin.models.pelican import PelicanClassifier, PelicanConfig, PelicanRegressor
-from puffin.tasks.symmetry import irc_variants, split_generators, toy_jets
+from puffin.tasks.symmetry import irc_variants, network_generators, toy_jets
 from tests.conftest import golden_files, relative
 
 NORM = {"b": "batch", "i": "instance", "l": "layer", None: "none"}
@@ -146,7 +146,7 @@ def test_regressor_is_covariant(stabilizer, method, num_targets):
     with torch.no_grad():
         model.linear.weight.add_(torch.randn_like(model.linear.weight) * 0.3)  # all inputs take part
     batch = jets([5, 9, 3])
-    kept, broken = split_generators(config)
+    stabilizer, complement = network_generators(config)
     out = model(batch).fourmomenta.detach()
     assert out.shape == (3, num_targets, 4)
 
@@ -156,10 +156,10 @@ def test_regressor_is_covariant(stabilizer, method, num_targets):
         moved = replace(batch, fourmomenta=batch.fourmomenta @ boost.t())
         return relative(model(moved).fourmomenta.detach(), out @ boost.t())
 
-    if len(kept):
-        assert error(kept) < 1e-8
-    if len(broken):
-        assert error(broken) > 1e-5
+    if len(stabilizer):
+        assert error(stabilizer) < 1e-8
+    if len(complement):
+        assert error(complement) > 1e-5
 
 
 def test_regressor_is_irc_safe():

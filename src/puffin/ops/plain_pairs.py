@@ -50,7 +50,10 @@ def expand_pairs(
 
 
 def add_mixed_(out: Tensor, x: Tensor, even: Tensor, odd: Tensor, slope: float, pairs: PairIndex) -> Tensor:
-    """Add (x_ij + x_ji) E + (x_ij - x_ji) O to out (P, S) in place, then apply the leaky ReLU; x (P, C), E, O (C, S)."""
+    """Add (x_ij + x_ji) E + (x_ij - x_ji) O to out (P, S) in place, then apply the leaky ReLU.
+
+    x (P, C); E, O (C, S); slope 1 leaves the activation out.
+    """
     diagonal, upper, lower = pairs.blocks(x)
     out_diagonal, out_upper, out_lower = pairs.blocks(out)
     out_diagonal.addmm_(diagonal, even, alpha=2)
