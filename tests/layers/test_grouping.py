@@ -9,7 +9,7 @@ import torch
 
 from puffin.layers.grouping import TOKENIZERS, VOXEL, TokenizerConfig, tokenize
 from puffin.layers.packed import unpad
-from puffin.ops.cnms import cnms
+from puffin.ops.cnms import centrality_nms
 from tests.conftest import golden_files
 from tests.layers.clouds import tracks
 
@@ -145,7 +145,7 @@ def test_presets():
     points, lengths = tracks([3000])
     for config in TOKENIZERS.values():
         tokens = tokenize(points, lengths, config)
-        kept = cnms(points[None], None, config.radius, config.overlap).lengths
+        kept = centrality_nms(points[None], None, config.radius, config.overlap).lengths
         assert 1 <= len(tokens) and (config.seeds or len(tokens) == min(int(kept), config.context))
     assert VOXEL == pytest.approx(2 / 768 / 3**0.5)
 

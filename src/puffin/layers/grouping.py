@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from puffin.layers.packed import check_packed, offsets, pad, unpad
-from puffin.ops.cnms import cnms
+from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_query, knn
 
@@ -138,10 +138,10 @@ def _centres(cloud: Tensor, sizes: Tensor, config: TokenizerConfig) -> tuple[Ten
     if config.centres == "fps":
         return farthest_point_sampling(cloud, sizes, config.context), sizes.clamp(max=config.context)
     if not config.seeds:
-        return cnms(cloud, sizes, config.radius, config.overlap)
+        return centrality_nms(cloud, sizes, config.radius, config.overlap)
     seeds = farthest_point_sampling(cloud, sizes, config.seeds)
     candidates = cloud.gather(1, seeds[..., None].clamp(min=0).expand(-1, -1, 3))
-    kept, found = cnms(candidates, sizes.clamp(max=config.seeds), config.radius, config.overlap)
+    kept, found = centrality_nms(candidates, sizes.clamp(max=config.seeds), config.radius, config.overlap)
     return seeds.gather(1, kept.clamp(min=0)), found
 
 
