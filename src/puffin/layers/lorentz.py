@@ -14,7 +14,7 @@ T, X, Y, Z = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (
 BEAMS = ((1.0, 0.0, 0.0, 1.0), (1.0, 0.0, 0.0, -1.0))
 _LIGHT_LIKE = ((1.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, -1.0))
 
-# stabilizer subgroup -> the fixed vectors whose stabilizer it is
+# stabilizer subgroup -> vectors that it leaves fixed
 SPURIONS = {
     "so13": (),
     "so3": (T,),
@@ -46,13 +46,13 @@ COMPONENTS = {
 WITHOUT_DOT_PRODUCT = ("1", "1_0")
 
 
-def _projection(*kept: int) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(i == j and i in kept) for j in range(4)) for i in range(4))
+def _projection(*axes: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(i == j and i in axes) for j in range(4)) for i in range(4))
 
 
 _UNITS = tuple(_projection(k) for k in range(4))
 _AXIAL = (_projection(0), _projection(1, 2), _projection(3))
-# stabilizer -> matrices (4, 4) that commute with it: the parts of a momentum that a regressor of --method input weights
+# stabilizer -> matrices (4, 4) that commute with it: a regressor with --method input weights these parts of a momentum
 PROJECTIONS = {
     "so13": (_projection(0, 1, 2, 3),),
     "so3": (_projection(0), _projection(1, 2, 3)),
@@ -76,10 +76,11 @@ METHODS = ("spurions", "input")
 
 
 def minkowski(p: Tensor, q: Tensor) -> Tensor:
-    """p . q over the last dimension (..., 4), as 2 E E' - (E E' + x x' + y y' + z z').
+    """Return p . q over the last dimension (..., 4), as 2 E E' - (E E' + x x' + y y' + z z').
 
-    In float32 the invariant of two nearly parallel particles is rounding noise that trained networks have adapted to:
-    the order of operations is the published one, and must stay."""
+    In float32 the invariant of two nearly parallel particles is rounding noise, to which trained networks have adapted:
+    the order of operations is the published one and must stay.
+    """
     e, x, y, z = (p * q).unbind(-1)
     return 2 * e - (e + x + y + z)
 
@@ -106,7 +107,7 @@ def rank2_inputs(p: Tensor, geometry: PairGeometry, stabilizer: str, method: str
 
 
 class WithSpurions(NamedTuple):
-    """A batch after the spurions were put in front of each event's particles."""
+    """A batch with the spurions before the particles of each event."""
 
     fourmomenta: Tensor  # (N', 4)
     scalars: Tensor | None  # (N', S + 1 + K)
@@ -116,7 +117,8 @@ class WithSpurions(NamedTuple):
 def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurions: tuple) -> WithSpurions:
     """Put the K spurions before the particles of every event, with one-hot labels after the scalars.
 
-    p (N, 4); scalars (N, S) or None; lengths (B,) int64 on the CPU.  Label channel 0: particle; channel k: k-th spurion.
+    p (N, 4); scalars (N, S) or None; lengths (B,) int64 on the CPU.  Label channel 0 marks particles, channel k the
+    k-th spurion.
     """
     num_events, num_spurions = len(lengths), len(spurions)
     total = len(p) + num_events * num_spurions

@@ -140,13 +140,13 @@ class Embedded(NamedTuple):
 
 
 def check_choice(name: str, value: str, choices) -> None:
-    """ValueError unless value is one of the choices."""
+    """Raise ValueError unless value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 class Net2to2(nn.Module):
-    """The blocks: messages on pairs, dropout, aggregation."""
+    """The blocks of a network, each of messages on pairs, dropout and aggregation."""
 
     def __init__(self, config: PelicanConfig):
         super().__init__()
@@ -175,9 +175,9 @@ class Net2to2(nn.Module):
 
 
 class PelicanBackbone(nn.Module):
-    """From four-momenta to pair features: input embedding and blocks.  Heads are its subclasses.
+    """The part shared by all networks, from four-momenta to pair features: input embedding and blocks.
 
-    Attribute names are those of published checkpoints, so that their state loads as it is.
+    Attribute names are those of published checkpoints, so that their state loads unchanged.
     """
 
     def __init__(self, config: PelicanConfig):
@@ -192,7 +192,7 @@ class PelicanBackbone(nn.Module):
 
     @torch.no_grad()
     def _copy_dot_products_(self) -> None:
-        """Start with d_ij in every channel (spec section 2)."""
+        """Initialise the first linear layer to p_i . p_j in every channel (docs/MATHEMATICS_PELICAN.md, section 2)."""
         self.linear.bias.zero_()
         weight = self.linear.weight.zero_()
         if self.config.method == "input" and self.config.stabilizer in WITHOUT_DOT_PRODUCT:
@@ -251,7 +251,7 @@ class PelicanBackbone(nn.Module):
 
 
 class PelicanClassifier(PelicanBackbone):
-    """Jets to class scores."""
+    """Map jets to class scores."""
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)
@@ -280,7 +280,10 @@ class PelicanClassifier(PelicanBackbone):
 
 
 class Regression(NamedTuple):
-    """fourmomenta (B, T, 4) [GeV]; weights (N', T, K) of the particles, spurions first in each jet, and how many (B,)."""
+    """The predicted four-momenta, and the weights of the particles that they are sums of.
+
+    fourmomenta (B, T, 4) [GeV]; weights (N', T, K), spurions first in each jet; lengths (B,) rows of weights per jet.
+    """
 
     fourmomenta: Tensor
     weights: Tensor
@@ -288,10 +291,11 @@ class Regression(NamedTuple):
 
 
 class PelicanRegressor(PelicanBackbone):
-    """Jets to T four-momenta: sums of the particles' momenta with invariant weights.
+    """Map jets to T four-momenta: sums of the particles' momenta with invariant weights.
 
-    With --method spurions one weight for each particle and spurion; with --method input K of them, one for each part
-    of the momentum that the stabilizer does not mix (`PROJECTIONS`).  Source: arXiv 2307.16506, sec. 5."""
+    With --method spurions there is one weight for each particle and spurion; with --method input there are K, one for
+    each part of the momentum that the stabilizer does not mix (`PROJECTIONS`).  Source: arXiv 2307.16506, sec. 5.
+    """
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)
