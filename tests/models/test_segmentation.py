@@ -121,7 +121,6 @@ def test_layer_decay():
 def test_blocks_beyond_the_last_layer(finetune):
     """They are not called, so they are frozen and other processes do not wait for their gradients. Breaks if they are
     frozen before low-rank updates are added."""
-
     model = Segmentation(replace(CONFIG, layers=(0,), finetune=finetune, lora_rank=2))
     points, lengths = tracks([100])
     model(points, lengths).logits.sum().backward()
