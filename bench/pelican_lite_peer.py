@@ -5,8 +5,8 @@ maps), leaky ReLU, two spurions with one-hot labels, a list of real pairs instea
 Different, and not configurable: it always aggregates by the plain mean (its multipliers are one number per map and do
 not depend on the multiplicity: letter m rather than M); it has RMSNorm instead of batch norm, one more Eq2to2 before
 the blocks (from labels and pair masses to the message width), no message layer after them, a single linear Eq2to0 to
-the classes instead of an activated one and an MLP, no biases in the aggregators, and ln m^2 of a pair instead of d_ij with
-learnable exponents. So it has fewer parameters at the same widths (41k for the 48k preset).
+the classes instead of an activated one and an MLP, no biases in the aggregators, and ln m^2 of a pair instead of d_ij
+with learnable exponents. So it has fewer parameters at the same widths (41k for the 48k preset).
 """
 
 import importlib

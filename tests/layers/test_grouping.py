@@ -108,7 +108,7 @@ def test_means_of_seeded_centres():
 
 
 def test_too_many_tokens():
-    """The first tokens are kept, in the order of the event, and the others counted."""
+    """The first tokens remain, in the order of the event, and the dropped ones are counted."""
     points, lengths = tracks([400, 10, 300])
     whole = tokenize(points, lengths, CONFIG)
     cut = tokenize(points, lengths, replace(CONFIG, context=7))
@@ -145,8 +145,8 @@ def test_presets():
     points, lengths = tracks([3000])
     for config in TOKENIZERS.values():
         tokens = tokenize(points, lengths, config)
-        kept = centrality_nms(points[None], None, config.radius, config.overlap).lengths
-        assert 1 <= len(tokens) and (config.seeds or len(tokens) == min(int(kept), config.context))
+        num_centres = centrality_nms(points[None], None, config.radius, config.overlap).lengths
+        assert 1 <= len(tokens) and (config.seeds or len(tokens) == min(int(num_centres), config.context))
     assert VOXEL == pytest.approx(2 / 768 / 3**0.5)
 
 

@@ -40,10 +40,10 @@ def test_message_equals_layers(training):
     assert isinstance(got, Normalised) and relative(got.tensor(), want) < 1e-12
     (got.tensor() ** 3).sum().backward(), (want**3).sum().backward()
     assert relative(a.grad, b.grad) < 1e-10
-    for (name, mine), theirs in zip(message.named_parameters(), separate.parameters(), strict=False):
-        assert relative(mine.grad, theirs.grad) < 1e-10, name
-    for mine, theirs in zip(message.buffers(), separate.buffers(), strict=False):
-        assert relative(mine.double(), theirs.double()) < 1e-12
+    for (name, fused), reference in zip(message.named_parameters(), separate.parameters(), strict=False):
+        assert relative(fused.grad, reference.grad) < 1e-10, name
+    for fused, reference in zip(message.buffers(), separate.buffers(), strict=False):
+        assert relative(fused.double(), reference.double()) < 1e-12
 
 
 # IRC weights are for sums and means only

@@ -18,7 +18,7 @@ FILES = golden_files("pelican", "*.npz")
 
 
 def config_of(kwargs: dict, num_scalars: int) -> PelicanConfig:
-    """Our configuration from the constructor arguments kept in a golden file."""
+    """Our configuration from the constructor arguments in a golden file."""
     widths = ("num_channels_2to2", "num_channels_m_out", "num_channels_out")
     same = (
         "num_channels_scalar",
@@ -74,9 +74,9 @@ def test_golden(path):
     model.eval()
     assert relative(predict().detach(), arrays["eval/predict"]) < 1e-9
     if "eval/weights" in arrays:
-        theirs, mask = arrays["eval/weights"], arrays["input/particle_mask"]
-        mask = torch.nn.functional.pad(mask, (theirs.shape[1] - mask.shape[1], 0), value=True)  # spurions come first
-        assert relative(model(batch).weights.detach(), theirs[mask]) < 1e-9
+        published, mask = arrays["eval/weights"], arrays["input/particle_mask"]
+        mask = torch.nn.functional.pad(mask, (published.shape[1] - mask.shape[1], 0), value=True)  # spurions come first
+        assert relative(model(batch).weights.detach(), published[mask]) < 1e-9
     model.train()
     out = predict()
     assert relative(out.detach(), arrays["train/predict"]) < 1e-9
@@ -208,7 +208,7 @@ def test_empty_jet_without_spurions_is_finite(letter):
 
 
 def test_bfloat16_is_close():
-    """Autocast must leave the embedding of the invariants alone: there its eight bits would be all noise."""
+    """Autocast must not change the embedding of the invariants, where eight bits would leave only noise."""
     model = PelicanClassifier(small()).eval()
     batch = jets([6, 9, 4]).to(torch.device("cpu"), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

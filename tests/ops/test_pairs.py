@@ -31,8 +31,8 @@ def matrices(x, pairs):
     out, first = [], 0
     for n in pairs.lengths.tolist():
         matrix = x.new_full((n, n, x.shape[1]), float("nan"))
-        mine = (pairs.row >= first) & (pairs.row < first + n)
-        matrix[pairs.row[mine] - first, pairs.column[mine] - first] = x[mine]
+        in_event = (pairs.row >= first) & (pairs.row < first + n)
+        matrix[pairs.row[in_event] - first, pairs.column[in_event] - first] = x[in_event]
         assert not matrix.isnan().any()  # every pair is there
         out.append(matrix)
         first += n

@@ -115,8 +115,8 @@ def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens
     sizes = lengths.to(points.device)
     chosen, num_chosen = _centres(cloud, sizes, config)
     num_tokens = num_chosen.cpu().clamp(max=config.context)
-    most = int(num_tokens.max()) if len(num_tokens) else 0
-    centres = cloud.gather(1, chosen[:, :most, None].expand(-1, -1, 3).clamp(min=0))
+    longest = int(num_tokens.max()) if len(num_tokens) else 0
+    centres = cloud.gather(1, chosen[:, :longest, None].expand(-1, -1, 3).clamp(min=0))
 
     members = _members(centres, cloud, num_tokens.to(points.device), sizes, config)  # (B, tokens, width), -1 = none
     members, centres = unpad(members, num_tokens), unpad(centres, num_tokens)
