@@ -1,11 +1,11 @@
-"""A dense PELICAN classifier, the yardstick of `bench/pelican.py`.
+"""A dense PELICAN classifier, the reference of `bench/pelican.py`.
 
-It computes what the papers write, the way they write it: every event is padded to the longest of its batch, every
-rank-2 feature is one (B, N, N, C) tensor, the 15 maps of Eq2to2 are really built, and masks keep padding out.
-No algebra is saved and nothing is recomputed. Names of parameters and of settings are the published ones.
+It computes the formulas of the papers literally: every event is padded to the longest of its batch, every rank-2
+feature is one (B, N, N, C) tensor, all 15 maps of Eq2to2 are built, and masks exclude the padding. No algebra is
+simplified and nothing is recomputed. Names of parameters and of settings are the published ones.
 
 Shapes: B events, N particles of the longest event (spurions included), C and S input and output channels, M maps.
-Between layers, features are zero wherever a particle or a pair is padding; each layer hands that on.
+Between layers, features are zero wherever a particle or a pair is padding; each layer keeps it so.
 
 Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
 """
@@ -47,7 +47,7 @@ SCALARS = {"": 0, "jc": 12}  # scalars per particle that a data set brings
 
 @dataclass(frozen=True)
 class Settings:
-    """The published constructor's arguments under their own names; `batchnorm` is "b" or None."""
+    """The arguments of the published constructor, under their names; `batchnorm` is "b" or None."""
 
     num_channels_m: list[list[int]]
     num_channels_2to2: list[int]
@@ -90,19 +90,19 @@ class Settings:
 
     @property
     def num_rank1(self) -> int:
-        """Scalars and one-hot labels per particle."""
+        """Number of scalars and one-hot labels per particle."""
         return SCALARS[self.dataset] + (1 + len(self.spurions) if self.spurions else 0)
 
 
 @dataclass(frozen=True)
 class Events:
-    """What layers need to know of a padded batch. Masks are 1.0 where valid, 0.0 at padding."""
+    """Masks and multiplicities of a padded batch. Masks are 1.0 where valid, 0.0 at padding."""
 
     particles: Tensor  # (B, N, 1)
     pairs: Tensor  # (B, N, N, 1)
     diagonal: Tensor  # (N, N, 1) delta_ij
     n: Tensor  # (B,) particles, spurions included
-    weight: Tensor | None  # (B, N): IRC-safe sums weigh particle i with it
+    weight: Tensor | None  # (B, N) weights of IRC-safe sums
 
     def reduce(self, x: Tensor, dims: tuple[int, ...], letter: str, nbar: float) -> Tensor:
         """Aggregate x (B, N, C) or (B, N, N, C), zero at padding, over the particle axes `dims`."""
@@ -119,18 +119,20 @@ class Events:
 
 
 def spread(v: Tensor) -> tuple[Tensor, Tensor]:
-    """v (B, N, C) -> v_i at [i, j] (B, N, 1, C), v_j at [i, j] (B, 1, N, C)"""
+    """Return v_i (B, N, 1, C) and v_j (B, 1, N, C), which broadcast to pairs, from v (B, N, C)."""
     return v[:, :, None], v[:, None]
 
 
 def diagonal_of(x: Tensor) -> Tensor:
-    """x (B, N, N, C) -> (B, N, C)"""
+    """Return the diagonal (B, N, C) of x (B, N, N, C)."""
     return x.diagonal(dim1=1, dim2=2).transpose(1, 2)
 
 
 class Aggregator(nn.Module):
-    """What the equivariant layers share: bias, activations, and the exponents alpha of the capital letters, one tensor
-    per letter, keyed by the letter's position."""
+    """The shared part of the equivariant layers: bias, activations, and the exponents alpha of the capital letters.
+
+    There is one tensor of exponents per capital letter, keyed by the letter's position.
+    """
 
     def __init__(self, letters: str, settings: Settings, alphas: Tensor, bias: Tensor, activate: tuple[bool, bool]):
         super().__init__()
@@ -141,7 +143,7 @@ class Aggregator(nn.Module):
         self.activate_maps, self.activate_mix = (activation if on else nn.Identity() for on in activate)
 
     def multiply(self, x: Tensor, k: int, events: Events, maps: slice = slice(None)) -> Tensor:
-        """x (B, ..., M, C) times (n / nbar)^alpha; unchanged where the k-th letter is small."""
+        """Multiply x (B, ..., M, C) by (n / nbar)^alpha if the k-th letter is a capital."""
         if str(k) not in self.alphas:
             return x
         alphas = self.alphas[str(k)].reshape(1, x.shape[-1], -1)[..., maps].transpose(1, 2)  # (1, M, C)
@@ -150,7 +152,7 @@ class Aggregator(nn.Module):
 
 
 class Eq2to2(Aggregator):
-    """(B, N, N, C) -> (B, N, N, S) through all 15 permutation-equivariant maps, and 10 more for each further letter."""
+    """Map (B, N, N, C) to (B, N, N, S) by all 15 permutation-equivariant maps, and 10 more for each further letter."""
 
     def __init__(self, c_in: int, c_out: int, settings: Settings):
         s, maps, alphas = settings, 5 + 10 * len(settings.config), torch.rand(1, c_in, 10, 1, 1)
@@ -166,13 +168,13 @@ class Eq2to2(Aggregator):
             self.coefs = nn.Parameter(torch.randn(c_in, c_out, maps) * (2 / (c_in * maps)) ** 0.5)
 
     def coefficients(self) -> Tensor:
-        """(C, S, M)"""
+        """Return the coefficients (C, S, M)."""
         if not self.factorize:
             return self.coefs
         return self.coefs00[:, None] * self.coefs10[..., None] + self.coefs01 * self.coefs11[..., None]
 
     def maps(self, x: Tensor, events: Events) -> Tensor:
-        """x (B, N, N, C) -> (B, N, N, M, C)"""
+        """Build all maps (B, N, N, M, C) of x (B, N, N, C)."""
         delta, diagonal = events.diagonal, diagonal_of(x)
         maps = [x, x.transpose(1, 2), delta * x, *reversed(spread(diagonal))]
         for k, letter in enumerate(self.letters):
@@ -195,7 +197,7 @@ class Eq2to2(Aggregator):
 
 
 class Eq1to2(Aggregator):
-    """(B, N, C) -> (B, N, N, S): the 5 maps of each letter, mixed, then the activation."""
+    """Map (B, N, C) to (B, N, N, S): mix the 5 maps of each letter, then apply the activation."""
 
     def __init__(self, c_in: int, c_out: int, settings: Settings):
         maps, alphas = 5 * len(settings.config_out), torch.zeros(1, c_in, 5, 1, 1)
@@ -213,7 +215,7 @@ class Eq1to2(Aggregator):
 
 
 class Eq2to0(Aggregator):
-    """(B, N, N, C) -> (B, S): total and trace of each letter, mixed."""
+    """Map (B, N, N, C) to (B, S): mix the total and the trace of each letter."""
 
     def __init__(self, c_in: int, c_out: int, settings: Settings):
         s, maps, alphas = settings, 2 * len(settings.config_out), torch.rand(1, c_in, 2)
@@ -230,7 +232,7 @@ class Eq2to0(Aggregator):
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, N, N, C) over valid pairs; over all entries if not `masked`."""
+    """Normalise (B, N, N, C) with batch statistics over valid pairs; over all entries if not `masked`."""
 
     def __init__(self, channels: int, masked: bool):
         super().__init__(channels)
@@ -252,7 +254,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
 
 class MessageNet(nn.Module):
-    """Linear and activation for each consecutive pair of widths, then the norm on the last if `norm`."""
+    """A linear layer and an activation for each consecutive pair of widths, then a norm if `norm`."""
 
     def __init__(self, widths: list[int], settings: Settings, norm: bool = True):
         super().__init__()
@@ -263,7 +265,7 @@ class MessageNet(nn.Module):
         self.normlayer = MaskedBatchNorm(widths[-1], settings.masked) if norm and settings.batchnorm else None
 
     def forward(self, x: Tensor, events: Events | None = None) -> Tensor:
-        """x (B, N, N, C) with its events, masked at the end; or (B, C) without."""
+        """Map x (B, N, N, C) with its events, and mask the result; or (B, C) without events."""
         for linear in self.linear:
             x = self.activation(linear(x))
         x = x if self.normlayer is None else self.normlayer(x, events)
@@ -271,7 +273,7 @@ class MessageNet(nn.Module):
 
 
 class Net2to2(nn.Module):
-    """The blocks: message layer, dropout, Eq2to2 to the width that comes next."""
+    """The blocks: message layer, dropout, and Eq2to2 to the width of the next block."""
 
     def __init__(self, settings: Settings):
         super().__init__()
@@ -289,7 +291,7 @@ class Net2to2(nn.Module):
 
 
 class InputEncoder(nn.Module):
-    """Tames the range of x, per channel: a logarithm where alpha is 0, linear where it is 1."""
+    """Compress the range of x per channel: logarithmic for alpha = 0, linear for alpha = 1."""
 
     def __init__(self, channels: int, irc_safe: bool):
         super().__init__()
@@ -304,7 +306,7 @@ class InputEncoder(nn.Module):
 
 
 class DensePelican(nn.Module):
-    """The classifier. Keyword arguments: those of `Settings`."""
+    """The classifier. Its keyword arguments are those of `Settings`."""
 
     def __init__(self, **kwargs):
         super().__init__()
@@ -329,8 +331,11 @@ class DensePelican(nn.Module):
         self.register_buffer("metric", torch.tensor([1.0, -1.0, -1.0, -1.0]), persistent=False)
 
     def forward(self, fourmomenta: Tensor, mask: Tensor | None = None, scalars: Tensor | None = None) -> Tensor:
-        """fourmomenta (B, N, 4) as E, px, py, pz, zero-padded; mask (B, N) bool, by default where E is not 0; scalars
-        (B, N, K) where the data set has them. Returns logits (B, num_classes)."""
+        """Compute the logits (B, num_classes).
+
+        fourmomenta (B, N, 4) as E, px, py, pz, zero-padded; mask (B, N) bool, by default where E is not 0; scalars
+        (B, N, K) if the data set has them.
+        """
         mask = fourmomenta[..., 0] != 0 if mask is None else mask
         p, mask, rank1 = self.with_spurions(fourmomenta, mask.to(fourmomenta.dtype), scalars)
         pairs = (mask[:, :, None] * mask[:, None])[..., None]
@@ -343,7 +348,7 @@ class DensePelican(nn.Module):
         return self.mlp_out(self.dropout_out(x))
 
     def with_spurions(self, p: Tensor, mask: Tensor, scalars: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Spurions in front of the particles, one-hot labels behind the scalars."""
+        """Put spurions before the particles, and one-hot labels after the scalars."""
         batch, extra = p.shape[0], len(self.spurions)
         if not extra:
             return p, mask, scalars
@@ -356,7 +361,7 @@ class DensePelican(nn.Module):
         return p, mask, labels
 
     def embed(self, p: Tensor, dots: Tensor, rank1: Tensor | None, events: Events) -> Tensor:
-        """The first rank-2 features (B, N, N, C)."""
+        """Compute the first rank-2 features (B, N, N, C)."""
         if self.settings.irc_safe:
             e_i, e_j = spread(dots.sum(2))
             dots = 2 * dots / (1e-12 + e_i * e_j / e_i.sum(1, keepdim=True))

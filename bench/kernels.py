@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.ops.chamfer import chamfer_distance
-from puffin.ops.cnms import cnms
+from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_count, ball_query, knn
 from puffin.settings.types import number
@@ -114,14 +114,14 @@ def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, 
     samples, large = SAMPLES[label], len(cloud) > 100_000
     x = torch.from_numpy(cloud)
     batch = x[None]
-    centres = cnms(batch, None, RADIUS, OVERLAP)
+    centres = centrality_nms(batch, None, RADIUS, OVERLAP)
     queries = batch[:, centres.index[0, : int(centres.lengths)]]
     rows = {
         "fps": {"puffin": lambda: farthest_point_sampling(batch, None, samples)},
         "knn k=5": {"puffin": lambda: knn(batch, batch, None, None, 5)},
         "ball count": {"puffin": lambda: ball_count(batch, batch, QUERY_RADIUS)},
         "ball query K=256": {"puffin": lambda: ball_query(queries if large else batch, batch, RADIUS, 256)},
-        "cnms": {"puffin": lambda: cnms(batch, None, RADIUS, OVERLAP)},
+        "cnms": {"puffin": lambda: centrality_nms(batch, None, RADIUS, OVERLAP)},
         "chamfer": {"puffin": lambda: chamfer_distance(batch, batch + 0.4)},
     }
     if peers["fpsample"]:

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.layers.pointnet import OrderCode
-from puffin.layers.transformer import ARCHITECTURES, DropPath
+from puffin.layers.transformer import DropPath
 from puffin.settings.clouds import PointMAEConfig
-from puffin.settings.encoder import TokenizerConfig, TransformerConfig
+from puffin.settings.encoder import ARCHITECTURES, TokenizerConfig, TransformerConfig
 
 
 class PaddedTokens(NamedTuple):

@@ -6,14 +6,14 @@
 All implementations get the widths of one preset, five blocks, stabilizer so2 with spurions, letter M, factorised
 coefficients, leaky ReLU, dropout off, float32, and the same padded batch. `puffin, plain` is `puffin` without its
 compiled kernels. All run with glibc keeping freed memory, as Puffin's scripts do (--default-malloc: none does).
-What a data loader would do (packing, masks) is done before the clock starts. A training step is forward,
-cross entropy, backward and AdamW's update; inference is a forward in eval mode without gradients.
-Times are medians. The implementations take turns (A B C A B C ...), after one untimed turn each, so that a slow
-moment of the machine hits them alike.
-Memory is what one training step adds at its peak: each implementation runs in a child process of its own, which first
-imports everything, builds network and batch and takes a step on two tiny jets (optimizer states and thread pools exist
-then); its ru_maxrss after one full step, less its ru_maxrss before. Children run before the timing, while the parent
-is small, because Linux lets a child inherit the parent's peak.
+The work of a data loader (packing, masks) is done before the clock starts. A training step is forward pass, cross
+entropy, backward pass and AdamW's update; inference is a forward pass in eval mode without gradients.
+Times are medians. The implementations take turns (A B C A B C ...), after one untimed turn each, so that a busy
+machine slows all of them equally.
+Memory is the peak that one training step adds. Each implementation runs in a child process of its own, which first
+imports everything, builds network and batch and takes a step on two tiny jets, so that optimizer states and thread
+pools exist; the result is its ru_maxrss after one full step minus its ru_maxrss before. Children run before the timing,
+while the parent is small, because on Linux a child inherits the parent's peak.
 """
 
 import argparse
@@ -64,11 +64,11 @@ REFERENCE = "dense"
 
 
 class Implementation(NamedTuple):
-    """network(*collate(padded jets (B, N, 4))) are logits (B, 2)."""
+    """A network and its packing: network(*collate(padded jets (B, N, 4))) returns logits (B, 2)."""
 
     network: nn.Module
     collate: Callable[[Tensor], tuple]
-    surroundings: Callable = contextlib.nullcontext  # a step runs inside
+    surroundings: Callable = contextlib.nullcontext  # context manager around each step
 
 
 class Batch(NamedTuple):
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Seconds, bytes, number of parameters."""
+    """Results of an implementation: seconds of a step and of inference, bytes, number of parameters."""
 
     train: float
     infer: float
@@ -127,11 +127,11 @@ BUILDERS: dict[str, Callable[[Widths], Implementation]] = {
     "puffin, plain": build_puffin_plain,
     "puffin": build_puffin,
 }
-NEEDS = {"pelican-lite": ("pelican", pelican_lite_peer.INSTALL)}  # importable module, how to get it
+NEEDS = {"pelican-lite": (pelican_lite_peer.PACKAGE, pelican_lite_peer.INSTALL)}  # module, how to install it
 
 
 def read_batches(path: Path, batch_size: int, num_jets: int, nobj: int) -> list[Batch]:
-    """Jets chosen with a fixed seed, their first `nobj` constituents, padded to the longest of each batch."""
+    """Read random jets (fixed seed), their first `nobj` constituents, padded to the longest jet of each batch."""
     if not path.is_file():
         sys.exit(f"{path}: no such file; name jets with --file (keys Pmu and is_signal)")
     with h5py.File(path) as file:
@@ -154,7 +154,7 @@ def read_batches(path: Path, batch_size: int, num_jets: int, nobj: int) -> list[
 
 
 def make_step(implementation: Implementation, batch: Batch, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """One training step on this batch, packing already done."""
+    """Return a function that takes one training step on this batch, which is packed here."""
     inputs = implementation.collate(batch.fourmomenta)
 
     def step():
@@ -186,7 +186,7 @@ def build(name: str, preset: str) -> tuple[Implementation, torch.optim.Optimizer
 
 
 def memory_of_step(name: str, preset: str, batch: Batch) -> int:
-    """Bytes that one training step adds at its peak. Meant for a fresh process."""
+    """Measure the bytes that one training step adds at its peak. Call it in a fresh process."""
     implementation, optimizer = build(name, preset)
     step = make_step(implementation, batch, optimizer)
     make_step(implementation, Batch(batch.fourmomenta[:2, :4], batch.labels[:2]), optimizer)()
@@ -194,7 +194,7 @@ def memory_of_step(name: str, preset: str, batch: Batch) -> int:
 
 
 def measure_times(names: list[str], preset: str, batches: list[Batch], repeat: int) -> dict[str, Row]:
-    """Median seconds per implementation; `memory` is left 0."""
+    """Measure the median seconds per implementation; `memory` stays 0."""
     built = {name: build(name, preset) for name in names}
     steps = {name: [make_step(network, b, optimizer) for b in batches] for name, (network, optimizer) in built.items()}
     inferences = {name: [make_inference(network, b) for b in batches] for name, (network, _) in built.items()}
@@ -204,7 +204,7 @@ def measure_times(names: list[str], preset: str, batches: list[Batch], repeat: i
 
 
 def table(rows: dict[str, Row]) -> str:
-    """One line per implementation; x = how many times less than the reference."""
+    """Format one line per implementation; x = reference / this."""
     reference = rows[REFERENCE]
     lines = [f"{'':16}{'parameters':>11}{'train step':>12}{'x':>7}{'inference':>12}{'x':>7}{'peak memory':>13}{'x':>7}"]
     for name, row in rows.items():

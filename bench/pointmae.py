@@ -28,11 +28,10 @@ from bench.padded_point_mae import PaddedPointMAE, padded_tokens, slots_of
 from bench.timing import add_timing_arguments, in_turns, memory_in_child, memory_of, publish, timed
 from puffin.layers.grouping import Tokens, tokenize
 from puffin.layers.packed import pad
-from puffin.layers.transformer import ARCHITECTURES
 from puffin.losses.clouds import chamfer_by_group, energy_by_group
 from puffin.models.point_mae import PointMAE, random_mask
 from puffin.settings.clouds import PointMAEConfig
-from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
+from puffin.settings.encoder import ARCHITECTURES, VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
 from puffin.settings.types import integer
 from puffin.training.memory import keep_freed_memory
 

@@ -17,9 +17,9 @@ def test_rate_mean_and_gradient():
 
 def test_neighbours_are_independent():
     """The four decisions of one draw, and those of neighbouring draws, must not be correlated."""
-    kept = (PairDropout(0.5)(torch.ones(1_000_000)) > 0).double() - 0.5
+    remains = (PairDropout(0.5)(torch.ones(1_000_000)) > 0).double() - 0.5
     for shift in (1, 2, 3, 4, 5):
-        assert abs(float((kept[shift:] * kept[:-shift]).mean())) < 5 * 0.25 / 1000
+        assert abs(float((remains[shift:] * remains[:-shift]).mean())) < 5 * 0.25 / 1000
 
 
 def test_off():

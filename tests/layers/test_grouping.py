@@ -9,12 +9,12 @@ import torch
 
 from puffin.layers.grouping import tokenize
 from puffin.layers.packed import unpad
-from puffin.ops.cnms import cnms
+from puffin.ops.cnms import centrality_nms
 from puffin.settings.encoder import TOKENIZERS, VOXEL, TokenizerConfig
 from tests.conftest import golden_files
 from tests.layers.clouds import tracks
 
-CONFIG = TokenizerConfig(group_size=8)
+CONFIG = TokenizerConfig(group_size=8).complete()
 KINDS = {
     "volumetric": CONFIG,
     "energy": replace(CONFIG, reduction="energy"),
@@ -109,7 +109,7 @@ def test_means_of_seeded_centres():
 
 
 def test_too_many_tokens():
-    """The first tokens are kept, in the order of the event, and the others counted."""
+    """The first tokens remain, in the order of the event, and the dropped ones are counted."""
     points, lengths = tracks([400, 10, 300])
     whole = tokenize(points, lengths, CONFIG)
     cut = tokenize(points, lengths, replace(CONFIG, context=7))
@@ -148,8 +148,8 @@ def test_presets():
     for voxels in TOKENIZERS:
         config = TokenizerConfig(voxels=voxels).complete()
         tokens = tokenize(points, lengths, config)
-        kept = cnms(points[None], None, config.radius, config.overlap).lengths
-        assert 1 <= len(tokens) and (config.seeds or len(tokens) == min(int(kept), config.context))
+        num_centres = centrality_nms(points[None], None, config.radius, config.overlap).lengths
+        assert 1 <= len(tokens) and (config.seeds or len(tokens) == min(int(num_centres), config.context))
     assert VOXEL == pytest.approx(2 / 768 / 3**0.5)
 
 

@@ -20,7 +20,7 @@ def inputs():
 @pytest.mark.parametrize("training", [False, True])
 @torch.no_grad()
 def test_new_updates_change_nothing(training):
-    """To the bit; and with alpha 0 none ever does. Breaks if both factors begin at random, or alpha is not in the scale."""
+    """Bit for bit; with alpha 0 any update. Breaks if both factors start at random, or the scale ignores alpha."""
     for alpha, grown in ((16.0, False), (0.0, True)):
         model = Transformer(CONFIG).double().train(training)
         before = model(*inputs())

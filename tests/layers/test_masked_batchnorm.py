@@ -17,18 +17,18 @@ def test_equals_torch(masked):
     """Values, gradients and running statistics over the valid rows."""
     x = torch.randn(20, 3, dtype=torch.float64) * 2 + 1
     mask = torch.rand(20) > 0.4 if masked else None
-    ours, theirs = MaskedBatchNorm(3).double(), torch.nn.BatchNorm1d(3).double()
+    norm, torch_norm = MaskedBatchNorm(3).double(), torch.nn.BatchNorm1d(3).double()
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     for _ in range(2):
-        out, want = ours(a, mask), theirs(b[mask] if masked else b)
+        out, want = norm(a, mask), torch_norm(b[mask] if masked else b)
     got = out[mask] if masked else out
     assert relative(got, want) < 1e-14 and (not masked or (out[~mask] == 0).all())
     (got**3).sum().backward(), (want**3).sum().backward()
     assert relative(a.grad, b.grad) < 1e-12
-    for name, value in theirs.named_buffers():
-        assert relative(dict(ours.named_buffers())[name].double(), value.double()) < 1e-14
-    ours.eval(), theirs.eval()
-    assert relative(ours(x), theirs(x)) < 1e-14
+    for name, value in torch_norm.named_buffers():
+        assert relative(dict(norm.named_buffers())[name].double(), value.double()) < 1e-14
+    norm.eval(), torch_norm.eval()
+    assert relative(norm(x), torch_norm(x)) < 1e-14
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -43,7 +43,7 @@ def test_too_few_rows(rows):
 
 def test_wrong_width():
     """The message names both widths."""
-    with pytest.raises(ValueError, match=r"expected \(rows, 3\), got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"expected \(\.\.\., 3\), got \(5, 2\)"):
         MaskedBatchNorm(3)(torch.zeros(5, 2))
 
 
@@ -52,10 +52,10 @@ def _rank(rank, port, x, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     norm = MaskedBatchNorm(3, sync=True).double()
-    mine = (x[:5] if rank == 0 else x[5:]).clone().requires_grad_()
-    out = norm(mine)
+    rows_of_rank = (x[:5] if rank == 0 else x[5:]).clone().requires_grad_()
+    out = norm(rows_of_rank)
     (out**3).sum().backward()
-    results[rank] = (out.detach(), mine.grad, norm.running_mean, norm.running_var)
+    results[rank] = (out.detach(), rows_of_rank.grad, norm.running_mean, norm.running_var)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -77,3 +77,12 @@ def test_synchronised_over_two_processes():
     assert relative(torch.cat([p[1] for p in parts]), a.grad) < 1e-12
     for part in parts:
         assert relative(part[2], one.running_mean) < 1e-13 and relative(part[3], one.running_var) < 1e-13
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_padded_tensor(training):
+    """A padded (B, N, C) tensor with a mask equals its valid rows as a table; without a mask, all its rows."""
+    x, mask = torch.randn(4, 5, 3, dtype=torch.float64), torch.rand(4, 5) > 0.3
+    padded, table = (MaskedBatchNorm(3).double().train(training) for _ in range(2))
+    assert torch.equal(padded(x, mask)[mask], table(x[mask])) and not padded(x, mask)[~mask].any()
+    assert torch.equal(padded(x), table(x.flatten(0, 1)).view(4, 5, 3))

@@ -5,13 +5,15 @@ import copy
 import pytest
 import torch
 
-from puffin.layers.aggregators import AggregatorOptions, Eq2to0, Eq2to1, Eq2to2, EventGeometry
+from puffin.layers.aggregators import AggregatorOptions, Eq2to0, Eq2to1, Eq2to2
 from puffin.layers.mlp import MLP, MessageNet
 from puffin.layers.normalised import Normalised, as_tensor
+from puffin.layers.packed_pairs import PackedPairs
 from puffin.ops.pair_index import PairIndex
 from tests.conftest import relative
 
 PAIRS = PairIndex(torch.tensor([4, 0, 7]), torch.device("cpu"))
+GEOMETRY = PackedPairs.of(PAIRS, torch.float64)
 
 
 def message_and_layers():
@@ -29,19 +31,19 @@ def test_message_equals_layers(training):
     message, separate, layers = message_and_layers()
     x = torch.randn(PAIRS.num_pairs, 5, dtype=torch.float64)
     if not training:
-        message(x, PAIRS), layers(x)
+        message(x, GEOMETRY), layers(x)
         message.eval(), separate.eval()
         with torch.no_grad():
-            assert relative(as_tensor(message(x, PAIRS)), layers(x)) < 1e-12
+            assert relative(as_tensor(message(x, GEOMETRY)), layers(x)) < 1e-12
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    got, want = message(a, PAIRS), layers(b)
+    got, want = message(a, GEOMETRY), layers(b)
     assert isinstance(got, Normalised) and relative(got.tensor(), want) < 1e-12
     (got.tensor() ** 3).sum().backward(), (want**3).sum().backward()
     assert relative(a.grad, b.grad) < 1e-10
-    for (name, mine), theirs in zip(message.named_parameters(), separate.parameters(), strict=False):
-        assert relative(mine.grad, theirs.grad) < 1e-10, name
-    for mine, theirs in zip(message.buffers(), separate.buffers(), strict=False):
-        assert relative(mine.double(), theirs.double()) < 1e-12
+    for (name, fused), reference in zip(message.named_parameters(), separate.parameters(), strict=False):
+        assert relative(fused.grad, reference.grad) < 1e-10, name
+    for fused, reference in zip(message.buffers(), separate.buffers(), strict=False):
+        assert relative(fused.double(), reference.double()) < 1e-12
 
 
 # IRC weights are for sums and means only
@@ -54,7 +56,7 @@ def test_layers_take_the_normalisation_in(layer, config, weighted):
     aggregate = layer(3, 2, AggregatorOptions(config, activate_lin=False)).double()
     counts = PAIRS.counts[:, None].double().clamp_min(1)
     weights = torch.rand(PAIRS.num_nodes, dtype=torch.float64) if weighted else None
-    geometry = EventGeometry(PAIRS, counts, weights)
+    geometry = PackedPairs(PAIRS, counts, weights)
     parts = [torch.randn(PAIRS.num_pairs, 3), torch.randn(3), torch.randn(3)]
     parts = [p.double().requires_grad_() for p in parts]
     got, want = (aggregate(x, geometry) for x in (Normalised(*parts), Normalised(*parts).tensor()))

@@ -58,7 +58,7 @@ def test_batch_wide_norm():
 
 
 def test_stochastic_depth_is_per_token():
-    """A token's branch goes or stays whole; the mean is kept; nothing happens in evaluation or at p = 0."""
+    """A token's branch goes or stays whole; the mean stays; nothing happens in evaluation or at p = 0."""
     drop = DropPath(0.25)
     out = drop(torch.ones(20000, 3))
     assert set(out.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}

@@ -13,7 +13,7 @@ def cloud(dtype=torch.float64):
 
 
 def test_brute_force():
-    """1 / (d^2 + eps) over the five nearest tokens of the same event, or over what there is."""
+    """1 / (d^2 + eps) over the five nearest tokens of the same event, or over all of them if there are fewer."""
     points, centres, features = cloud()
     found = interpolate(features, nearest_tokens(points, LENGTHS, centres, TOKENS, eps=0.1))
     expected = []

@@ -11,7 +11,7 @@ from puffin.data.packing import JetBatch, pack_padded
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.settings.pelican import PelicanConfig
 from puffin.settings.stabilizers import STABILIZERS
-from puffin.tasks.symmetry import irc_variants, split_generators, toy_jets
+from puffin.tasks.symmetry import irc_variants, network_generators, toy_jets
 from tests.conftest import golden_files, relative
 
 NORM = {"b": "batch", "i": "instance", "l": "layer", None: "none"}
@@ -19,7 +19,7 @@ FILES = golden_files("pelican", "*.npz")
 
 
 def config_of(kwargs: dict, num_scalars: int) -> PelicanConfig:
-    """Our configuration from the constructor arguments kept in a golden file."""
+    """Our configuration from the constructor arguments in a golden file."""
     widths = ("num_channels_2to2", "num_channels_m_out", "num_channels_out")
     same = (
         "num_channels_scalar",
@@ -75,9 +75,9 @@ def test_golden(path):
     model.eval()
     assert relative(predict().detach(), arrays["eval/predict"]) < 1e-9
     if "eval/weights" in arrays:
-        theirs, mask = arrays["eval/weights"], arrays["input/particle_mask"]
-        mask = torch.nn.functional.pad(mask, (theirs.shape[1] - mask.shape[1], 0), value=True)  # spurions come first
-        assert relative(model(batch).weights.detach(), theirs[mask]) < 1e-9
+        published, mask = arrays["eval/weights"], arrays["input/particle_mask"]
+        mask = torch.nn.functional.pad(mask, (published.shape[1] - mask.shape[1], 0), value=True)  # spurions come first
+        assert relative(model(batch).weights.detach(), published[mask]) < 1e-9
     model.train()
     out = predict()
     assert relative(out.detach(), arrays["train/predict"]) < 1e-9
@@ -147,7 +147,7 @@ def test_regressor_is_covariant(stabilizer, method, num_targets):
     with torch.no_grad():
         model.linear.weight.add_(torch.randn_like(model.linear.weight) * 0.3)  # all inputs take part
     batch = jets([5, 9, 3])
-    kept, broken = split_generators(config)
+    stabilizer, complement = network_generators(config)
     out = model(batch).fourmomenta.detach()
     assert out.shape == (3, num_targets, 4)
 
@@ -157,10 +157,10 @@ def test_regressor_is_covariant(stabilizer, method, num_targets):
         moved = replace(batch, fourmomenta=batch.fourmomenta @ boost.t())
         return relative(model(moved).fourmomenta.detach(), out @ boost.t())
 
-    if len(kept):
-        assert error(kept) < 1e-8
-    if len(broken):
-        assert error(broken) > 1e-5
+    if len(stabilizer):
+        assert error(stabilizer) < 1e-8
+    if len(complement):
+        assert error(complement) > 1e-5
 
 
 def test_regressor_is_irc_safe():
@@ -209,7 +209,7 @@ def test_empty_jet_without_spurions_is_finite(letter):
 
 
 def test_bfloat16_is_close():
-    """Autocast must leave the embedding of the invariants alone: there its eight bits would be all noise."""
+    """Autocast must not change the embedding of the invariants, where eight bits would leave only noise."""
     model = PelicanClassifier(small()).eval()
     batch = jets([6, 9, 4]).to(torch.device("cpu"), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

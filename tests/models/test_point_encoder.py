@@ -47,7 +47,7 @@ def test_embedding_is_relative():
     points, lengths = tracks([200], dtype=torch.float64)
     points[:, :3] += 1e-4 * torch.randn(200, 3, dtype=torch.float64)  # no distance is exactly the radius
     moved = points + torch.tensor([0.3, -0.5, 0.1, 0.0], dtype=torch.float64)
-    here, there = model(points, lengths), model(moved, lengths)
-    assert torch.equal(here.tokens.index, there.tokens.index)
-    torch.testing.assert_close(model.embed(there.tokens), model.embed(here.tokens))
-    assert float((there.features - here.features).abs().max()) > 1e-3
+    before, after = model(points, lengths), model(moved, lengths)
+    assert torch.equal(before.tokens.index, after.tokens.index)
+    torch.testing.assert_close(model.embed(after.tokens), model.embed(before.tokens))
+    assert float((after.features - before.features).abs().max()) > 1e-3

@@ -82,8 +82,8 @@ def test_autocast():
 
 @pytest.mark.parametrize("finetune", FINETUNE)
 def test_what_learns(finetune):
-    """The head always; of the encoder all, nothing, or updates of its attention; where the embedding is frozen, its running
-    statistics do not move, and evaluation gives what training saw. Breaks if the encoder is left in training mode."""
+    """The head always learns; of the encoder all, nothing, or updates of its attention. If the embedding is frozen, its
+    running statistics do not change. Breaks if a frozen encoder is left in training mode."""
     model = Segmentation(replace(CONFIG, finetune=finetune, lora_rank=2))
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     model.train()
@@ -102,7 +102,7 @@ def test_what_learns(finetune):
 
 
 def test_layer_decay():
-    """A factor less for each block down, the embedding last; every parameter that learns is in one group, the head's first."""
+    """One more factor per block, the embedding last; every trainable parameter is in one group, the head's first."""
     model = Segmentation(replace(CONFIG, head_depth=1))
     groups = model.parameter_groups(0.5)
     assert [group["lr_scale"] for group in groups] == [1, 0.5, 0.25, 0.125]
@@ -118,8 +118,8 @@ def test_layer_decay():
 
 @pytest.mark.parametrize("finetune", FINETUNE)
 def test_blocks_beyond_the_last_layer(finetune):
-    """They are not called, so they neither learn nor are waited for by other processes. Breaks if they are frozen before
-    low-rank updates come into them."""
+    """They are not called, so they are frozen and other processes do not wait for their gradients. Breaks if they are
+    frozen before low-rank updates are added."""
     model = Segmentation(replace(CONFIG, layers=(0,), finetune=finetune, lora_rank=2))
     points, lengths = tracks([100])
     model(points, lengths).logits.sum().backward()

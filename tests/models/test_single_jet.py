@@ -37,9 +37,9 @@ def test_golden(path):
         out, second = one(arrays["input/Pmu"][k, mask[k]], None if scalars is None else scalars[k, mask[k]])
         assert relative(out.flatten(), arrays["eval/predict"][k].flatten()) < 1e-10
         if network is PelicanRegressor:
-            theirs = arrays["eval/weights"][k]
-            spurions = torch.ones(len(theirs) - mask.shape[1], dtype=torch.bool)
-            assert relative(second, theirs[torch.cat([spurions, mask[k]])]) < 1e-10
+            published = arrays["eval/weights"][k]
+            spurions = torch.ones(len(published) - mask.shape[1], dtype=torch.bool)
+            assert relative(second, published[torch.cat([spurions, mask[k]])]) < 1e-10
 
 
 def trained(model: torch.nn.Module) -> torch.nn.Module:
@@ -67,9 +67,9 @@ def equal(model, scalars: int = 0, scale: float = 1.0) -> None:
         expected = list(zip(together, together.softmax(1), strict=False))
     else:
         expected = list(zip(together.fourmomenta, together.weights.split(together.lengths.tolist()), strict=False))
-    for mine, theirs in zip(alone, expected, strict=True):
-        assert mine[0].isfinite().all()
-        assert relative(mine[0], theirs[0]) < 1e-10 and relative(mine[1], theirs[1]) < 1e-10
+    for found, wanted in zip(alone, expected, strict=True):
+        assert found[0].isfinite().all()
+        assert relative(found[0], wanted[0]) < 1e-10 and relative(found[1], wanted[1]) < 1e-10
 
 
 @pytest.mark.parametrize("network", [PelicanClassifier, PelicanRegressor])

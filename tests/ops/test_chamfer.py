@@ -61,10 +61,10 @@ def test_gradcheck(dims, device):
     lengths_x, lengths_y = (torch.tensor(n, device=device) for n in ([9, 4, 3], [5, 7, 0]))
     for reduction in chamfer.REDUCTIONS:
 
-        def distance(a, b, reduction=reduction):
+        def function(a, b, reduction=reduction):
             return chamfer_distance(a, b, lengths_x, lengths_y, reduction)
 
-        assert torch.autograd.gradcheck(distance, (x, y))
+        assert torch.autograd.gradcheck(function, (x, y))
 
 
 def test_large_clouds_take_the_tree():

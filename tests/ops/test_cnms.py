@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import puffin.ops.cnms
-from puffin.ops.cnms import cnms
+from puffin.ops.cnms import centrality_nms
 from puffin.ops.neighbors import ball_count
 from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
 
@@ -16,13 +16,13 @@ def test_golden(device):
     points, lengths = g["points"].to(device), g["lengths"].to(device)
     radius, overlap = g["radius"].item(), g["cnms_overlap"].item()
     counts = ball_count(points, points, 2 * radius * overlap, lengths, lengths).cpu()
-    kept = cnms(points, lengths, radius, overlap)
-    assert torch.equal(kept.lengths.cpu(), g["cnms_lengths"])
+    centres = centrality_nms(points, lengths, radius, overlap)
+    assert torch.equal(centres.lengths.cpu(), g["cnms_lengths"])
     for event, (n, size) in enumerate(zip(g["cnms_lengths"].tolist(), g["lengths"].tolist(), strict=False)):
         assert torch.equal(counts[event, :size], g["cnms_num_neighbors"][event, :size])
-        assert torch.equal(kept.index[event, :n].cpu(), g["cnms_idx"][event, :n])
-        assert torch.equal(points[event, kept.index[event, :n], :3].cpu(), g["cnms_centroids"][event, :n])
-        assert (kept.index[event, n:] == -1).all()
+        assert torch.equal(centres.index[event, :n].cpu(), g["cnms_idx"][event, :n])
+        assert torch.equal(points[event, centres.index[event, :n], :3].cpu(), g["cnms_centroids"][event, :n])
+        assert (centres.index[event, n:] == -1).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -33,29 +33,29 @@ def test_equals_oracle(name, dtype, device):
     require_kernels(device)
     points, lengths = cloud(name, dtype)
     for radius in (0.0, 0.05, 1.0, 2.5, 1e6):  # query radius = radius at overlap 0.5
-        kept = cnms(points.to(device), lengths.to(device), radius, 0.5)
+        centres = centrality_nms(points.to(device), lengths.to(device), radius, 0.5)
         index, count = oracle(points, lengths, radius)
-        assert torch.equal(kept.lengths.cpu(), count)
-        assert torch.equal(kept.index.cpu(), index)
+        assert torch.equal(centres.lengths.cpu(), count)
+        assert torch.equal(centres.index.cpu(), index)
 
 
 @pytest.mark.parametrize("name", ["random", "tracks", "lattice_large"])
 def test_covers_and_separates(name):
-    """Breaks when a point is farther than the query radius from all kept points, or two kept ones are within it."""
+    """Breaks when a point is farther than the query radius from all centres, or two centres are within it."""
     points, lengths = cloud(name, torch.float64)
     radius = 0.1 if name == "random" else 3.0
-    kept = cnms(points, lengths, radius, 0.5)
+    centres = centrality_nms(points, lengths, radius, 0.5)
     for event, n in enumerate(lengths.tolist()):
-        centres = points[event, kept.index[event, : kept.lengths[event]], :3]
-        assert (torch.cdist(points[event, :n, :3], centres).amin(1) < radius + 1e-6).all()
-        assert ((torch.cdist(centres, centres) + 1e9 * torch.eye(len(centres))) > radius - 1e-6).all()
+        positions = points[event, centres.index[event, : centres.lengths[event]], :3]
+        assert (torch.cdist(points[event, :n, :3], positions).amin(1) < radius + 1e-6).all()
+        assert ((torch.cdist(positions, positions) + 1e9 * torch.eye(len(positions))) > radius - 1e-6).all()
 
 
 def test_threads_do_not_matter():
     """Breaks when threads share counts."""
     require_kernels()
     points = torch.randint(60, (3, 20_000, 3), generator=torch.Generator().manual_seed(1)).float()
-    one, two, four = with_threads((1, 2, 4), lambda: cnms(points, None, 3.0).index)
+    one, two, four = with_threads((1, 2, 4), lambda: centrality_nms(points, None, 3.0).index)
     assert torch.equal(one, two) and torch.equal(one, four)
 
 
@@ -63,10 +63,10 @@ def test_large_cloud():
     """10^6 points and 2 10^5 equal ones: breaks on overflow of an offset or quadratic time."""
     require_kernels()
     points = torch.randint(400, (1, 1_000_000, 3), generator=torch.Generator().manual_seed(2)).float()
-    kept = cnms(points, None, 2.5)
-    index = kept.index[0, : kept.lengths[0]]
+    centres = centrality_nms(points, None, 2.5)
+    index = centres.index[0, : centres.lengths[0]]
     assert (index.diff() > 0).all() and 10_000 < len(index) < 1_000_000
-    assert cnms(torch.ones(1, 200_000, 3), None, 2.5).lengths.tolist() == [1]
+    assert centrality_nms(torch.ones(1, 200_000, 3), None, 2.5).lengths.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_large_cloud():
 def test_errors(arguments, error, message):
     """Breaks when bad input reaches the kernel or the message stops naming what was expected."""
     with pytest.raises(error, match=message):
-        cnms(*arguments)
+        centrality_nms(*arguments)
 
 
 @pytest.mark.parametrize("device", DEVICES)

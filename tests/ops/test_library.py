@@ -72,7 +72,7 @@ def test_fallback_serves_every_op_and_says_so_once():
         "assert not library.loaded()\n"
         "p = torch.rand(2, 40, 3).requires_grad_()\n"
         "fps.farthest_point_sampling(p, None, 5); neighbors.knn(p, p, None, None, 3)\n"
-        "neighbors.ball_query(p, p, 0.3); cnms.cnms(p, None, 0.1)\n"
+        "neighbors.ball_query(p, p, 0.3); cnms.centrality_nms(p, None, 0.1)\n"
         "f = torch.compile(chamfer.chamfer_distance, fullgraph=True, backend='aot_eager')\n"
         "f(p, p.flip(1) + 1).backward(); assert p.grad.abs().sum() > 0\n",
         PUFFIN_KERNELS="0",
@@ -120,9 +120,9 @@ def all_ops(points, lengths, targets):
     seeds = points.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, 3))
     groups = neighbors.ball_query(seeds, points, 0.3, 8, None, lengths)
     weights = 1 / (neighbors.knn(points, seeds, lengths, None, 3)[0] + 1e-3)
-    kept = cnms.cnms(points, lengths, 0.1)
+    centres = cnms.centrality_nms(points, lengths, 0.1)
     counts = neighbors.ball_count(points, points, 0.2, lengths, lengths)
-    return chamfer.chamfer_distance(seeds, targets), groups, weights, kept.index, kept.lengths, counts
+    return chamfer.chamfer_distance(seeds, targets), groups, weights, centres.index, centres.lengths, counts
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,6 +1,7 @@
 """Pair primitives against loops over events, and their gradients."""
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def matrices(x, pairs):
     out, first = [], 0
     for n in pairs.lengths.tolist():
         matrix = x.new_full((n, n, x.shape[1]), float("nan"))
-        mine = (pairs.row >= first) & (pairs.row < first + n)
-        matrix[pairs.row[mine] - first, pairs.column[mine] - first] = x[mine]
+        in_event = (pairs.row >= first) & (pairs.row < first + n)
+        matrix[pairs.row[in_event] - first, pairs.column[in_event] - first] = x[in_event]
         assert not matrix.isnan().any()  # every pair is there
         out.append(matrix)
         first += n
@@ -120,14 +121,14 @@ def test_sums_and_pairs_used_together(kernels):
     x = torch.randn(pairs.num_pairs, 3, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(pairs.num_nodes, dtype=torch.float64)
 
-    def function(x, use_pairs, use_rows, w):
+    def function(x, use_rows, w):
         y, sums = pair_sums(x, pairs, w)
-        return use_pairs * y.square().sum() + (use_rows * sums.rows.exp().sum() if use_rows else 0)
+        return y.square().sum() + (use_rows * sums.rows.exp().sum() if use_rows else 0)
 
     with contextlib.nullcontext() if kernels else library.without_kernels():
         for w in (None, weights):
-            assert torch.autograd.gradcheck(lambda a, w=w: function(a, 1.0, 2.0, w), x)
-            assert torch.autograd.gradcheck(lambda a, w=w: function(a, 1.0, 0.0, w), x)
+            assert torch.autograd.gradcheck(partial(function, use_rows=2.0, w=w), x)
+            assert torch.autograd.gradcheck(partial(function, use_rows=0.0, w=w), x)
             assert torch.autograd.gradcheck(lambda a, w=w: pair_sums(a, pairs, w)[1].diagonal, x)
 
 
@@ -245,11 +246,8 @@ def test_compile_without_graph_breaks():
 
 
 def test_faces_in_compiled_code_are_not_compiled_again_for_each_batch():
-    """The faces break the graph (docs/kernels.md).
-
-    Breaks if a batch of other sizes is compiled again (PyTorch stops compiling after eight times), or if numbers or
-    gradients differ from those of eager code.
-    """
+    """They break the graph (docs/KERNELS.md). Breaks if a batch of other sizes is compiled again, which PyTorch stops
+    doing after eight, or if numbers or gradients differ from those of eager code."""
     counter = CompileCounterWithBackend("aot_eager")
 
     def function(x, weight, nodes, pairs):

@@ -1,4 +1,4 @@
-"""Activations by name: one table, from which the scripts take their choices."""
+"""Activations by name."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from puffin.settings.pelican import ACTIVATIONS as NAMES
 
 
 class Atan(nn.Module):
-    """arctan(x)."""
+    """Apply arctan(x)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.atan(x)
@@ -33,7 +33,7 @@ assert list(ACTIVATIONS) == NAMES  # which are the choices of --activation
 
 
 def make_activation(name: str) -> nn.Module:
-    """The activation called `name`; ValueError names the choices."""
+    """Make the activation called `name`; raise ValueError with the choices if there is none."""
     if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]()

@@ -1,4 +1,4 @@
-"""Sums over the processes of a training, through which gradients flow."""
+"""Differentiable sums over the processes of a training."""
 
 import torch
 import torch.distributed as dist
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class AllReduceSum(torch.autograd.Function):
-    """Sum over all ranks, in the forward and in the backward pass."""
+    """Sum over all processes, in the forward and in the backward pass."""
 
     @staticmethod
     def forward(ctx, x):
@@ -23,5 +23,5 @@ class AllReduceSum(torch.autograd.Function):
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """x summed over all processes, if there are several; each must call it, and its backward pass."""
+    """Sum x over all processes, if there are several; each must call this, and its backward pass."""
     return AllReduceSum.apply(x) if dist.is_initialized() and dist.get_world_size() > 1 else x

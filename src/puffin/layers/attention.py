@@ -8,10 +8,10 @@ from puffin.layers.packed import offsets, pad, unpad
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention: x (T, dim) -> (T, dim); a token sees those of its own event.
+    """Multi-head self-attention: x (T, dim) -> (T, dim); a token attends to the tokens of its own event.
 
-    On the CPU events go one by one, which is up to 3.6 times as fast as padding to the longest and faster than padding
-    events of like length (docs/PERFORMANCE.md).
+    On the CPU events are processed one by one, which is up to 3.6 times as fast as padding to the longest event, and
+    faster than padding events of similar length (docs/PERFORMANCE.md).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
@@ -23,7 +23,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """lengths (B,) int64 on the CPU: tokens of each event."""
+        """Attend within each event: x (T, dim); lengths (B,) int64 on the CPU, tokens of each event."""
         qkv = self.qkv(x)
         dropout = self.dropout if self.training else 0.0
         if qkv.device.type == "cpu":
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         return self.proj(out)
 
     def _split(self, qkv: Tensor) -> Tensor:
-        """(..., n, 3 dim) -> q, k, v: (3, ..., heads, n, dim / heads)."""
+        """Split (..., n, 3 dim) into q, k, v: (3, ..., heads, n, dim / heads)."""
         return qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
 
     def _one_by_one(self, qkv: Tensor, lengths: Tensor, dropout: float) -> Tensor:

@@ -10,9 +10,11 @@ _STEPS = 2**16
 
 
 class PairDropout(nn.Dropout):
-    """Like torch.nn.Dropout, with cheap random numbers on the CPU: four decisions from each 64-bit draw.
+    """Drop entries as torch.nn.Dropout does, with cheap random numbers on the CPU: four decisions per 64-bit draw.
 
-    There the rate is rounded to a multiple of 2^-16, and what is kept is divided by exactly what is left of 1."""
+    On the CPU the rate is rounded to a multiple of 2^-16, and the remaining entries are divided by exactly
+    1 - (rounded rate).
+    """
 
     def forward(self, x: Tensor | Normalised) -> Tensor | Normalised:
         if not self.training or self.p == 0:
@@ -21,5 +23,5 @@ class PairDropout(nn.Dropout):
         if dropped == 0 or x.device.type != "cpu":
             return F.dropout(x, self.p, self.training)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _STEPS // 2
-        return x * kept.to(x.dtype).mul_(_STEPS / (_STEPS - dropped))
+        remains = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _STEPS // 2
+        return x * remains.to(x.dtype).mul_(_STEPS / (_STEPS - dropped))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from puffin.layers.packed import check_packed, offsets, pad, unpad
-from puffin.ops.cnms import cnms
+from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_query, knn
 from puffin.settings.encoder import TokenizerConfig
@@ -19,10 +19,10 @@ from puffin.settings.encoder import TokenizerConfig
 class Tokens:
     """T tokens of B events and their G points, one after another.
 
-    groups (G, D): (x, y, z) relative to the centre in units of the radius, then the point's further columns; the order
+    groups (G, D): (x, y, z) relative to the centre in units of the radius, then the point's other columns; the order
     in a group is that of the reduction.  index (G,) int64: the points' rows in the packed cloud.  centres (T, 3).
     On the CPU, int64: counts (T,) points of each token; lengths (B,) tokens of each event; dropped (B,) tokens beyond
-    the context.  Tokens follow the order of their centres in the event; the last ones are dropped.
+    the context.  Tokens are ordered as their centres are in the event; those beyond the context are dropped.
     """
 
     groups: Tensor
@@ -36,7 +36,7 @@ class Tokens:
         return len(self.counts)
 
     def select(self, chosen: Tensor) -> "Tokens":
-        """The tokens where chosen (T,) bool, on the CPU, is True."""
+        """Return the tokens where chosen (T,) bool, on the CPU, is True."""
         token = chosen.nonzero()[:, 0].to(self.centres.device)
         point = chosen.repeat_interleave(self.counts).nonzero()[:, 0].to(self.groups.device)
         return Tokens(
@@ -50,28 +50,30 @@ class Tokens:
 
 
 def count_chosen(chosen: Tensor, lengths: Tensor) -> Tensor:
-    """(B,) int64: how many rows of each event are True in chosen (rows,)."""
+    """Count the rows of each event that are True in chosen (rows,): (B,) int64."""
     return offsets(chosen.long())[offsets(lengths)].diff()
 
 
 @torch.no_grad()
 def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens:
-    """Tokens of packed points (P, D >= 3; the fourth column is the energy), lengths (B,) int64 on the CPU.
+    """Group packed points (P, D >= 3; the fourth column is the energy) into tokens; lengths (B,) int64 on the CPU.
 
-    Groups overlap, and points at the radius or farther from every centre are in none: C-NMS with overlap above 0.5
-    leaves a few."""
+    Groups overlap.  A point that is at the radius or farther from every centre is in no group; this happens to a few
+    points if C-NMS has an overlap above 0.5.
+    """
     config = config.complete()
     check_packed(points, lengths, 4 if config.reduction == "energy" else 3)
     cloud = pad(points, lengths, max([1, *lengths.tolist()]))  # one column at least, so that index 0 exists
     sizes = lengths.to(points.device)
-    at, found = _centres(cloud, sizes, config)
-    kept = found.cpu().clamp(max=config.context)
-    centres = cloud.gather(1, at[:, : int(kept.max()) if len(kept) else 0, None].expand(-1, -1, 3).clamp(min=0))
+    chosen, num_chosen = _centres(cloud, sizes, config)
+    num_tokens = num_chosen.cpu().clamp(max=config.context)
+    longest = int(num_tokens.max()) if len(num_tokens) else 0
+    centres = cloud.gather(1, chosen[:, :longest, None].expand(-1, -1, 3).clamp(min=0))
 
-    members = _members(centres, cloud, kept.to(points.device), sizes, config)  # (B, tokens, width), -1 = none
-    members, centres = unpad(members, kept), unpad(centres, kept)
+    members = _members(centres, cloud, num_tokens.to(points.device), sizes, config)  # (B, tokens, width), -1 = none
+    members, centres = unpad(members, num_tokens), unpad(centres, num_tokens)
     counts = (members >= 0).sum(1)
-    begin = offsets(lengths)[:-1].repeat_interleave(kept).to(points.device)
+    begin = offsets(lengths)[:-1].repeat_interleave(num_tokens).to(points.device)
     members = _reduced(points, members[:, : int(counts.max()) if len(counts) else 0], begin[:, None], counts, config)
 
     counts = counts.clamp(max=config.group_size).cpu()
@@ -82,30 +84,30 @@ def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens
         total = torch.zeros_like(centres).index_add_(0, token, features[:, :3])
         centres = total / counts.to(total)[:, None]
     groups = torch.cat([(features[:, :3] - centres[token]) / config.radius, features[:, 3:]], 1)
-    return Tokens(groups, index, centres, counts, kept, found.cpu() - kept)
+    return Tokens(groups, index, centres, counts, num_tokens, num_chosen.cpu() - num_tokens)
 
 
 def _centres(cloud: Tensor, sizes: Tensor, config: TokenizerConfig) -> tuple[Tensor, Tensor]:
-    """Points that become centres, (B, N) int64 into the padded cloud, and how many (B,)."""
+    """Choose the points that become centres: rows of the padded cloud (B, N) int64, and their number (B,)."""
     if config.centres == "fps":
         return farthest_point_sampling(cloud, sizes, config.context), sizes.clamp(max=config.context)
     if not config.seeds:
-        return cnms(cloud, sizes, config.radius, config.overlap)
+        return centrality_nms(cloud, sizes, config.radius, config.overlap)
     seeds = farthest_point_sampling(cloud, sizes, config.seeds)
     candidates = cloud.gather(1, seeds[..., None].clamp(min=0).expand(-1, -1, 3))
-    kept, found = cnms(candidates, sizes.clamp(max=config.seeds), config.radius, config.overlap)
-    return seeds.gather(1, kept.clamp(min=0)), found
+    index, number = centrality_nms(candidates, sizes.clamp(max=config.seeds), config.radius, config.overlap)
+    return seeds.gather(1, index.clamp(min=0)), number
 
 
-def _members(centres: Tensor, cloud: Tensor, kept: Tensor, sizes: Tensor, config: TokenizerConfig) -> Tensor:
-    """Points of each token, (B, tokens, width) int64 into the padded cloud, -1 = none."""
+def _members(centres: Tensor, cloud: Tensor, num_tokens: Tensor, sizes: Tensor, config: TokenizerConfig) -> Tensor:
+    """Find the points of each token: rows of the padded cloud (B, tokens, width) int64, -1 = none."""
     if config.neighbours == "knn":
-        return knn(centres, cloud, kept, sizes, config.group_size)[1]
-    return ball_query(centres, cloud, config.radius, config.upscale, kept, sizes)
+        return knn(centres, cloud, num_tokens, sizes, config.group_size)[1]
+    return ball_query(centres, cloud, config.radius, config.upscale, num_tokens, sizes)
 
 
 def _reduced(points: Tensor, members: Tensor, begin: Tensor, counts: Tensor, config: TokenizerConfig) -> Tensor:
-    """Rows of the packed cloud for at most `group_size` members of each token: (T, width); beyond counts, anything."""
+    """Reduce each token to `group_size` points at most: rows of the packed cloud (T, width), padded arbitrarily."""
     rows = members.clamp(min=0) + begin
     if config.neighbours == "knn":
         return rows

@@ -8,10 +8,11 @@ from puffin.layers.attention import Attention
 
 
 class LoRALinear(nn.Linear):
-    """x W^T + b + (alpha / rank) x (up down)^T: W and b are frozen, down (rank, in) and up (out, rank) learn.
+    """Compute x W^T + b + (alpha / rank) x (up down)^T: W and b are frozen, down (rank, in) and up (out, rank) learn.
 
-    The names of W and b are those of the plain layer, so that its weights can be loaded.  `up` begins with zeros: a new
-    layer gives what the plain one gives."""
+    W and b have the names of the plain layer, so that its weights can be loaded.  `up` starts at zero, so that a new
+    layer computes the same as the plain one.
+    """
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float, bias: bool = True):
         super().__init__(in_features, out_features, bias)
@@ -25,12 +26,12 @@ class LoRALinear(nn.Linear):
             self.bias.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:  # no gradient of a whole weight matrix is needed
+        if self.training:  # avoids the gradient of a whole weight matrix
             return super().forward(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
         return F.linear(x, self.merged(), self.bias)
 
     def merged(self) -> Tensor:
-        """The weight (out, in) of the plain layer that does the same."""
+        """Return the weight (out, in) of the plain layer that computes the same."""
         return self.weight + self.scale * self.up @ self.down
 
     def extra_repr(self) -> str:
@@ -38,7 +39,7 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora_(module: nn.Module, rank: int, alpha: float) -> None:
-    """Freeze a module, and give the linear layers of its attention (qkv and projection) low-rank updates."""
+    """Freeze a module, and add low-rank updates to the linear layers of its attention (qkv and projection)."""
     module.requires_grad_(False)
     for attention in [m for m in module.modules() if isinstance(m, Attention)]:
         for name in ("qkv", "proj"):

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from puffin.ops.pair_index import PairIndex
-from puffin.ops.segments import segment_expand, segment_sum
+from puffin.layers.pair_geometry import PairGeometry
 from puffin.settings.stabilizers import BEAMS, LIGHT_LIKE, T, X, Y, Z
 
 # stabilizer -> linear forms r(p) whose products r_i r_j are further inputs (rows over E, px, py, pz)
@@ -29,13 +28,13 @@ COMPONENTS = {
 WITHOUT_DOT_PRODUCT = ("1", "1_0")
 
 
-def _projection(*kept: int) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(i == j and i in kept) for j in range(4)) for i in range(4))
+def _projection(*axes: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(i == j and i in axes) for j in range(4)) for i in range(4))
 
 
 _UNITS = tuple(_projection(k) for k in range(4))
 _AXIAL = (_projection(0), _projection(1, 2), _projection(3))
-# stabilizer -> matrices (4, 4) that commute with it: the parts of a momentum that a regressor of --method input weights
+# stabilizer -> matrices (4, 4) that commute with it: a regressor with --method input weights these parts of a momentum
 PROJECTIONS = {
     "so13": (_projection(0, 1, 2, 3),),
     "so3": (_projection(0), _projection(1, 2, 3)),
@@ -57,37 +56,38 @@ PUBLISHED_PROJECTIONS = PROJECTIONS | {
 
 
 def minkowski(p: Tensor, q: Tensor) -> Tensor:
-    """p . q over the last dimension (..., 4), as 2 E E' - (E E' + x x' + y y' + z z').
+    """Return p . q over the last dimension (..., 4), as 2 E E' - (E E' + x x' + y y' + z z').
 
-    In float32 the invariant of two nearly parallel particles is rounding noise that trained networks have adapted to:
-    the order of operations is the published one, and must stay."""
+    In float32 the invariant of two nearly parallel particles is rounding noise, to which trained networks have adapted:
+    the order of operations is the published one and must stay.
+    """
     e, x, y, z = (p * q).unbind(-1)
     return 2 * e - (e + x + y + z)
 
 
 def num_rank2_inputs(stabilizer: str, method: str) -> int:
-    """Channels that `rank2_inputs` gives."""
+    """Return the number of channels of `rank2_inputs`."""
     if method == "spurions":
         return 1
     return len(COMPONENTS[stabilizer]) + (stabilizer not in WITHOUT_DOT_PRODUCT)
 
 
-def rank2_inputs(p: Tensor, pairs: PairIndex, stabilizer: str, method: str) -> Tensor:
-    """Pair features of momenta p (N, 4): r_i r_j for each non-invariant component, then p_i . p_j.
+def rank2_inputs(p: Tensor, geometry: PairGeometry, stabilizer: str, method: str) -> Tensor:
+    """Compute pair features of momenta p (N, 4): r_i r_j for each non-invariant component, then p_i . p_j.
 
-    They are symmetric: only the diagonal and upper pairs are returned, (N + U, K); see `PairIndex.mirror`."""
-    half = pairs.num_nodes + pairs.num_upper
-    left, right = p[pairs.row[:half]], p[pairs.column[:half]]
-    dots = minkowski(left, right)[:, None]
+    They are symmetric, so only the pairs of `geometry.ends` are returned: (N + U, K) packed, (n, n, K) dense.
+    """
+    left, right = geometry.ends(p)
+    dots = minkowski(left, right)[..., None]
     if method == "spurions" or not COMPONENTS[stabilizer]:
         return dots
     forms = p.new_tensor(COMPONENTS[stabilizer]).t()
     products = (left @ forms) * (right @ forms)
-    return products if stabilizer in WITHOUT_DOT_PRODUCT else torch.cat([products, dots], 1)
+    return products if stabilizer in WITHOUT_DOT_PRODUCT else torch.cat([products, dots], -1)
 
 
 class WithSpurions(NamedTuple):
-    """A batch after the spurions were put in front of each event's particles."""
+    """A batch with the spurions before the particles of each event."""
 
     fourmomenta: Tensor  # (N', 4)
     scalars: Tensor | None  # (N', S + 1 + K)
@@ -97,7 +97,8 @@ class WithSpurions(NamedTuple):
 def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurions: tuple) -> WithSpurions:
     """Put the K spurions before the particles of every event, with one-hot labels after the scalars.
 
-    p (N, 4); scalars (N, S) or None; lengths (B,) int64 on the CPU.  Label channel 0: particle; channel k: k-th spurion.
+    p (N, 4); scalars (N, S) or None; lengths (B,) int64 on the CPU.  Label channel 0 marks particles, channel k the
+    k-th spurion.
     """
     num_events, num_spurions = len(lengths), len(spurions)
     total = len(p) + num_events * num_spurions
@@ -120,18 +121,21 @@ def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurion
     return WithSpurions(momenta, labels, lengths + num_spurions)
 
 
-def irc_weights(dots: Tensor, pairs: PairIndex) -> tuple[Tensor, Tensor]:
-    """Weights w_i = sum_j d_ij / sum_ij d_ij (N,), and e_i = sum_j d_ij over the root of the total (N,).
+def irc_weights(dots: Tensor, geometry: PairGeometry) -> tuple[Tensor, Tensor]:
+    """Compute the weights w_i = sum_j d_ij / sum_ij d_ij (N,), and e_i = sum_j d_ij over the root of the total (N,).
 
-    dots (N + U, 1) as from `rank2_inputs`.  The second makes e_ij = e_i e_j the infrared-safe scale of pair (i, j).
+    dots: p_i . p_j with one channel, as from `rank2_inputs`.  e_ij = e_i e_j is the infrared-safe scale of pair (i, j).
     """
-    sums = dots.new_zeros(pairs.num_nodes, 1).index_add_(0, pairs.row, pairs.mirror(dots))
-    total = segment_expand(segment_sum(sums, pairs.node_ptr), pairs.node_ptr, pairs.num_nodes)
+    sums = geometry.sum_symmetric_rows(dots)
+    total = geometry.to_nodes(geometry.sum_nodes(sums))
     total = torch.where(total == 0, 1, total)  # a lone massless particle has no scale
     return (sums / total)[:, 0], (sums / total.abs().sqrt())[:, 0]
 
 
-def irc_angles(inputs: Tensor, scale: Tensor, pairs: PairIndex) -> Tensor:
-    """2 x_ij / (1e-12 + e_ij) for the pair inputs (N + U, K): angles, which do not see how energy is shared."""
-    half = len(inputs)
-    return 2 * inputs / (1e-12 + scale[pairs.row[:half]] * scale[pairs.column[:half]])[:, None]
+def irc_angles(inputs: Tensor, scale: Tensor, geometry: PairGeometry) -> Tensor:
+    """Compute 2 x_ij / (1e-12 + e_ij) for the inputs of `rank2_inputs`: angles, which do not see how energy is shared.
+
+    scale: e_i (N,) of `irc_weights`.
+    """
+    left, right = geometry.ends(scale)
+    return 2 * inputs / (1e-12 + left * right)[..., None]

@@ -1,4 +1,4 @@
-"""Batch normalisation over the valid rows of a table of features."""
+"""Batch normalisation over the valid rows of a tensor of features."""
 
 import torch
 import torch.distributed as dist
@@ -9,11 +9,20 @@ from puffin.layers.all_reduce import AllReduceSum
 
 
 class MaskedBatchNorm(nn.Module):
-    """Normalise each channel over the rows of x (M, C), or over those where mask (M,) is True.
+    """Normalise each channel over all rows of x (..., C), or over those where mask (...) is True.
 
-    The variance that normalises is the biased one, the running estimate takes the unbiased one (one row: kept as is).
-    Rows outside the mask come out as zero and take no part.  With `sync`, statistics are those of the rows of all
-    ranks together, exactly, gradients included.  Parameter names are those of torch.nn.BatchNorm1d.
+    The biased variance normalises; the running estimate takes the unbiased one (and is unchanged by a single row).
+    With `sync`, statistics are those of the rows of all ranks together, exactly, gradients included.  Parameter names
+    are those of torch.nn.BatchNorm1d.
+
+    The packed batches of this repository need no mask.  It is for padded tensors: padding takes no part in the
+    statistics, and its rows of the result are 0.  Here two events have two points and one:
+
+    >>> x = torch.tensor([[[1.0], [2.0]], [[6.0], [999.0]]])  # (B, N, C) = (2, 2, 1)
+    >>> mask = torch.tensor([[True, True], [True, False]])
+    >>> MaskedBatchNorm(1)(x, mask).detach().squeeze(-1)
+    tensor([[-0.9258, -0.4629],
+            [ 1.3887,  0.0000]])
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, sync: bool = False):
@@ -26,12 +35,15 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if x.dim() != 2 or x.shape[1] != len(self.weight):
-            raise ValueError(f"x: expected (rows, {len(self.weight)}), got {tuple(x.shape)}")
+        """Normalise x (..., C); mask (...) bool or None for all rows.  Raises ValueError for another width."""
+        if x.dim() < 2 or x.shape[-1] != len(self.weight):
+            raise ValueError(f"x: expected (..., {len(self.weight)}), got {tuple(x.shape)}")
         if mask is not None:
             out = torch.zeros_like(x)
             out[mask] = self(x[mask])
             return out
+        if x.dim() > 2:
+            return self(x.flatten(0, -2)).view(x.shape)
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if not self._synchronises() and len(x) > 1:  # PyTorch refuses a single row
@@ -46,9 +58,10 @@ class MaskedBatchNorm(nn.Module):
         return torch.addcmul(shift, wide, scale).to(x.dtype)
 
     def normaliser(self, mean: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Training mode as scale x + shift: two (C,), from the mean and the biased variance of this rank's rows.
+        """Return scale and shift (C,) of training mode from the mean and the biased variance of this rank's rows.
 
-        Takes them into the running statistics."""
+        Also updates the running statistics.
+        """
         count = float(rows)
         if self._synchronises():
             total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_tensor([count])]))
@@ -61,13 +74,13 @@ class MaskedBatchNorm(nn.Module):
         return scale, self.bias - mean * scale
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Eval mode as scale x + shift: two (C,)."""
+        """Return scale and shift (C,) of eval mode: the result is scale x + shift."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
 
     @torch.no_grad()
     def track_(self, mean: Tensor, variance: Tensor, rows: float) -> None:
-        """Take the mean and the biased variance (C,) of a batch of `rows` rows into the running statistics."""
+        """Update the running statistics with the mean and the biased variance (C,) of a batch of `rows` rows."""
         self.num_batches_tracked += 1
         if rows > 0:
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

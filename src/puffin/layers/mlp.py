@@ -1,5 +1,6 @@
-"""Networks that act on each row alone: MessageNet on pairs, MLP on events or particles."""
+"""Networks that act on each row on its own: MLP on events or particles, MessageNet on pairs."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -9,18 +10,20 @@ from puffin.layers.activations import make_activation
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.normalised import Normalised
 from puffin.layers.norms import make_norm
-from puffin.ops.messages import activated, message
-from puffin.ops.pair_index import PairIndex
+from puffin.layers.pair_geometry import PairGeometry
 
 
 def init_linear(layer: nn.Linear) -> nn.Linear:
-    """Kaiming normal with slope 0.01, fan-in (spec section 6); bias zero-mean as PyTorch leaves it."""
+    """Initialise the weight with Kaiming's normal distribution (slope 0.01, fan-in); the bias keeps PyTorch's default.
+
+    Source: docs/MATHEMATICS_PELICAN.md, section 6.
+    """
     nn.init.kaiming_normal_(layer.weight, a=0.01)
     return layer
 
 
 class MLP(nn.Module):
-    """Linear and activation for each consecutive pair of widths: the activation follows the last layer too."""
+    """A linear layer and an activation for each consecutive pair of widths, also after the last layer."""
 
     def __init__(self, widths: list[int], activation: str):
         super().__init__()
@@ -28,36 +31,38 @@ class MLP(nn.Module):
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (M, widths[0]) -> (M, widths[-1])."""
+        """Map x (..., widths[0]) to (..., widths[-1])."""
         for linear in self.linear:
             x = self.activation(linear(x))
         return x
 
 
 class MessageNet(MLP):
-    """An MLP on pair features followed by a normalisation of its last width (none if `norm` is 'none')."""
+    """An MLP on pair features, then a normalisation of its last width (none if `norm` is 'none')."""
 
     def __init__(self, widths: list[int], activation: str, norm: str, sync: bool = False):
         super().__init__(widths, activation)
         self.normlayer = make_norm(norm, widths[-1], sync)
 
-    def forward(self, x: Tensor, pairs: PairIndex) -> Tensor | Normalised:
-        """x (P, widths[0]) -> (P, widths[-1])."""
-        if not self._separable(x):
+    def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor | Normalised:
+        """Map x (*pairs, widths[0]) to (*pairs, widths[-1])."""
+        if not self._is_fusible(x):
             x = super().forward(x)
             if self.normlayer is None:
                 return x
-            return self.normlayer(x) if isinstance(self.normlayer, MaskedBatchNorm) else self.normlayer(x, pairs)
+            return self.normlayer(x) if isinstance(self.normlayer, MaskedBatchNorm) else self.normlayer(x, geometry)
         for linear in self.linear[:-1]:
             x = self.activation(linear(x))
         linear, norm, slope = self.linear[-1], self.normlayer, self.activation.negative_slope
-        if self.training or torch.is_grad_enabled():
-            y, mean, variance = message(x, linear.weight, linear.bias, slope)
-            return Normalised(y, *(norm.normaliser(mean, variance, len(y)) if self.training else norm.affine()))
-        return Normalised(activated(x, linear.weight, linear.bias, slope), *norm.affine())
+        if not self.training and not torch.is_grad_enabled():
+            return Normalised(geometry.message_values(x, linear.weight, linear.bias, slope), *norm.affine())
+        values, mean, variance = geometry.message(x, linear.weight, linear.bias, slope)
+        if self.training:
+            return Normalised(values, *norm.normaliser(mean, variance, math.prod(values.shape[:-1])))
+        return Normalised(values, *norm.affine())
 
-    def _separable(self, x: Tensor) -> bool:
-        """Whether the last layer is a message and its batch norm a scale and a shift."""
+    def _is_fusible(self, x: Tensor) -> bool:
+        """Return whether the last layer is a leaky ReLU and a batch norm, which `message` computes in one pass."""
         return (
             len(self.linear) > 0
             and isinstance(self.activation, nn.LeakyReLU)

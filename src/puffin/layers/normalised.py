@@ -1,4 +1,4 @@
-"""Normalised features whose normalisation is left to whoever reads them."""
+"""Normalised features whose scale and shift are not applied yet."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalised:
-    """scale * values + shift, not multiplied out: values (M, C); scale, shift (C,).
+    """The features scale * values + shift, not multiplied out: values (..., C); scale, shift (C,).
 
     A layer that is linear in its input takes scale and shift into its weights, so that no normalised copy of the
-    values is written, kept for the backward pass, or read again.
+    values is written, stored for the backward pass, or read again.
     """
 
     values: Tensor
@@ -19,10 +19,10 @@ class Normalised:
     shift: Tensor
 
     def tensor(self) -> Tensor:
-        """The features themselves (M, C)."""
+        """Multiply out: the features (..., C)."""
         return torch.addcmul(self.shift, self.values, self.scale)
 
 
 def as_tensor(x: Tensor | Normalised) -> Tensor:
-    """The features, multiplied out if they are not."""
+    """Return the features, multiplied out if they are `Normalised`."""
     return x.tensor() if isinstance(x, Normalised) else x

@@ -1,17 +1,18 @@
-"""Normalisations of pair features (P, C), by name."""
+"""Normalisations of pair features, by name."""
 
 import torch
 from torch import Tensor, nn
 
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
-from puffin.ops.pair_index import PairIndex
-from puffin.ops.pairs import pair_reduce
-from puffin.ops.segments import segment_sum
+from puffin.layers.pair_geometry import PairGeometry
 from puffin.settings.pelican import NORMS as NAMES
 
 
 class _EventNorm(nn.Module):
-    """Normalise within each event, then a gain and a bias per channel.  No running statistics: nothing depends on batch-mates."""
+    """Normalise within each event, then apply a gain and a bias per channel.
+
+    There are no running statistics, so an event's result does not depend on its batch-mates.
+    """
 
     over_channels: bool
 
@@ -21,29 +22,27 @@ class _EventNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
 
-    def forward(self, x: Tensor, pairs: PairIndex) -> Tensor:
-        """x (P, C) -> (P, C), in float32 at least."""
+    def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor:
+        """Normalise x (*pairs, C): same shape, float32 or wider."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        event = pairs.event_of_pair
-        rows = (pairs.counts * pairs.counts).clamp_min(1)[:, None].to(x.dtype)
+        centred = x - geometry.to_pairs(self._mean(x, geometry))
+        variance = self._mean(centred.square(), geometry)
+        return centred * geometry.to_pairs(torch.rsqrt(variance + self.eps)) * self.weight + self.bias
 
-        def mean_over_event(values: Tensor) -> Tensor:
-            mean = segment_sum(pair_reduce(values, pairs).rows, pairs.node_ptr) / rows
-            return mean.mean(1, keepdim=True) if self.over_channels else mean
-
-        centred = x - mean_over_event(x)[event]
-        var = mean_over_event(centred.square())
-        return centred * torch.rsqrt(var + self.eps)[event] * self.weight + self.bias
+    def _mean(self, x: Tensor, geometry: PairGeometry) -> Tensor:
+        """Average over the pairs of each event, (B, C), or also over the channels, (B, 1)."""
+        mean = geometry.mean_of_pairs(x)
+        return mean.mean(1, keepdim=True) if self.over_channels else mean
 
 
 class InstanceNorm(_EventNorm):
-    """Statistics per event and channel, over the event's pairs."""
+    """Normalise with statistics per event and channel, over the event's pairs."""
 
     over_channels = False
 
 
 class EventLayerNorm(_EventNorm):
-    """Statistics per event, over its pairs and all channels."""
+    """Normalise with statistics per event, over its pairs and all channels."""
 
     over_channels = True
 
@@ -53,7 +52,7 @@ assert tuple(NORMS) == NAMES  # which are the choices of --batchnorm
 
 
 def make_norm(name: str, num_features: int, sync: bool = False) -> nn.Module | None:
-    """The normalisation called `name` for `num_features` channels, or None for 'none'."""
+    """Make the normalisation called `name` for `num_features` channels; None for 'none'."""
     if name not in NORMS:
         raise ValueError(f"batchnorm: expected one of {', '.join(NORMS)}, got {name!r}")
     if name == "none":

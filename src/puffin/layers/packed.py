@@ -1,6 +1,6 @@
-"""Packed rows: where each event begins, and the padded tables that the point kernels take.
+"""Packed rows: the first row of each event, and conversion to the padded tables that the point kernels take.
 
-Lengths (B,) int64 stay on the CPU, as in the batches: index arithmetic then never waits for a GPU.
+Lengths (B,) int64 stay on the CPU, as in the batches, so that index arithmetic never waits for a GPU.
 """
 
 import torch
@@ -8,27 +8,27 @@ from torch import Tensor
 
 
 def offsets(lengths: Tensor) -> Tensor:
-    """(B + 1,) int64: where each event begins, then the number of rows."""
+    """Return the first row of each event, then the number of rows: (B + 1,) int64."""
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
 def event_of_row(lengths: Tensor) -> Tensor:
-    """(rows,) int64: the event that each row belongs to."""
+    """Return the event that each row belongs to: (rows,) int64."""
     return torch.repeat_interleave(lengths)
 
 
 def rank_in_event(lengths: Tensor) -> Tensor:
-    """(rows,) int64: 0, 1, 2, ... anew in every event."""
+    """Number the rows of each event 0, 1, 2, ...: (rows,) int64."""
     return torch.arange(int(lengths.sum())) - offsets(lengths)[:-1].repeat_interleave(lengths)
 
 
 def slots(lengths: Tensor, width: int) -> Tensor:
-    """(rows,) int64: each row's place in a padded (B, width) table, flattened."""
+    """Return each row's position in a padded (B, width) table, flattened: (rows,) int64."""
     return event_of_row(lengths) * width + rank_in_event(lengths)
 
 
 def pad(x: Tensor, lengths: Tensor, width: int | None = None) -> Tensor:
-    """Packed x (rows, ...) as (B, width, ...), zero where there is no row; width: the longest event if None."""
+    """Pad x (rows, ...) with zeros to (B, width, ...); width None: that of the longest event."""
     if width is None:
         width = int(lengths.max()) if len(lengths) else 0
     table = x.new_zeros(len(lengths) * width, *x.shape[1:])
@@ -36,12 +36,12 @@ def pad(x: Tensor, lengths: Tensor, width: int | None = None) -> Tensor:
 
 
 def unpad(table: Tensor, lengths: Tensor) -> Tensor:
-    """The rows of a padded (B, width, ...) table, one event after another: undoes `pad`."""
+    """Return the rows of a padded (B, width, ...) table, one event after another: undo `pad`."""
     return table.flatten(0, 1).index_select(0, slots(lengths, table.shape[1]).to(table.device))
 
 
 def check_packed(x: Tensor, lengths: Tensor, columns: int) -> None:
-    """ValueError unless x is (P, columns or more) and lengths (B,) int64 on the CPU counts its rows."""
+    """Raise ValueError unless x is (P, columns or more) and lengths, (B,) int64 on the CPU, add up to its rows."""
     if x.dim() != 2 or x.shape[1] < columns or not x.is_floating_point():
         raise ValueError(f"points: expected (P, {columns} or more) floating point, got {tuple(x.shape)} {x.dtype}")
     if lengths.dim() != 1 or lengths.dtype != torch.int64 or lengths.device.type != "cpu":

@@ -1,6 +1,6 @@
 """The mini-PointNet that embeds the points of a token.
 
-Source: spec/polarmae.md sections 4 and 6; Qi et al., arXiv 1612.00593.
+Source: docs/MATHEMATICS_CLOUDS.md, sections 4 and 6; Qi et al., arXiv 1612.00593.
 """
 
 import math
@@ -17,7 +17,7 @@ _FIRST, _STAGE, _SECOND = 128, 256, 512
 
 
 class OrderCode(nn.Module):
-    """ReLU(Linear(sinusoids of 0..size-1)): (size, width).  Tells the points of a group apart by their order in it."""
+    """An embedding of the position of a point in its group: ReLU(Linear(sinusoids of 0..size-1)), (size, width)."""
 
     def __init__(self, size: int, width: int = _STAGE):
         super().__init__()
@@ -31,11 +31,11 @@ class OrderCode(nn.Module):
 
 
 class MiniPointNet(nn.Module):
-    """Points (G, in_channels) of T groups -> (T, dim); an empty group is not allowed.
+    """Map the points (G, in_channels) of T groups to (T, dim); every group must have a point.
 
-    ordered: the order code is added to the first stage.  padding_row: as in published networks, a group of fewer than
-    `size` points also holds padding points that batch normalisation has set to its bias, and they take part in both
-    maxima (spec section 4, compat).
+    ordered: add the order code to the first stage.  padding_row: as in published networks, a group of fewer than `size`
+    points also holds padding points, which batch normalisation sets to its bias and which take part in both maxima
+    (docs/MATHEMATICS_CLOUDS.md, section 4).
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MiniPointNet(nn.Module):
         self.out = nn.Linear(_SECOND, dim)
 
     def forward(self, groups: Tensor, counts: Tensor) -> Tensor:
-        """groups (G, in_channels) one after another; counts (T,) int64 on the CPU, 1..size points of each."""
+        """Embed groups (G, in_channels), one after another; counts (T,) int64 on the CPU, 1..size points of each."""
         ptr = offsets(counts).to(groups.device)
         code = None if self.order is None else self.order()
         x = self.stage(F.relu(self.first_norm(self.first(groups))))
@@ -80,7 +80,7 @@ class MiniPointNet(nn.Module):
         return largest
 
     def _with_padding(self, largest: Tensor, padding: Tensor, counts: Tensor) -> Tensor:
-        """largest (T, C), or the largest of the padding rows (size, C) from each count on, if that is larger."""
+        """Return the maximum of largest (T, C) and the padding rows (size, C) from each group's count on."""
         later = padding.flip(0).cummax(0).values.flip(0)
         short = (counts < self.size).to(largest.device)[:, None]
         candidate = later[counts.clamp(max=self.size - 1).to(largest.device)].to(largest.dtype)

@@ -13,10 +13,11 @@ Z_CUT, BETA, R0, EPS = 0.005, -1.0, 0.8, 1e-12
 
 @torch.no_grad()
 def soft_drop_multiplicity(dots: Tensor, pairs: PairIndex) -> Tensor:
-    """Declusterings along the hardest branch with z > 0.005 (theta / 0.8)^-1, at least 1: (B,) in the dtype of `dots`.
+    """Count the declusterings along the hardest branch with z > 0.005 (theta / 0.8)^-1: (B,) in the dtype of `dots`.
 
-    dots (P, 1): p_i . p_j.  theta_ij^2 = 2 d_ij / (eps + |e_i e_j| / M^2) with e_i = sum_j d_ij: d and e add up when two
-    branches merge, so the tree needs no momenta.  All events are clustered at once, one merge of each per step.
+    dots (P, 1): p_i . p_j.  theta_ij^2 = 2 d_ij / (eps + |e_i e_j| / M^2) with e_i = sum_j d_ij: d and e add up when
+    two branches merge, so the tree needs no momenta.  All events are clustered together, one merge of each per step.
+    The count is at least 1.
     """
     num_events, longest = len(pairs.lengths), int(pairs.lengths.max()) if len(pairs.lengths) else 0
     d = dots.new_zeros(num_events, longest, longest)

@@ -1,6 +1,6 @@
 """A vision transformer's blocks on packed tokens.
 
-Source: spec/polarmae.md section 5; Dosovitskiy et al., arXiv 2010.11929.
+Source: docs/MATHEMATICS_CLOUDS.md, section 5; Dosovitskiy et al., arXiv 2010.11929.
 """
 
 from collections.abc import Iterator
@@ -14,21 +14,22 @@ from puffin.settings.encoder import ARCHITECTURES, TransformerConfig
 
 
 def batch_normalised(x: Tensor, eps: float = 1e-13) -> Tensor:
-    """x (T, C) less its mean, over its standard deviation, both over all tokens and channels."""
+    """Subtract the mean of x (T, C) and divide by its standard deviation, both over all tokens and channels."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = x - x.mean()
     return centred * torch.rsqrt(centred.square().mean() + eps)
 
 
 def token_normalised(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each token of x (T, C) less its mean, over its standard deviation."""
+    """Subtract the mean of each token of x (T, C) and divide by its standard deviation."""
     return F.layer_norm(x, x.shape[1:], eps=eps)
 
 
 class BatchWideNorm(nn.Module):
-    """`batch_normalised`, then a gain and a bias per channel.
+    """Apply `batch_normalised`, then a gain and a bias per channel.
 
-    For published weights only: a token's value depends on every other event of the batch."""
+    For published weights only: a token's value depends on every other event of the batch.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -40,31 +41,31 @@ class BatchWideNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: a token's branch is left out with probability p, the others are divided by 1 - p."""
+    """Stochastic depth: drop a token's branch with probability p, and divide the other branches by 1 - p."""
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
     def forward(self, branch: Tensor) -> Tensor:
-        """branch (T, dim), zero where it is left out."""
+        """Return branch (T, dim) with dropped rows set to 0."""
         if not self.training or self.p == 0:
             return branch
         return branch * F.dropout(branch.new_ones(len(branch), 1), self.p)
 
     def add(self, x: Tensor, branch: nn.Module, inputs: Tensor) -> Tensor:
-        """x + branch(inputs) (T, dim), for a branch that acts on each token alone: it never sees those left out."""
+        """Return x + branch(inputs) (T, dim) for a branch that acts on each token alone, and skips dropped tokens."""
         if not self.training or self.p == 0:
             return x + branch(inputs)
-        kept = (torch.rand(len(x)) >= self.p).nonzero()[:, 0].to(x.device)  # drawn on the CPU: no wait for a GPU
-        return x.index_add(0, kept, (branch(inputs[kept]) / (1 - self.p)).to(x.dtype))
+        active = (torch.rand(len(x)) >= self.p).nonzero()[:, 0].to(x.device)  # drawn on the CPU: no wait for a GPU
+        return x.index_add(0, active, (branch(inputs[active]) / (1 - self.p)).to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"p={self.p:.3f}"
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)): pre-norm."""
+    """A pre-norm block: x + attention(norm(x)), then x + MLP(norm(x))."""
 
     def __init__(self, config: TransformerConfig, drop_path: float):
         super().__init__()
@@ -81,7 +82,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens x and position embeddings (T, dim) -> (T, dim).  The position is added to the input of every block."""
+    """Map tokens x and position embeddings, (T, dim) each, to (T, dim).
+
+    The position embedding is added to the input of every block.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -93,24 +97,26 @@ class Transformer(nn.Module):
         self.apply(init_weights)
 
     def outputs(self, x: Tensor, position: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-        """What each block gives, one after another; lengths (B,) int64 on the CPU: tokens of each event."""
+        """Yield the output of each block; lengths (B,) int64 on the CPU: tokens of each event."""
         position = position.to(torch.promote_types(position.dtype, torch.float32))  # sums stay wide under autocast
         for block in self.blocks:
             x = block(x + position, lengths)
             yield x
 
     def forward(self, x: Tensor, position: Tensor, lengths: Tensor) -> Tensor:
-        for x in self.outputs(x, position, lengths):
-            pass
-        return self.norm(x)
+        """Return the output of the last block after the final norm, if there is one."""
+        last = x
+        for output in self.outputs(x, position, lengths):
+            last = output
+        return self.norm(last)
 
     def normalised(self, x: Tensor) -> Tensor:
-        """x (T, dim) by this network's kind of norm, without gain and bias."""
+        """Normalise x (T, dim) as the norms of this network do, without gain and bias."""
         return batch_normalised(x) if self.config.batch_wide_norm else token_normalised(x)
 
 
 def init_weights(module: nn.Module) -> None:
-    """Linear layers: normal of width 0.02 cut at two absolute, bias 0, as vision transformers start."""
+    """Initialise a linear layer as vision transformers do: normal of deviation 0.02 cut at +-2, bias 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,6 +1,6 @@
 """From tokens back to points: inverse-distance interpolation.
 
-Source: spec/polarmae.md section 8; Qi et al., arXiv 1706.02413 (feature propagation).
+Source: docs/MATHEMATICS_CLOUDS.md, section 8; Qi et al., arXiv 1706.02413 (feature propagation).
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from puffin.ops.segments import segment_extremum, segment_sum
 
 
 class Neighbours(NamedTuple):
-    """For each of P points: rows (P, k) int64 of tokens, and their weights (P, k), which add up to 1."""
+    """For each of P points, the rows of k tokens, (P, k) int64, and their weights (P, k), which add up to 1."""
 
     rows: Tensor
     weights: Tensor
@@ -26,10 +26,11 @@ class Neighbours(NamedTuple):
 def nearest_tokens(
     points: Tensor, lengths: Tensor, centres: Tensor, token_lengths: Tensor, k: int = 5, eps: float = 1e-8
 ) -> Neighbours:
-    """The k nearest token centres of each point, weighted by 1 / (squared distance + eps).
+    """Find the k nearest token centres of each point, weighted by 1 / (squared distance + eps).
 
-    points (P, 3 or more), centres (T, 3), lengths and token_lengths (B,) int64 on the CPU.  Where an event has fewer
-    than k tokens, the missing ones weigh 0; where it has none, all do, and their rows are 0."""
+    points (P, 3 or more), centres (T, 3), lengths and token_lengths (B,) int64 on the CPU.  If an event has fewer than
+    k tokens, the missing ones have weight 0; if it has none, all have, and their rows are 0.
+    """
     device = points.device
     squared, index = knn(
         pad(points[:, :3], lengths),
@@ -46,7 +47,10 @@ def nearest_tokens(
 
 
 def interpolate(features: Tensor, neighbours: Neighbours) -> Tensor:
-    """Weighted sums of token features (T, C): (P, C), half precision added up in float32.  No (P, k, C) table is made."""
+    """Add up the weighted token features (T, C) of each point: (P, C).
+
+    Half precision is added up in float32.  No (P, k, C) table is made.
+    """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if len(features) == 0:
         return features.new_zeros(len(neighbours.rows), features.shape[1])
@@ -55,7 +59,7 @@ def interpolate(features: Tensor, neighbours: Neighbours) -> Tensor:
 
 
 class Upsampler(nn.Module):
-    """Token features (T, dim) -> point features (P, dim), by way of [x, y, z, interpolated features]."""
+    """Map token features (T, dim) to point features (P, dim) by an MLP on [x, y, z, interpolated features]."""
 
     def __init__(self, dim: int, sync: bool = False):
         super().__init__()
@@ -64,6 +68,7 @@ class Upsampler(nn.Module):
         self.norm1, self.norm2 = MaskedBatchNorm(dim, sync=sync), MaskedBatchNorm(dim, sync=sync)
 
     def forward(self, points: Tensor, features: Tensor, neighbours: Neighbours) -> Tensor:
+        """Interpolate features (T, dim) at points (P, 3 or more), and apply the MLP: (P, dim)."""
         # the product commutes with the interpolation, and there are far fewer tokens than points
         of_position, of_features = self.linear1.weight.split((3, features.shape[1]), 1)
         x = F.linear(points[:, :3], of_position) + interpolate(F.linear(features, of_features), neighbours)
@@ -72,7 +77,7 @@ class Upsampler(nn.Module):
 
 
 def global_features(features: Tensor, lengths: Tensor) -> Tensor:
-    """[largest, mean] over the tokens (T, dim) of each event: (B, 2 dim); lengths (B,) int64 on the CPU."""
+    """Return [maximum, mean] over the tokens (T, dim) of each event: (B, 2 dim); lengths (B,) int64 on the CPU."""
     ptr = offsets(lengths).to(features.device)
     number = lengths.clamp(min=1).to(features)[:, None]
     return torch.cat([segment_extremum(features, ptr, True), segment_sum(features, ptr) / number], 1)

@@ -3,13 +3,14 @@
 Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from puffin.data.packing import JetBatch
-from puffin.layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to1, Eq2to2, EventGeometry
+from puffin.layers.aggregators import AggregatorOptions, Eq1to2, Eq2to0, Eq2to1, Eq2to2
 from puffin.layers.dropout import PairDropout
 from puffin.layers.input_encoder import InputEncoder
 from puffin.layers.lorentz import (
@@ -23,9 +24,9 @@ from puffin.layers.lorentz import (
     rank2_inputs,
 )
 from puffin.layers.mlp import MLP, MessageNet
-from puffin.layers.softdrop import soft_drop_multiplicity
+from puffin.layers.packed_pairs import PackedPairs
+from puffin.layers.pair_geometry import PairGeometry
 from puffin.ops.pair_index import PairIndex
-from puffin.ops.segments import segment_sum
 from puffin.settings.pelican import PelicanConfig
 
 
@@ -45,15 +46,15 @@ def aggregator_options(
 
 
 class Embedded(NamedTuple):
-    """Pair features (P, first width), the events they belong to, and the momenta (N', 4), spurions included."""
+    """Pair features (*pairs, C), the geometry they belong to, and the momenta (N', 4), spurions included."""
 
     pairs: Tensor
-    geometry: EventGeometry
+    geometry: PairGeometry
     fourmomenta: Tensor
 
 
 class Net2to2(nn.Module):
-    """The blocks: messages on pairs, dropout, aggregation."""
+    """The blocks of a network, each of messages on pairs, dropout and aggregation."""
 
     def __init__(self, config: PelicanConfig):
         super().__init__()
@@ -75,16 +76,17 @@ class Net2to2(nn.Module):
         )
         self.dropout = PairDropout(config.drop_rate)
 
-    def forward(self, x: Tensor, geometry: EventGeometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor:
+        """Map x (*pairs, first width) to (*pairs, first of num_channels_m_out)."""
         for message, aggregate in zip(self.message_layers, self.eq_layers, strict=False):
-            x = aggregate(self.dropout(message(x, geometry.pairs)), geometry)
+            x = aggregate(self.dropout(message(x, geometry)), geometry)
         return x
 
 
 class PelicanBackbone(nn.Module):
-    """From four-momenta to pair features: input embedding and blocks.  Heads are its subclasses.
+    """The part shared by all networks, from four-momenta to pair features: input embedding and blocks.
 
-    Attribute names are those of published checkpoints, so that their state loads as it is.
+    Attribute names are those of published checkpoints, so that their state loads unchanged.
     """
 
     def __init__(self, config: PelicanConfig):
@@ -101,7 +103,7 @@ class PelicanBackbone(nn.Module):
 
     @torch.no_grad()
     def _copy_dot_products_(self) -> None:
-        """Start with d_ij in every channel (spec section 2)."""
+        """Initialise the first linear layer to p_i . p_j in every channel (docs/MATHEMATICS_PELICAN.md, section 2)."""
         self.linear.bias.zero_()
         weight = self.linear.weight.zero_()
         if self.config.method == "input" and self.config.stabilizer in WITHOUT_DOT_PRODUCT:
@@ -111,7 +113,7 @@ class PelicanBackbone(nn.Module):
 
     @torch.compiler.disable
     def embed(self, batch: JetBatch) -> Embedded:
-        """The input of the first block."""
+        """Compute the input of the first block for a packed batch."""
         config = self.config
         p, scalars, lengths = batch.fourmomenta, batch.scalars, batch.lengths
         if (0 if scalars is None else scalars.shape[1]) != config.num_scalars:
@@ -119,36 +121,48 @@ class PelicanBackbone(nn.Module):
             raise ValueError(f"scalars: the network takes {config.num_scalars} per particle, the data has {got}")
         if config.spurions:
             p, scalars, lengths = prepend_spurions(p, scalars, lengths, config.spurions)
-        pairs = PairIndex(lengths, p.device)
-        inputs = rank2_inputs(p, pairs, config.stabilizer, config.method)
-        geometry, inputs = self._geometry(p, inputs, pairs)
-        x = pairs.mirror(self.input_encoder(self.linear(inputs)))
+        geometry = PackedPairs.of(PairIndex(lengths, p.device), self.linear.weight.dtype)
+        return self.embed_nodes(p, scalars, geometry)
+
+    def embed_nodes(self, p: Tensor, scalars: Tensor | None, geometry: PairGeometry) -> Embedded:
+        """Compute the input of the first block from nodes, spurions included.
+
+        p (N', 4); scalars (N', num_labels) or None; geometry: of these nodes, without weights.
+        """
+        config = self.config
+        inputs = rank2_inputs(p, geometry, config.stabilizer, config.method)
+        if config.irc_safe:
+            geometry, inputs = self._irc_safe(p, inputs, geometry)
+        x = geometry.complete(self.input_encoder(self.linear(inputs), geometry))
         if config.num_labels:
-            x = torch.cat([x, self.eq1to2(scalars, geometry)], 1)
+            x = torch.cat([x, self.eq1to2(scalars, geometry)], -1)
         return Embedded(x, geometry, p)
 
-    def _geometry(self, p: Tensor, inputs: Tensor, pairs: PairIndex) -> tuple[EventGeometry, Tensor]:
+    def _irc_safe(self, p: Tensor, inputs: Tensor, geometry: PairGeometry) -> tuple[PairGeometry, Tensor]:
+        """Return the geometry with IRC-safe weights and multiplicity, and angles instead of the inputs."""
         dtype = self.linear.weight.dtype
-        if not self.config.irc_safe:
-            return EventGeometry(pairs, pairs.counts.clamp_min(1)[:, None].to(dtype)), inputs
-        dots = rank2_inputs(p, pairs, "so13", "input")
-        weights, scale = irc_weights(dots, pairs)
-        multiplicity = pairs.counts
-        if set(self.config.config + self.config.config_out) != {"s"}:  # plain sums do not ask for n
-            multiplicity = soft_drop_multiplicity(pairs.mirror(dots), pairs)
-        geometry = EventGeometry(pairs, multiplicity[:, None].to(dtype), weights.to(dtype))
-        return geometry, irc_angles(inputs, scale, pairs)
+        dots = rank2_inputs(p, geometry, "so13", "input")
+        weights, scale = irc_weights(dots, geometry)
+        multiplicity = geometry.multiplicity
+        if set(self.config.config + self.config.config_out) != {"s"}:  # plain sums do not use n
+            multiplicity = geometry.soft_drop_multiplicity(dots)[:, None].to(dtype)
+        angles = irc_angles(inputs, scale, geometry)
+        return replace(geometry, multiplicity=multiplicity, weights=weights.to(dtype)), angles
+
+    def run_blocks(self, embedded: Embedded) -> Embedded:
+        """Replace the pair features by the output of the last block, (*pairs, first of num_channels_m_out)."""
+        return embedded._replace(pairs=self.net2to2(embedded.pairs, embedded.geometry))
 
     def through_blocks(self, batch: JetBatch) -> Embedded:
-        """The output of the last block (P, first of num_channels_m_out)."""
-        # invariants span many orders of magnitude: they are embedded in full precision, whatever autocast says
+        """Embed a packed batch and run the blocks."""
+        # invariants span many orders of magnitude, so they are embedded in full precision, with autocast too
         with torch.autocast(batch.fourmomenta.device.type, enabled=False):
             embedded = self.embed(batch)
-        return embedded._replace(pairs=self.net2to2(embedded.pairs, embedded.geometry))
+        return self.run_blocks(embedded)
 
 
 class PelicanClassifier(PelicanBackbone):
-    """Jets to class scores."""
+    """Map jets to class scores."""
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)
@@ -164,16 +178,23 @@ class PelicanClassifier(PelicanBackbone):
         if config.mlp_out:
             self.mlp_out = MLP(widths, config.activation)
 
-    def forward(self, batch: JetBatch) -> Tensor:
-        """Scores (B, num_classes) before the softmax."""
-        x, geometry, _ = self.through_blocks(batch)
-        x = self.dropout(self.msg_2to0(x, geometry.pairs))
+    def read_out(self, embedded: Embedded) -> Tensor:
+        """Compute the scores (B, num_classes) from the output of the last block."""
+        x, geometry, _ = embedded
+        x = self.dropout(self.msg_2to0(x, geometry))
         x = self.dropout_out(self.agg_2to0(x, geometry))
         return self.mlp_out(x) if self.config.mlp_out else x
 
+    def forward(self, batch: JetBatch) -> Tensor:
+        """Compute the scores (B, num_classes), before the softmax."""
+        return self.read_out(self.through_blocks(batch))
+
 
 class Regression(NamedTuple):
-    """fourmomenta (B, T, 4) [GeV]; weights (N', T, K) of the particles, spurions first in each jet, and how many (B,)."""
+    """The predicted four-momenta, and the weights of the particles that they are sums of.
+
+    fourmomenta (B, T, 4) [GeV]; weights (N', T, K), spurions first in each jet; lengths (B,) rows of weights per jet.
+    """
 
     fourmomenta: Tensor
     weights: Tensor
@@ -181,10 +202,11 @@ class Regression(NamedTuple):
 
 
 class PelicanRegressor(PelicanBackbone):
-    """Jets to T four-momenta: sums of the particles' momenta with invariant weights.
+    """Map jets to T four-momenta: sums of the particles' momenta with invariant weights.
 
-    With --method spurions one weight for each particle and spurion; with --method input K of them, one for each part
-    of the momentum that the stabilizer does not mix (`PROJECTIONS`).  Source: arXiv 2307.16506, sec. 5."""
+    With --method spurions there is one weight for each particle and spurion; with --method input there are K, one for
+    each part of the momentum that the stabilizer does not mix (`PROJECTIONS`).  Source: arXiv 2307.16506, sec. 5.
+    """
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)
@@ -208,13 +230,18 @@ class PelicanRegressor(PelicanBackbone):
         if config.mlp_out:
             self.mlp_out_1 = MLP(widths, config.activation)
 
-    def forward(self, batch: JetBatch) -> Regression:
-        x, geometry, p = self.through_blocks(batch)
-        x = self.dropout(self.msg_2to1(x, geometry.pairs))
+    def read_out(self, embedded: Embedded) -> tuple[Tensor, Tensor]:
+        """Compute the four-momenta (B, T, 4) and the weights (N', T, K) from the output of the last block."""
+        x, geometry, p = embedded
+        x = self.dropout(self.msg_2to1(x, geometry))
         x = self.dropout_out(self.agg_2to1(x, geometry))
         x = self.mlp_out_1(x) if self.config.mlp_out else x
-        weights = x.to(p.dtype).view(len(p), self.config.num_targets, len(self.projections))
+        weights = x.to(p.dtype).view(p.shape[0], self.config.num_targets, len(self.projections))
         parts = torch.einsum("kab,nb->nka", self.projections.to(p.dtype), p)
         terms = torch.einsum("ntk,nka->nta", weights, parts).flatten(1)
-        momenta = segment_sum(terms, geometry.pairs.node_ptr).view(-1, self.config.num_targets, 4) / self.config.scale
-        return Regression(momenta, weights, geometry.pairs.lengths)
+        return geometry.sum_nodes(terms).view(-1, self.config.num_targets, 4) / self.config.scale, weights
+
+    def forward(self, batch: JetBatch) -> Regression:
+        """Predict the four-momenta of each jet."""
+        momenta, weights = self.read_out(self.through_blocks(batch))
+        return Regression(momenta, weights, batch.lengths + len(self.config.spurions))

@@ -1,6 +1,6 @@
 """The encoder of point clouds: tokens, their embedding, a transformer.
 
-Source: arXiv 2502.02558, sec. 3; spec/polarmae.md sections 3 to 5.
+Source: arXiv 2502.02558, sec. 3; docs/MATHEMATICS_CLOUDS.md, sections 3 to 5.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from puffin.settings.encoder import EncoderConfig
 
 
 class Encoded(NamedTuple):
-    """Tokens, and for each of them its output (T, dim)."""
+    """Tokens, and the output of the encoder for each of them (T, dim)."""
 
     tokens: Tokens
     features: Tensor
 
 
 class PointEncoder(nn.Module):
-    """Points (P, 4) of B events -> tokens (T, dim).  Models and the linear probe stand on it."""
+    """Map points (P, 4) of B events to tokens (T, dim), for models and the linear probe."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -34,20 +34,20 @@ class PointEncoder(nn.Module):
         self.transformer = Transformer(config.transformer)
 
     def tokenize(self, points: Tensor, lengths: Tensor) -> Tokens:
-        """Tokens of packed points (P, in_channels), lengths (B,) int64 on the CPU.  No weights are involved."""
+        """Group packed points (P, in_channels) into tokens, without weights; lengths (B,) int64 on the CPU."""
         if points.dim() != 2 or points.shape[1] != self.config.in_channels:
             raise ValueError(f"points: expected (P, {self.config.in_channels}), got {tuple(points.shape)}")
         return tokenize(points, lengths, self.config.tokens)
 
     def embed(self, tokens: Tokens) -> Tensor:
-        """What the transformer takes in, without the position: (T, dim)."""
+        """Embed the points of each token, (T, dim): the input of the transformer without the position."""
         return self.embedding(tokens.groups, tokens.counts)
 
     def encode(self, tokens: Tokens) -> Tensor:
-        """(T, dim): the transformer's output on these tokens, each seeing those of its event."""
+        """Run the transformer on these tokens, (T, dim); each attends to those of its event."""
         return self.transformer(self.embed(tokens), self.position(tokens.centres), tokens.lengths)
 
     def forward(self, points: Tensor, lengths: Tensor) -> Encoded:
-        """Encode all tokens, nothing masked."""
+        """Encode all tokens of points (P, in_channels); lengths (B,) int64 on the CPU."""
         tokens = self.tokenize(points, lengths)
         return Encoded(tokens, self.encode(tokens))

@@ -1,7 +1,7 @@
-"""Masked autoencoders on point clouds: Point-MAE, and PoLAr-MAE, which also fills in energies.
+"""Masked autoencoders on point clouds: Point-MAE, and PoLAr-MAE, which also predicts energies.
 
-Source: arXiv 2502.02558, sec. 3; Pang et al., arXiv 2203.06604; spec/polarmae.md section 6.  Without a decoder: SimMIM, Xie et
-al., arXiv 2111.09886.
+Source: docs/MATHEMATICS_CLOUDS.md, section 6; arXiv 2502.02558, sec. 3; Pang et al., arXiv 2203.06604.  Without a
+decoder: SimMIM, Xie et al., arXiv 2111.09886.
 """
 
 from typing import NamedTuple
@@ -19,10 +19,12 @@ from puffin.settings.clouds import PointMAEConfig
 
 
 class Reconstruction(NamedTuple):
-    """What is predicted of the M masked tokens among `tokens`, masked (T,) bool on the CPU.
+    """The prediction for the M masked tokens among `tokens`; masked (T,) bool on the CPU.
 
-    hidden: the masked tokens with their true points.  points (M, group_size, in_channels): as the groups are, of which
-    the first `hidden.counts` count.  energy (M, group_size): of the true points in their order, or None."""
+    hidden: the masked tokens with their true points.  points (M, group_size, in_channels): predicted points, in the
+    units of the groups; the first `hidden.counts` of each token are used.  energy (M, group_size): predicted energies
+    of the true points in their order, or None.
+    """
 
     tokens: Tokens
     masked: Tensor
@@ -31,19 +33,21 @@ class Reconstruction(NamedTuple):
     energy: Tensor | None
 
     def losses(self) -> dict[str, Tensor]:
-        """The terms whose sum is minimised: `chamfer`, a mean over the hidden tokens, and `energy`, where energies are
-        predicted, over their points."""
+        """Return the terms of the loss: `chamfer`, a mean over the hidden tokens, and `energy`, one over their points.
+
+        `energy` is there only if energies are predicted.
+        """
         return {name: mean_of(sums) for name, sums in self.sums().items()}
 
     def sums(self) -> dict[str, Tensor]:
-        """The same as sums, which add up over batches and processes: (2,), of the errors, and of what they are of."""
+        """Return each term as (2,): the sum of the errors, and their number. Both add up over batches and processes."""
         number = {"chamfer": len(self.hidden), "energy": len(self.hidden.groups)}
         return {
             name: torch.stack([each.sum(), each.new_full((), number[name])]) for name, each in self.errors().items()
         }
 
     def errors(self) -> dict[str, Tensor]:
-        """(M,) of each hidden token: `chamfer`, its distance, and `energy`, the sum over its points."""
+        """Return (M,) for each term: `chamfer`, the distance of a hidden token; `energy`, the sum over its points."""
         hidden = self.hidden
         terms = {"chamfer": chamfer_by_group(self.points, hidden.groups, hidden.counts)}
         if self.energy is not None:
@@ -52,7 +56,7 @@ class Reconstruction(NamedTuple):
 
 
 def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """(T,) bool on the CPU: floor(ratio n) random tokens of each event; lengths (B,) int64, generator on the CPU."""
+    """Choose floor(ratio n) random tokens of each event: (T,) bool; lengths (B,) int64 and generator on the CPU."""
     draw = torch.rand(int(lengths.sum()), generator=generator)
     event = event_of_row(lengths)
     order = draw.argsort()
@@ -64,7 +68,7 @@ def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None
 
 
 class EnergyHead(nn.Module):
-    """Energies of a masked token's points from their true positions and the decoder's token."""
+    """Predict the energies of a masked token's points from their true positions and the decoder's token."""
 
     def __init__(self, dim: int, size: int, padding_row: bool = False, sync: bool = False):
         super().__init__()
@@ -72,13 +76,13 @@ class EnergyHead(nn.Module):
         self.linear = nn.Linear(2 * dim, size)
 
     def forward(self, groups: Tensor, counts: Tensor, decoded: Tensor) -> Tensor:
-        """groups (G, 3 or more), counts (M,) on the CPU, decoded (M, dim) -> (M, size)."""
+        """Map groups (G, 3 or more), counts (M,) on the CPU and decoded (M, dim) to energies (M, size)."""
         positions = self.embedding(groups[:, :3], counts)
         return self.linear(torch.cat([positions, decoded.to(positions.dtype)], 1))
 
 
 class PointMAE(nn.Module):
-    """Hide most tokens of an event, encode the visible ones, predict the points (and energies) of the hidden ones."""
+    """Mask most tokens of an event, encode the visible ones, predict the points (and energies) of the masked ones."""
 
     def __init__(self, config: PointMAEConfig):
         super().__init__()
@@ -96,14 +100,14 @@ class PointMAE(nn.Module):
     def forward(
         self, points: Tensor, lengths: Tensor, masked: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Reconstruction:
-        """points (P, 4) packed, lengths (B,) int64 on the CPU; masked (T,) bool on the CPU, random if None."""
+        """Reconstruct packed points (P, 4); lengths (B,) int64 and masked (T,) bool on the CPU; None: a random mask."""
         tokens = self.encoder.tokenize(points, lengths)
         if masked is None:
             masked = random_mask(tokens.lengths, self.config.mask_ratio, generator)
         return self.reconstruct(tokens, masked)
 
     def reconstruct(self, tokens: Tokens, masked: Tensor) -> Reconstruction:
-        """What `forward` does after the tokens are made."""
+        """Predict the masked tokens; masked (T,) bool on the CPU.  Raises ValueError for another mask."""
         if masked.shape != (len(tokens),) or masked.dtype != torch.bool or masked.device.type != "cpu":
             got = f"{tuple(masked.shape)} {masked.dtype} on {masked.device}"
             raise ValueError(f"masked: expected ({len(tokens)},) bool on the CPU, got {got}")
@@ -114,11 +118,14 @@ class PointMAE(nn.Module):
         return Reconstruction(tokens, masked, hidden, predicted, energy)
 
     def _decode(self, tokens: Tokens, masked: Tensor) -> Tensor:
-        """(M, dim): the last transformer's output at the masked tokens; only the visible ones pass an encoder before a decoder."""
+        """Return the last transformer's output at the masked tokens, (M, dim).
+
+        With a decoder the encoder sees the visible tokens only; without one it also takes the mask tokens.
+        """
         encoder, visible = self.encoder, tokens.select(~masked)
-        seen = encoder.embed(visible) if self.decoder is None else encoder.encode(visible)
-        device = seen.device
-        at_seen, at_hidden = (~masked).nonzero()[:, 0].to(device), masked.nonzero()[:, 0].to(device)
-        x = self.mask_token.to(seen.dtype).expand(len(tokens), -1).index_copy(0, at_seen, seen)
+        features = encoder.embed(visible) if self.decoder is None else encoder.encode(visible)
+        device = features.device
+        visible_rows, masked_rows = (~masked).nonzero()[:, 0].to(device), masked.nonzero()[:, 0].to(device)
+        x = self.mask_token.to(features.dtype).expand(len(tokens), -1).index_copy(0, visible_rows, features)
         last = encoder.transformer if self.decoder is None else self.decoder
-        return last(x, encoder.position(tokens.centres), tokens.lengths)[at_hidden]
+        return last(x, encoder.position(tokens.centres), tokens.lengths)[masked_rows]

@@ -1,6 +1,6 @@
-"""Semantic segmentation of point clouds: a pretrained encoder, and a head that gives each point class scores.
+"""Semantic segmentation of point clouds: a pretrained encoder, and a head that predicts class scores of every point.
 
-Source: arXiv 2502.02558, sec. 4; spec/polarmae.md section 8.
+Source: docs/MATHEMATICS_CLOUDS.md, section 8; arXiv 2502.02558, sec. 4.
 """
 
 from dataclasses import replace
@@ -23,19 +23,19 @@ from puffin.settings.clouds import SegmentationConfig
 
 
 class Segmented(NamedTuple):
-    """logits (P, num_classes) of the points, and the tokens of their events."""
+    """The logits (P, num_classes) of the points, and the tokens of their events."""
 
     logits: Tensor
     tokens: Tokens
 
 
 class SegmentationHead(nn.Module):
-    """Point features (P, dim) and event features (B, 2 dim) -> logits (P, num_classes)."""
+    """Map point features (P, dim) and event features (B, 2 dim) to logits (P, num_classes)."""
 
     def __init__(self, dim: int, config: SegmentationConfig):
         super().__init__()
         width, sync = config.head_dim, config.encoder.sync_batchnorm
-        self.linear1 = nn.Linear(3 * dim, width, bias=False)  # of [point, largest, mean]
+        self.linear1 = nn.Linear(3 * dim, width, bias=False)  # of [point, maximum, mean]
         self.norm1 = MaskedBatchNorm(width, sync=sync)
         self.dropout = nn.Dropout(config.head_dropout)
         self.linear2 = nn.Linear(width, width // 2, bias=False)
@@ -43,7 +43,7 @@ class SegmentationHead(nn.Module):
         self.linear3 = nn.Linear(width // 2, config.num_classes)
 
     def forward(self, x: Tensor, event: Tensor, lengths: Tensor) -> Tensor:
-        """lengths (B,) int64 on the CPU: points of each event."""
+        """Compute the logits; lengths (B,) int64 on the CPU: points of each event."""
         of_point, of_event = self.linear1.weight.split((x.shape[1], event.shape[1]), 1)
         x = F.linear(x, of_point) + segment_expand(F.linear(event, of_event), offsets(lengths).to(x.device), len(x))
         x = self.dropout(F.relu(self.norm1(x)))
@@ -52,7 +52,7 @@ class SegmentationHead(nn.Module):
 
 
 class Segmentation(nn.Module):
-    """Points (P, 4) of B events -> class scores of each."""
+    """Map points (P, 4) of B events to class scores of each point."""
 
     def __init__(self, config: SegmentationConfig):
         super().__init__()
@@ -68,9 +68,8 @@ class Segmentation(nn.Module):
             self.encoder.requires_grad_(False)
         elif config.finetune == "lora":
             add_lora_(self.encoder, config.lora_rank, config.lora_alpha)
-        self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(
-            False
-        )  # never called; the updates in them neither
+        # later blocks and their low-rank updates are never called
+        self.encoder.transformer.blocks[self._last_block + 1 :].requires_grad_(False)
         self.train()
 
     @property
@@ -78,7 +77,7 @@ class Segmentation(nn.Module):
         return max(self.config.averaged_layers)
 
     def train(self, mode: bool = True) -> "Segmentation":
-        """Training mode, but for what does not learn: its running statistics stay, and nothing of it is dropped."""
+        """Set the mode; frozen parts stay in eval mode, so that their running statistics and outputs do not change."""
         super().train(mode)
         if self.config.finetune == "peft":
             self.encoder.eval()
@@ -87,7 +86,7 @@ class Segmentation(nn.Module):
         return self
 
     def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
-        """points (P, 4) packed, lengths (B,) int64 on the CPU."""
+        """Classify points (P, 4), packed; lengths (B,) int64 on the CPU."""
         tokens = self.encoder.tokenize(points, lengths)
         features = self._features(tokens)
         neighbours = nearest_tokens(points, lengths, tokens.centres, tokens.lengths, self.config.neighbours)
@@ -95,7 +94,7 @@ class Segmentation(nn.Module):
         return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens)
 
     def _features(self, tokens: Tokens) -> Tensor:
-        """(T, dim): mean of the normalised outputs of the chosen blocks, passed through those of the head."""
+        """Average the normalised outputs of the chosen blocks, then run the blocks of the head, if any: (T, dim)."""
         transformer, position = self.encoder.transformer, self.encoder.position(tokens.centres)
         outputs = islice(
             transformer.outputs(self.encoder.embed(tokens), position, tokens.lengths), self._last_block + 1
@@ -105,16 +104,17 @@ class Segmentation(nn.Module):
         return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
 
     def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
-        """Parameters that learn, with factors (`lr_scale`) of their learning rates: 1 for the head, and down the encoder
-        a factor layer_decay more for each block, and for what is before the first."""
+        """Group the trainable parameters by the factor `lr_scale` of their learning rate.
+
+        The head has 1, the last block of the encoder layer_decay, the block before it layer_decay^2, and so on; the
+        embedding comes after the first block.
+        """
         if layer_decay == 1:
             return [{"params": [p for p in self.parameters() if p.requires_grad]}]
         encoder = self.encoder
-        floors = [
-            nn.ModuleList([encoder.embedding, encoder.position]),
-            *encoder.transformer.blocks[: self._last_block + 1],
-        ]
-        groups = [[p for p in floor.parameters() if p.requires_grad] for floor in floors]
+        embedding = nn.ModuleList([encoder.embedding, encoder.position])
+        modules = [embedding, *encoder.transformer.blocks[: self._last_block + 1]]
+        groups = [[p for p in module.parameters() if p.requires_grad] for module in modules]
         below = {id(p) for group in groups for p in group}
         groups.append([p for p in self.parameters() if p.requires_grad and id(p) not in below])
         scaled = [{"params": group, "lr_scale": layer_decay**k} for k, group in enumerate(reversed(groups))]

@@ -1,4 +1,4 @@
-"""`python -m puffin.ops`: what is built, what is loaded, and why not."""
+"""`python -m puffin.ops`: show which kernels are built and loaded, and why others are not."""
 
 import importlib
 

@@ -1,6 +1,6 @@
 """Chamfer distance between clouds, over all D coordinates.
 
-Source: spec/polarmae.md section 2; Fan et al., CVPR 2017.
+Source: docs/MATHEMATICS_CLOUDS.md, section 2; Fan et al., CVPR 2017.
 """
 
 import torch
@@ -24,12 +24,16 @@ def chamfer_distance(
     lengths_y: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Mean over the points of a cloud of the squared distance to the nearest point of the other, both directions
-    added; then the mean over clouds (a scalar), or (B,) with reduction="none".
+    """Average the squared distance of each point to the nearest point of the other cloud, in both directions, added up.
 
-    x (B, N, D >= 3), y (B, M, D); lengths (B,) int64 or None (all). The nearest point is the one of lowest index
-    among equals, and the gradient flows to it alone. A cloud whose partner is empty, or that is empty itself, adds 0.
-    Half precision is computed in float32. Differentiable once, in x and y.
+    x (B, N, D >= 3), y (B, M, D); lengths (B,) int64 or None (all points). Returns the mean over the clouds (a scalar),
+    or (B,) with reduction="none". Among equally near points the one of lowest index counts, and the gradient flows to
+    it alone. A cloud that is empty, or whose partner is, adds 0. Half precision is computed in float32. Differentiable
+    once, in x and y.
+
+    >>> x, y = torch.tensor([[[0.0, 0, 0]]]), torch.tensor([[[1.0, 0, 0], [3, 0, 0]]])
+    >>> chamfer_distance(x, y)  # 1 + (1 + 9) / 2
+    tensor(6.)
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: expected one of {REDUCTIONS}, got {reduction!r}")
@@ -47,7 +51,7 @@ def chamfer_distance(
 
 
 def oracle(x: Tensor, y: Tensor, lengths_x: Tensor, lengths_y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Squared distance to the nearest point of the other cloud, and its index: (B, N) twice, (B, M) twice.
+    """Return the squared distance to the nearest point of the other cloud, and its index: (B, N) twice, (B, M) twice.
 
     Padding, and rows whose partner is empty: distance 0, index -1.
     """
@@ -69,20 +73,20 @@ def _nearest(x: Tensor, y: Tensor, lengths_x: Tensor, lengths_y: Tensor) -> tupl
 def backward_oracle(
     grad_x: Tensor, grad_y: Tensor, x: Tensor, y: Tensor, index_x: Tensor, index_y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """d/dx and d/dy of sum(grad_x dist_x) + sum(grad_y dist_y)."""
-    pull_x, from_y = _pull(grad_x, x, y, index_x)
-    pull_y, from_x = _pull(grad_y, y, x, index_y)
-    return pull_x - from_x, pull_y - from_y
+    """Return d/dx and d/dy of sum(grad_x dist_x) + sum(grad_y dist_y)."""
+    of_x, at_nearest_y = _one_direction(grad_x, x, y, index_x)
+    of_y, at_nearest_x = _one_direction(grad_y, y, x, index_y)
+    return of_x - at_nearest_x, of_y - at_nearest_y
 
 
-def _pull(grad: Tensor, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """2 g (x_i - y_j) at every i, and summed at every j."""
+def _one_direction(grad: Tensor, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 2 g (x_i - y_j) at every i, and its sum at every nearest point j."""
     if y.shape[1] == 0:
         return torch.zeros_like(x), torch.zeros_like(y)
     at = index.clamp(min=0)[..., None].expand(x.shape)
-    pull = 2 * grad[..., None] * (x - y.gather(1, at))
-    pull = torch.where((index >= 0)[..., None], pull, 0.0)
-    return pull, torch.zeros_like(y).scatter_add_(1, at, pull)
+    gradient = 2 * grad[..., None] * (x - y.gather(1, at))
+    gradient = torch.where((index >= 0)[..., None], gradient, 0.0)
+    return gradient, torch.zeros_like(y).scatter_add_(1, at, gradient)
 
 
 def _fake(x, y, lengths_x, lengths_y):

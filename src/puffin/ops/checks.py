@@ -1,4 +1,4 @@
-"""Checks of the arguments of the point ops, and the distance that all of them share.
+"""Checks of the arguments of the point operations, and the distance that all of them use.
 
 Clouds are padded batches: points (B, N, D >= 3) float32 or float64, lengths (B,) int64. Lengths outside 0..N raise an
 error on the CPU; on a GPU, where reading them would wait for the device, they are clamped.
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64)
-CHUNK = 1 << 24  # distances that an oracle holds at once
+CHUNK = 1 << 24  # maximum number of distances that an oracle holds at once
 
 
 def check_points(name: str, points: Tensor) -> None:
+    """Raise TypeError or ValueError unless points is a float32 or float64 tensor (B, N, D >= 3)."""
     if not isinstance(points, Tensor):
         raise TypeError(f"{name}: expected a tensor (B, N, D >= 3), got {type(points).__name__}")
     if points.dim() != 3 or points.shape[2] < 3:
@@ -25,6 +26,7 @@ def check_points(name: str, points: Tensor) -> None:
 
 
 def check_alike(name: str, points: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise TypeError or ValueError unless both have the same dtype, device and number of events."""
     if points.dtype != other.dtype:
         raise TypeError(f"{name}: expected {other.dtype} like {other_name}, got {points.dtype}; convert with .to()")
     if points.device != other.device:
@@ -34,7 +36,10 @@ def check_alike(name: str, points: Tensor, other_name: str, other: Tensor) -> No
 
 
 def per_event(name: str, value: Tensor | int | None, points: Tensor, default: int) -> Tensor:
-    """(B,) int64 on the device of the points: value, or one number for all events."""
+    """Return a value per event, (B,) int64 on the device of the points, from a tensor, a number for all, or None.
+
+    None means `default`. Raises TypeError or ValueError for another dtype, shape or device.
+    """
     if value is None or isinstance(value, int):
         return torch.full((points.shape[0],), default if value is None else value, device=points.device)
     if not isinstance(value, Tensor) or value.dtype != torch.int64:
@@ -48,12 +53,14 @@ def per_event(name: str, value: Tensor | int | None, points: Tensor, default: in
 
 
 def check_radius(radius: float) -> float:
+    """Return the radius as a float; raise ValueError if it is negative or NaN."""
     if not radius >= 0:
         raise ValueError(f"radius: expected a number >= 0, got {radius}")
     return float(radius)
 
 
 def check_k(k: int) -> int:
+    """Return k; raise TypeError unless it is an integer, ValueError if it is negative."""
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"k: expected an int, got {type(k).__name__}")
     if k < 0:
@@ -62,7 +69,7 @@ def check_k(k: int) -> int:
 
 
 def checked_lengths(lengths: Tensor, points: Tensor) -> list[int]:
-    """The lengths as a list, for the oracles."""
+    """Return the lengths as a list, for the oracles; raise RuntimeError for lengths out of range on the CPU."""
     size = points.shape[1]
     if lengths.device.type != "cpu":
         return lengths.clamp(0, size).tolist()
@@ -74,7 +81,7 @@ def checked_lengths(lengths: Tensor, points: Tensor) -> list[int]:
 
 
 def squared_distances(queries: Tensor, points: Tensor, dims: int = 3) -> Tensor:
-    """(M, D), (N, D) -> (M, N) over the first dims coordinates, in the order of operations of the kernels."""
+    """Return squared distances (M, N) of (M, D) and (N, D) over the first dims coordinates, rounded as kernels do."""
     total = None
     for c in range(dims):
         difference = queries[:, None, c] - points[None, :, c]
@@ -83,12 +90,12 @@ def squared_distances(queries: Tensor, points: Tensor, dims: int = 3) -> Tensor:
 
 
 def chunks(rows: int, columns: int) -> list[slice]:
-    """Slices of `rows` so that each has about CHUNK pairs with `columns`."""
+    """Cut `rows` into slices so that each has about CHUNK pairs with `columns`."""
     step = max(1, CHUNK // max(1, columns))
     return [slice(i, min(rows, i + step)) for i in range(0, rows, step)]
 
 
 def squared_radius(radius: float, dtype: torch.dtype) -> float:
-    """The radius rounded to dtype, then squared in dtype."""
+    """Round the radius to dtype, then square it in dtype."""
     rounded = torch.tensor(radius, dtype=dtype, device="cpu")
     return (rounded * rounded).item()

@@ -1,7 +1,7 @@
 """Farthest point sampling.
 
-Source: spec/polarmae.md section 2; Eldar et al. 1997. Compiled: buckets that a sample cannot reach are skipped
-(QuickFPS, Han et al. 2023), with the same indices as the plain algorithm.
+Source: docs/MATHEMATICS_CLOUDS.md, section 2; Eldar et al. 1997. The compiled kernel skips buckets of
+points that a new sample cannot affect (QuickFPS, Han et al. 2023); the indices are those of the plain algorithm.
 """
 
 import torch
@@ -14,7 +14,7 @@ SCHEMA = "farthest_point_sampling(Tensor points, Tensor lengths, Tensor k, Tenso
 
 
 def farthest_point_sampling(points: Tensor, lengths: Tensor | None, k: int | Tensor, start: int | Tensor = 0) -> Tensor:
-    """Indices of points, each the farthest from those before it.
+    """Choose points one after another, each the farthest from those before it; return their indices.
 
     points (B, N, D >= 3) float, of which the first three columns count; lengths (B,) int64 or None (all N);
     k an int or (B,) int64 (its maximum is then read, which waits for a GPU); start the first index, an int or (B,)
@@ -22,6 +22,10 @@ def farthest_point_sampling(points: Tensor, lengths: Tensor | None, k: int | Ten
 
     Every index appears once: ties go to the lowest index that is not chosen yet, duplicates of chosen points
     included. An event with n < k points has -1 after its n indices. Not differentiable.
+
+    >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]])
+    >>> farthest_point_sampling(points, None, k=4)
+    tensor([[ 0,  2,  1, -1]])
     """
     check_points("points", points)
     lengths = per_event("lengths", lengths, points, points.shape[1])
@@ -36,7 +40,7 @@ def farthest_point_sampling(points: Tensor, lengths: Tensor | None, k: int | Ten
 
 
 def oracle(points: Tensor, lengths: Tensor, k: Tensor, start: Tensor, width: int) -> Tensor:
-    """All events step together; a chosen point gets distance -1 and so is never the farthest again."""
+    """Step through all events together; a chosen point gets distance -1, so it is never the farthest again."""
     batch, size = points.shape[:2]
     lengths = torch.tensor(checked_lengths(lengths, points), device=points.device, dtype=torch.int64)
     out = torch.full((batch, width), -1, device=points.device, dtype=torch.int64)

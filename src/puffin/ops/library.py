@@ -1,8 +1,8 @@
-"""The compiled kernel libraries: where they are, why they are not loaded, and the oracles that stand in for them.
+"""The compiled kernel libraries: where they are, whether they are loaded, and the plain-PyTorch oracles without them.
 
-Every op is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib if they
-are built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle. So
-`torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator in both cases.
+Every operation is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib if
+that is built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle.
+So `torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way.
 
 PUFFIN_KERNELS=0 in the environment disables the compiled libraries.
 """
@@ -20,22 +20,22 @@ logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "_lib"
 SCHEMAS = Path(__file__).parents[3] / "csrc" / "puffin.cpp"
-# dispatch keys that the oracles serve; a compiled kernel takes the place of the first two
+# dispatch keys that the oracles serve, and the library whose kernels replace them
 KEYS = {"CPU": "puffin_cpu", "CUDA": "puffin_cuda", "MPS": None, "XPU": None}
 
 _definitions = torch.library.Library("puffin", "FRAGMENT")
 _state: dict[str, str] = {}  # library -> "loaded" or why it is not
-_said: set[str] = set()
-_ops: set[str] = set()  # that `define` has defined
+_announced_keys: set[str] = set()
+_ops: set[str] = set()  # operators that `define` has defined
 
 
 def schema_tag(source: Path) -> str:
-    """What setup.py writes beside the library to say from which schemas it was built."""
+    """Return the hash of the schemas, which setup.py stores beside the library that it builds from them."""
     return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _load(name: str) -> str:
-    """Loads a library; "loaded" or the reason why not."""
+    """Load a library; return "loaded" or the reason why it is not."""
     path = FOLDER / f"{name}.so"
     if os.environ.get("PUFFIN_KERNELS") == "0":
         return "disabled by PUFFIN_KERNELS=0"
@@ -57,13 +57,13 @@ def _load(name: str) -> str:
 
 
 def loaded(key: str = "CPU") -> bool:
-    """Whether compiled kernels serve the dispatch key "CPU" or "CUDA"."""
+    """Return whether compiled kernels serve the dispatch key "CPU" or "CUDA"."""
     return _state.get(KEYS[key] or "") == "loaded"
 
 
 @contextlib.contextmanager
 def without_kernels():
-    """Use plain PyTorch in this block, for comparisons, in the faces that have such a version (pairs, messages)."""
+    """Within this block, use plain PyTorch for pairs and messages, for comparisons with their kernels."""
     before = dict(_state)
     _state.update(dict.fromkeys(_state, "hidden by without_kernels"))
     try:
@@ -75,10 +75,10 @@ def without_kernels():
 def _announced(name: str, key: str, oracle: Callable) -> Callable:
     def run(*args):
         library = KEYS[key]
-        if key not in _said:
-            _said.add(key)
-            why = _state[library] if library else "no compiled kernels for this device"
-            logger.info("puffin ops on %s use plain PyTorch: %s", key, why)
+        if key not in _announced_keys:
+            _announced_keys.add(key)
+            reason = _state[library] if library else "no compiled kernels for this device"
+            logger.info("puffin ops on %s use plain PyTorch: %s", key, reason)
         return oracle(*args)
 
     run.__name__ = f"{name}_oracle"
@@ -86,10 +86,10 @@ def _announced(name: str, key: str, oracle: Callable) -> Callable:
 
 
 def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, ...] = ("CPU", "CUDA")) -> None:
-    """Defines `puffin::<op>`: schema, e.g. "knn(Tensor queries, ...) -> Tensor"; oracle and fake take its arguments.
+    """Define `puffin::<op>` by its schema, e.g. "knn(Tensor queries, ...) -> Tensor".
 
-    The fake kernel allocates outputs of the right shape. compiled: the keys that the libraries have a kernel for.
-    A compiled library with another schema is refused.
+    oracle and fake take the arguments of the schema; fake allocates outputs of the right shape. compiled: the dispatch
+    keys that the libraries have a kernel for. Raises ImportError if the compiled library has another schema.
     """
     name = schema.split("(", 1)[0]
     if loaded():
@@ -112,12 +112,12 @@ def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, .
 
 
 def states() -> dict[str, str]:
-    """Library -> "loaded", or why it is not."""
+    """Return for each library "loaded", or why it is not."""
     return dict(_state)
 
 
 def describe() -> str:
-    """One line per library and one of ops, those of the modules that are imported; for `python -m puffin.ops`."""
+    """Return one line per library, and one with the operators of the modules that are imported."""
     lines = [f"PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} threads"]
     for name, state in _state.items():
         path = FOLDER / f"{name}.so"

@@ -1,8 +1,7 @@
-"""A message on pairs at once: linear layer, leaky ReLU, and the statistics of the result for batch normalisation.
+"""A message on pairs in one pass: linear layer, leaky ReLU, and the statistics of the result for batch normalisation.
 
-The forward pass reads x and writes y; the statistics are computed from the tiles while they are in the cache. The
-backward pass takes the gradients of all three, and processes the activation and both products tile by tile: it writes
-only the gradient of x.
+The forward pass reads x and writes y; it computes the statistics from tiles of y that are still in the cache.  The
+backward pass takes the gradients of all three through activation and products tile by tile, and writes only that of x.
 Source: arXiv 2307.16506, sec. 3 (messages); batch normalisation: arXiv 1502.03167.
 """
 
@@ -22,7 +21,7 @@ BACKWARD = (
 
 
 class Message(NamedTuple):
-    """values (M, S); their mean and biased variance over the rows (S,), zero without rows."""
+    """values (M, S), and their mean and biased variance (S,) over the rows; both are 0 without rows."""
 
     values: Tensor
     mean: Tensor
@@ -31,9 +30,10 @@ class Message(NamedTuple):
 
 @torch.compiler.disable
 def message(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
-    """leaky(x W^T + b) and its statistics, differentiable all three.
+    """Return leaky(x W^T + b) and its statistics; all three are differentiable once.
 
-    x (M, C); weight (S, C), bias (S,); slope 0..1 of the leaky ReLU.  Without autocast."""
+    x (M, C); weight (S, C), bias (S,); slope 0..1 of the leaky ReLU.  Autocast is ignored.
+    """
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: expected (rows, {weight.shape[1]}), got {tuple(x.shape)}")
     return Message(*_Message.apply(x, weight, bias, slope))
@@ -41,7 +41,7 @@ def message(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
 
 @torch.compiler.disable
 def activated(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-    """The values of a message alone, where no statistics are asked for.  Not differentiable with kernels."""
+    """Return the values of `message` alone, for inference.  Not differentiable with compiled kernels."""
     if _compiled(x):
         return torch.ops.puffin.message(x, weight, bias, slope)[0]
     return F.leaky_relu(F.linear(x, weight, bias), slope)

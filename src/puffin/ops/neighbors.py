@@ -1,8 +1,8 @@
 """k nearest neighbours, ball query and ball count between two clouds of an event.
 
-Source: arXiv 2502.02558, sec. 3. Distances use the first three columns, see src/puffin/ops/checks.py. The compiled CPU
-kernel uses a tree of median-split buckets, searched once per bucket of queries: near-linear time and linear memory for
-any extent or density. The CUDA kernel uses boxes over blocks of 32, 1024 and 32768 points.
+Source: docs/MATHEMATICS_CLOUDS.md, section 2. Distances use the first three columns, see src/puffin/ops/checks.py.
+The CPU kernel builds a tree of median-split buckets and walks it once per bucket of queries: near-linear time, linear
+memory for any extent or density. The CUDA kernel uses boxes around blocks of 32, 1024 and 32768 points.
 """
 
 import torch
@@ -30,11 +30,15 @@ BALL_QUERY_SCHEMA = f"ball_query({PAIR}, float radius, int k) -> Tensor"
 def knn(
     queries: Tensor, points: Tensor, lengths1: Tensor | None, lengths2: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest points of every query: squared distances (B, M, k) and indices (B, M, k) int64, ascending.
+    """Find the k nearest points of every query: squared distances (B, M, k), ascending, and indices (B, M, k) int64.
 
     queries (B, M, D >= 3), points (B, N, D >= 3); lengths1, lengths2 (B,) int64 or None (all). Ties go to the lowest
     index. Where there are fewer than k points, and in rows of padding, the index is -1 and the distance infinite (so
     a weight 1/(d + eps) vanishes). Not differentiable.
+
+    >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]])
+    >>> knn(points[:, :1], points, None, None, k=2)
+    (tensor([[[0., 1.]]]), tensor([[[0, 1]]]))
     """
     queries, points, lengths1, lengths2 = _pair(queries, points, lengths1, lengths2)
     return torch.ops.puffin.knn(queries, points, lengths1, lengths2, check_k(k))
@@ -43,9 +47,13 @@ def knn(
 def ball_count(
     queries: Tensor, points: Tensor, radius: float, lengths1: Tensor | None = None, lengths2: Tensor | None = None
 ) -> Tensor:
-    """(B, M) int64: how many points lie at squared distance strictly below radius^2; 0 in rows of padding.
+    """Count the points at squared distance strictly below radius^2 of every query: (B, M) int64, 0 in rows of padding.
 
-    Shapes as in knn. The radius is rounded to the dtype of the points and squared there.
+    Shapes as in knn. The radius is rounded to the dtype of the points and squared there. Not differentiable.
+
+    >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]])
+    >>> ball_count(points, points, radius=2.0)
+    tensor([[2, 2, 1]])
     """
     queries, points, lengths1, lengths2 = _pair(queries, points, lengths1, lengths2)
     return torch.ops.puffin.ball_count(queries, points, lengths1, lengths2, check_radius(radius))
@@ -59,10 +67,16 @@ def ball_query(
     lengths1: Tensor | None = None,
     lengths2: Tensor | None = None,
 ) -> Tensor:
-    """(B, M, k) int64: the first k points, by index, at squared distance strictly below radius^2.
+    """Find the first k points, by index, at squared distance strictly below radius^2 of every query: (B, M, k) int64.
 
     Shapes as in knn. Indices ascend (they are not the nearest k); -1 fills the rest. k = None takes all: the largest
-    count is then read first, which waits for a GPU and breaks a compiled graph.
+    count is then read first, which waits for a GPU and breaks a compiled graph. Not differentiable.
+
+    >>> points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]])
+    >>> ball_query(points, points, radius=2.0)
+    tensor([[[ 0,  1],
+             [ 0,  1],
+             [ 2, -1]]])
     """
     queries, points, lengths1, lengths2 = _pair(queries, points, lengths1, lengths2)
     radius = check_radius(radius)
@@ -82,7 +96,7 @@ def _pair(queries, points, lengths1, lengths2) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _blocks(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor):
-    """(event, slice of its queries, distances (rows, n)) for every block of every event."""
+    """Yield (event, slice of its queries, squared distances (rows, n)) for every block of every event."""
     for event, (m, n) in enumerate(
         zip(checked_lengths(lengths1, queries), checked_lengths(lengths2, points), strict=False)
     ):
@@ -91,12 +105,13 @@ def _blocks(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor)
 
 
 def _rank_in_row(row: Tensor, rows: int) -> Tensor:
-    """For ascending row numbers: 0, 1, 2, ... anew in every row."""
+    """Number the entries of each row 0, 1, 2, ...; row: ascending row numbers."""
     counts = torch.bincount(row, minlength=rows)
     return torch.arange(row.numel(), device=row.device) - (counts.cumsum(0) - counts)[row]
 
 
 def knn_oracle(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k nearest points in plain PyTorch: see `knn`."""
     shape = (*queries.shape[:2], k)
     distance = queries.new_full(shape, torch.inf)
     index = torch.full(shape, -1, device=queries.device)
@@ -104,7 +119,7 @@ def knn_oracle(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tens
         width = min(k, d.shape[1])
         if width == 0:
             continue
-        # all at most as far as the k-th, which are more than k where distances tie; then the first k by (row, d, index)
+        # take all points up to the distance of the k-th (more than k if distances tie), then the first k by (d, index)
         row, column = (d <= d.topk(width, largest=False).values[:, -1:]).nonzero(as_tuple=True)
         candidates = d[row, column]
         order = candidates.sort(stable=True).indices
@@ -118,6 +133,7 @@ def knn_oracle(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tens
 
 
 def ball_count_oracle(queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor, radius: float) -> Tensor:
+    """Count points in plain PyTorch: see `ball_count`."""
     counts = torch.zeros(queries.shape[:2], dtype=torch.int64, device=queries.device)
     r2 = squared_radius(radius, queries.dtype)
     for event, rows, d in _blocks(queries, points, lengths1, lengths2):
@@ -128,6 +144,7 @@ def ball_count_oracle(queries: Tensor, points: Tensor, lengths1: Tensor, lengths
 def ball_query_oracle(
     queries: Tensor, points: Tensor, lengths1: Tensor, lengths2: Tensor, radius: float, k: int
 ) -> Tensor:
+    """Find the points of balls in plain PyTorch: see `ball_query`."""
     index = torch.full((*queries.shape[:2], k), -1, device=queries.device)
     r2 = squared_radius(radius, queries.dtype)
     for event, rows, d in _blocks(queries, points, lengths1, lengths2):

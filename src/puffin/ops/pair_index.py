@@ -1,4 +1,4 @@
-"""Where the pairs of a packed batch lie; the layout is described in pairs.py."""
+"""The rows at which the pairs of a packed batch are stored; the layout is described in pairs.py."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PairIndex:
-    """Where the pairs of a batch lie.
+    """The index tensors of a packed batch.
 
-    lengths (B,) int64 on the CPU: nodes per event, zero allowed.  device: where the features live.
-    Index tensors are made on first use, without asking the device for a size.
+    lengths (B,) int64 on the CPU: nodes per event, 0 allowed.  device: that of the features.
+    Index tensors are made on first use, without waiting for the device.
     """
 
     lengths: Tensor
@@ -21,12 +21,12 @@ class PairIndex:
 
     @cached_property
     def num_nodes(self) -> int:
-        """N."""
+        """N, nodes of the batch."""
         return int(self.lengths.sum())
 
     @cached_property
     def num_pairs(self) -> int:
-        """P."""
+        """P, ordered pairs of the batch."""
         return int((self.lengths * self.lengths).sum())
 
     @cached_property
@@ -61,7 +61,7 @@ class PairIndex:
 
     @cached_property
     def _upper(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Nodes i and j of the pairs above the diagonal (U,), and where the run of each node i starts (N,)."""
+        """Nodes i and j of the pairs above the diagonal (U,), and the first of these pairs of each node i (N,)."""
         nodes = torch.arange(self.num_nodes, device=self.device)
         later = self.node_ptr[1:][self.event_of_node] - nodes - 1  # nodes of the same event after node i
         start = later.cumsum(0) - later
@@ -102,9 +102,9 @@ class PairIndex:
         return nodes, torch.arange(0, 2 * self.num_pairs + 1, 2, device=self.device)
 
     def blocks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of the diagonal, the upper and the lower pairs of x (P, C)."""
+        """Return views of the diagonal, the upper and the lower pairs of x (P, C)."""
         return x.split((self.num_nodes, self.num_upper, self.num_upper))
 
     def mirror(self, x: Tensor) -> Tensor:
-        """(P, C) of a symmetric feature from its diagonal and upper pairs (N + U, C)."""
+        """Return a symmetric feature (P, C) from its diagonal and upper pairs (N + U, C)."""
         return torch.cat([x, x[self.num_nodes :]])

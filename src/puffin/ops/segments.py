@@ -1,7 +1,7 @@
-"""Runs of rows: the particles of an event, the points of a group.
+"""Sums and extrema of segments, such as the particles of an event or the points of a group.
 
-x (M, C) holds S segments one after another; ptr (S + 1,) int64 on the device of x says where each begins, from 0 to M.
-A segment may be empty: its sum and its extremum are 0.
+x (M, C) holds S segments one after another; ptr (S + 1,) int64 on the device of x holds the first row of each, from 0
+to M.  A segment may be empty: its sum and its extremum are 0.
 """
 
 import torch
@@ -16,20 +16,36 @@ EXTREMUM_BACKWARD = "segment_extremum_backward(Tensor grad, Tensor extremum, Ten
 
 
 def segment_sum(x: Tensor, ptr: Tensor) -> Tensor:
-    """(S, C): the sum of each segment's rows, in their order.  x (M, C) floating point."""
+    """Sum the rows of each segment, in their order: x (M, C) floating point -> (S, C).
+
+    >>> segment_sum(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 2, 2, 3])).flatten()
+    tensor([3., 0., 3.])
+    """
     _check(x, ptr)
     return torch.ops.puffin.segment_sum(*_supported(x), ptr).to(x.dtype)
 
 
 def segment_expand(x: Tensor, ptr: Tensor, rows: int) -> Tensor:
-    """(rows, C): each segment's row of x (S, C) for each of its rows; the gradient of `segment_sum`, and it of this."""
+    """Repeat each segment's row of x (S, C) for each row of the segment: (rows, C).
+
+    This is the gradient of `segment_sum`, and the other way round.
+
+    >>> segment_expand(torch.tensor([[7.0], [8.0]]), torch.tensor([0, 2, 3]), rows=3).flatten()
+    tensor([7., 7., 8.])
+    """
     if x.dim() != 2 or x.shape[0] != len(ptr) - 1:
         raise ValueError(f"x: expected ({len(ptr) - 1}, C), one row for each segment, got {tuple(x.shape)}")
     return torch.ops.puffin.segment_expand(*_supported(x), ptr, rows).to(x.dtype)
 
 
 def segment_extremum(x: Tensor, ptr: Tensor, largest: bool) -> Tensor:
-    """(S, C): the largest (or smallest) entry of each segment and channel.  Tied entries share the gradient equally."""
+    """Find the largest (or smallest) entry of each segment and channel: x (M, C) -> (S, C).
+
+    Tied entries share the gradient equally.
+
+    >>> segment_extremum(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 2, 3]), largest=True).flatten()
+    tensor([2., 3.])
+    """
     _check(x, ptr)
     return torch.ops.puffin.segment_extremum(*_supported(x), ptr, largest).to(x.dtype)
 
@@ -44,7 +60,7 @@ def _check(x: Tensor, ptr: Tensor) -> None:
 
 
 def _supported(x: Tensor) -> tuple[Tensor]:
-    """Half precision is added up in float32."""
+    """Convert half precision to float32, in which it is added up."""
     return (x if x.dtype in (torch.float32, torch.float64) else x.float(),)
 
 

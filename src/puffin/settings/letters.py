@@ -56,8 +56,8 @@ def all_linear(config: str) -> bool:
 
 
 def check_letters(config: str, irc_safe: bool = False) -> None:
-    """Raise ValueError unless `config` has at least one letter and only known ones; IRC-safe networks take linear ones."""
-    if not config or any(name not in LETTER_NAMES for name in config):
+    """Raise ValueError unless `config` is one or more known letters, and linear ones if `irc_safe`."""
+    if not config or any(name.lower() not in LETTERS for name in config):
         raise ValueError(f"config: expected one or more of the letters {LETTER_NAMES}, got {config!r}")
     if irc_safe and not all_linear(config):
         allowed = ", ".join(name for name in LETTER_NAMES if letter(name).is_linear)

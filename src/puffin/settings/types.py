@@ -7,19 +7,19 @@ from collections.abc import Callable, Collection
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a type for whole numbers from minimum to maximum (None: no limit)."""
-    wanted = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
+    """Make an argparse type for integers from minimum to maximum, both included."""
+    limit = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
-    def parse(text: str) -> int:
+    def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
         if value < minimum or (maximum is not None and value > maximum):
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected an integer {limit}, got {text!r}")
         return value
 
-    return parse
+    return convert
 
 
 def number(
@@ -28,32 +28,30 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> Callable[[str], float]:
-    """Return a type for finite numbers: minimum <= x <= maximum, above < x < below; None: no such limit."""
-    limits = [
-        f"of at least {minimum:g}" if minimum is not None else "",
-        f"above {above:g}" if above is not None else "",
-        f"of at most {maximum:g}" if maximum is not None else "",
-        f"below {below:g}" if below is not None else "",
-    ]
-    wanted = " and ".join(limit for limit in limits if limit) or "that is finite"
+    """Make an argparse type for finite numbers: minimum <= x <= maximum and above < x < below, if given."""
+    if minimum is not None and maximum is not None:
+        limits = f" from {minimum:g} to {maximum:g}"
+    else:
+        parts = {"of at least": minimum, "above": above, "of at most": maximum, "below": below}
+        limits = " and".join(f" {words} {limit:g}" for words, limit in parts.items() if limit is not None)
 
-    def parse(text: str) -> float:
+    def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        accepted = (
+        inside = (
             math.isfinite(value)
             and (minimum is None or value >= minimum)
             and (maximum is None or value <= maximum)
             and (above is None or value > above)
             and (below is None or value < below)
         )
-        if not accepted:
-            raise argparse.ArgumentTypeError(f"expected a number {wanted}, got {text!r}")
+        if not inside:
+            raise argparse.ArgumentTypeError(f"expected a number{limits}, got {text!r}")
         return value
 
-    return parse
+    return convert
 
 
 def count_or_all(text: str) -> int:

@@ -1,0 +1,177 @@
+"""The base of linear permutation-equivariant layers: coefficients, letters, and the small products on nodes.
+
+Each layer (aggregators.py) is a table of maps.  A map takes a quantity (the diagonal of a pair feature, its row sums,
+column sums, trace or total) to a target: "u" adds it to every pair of row i, "v" to every pair of column j, "w" to the
+diagonal pair.  All these maps depend on one index or none, so they cost products on nodes only.
+Source: docs/MATHEMATICS_PELICAN.md, section 3; arXiv 2211.00454, sec. 3; Maron et al., arXiv 1812.09902.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from puffin.layers.activations import make_activation
+from puffin.layers.pair_geometry import PairGeometry
+from puffin.settings.letters import check_letters, has_exponent, letter
+
+# quantities with one row for each node; the others have one for each event
+NODE_QUANTITIES = frozenset(("diagonal", "rows", "columns", "value"))
+
+
+@dataclass(frozen=True)
+class AggregatorOptions:
+    """How an aggregator works; the defaults are those of the published scripts.
+
+    config: letters (settings/letters.py).  nobj_avg: nbar, the average number of particles.  factorize: coefficients of
+    low rank.  activate_agg, activate_lin: apply the activation to the aggregated quantities, and to the result.
+    diagonal: keep the maps that touch only the diagonal.  These are not collinear-safe: a particle that is split in two
+    has off-diagonal pairs where it had a diagonal one.
+    """
+
+    config: str = "s"
+    factorize: bool = False
+    nobj_avg: float = 49
+    activation: str = "leakyrelu"
+    activate_agg: bool = False
+    activate_lin: bool = True
+    diagonal: bool = True
+
+
+class _Term(NamedTuple):
+    """The value of a map times its coefficients (in, out).
+
+    value (N, in) or (B, in); scale (B, in): (n / nbar)^alpha, or None.
+    """
+
+    value: Tensor
+    weight: Tensor
+    scale: Tensor | None
+
+
+class Aggregator(nn.Module):
+    """The shared part of the four layers: coefficients, letters, exponents, bias, activations and small products.
+
+    A subclass lists its maps as pairs (target, quantity), in the order of the published coefficients.
+    """
+
+    plain: tuple[tuple[str, str], ...]  # maps that aggregate nothing; only the first letter has them
+    summed: tuple[tuple[str, str], ...]  # maps that aggregate; every letter has them
+    first_table_map = 0  # number of coefficients before those of the table
+    scale_plain = True  # whether a capital letter also scales the plain maps
+    random_alphas = False
+    alpha_tail: tuple[int, ...] = ()  # trailing axes of the exponents in published checkpoints
+    coefficient_gain = 2.0
+
+    def __init__(self, in_channels: int, out_channels: int, options: AggregatorOptions):
+        super().__init__()
+        check_letters(options.config)
+        self.in_channels, self.options = in_channels, options
+        num_maps = self.first_table_map + len(self.plain) + len(self.summed) * len(options.config)
+        if options.factorize:
+            self.coefs00 = nn.Parameter(torch.randn(in_channels, num_maps) / math.sqrt(num_maps))
+            self.coefs01 = nn.Parameter(torch.randn(out_channels, num_maps) / math.sqrt(num_maps))
+            self.coefs10 = nn.Parameter(torch.randn(in_channels, out_channels) / math.sqrt(in_channels))
+            self.coefs11 = nn.Parameter(torch.randn(in_channels, out_channels) / math.sqrt(in_channels))
+        else:
+            std = math.sqrt(self.coefficient_gain / (in_channels * num_maps))
+            self.coefs = nn.Parameter(std * torch.randn(in_channels, out_channels, num_maps))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.alphas = nn.ParameterDict()
+        for k, name in enumerate(options.config):
+            if has_exponent(name):
+                scaled = len(self.summed) + (len(self.plain) if k == 0 and self.scale_plain else 0)
+                shape = (1, in_channels, scaled, *self.alpha_tail)
+                self.alphas[str(k)] = nn.Parameter(torch.rand(shape) if self.random_alphas else torch.zeros(shape))
+        self.activate_agg = make_activation(options.activation) if options.activate_agg else nn.Identity()
+        self.activate_lin = make_activation(options.activation) if options.activate_lin else nn.Identity()
+
+    def coefficients(self) -> Tensor:
+        """Return the coefficients of all maps (maps, in, out)."""
+        if not self.options.factorize:
+            return self.coefs.permute(2, 0, 1)
+        first = self.coefs00.t()[:, :, None] * self.coefs10
+        return first + self.coefs01.t()[:, None, :] * self.coefs11
+
+    def reduced(self, reduction: str, base: dict[str, Tensor], geometry: PairGeometry) -> dict[str, Tensor]:
+        """Return the quantities reduced by "sum", "max" or "min" by name: of nodes (N, C), of events (B, C)."""
+        raise AssertionError("each layer defines its own")
+
+    def aggregated(self, name: str, base: dict[str, Tensor], geometry: PairGeometry) -> dict[str, Tensor]:
+        """Return the quantities as the letter called `name` aggregates them."""
+        rule = letter(name)
+        quantities = self.reduced(rule.reduction, base, geometry)
+        if rule.divide_by is not None:
+            n = geometry.multiplicity if rule.divide_by == "n" else self.options.nobj_avg
+            for quantity, value in quantities.items():
+                divisor = geometry.to_nodes(n) if rule.divide_by == "n" and quantity in NODE_QUANTITIES else n
+                # a total is a sum over two indices
+                quantities[quantity] = value / (divisor * divisor if quantity == "total" else divisor)
+        if rule.add_log_n:
+            shift = geometry.multiplicity.log() * rule.add_log_n
+            for quantity, value in quantities.items():
+                quantities[quantity] = value + (geometry.to_nodes(shift) if quantity in NODE_QUANTITIES else shift)
+        return quantities
+
+    @torch.compiler.disable  # small products on nodes: compiled, they would be compiled again for each batch size
+    def mix(self, base: dict[str, Tensor], geometry: PairGeometry, weights: Tensor) -> dict[str, Tensor | None]:
+        """For each target u, v, w return the sum of its maps times their coefficients: (N, out).
+
+        base: quantities before aggregation, by name.  weights (maps, in, out).  A target without maps is None; one
+        whose maps all belong to events is (B, out).
+        """
+        terms = self._terms(base, geometry, weights)
+        if not self.options.activate_agg:
+            return {t: self._product(terms.get((t, True)), terms.get((t, False)), geometry) for t in "uvw"}
+        # A diagonal map is 0 off the diagonal, which the activation may turn into another constant: add that to every
+        # pair, and only the difference from it to the diagonal.
+        constant = self.activate_agg(weights.new_zeros(1))
+        out = {
+            t: self._product(terms.get((t, True)), terms.get((t, False)), geometry, constant * (t == "w"))
+            for t in "uvw"
+        }
+        of_diagonal = [term.weight.sum(0) for t in (True, False) for term in terms.get(("w", t), [])]
+        return out | {"u": out["u"] + constant * sum(of_diagonal)} if of_diagonal else out
+
+    def _terms(
+        self, base: dict[str, Tensor], geometry: PairGeometry, weights: Tensor
+    ) -> dict[tuple[str, bool], list[_Term]]:
+        """Group the maps by target and by whether their quantity belongs to nodes (True) or events (False)."""
+        coefficients = weights.unbind()  # one operation; indexing would add a tensor of zeros per map to the gradient
+        terms: dict[tuple[str, bool], list[_Term]] = {}
+        index = self.first_table_map
+        for k, name in enumerate(self.options.config):
+            values = base | self.aggregated(name, base, geometry)
+            scales = None
+            if str(k) in self.alphas:
+                alpha = self.alphas[str(k)].reshape(1, self.in_channels, -1)
+                scales = ((geometry.multiplicity / self.options.nobj_avg)[:, :, None] ** alpha).unbind(2)
+            maps = self.plain + self.summed if k == 0 else self.summed
+            unscaled = len(maps) - (0 if scales is None else len(scales))
+            for m, (target, quantity) in enumerate(maps):
+                if target != "w" or self.options.diagonal:
+                    scale = scales[m - unscaled] if scales is not None and m >= unscaled else None
+                    term = _Term(values[quantity], coefficients[index], scale)
+                    terms.setdefault((target, quantity in NODE_QUANTITIES), []).append(term)
+                index += 1
+        return terms
+
+    def _product(self, of_nodes, of_events, geometry: PairGeometry, subtract: Tensor | None = None) -> Tensor | None:
+        """Add up terms: (N, out) if any belongs to nodes, else (B, out)."""
+        products = []
+        for terms, to_rows in ((of_nodes, geometry.to_nodes), (of_events, lambda x: x)):
+            if not terms:
+                continue
+            values = torch.cat([term.value for term in terms], 1)
+            if any(term.scale is not None for term in terms):
+                one = geometry.multiplicity.new_ones(1, 1).expand(len(geometry.multiplicity), self.in_channels)
+                values = values * to_rows(torch.cat([one if term.scale is None else term.scale for term in terms], 1))
+            values = self.activate_agg(values)
+            if subtract is not None:
+                values = values - subtract
+            products.append(values @ torch.cat([term.weight for term in terms]))
+        if len(products) == 2:
+            return products[0] + geometry.to_nodes(products[1])
+        return products[0] if products else None

@@ -1,0 +1,88 @@
+"""The pairs of a batch in one table (P, C), without padding: what training uses."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from puffin.layers.pair_geometry import PairGeometry
+from puffin.layers.softdrop import soft_drop_multiplicity
+from puffin.ops.messages import Message, activated, message
+from puffin.ops.pair_index import PairIndex
+from puffin.ops.pairs import Reduced, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
+from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
+from puffin.ops.signed_power import signed_power
+
+
+@dataclass(frozen=True)
+class PackedPairs(PairGeometry):
+    """Pairs as rows of one (P, C) table, whose layout src/puffin/ops/pairs.py describes.
+
+    index: where the pairs of each event are.  multiplicity (B, 1) and weights (N,) or None: see `PairGeometry`.
+    """
+
+    index: PairIndex
+    multiplicity: Tensor
+    weights: Tensor | None = None
+
+    @classmethod
+    def of(cls, index: PairIndex, dtype: torch.dtype) -> "PackedPairs":
+        """Make the geometry without weights, whose multiplicity is the number of nodes (at least 1)."""
+        return cls(index, index.counts.clamp_min(1)[:, None].to(dtype))
+
+    def sum_nodes(self, x: Tensor) -> Tensor:
+        return segment_sum(x, self.index.node_ptr)
+
+    def extremum_of_nodes(self, x: Tensor, reduction: str) -> Tensor:
+        return segment_extremum(x, self.index.node_ptr, reduction == "max")
+
+    def to_nodes(self, x: Tensor) -> Tensor:
+        return segment_expand(x, self.index.node_ptr, self.index.num_nodes)
+
+    @cached_property
+    def row_weight(self) -> Tensor:
+        if self.weights is None:
+            return self.to_nodes(self.index.counts[:, None].to(self.multiplicity.dtype))
+        return self.to_nodes(segment_sum(self.weights[:, None], self.index.node_ptr))
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Reduced]:
+        return pair_sums(x, self.index, self.weights)
+
+    def extrema(self, x: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+        return pair_extremum(x, self.index, reduction == "max")
+
+    def mean_of_pairs(self, x: Tensor) -> Tensor:
+        num_pairs = (self.index.counts * self.index.counts).clamp_min(1)[:, None]
+        return segment_sum(pair_reduce(x, self.index).rows, self.index.node_ptr) / num_pairs.to(x.dtype)
+
+    def to_pairs(self, x: Tensor) -> Tensor:
+        return x[self.index.event_of_pair]
+
+    def expand(self, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        return pair_expand(u, v, w, self.index)
+
+    def mix(self, x, weight, weight_transposed, nodes, slope=1.0) -> Tensor:
+        return pair_mix(x, weight, weight_transposed, nodes, self.index, slope)
+
+    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
+        return message(x, weight, bias, slope)
+
+    def message_values(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+        return activated(x, weight, bias, slope)
+
+    def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
+        return signed_power(x, exponent, offset, signed)
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.index.num_nodes + self.index.num_upper
+        return x[self.index.row[:half]], x[self.index.column[:half]]
+
+    def complete(self, x: Tensor) -> Tensor:
+        return self.index.mirror(x)
+
+    def sum_symmetric_rows(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.index.num_nodes, x.shape[1]).index_add_(0, self.index.row, self.complete(x))
+
+    def soft_drop_multiplicity(self, dots: Tensor) -> Tensor:
+        return soft_drop_multiplicity(self.complete(dots), self.index)

@@ -1,0 +1,126 @@
+"""What a layer may ask of the pairs of a batch, however these are stored.
+
+`PackedPairs` stores all pairs of a batch in one table, for training. `DensePairs` stores the pairs of one jet as a
+matrix, in plain tensor operations that an exporter can follow. Layers see this interface only.
+
+Shapes: a feature of events is (B, C), of nodes (particles and spurions) (N, C), of pairs (*pairs, C), where *pairs
+stands for (P,) if packed and (n, n) if dense. DensePairs has B = 1 and lets features of the event, (1, C), broadcast.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from puffin.ops.messages import Message
+from puffin.ops.pairs import Reduced
+
+
+class PairGeometry(ABC):
+    """The nodes and pairs of a batch of events.
+
+    multiplicity (B, 1): the n of means and of (n / nbar)^alpha.  weights (N,): of IRC-safe sums; None means 1.
+    """
+
+    multiplicity: Tensor
+    weights: Tensor | None
+
+    # -- nodes and events ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def sum_nodes(self, x: Tensor) -> Tensor:
+        """Sum over the nodes of each event, without weights: (N, C) -> (B, C)."""
+
+    @abstractmethod
+    def extremum_of_nodes(self, x: Tensor, reduction: str) -> Tensor:
+        """Find the extremum ("max" or "min") over the nodes of each event: (N, C) -> (B, C)."""
+
+    @abstractmethod
+    def to_nodes(self, x: Tensor) -> Tensor:
+        """Give each node the feature of its event: (B, C) -> (N, C)."""
+
+    def reduce_nodes(self, x: Tensor, reduction: str) -> Tensor:
+        """Reduce the nodes of each event by "sum" (with the weights), "max" or "min": (N, C) -> (B, C)."""
+        if reduction == "sum":
+            return self.sum_nodes(x if self.weights is None else x * self.weights[:, None])
+        return self.extremum_of_nodes(x, reduction)
+
+    # -- sums and extrema of pairs ------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def row_weight(self) -> Tensor:
+        """Sum of the weights over the pairs of each row: (N, 1), or (1, 1) if dense."""
+
+    @abstractmethod
+    def sums(self, x: Tensor) -> tuple[Tensor, Reduced]:
+        """Return x itself and its diagonal, row sums and column sums, (N, C) each.
+
+        Continue with the returned x: its gradient then takes that of the sums along in one pass.
+        """
+
+    @abstractmethod
+    def extrema(self, x: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+        """Find the extremum ("max" or "min") of every row and column: (*pairs, C) -> two (N, C)."""
+
+    @abstractmethod
+    def mean_of_pairs(self, x: Tensor) -> Tensor:
+        """Average over the pairs of each event, without weights: (*pairs, C) -> (B, C)."""
+
+    @abstractmethod
+    def to_pairs(self, x: Tensor) -> Tensor:
+        """Give each pair the feature of its event: (B, C) -> (*pairs, C), or what broadcasts to it."""
+
+    # -- maps to pairs ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def expand(self, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        """Return u_i + v_j + delta_ij w_i at pair (i, j): three (N, C) -> (*pairs, C)."""
+
+    @abstractmethod
+    def mix(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        weight_transposed: Tensor,
+        nodes: tuple[Tensor, Tensor, Tensor | None],
+        slope: float = 1.0,
+    ) -> Tensor:
+        """Return x_ij W + x_ji W' + u_i + v_j + delta_ij w_i, then a leaky ReLU of this slope (1: none).
+
+        x (*pairs, C); W, W' (C, S); nodes = (u, v, w), each (N, S), w may be None.  Returns (*pairs, S).
+        """
+
+    # -- each pair on its own -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
+        """Return leaky(x W^T + b) with its mean and variance over all pairs: x (*pairs, C), W (S, C), b (S,)."""
+
+    @abstractmethod
+    def message_values(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+        """Return the values of `message` alone, for inference: no gradient need flow."""
+
+    @abstractmethod
+    def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
+        """Return sign(x) ((offset + |x|)^a - 1) / a, one exponent a per channel; signed=False leaves the sign out."""
+
+    # -- symmetric features, x_ij = x_ji ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x (N, ...) of node i and of node j of the pairs for which a symmetric feature is computed.
+
+        Packed: the diagonal and the pairs i < j, (N + U, ...) each.  Dense: (n, 1, ...) and (1, n, ...).
+        """
+
+    @abstractmethod
+    def complete(self, x: Tensor) -> Tensor:
+        """Turn a symmetric feature of the pairs of `ends` into one of all pairs (*pairs, C)."""
+
+    @abstractmethod
+    def sum_symmetric_rows(self, x: Tensor) -> Tensor:
+        """Sum each row of a symmetric feature of the pairs of `ends`, without weights: -> (N, C)."""
+
+    @abstractmethod
+    def soft_drop_multiplicity(self, dots: Tensor) -> Tensor:
+        """Count soft-drop declusterings (B,) from p_i . p_j of the pairs of `ends`, with one channel."""
