@@ -6,7 +6,7 @@ all slots and masks what it must not see. Same parameters under the same names a
 that one state serves both and their outputs agree.
 
 Shapes: B events, N points of the longest, S token slots, K point slots of a token, C channels.
-Source: arXiv 2502.02558; spec/polarmae.md.
+Source: arXiv 2502.02558; docs/MATHEMATICS_CLOUDS.md.
 """
 
 from typing import NamedTuple

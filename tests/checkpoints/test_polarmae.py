@@ -15,7 +15,7 @@ from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation
 from tests.conftest import golden_files
 
-TOLERANCE = 2e-4  # absolute, of golden/README.md
+TOLERANCE = 2e-4  # absolute, of tests/golden/README.md
 MASKED = golden_files("polarmae", "p*mae.npz")
 SEGMENTATION = golden_files("polarmae", "segmentation.npz")
 

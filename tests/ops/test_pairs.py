@@ -246,7 +246,7 @@ def test_compile_without_graph_breaks():
 
 
 def test_faces_in_compiled_code_are_not_compiled_again_for_each_batch():
-    """They break the graph (docs/KERNELS.md). Breaks if a batch of other sizes is compiled again, which PyTorch stops
+    """They break the graph (docs/kernels.md). Breaks if a batch of other sizes is compiled again, which PyTorch stops
     doing after eight, or if numbers or gradients differ from those of eager code."""
     counter = CompileCounterWithBackend("aot_eager")
 

@@ -11,7 +11,7 @@ class Attention(nn.Module):
     """Multi-head self-attention: x (T, dim) -> (T, dim); a token attends to the tokens of its own event.
 
     On the CPU events are processed one by one, which is up to 3.6 times as fast as padding to the longest event, and
-    faster than padding events of similar length (docs/PERFORMANCE.md).
+    faster than padding events of similar length (docs/performance.md).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):

@@ -6,7 +6,7 @@ event after event, row by row; the same pairs transposed, (j, i), in the same or
 no mask, and to transpose is to swap two blocks.
 
 *Reduce* and *expand* are each other's gradients; *mix* is all that a layer does to pairs.
-Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/ARCHITECTURE.md).
+Source: arXiv 2307.16506, sec. 3; the packing is ours (docs/architecture.md).
 """
 
 from typing import NamedTuple
