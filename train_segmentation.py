@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Train a network that classifies every point of LArTPC events, from a pretrained encoder or from scratch, or evaluate one.
+"""Train or evaluate a network that classifies every point of LArTPC events.
 
 Example (sample events, an encoder of train_pointmae.py, minutes on a laptop):
-  python3 train_segmentation.py --yaml config/segmentation_quick.yaml --pretrained model/cloud_best.pt --prefix points --cpu
+  python3 train_segmentation.py --yaml config/segmentation_quick.yaml --pretrained model/cloud_best.pt --cpu
 """
 
 import sys

@@ -2,7 +2,8 @@ r"""Simulate LArTPC point clouds in the layout of PILArNet-M, realistic enough f
 
     python data/make_lartpc.py --outdir data/big --num-train 10000 --num-val 1000 -j 8
 
-docs/simulate_lartpc.md describes what is simulated, what is not, and how the events compare with PILArNet-M. The physics is in
+docs/simulate_lartpc.md describes what is simulated, what is not, and how the events compare with PILArNet-M.
+The physics is in
 data/lartpc.
 
 Each split has one file, OUTDIR/SPLIT/lartpc_N_FORMAT.h5, and its index, lartpc_N_FORMAT_points.npy. A data set has one

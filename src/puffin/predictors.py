@@ -5,7 +5,7 @@ numbers are those that a script gives with --eval.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "Predictor":
 class Predictor(ABC):
     """A trained network and how its events are prepared.
 
-    network: the nn.Module, in evaluation mode; settings: of the training, by part (settings.network, settings.data, ...)."""
+    network: the nn.Module, in evaluation mode; settings: of the training, by part (settings.network,
+    settings.data, ...)."""
 
     def __init__(self, network: nn.Module, settings: Any):
         self.network, self.settings = network, settings
@@ -233,7 +234,7 @@ class PointClassifier(_CloudPredictor):
         return result
 
 
-_PREDICTORS = {
+_PREDICTORS: dict[str, Callable[..., Predictor]] = {
     CLASSIFIER: JetClassifier,
     REGRESSOR: JetRegressor,
     AUTOENCODER: TokenEncoder,

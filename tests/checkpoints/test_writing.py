@@ -81,7 +81,8 @@ def test_published_checkpoint(run_folder):
 
 
 def test_rows_from_many_processes(tmp_path):
-    """Rows appended at once must all be there, under one header, though half of the processes have a column of their own."""
+    """Rows appended at once must all be there, under one header, though half of the processes have a column of
+    their own."""
     import multiprocessing
 
     path = tmp_path / "t.csv"

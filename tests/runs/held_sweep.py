@@ -1,7 +1,10 @@
-"""optuna_search.py whose first training stands still after its first epoch, until the test that started it has seen that.
+"""optuna_search.py whose first training stands still after its first epoch, until the test that started it has
+seen that.
 
-So that a worker is killed, told to stop or cut off from its database in mid-trial, however busy the machine is.  For processes
-that a test starts itself a function, for those that --jobs starts this file as a script, with the folder in its environment."""
+So that a worker is killed, told to stop or cut off from its database in mid-trial, however busy the machine
+is.  For processes
+that a test starts itself a function, for those that --jobs starts this file as a script, with the folder in
+its environment."""
 
 import os
 import signal
@@ -15,7 +18,8 @@ FOLDER = "TEST_HOLDS"
 
 
 def hold_first_trial(folder: Path) -> None:
-    """After the first value that a trial of this process reports it writes `folder/held.PID`, and goes on when there is a
+    """After the first value that a trial of this process reports it writes `folder/held.PID`, and goes on when
+    there is a
     file `folder/go`, or SIGTERM has come.  Signs of life go on meanwhile."""
     report = optuna.Trial.report
 

@@ -28,7 +28,8 @@ def refused_by(main, argv, capsys) -> str:
 
 
 def stop_in_training_step(monkeypatch, task, number, main, argv) -> None:
-    """Run a script that gets SIGTERM at the begin of this training step (counted from 1) of a task's class, and must end by it."""
+    """Run a script that gets SIGTERM at the begin of this training step (counted from 1) of a task's class, and
+    must end by it."""
     step, calls = task.step, []
 
     def step_and_signal(self, batch):
@@ -85,7 +86,8 @@ def write(path, events):
 
 
 def hard_events(rng):
-    """One without any point above the threshold, and one whose points all lie in one token: no neighbours to choose from."""
+    """One without any point above the threshold, and one whose points all lie in one token: no neighbours to
+    choose from."""
     faint, small = walk(rng, 60), walk(rng, 60)
     faint[0][:, 3] = 0.1
     small[0][6:, :3] = np.round(300 + rng.uniform(0, 2, (54, 3)))

@@ -275,7 +275,8 @@ def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
 
 
 def test_continued_run_keeps_its_settings(data, tmp_path):
-    """--load with nothing repeated, and a seed that was drawn: the settings come from the checkpoint, to the last bit."""
+    """--load with nothing repeated, and a seed that was drawn: the settings come from the checkpoint, to the
+    last bit."""
     half = ["--num-epoch", "2", "--no-plot", "--seed", "7", "--double"]
     script.main(command(data, tmp_path / "whole", *half))
     script.main(command(data, tmp_path / "cut", *half))
@@ -309,7 +310,8 @@ def test_continuing_refuses_another_order(data, tmp_path, capsys):
 
 
 def test_continuing_keeps_its_data(data, tmp_path, capsys):
-    """--load without --datadir and --testfile takes those of the run, not the defaults; one that is gone is named, and one
+    """--load without --datadir and --testfile takes those of the run, not the defaults; one that is gone is
+    named, and one
     that is given wins."""
     folder, work = tmp_path / "jets", tmp_path / "work"
     shutil.copytree(data, folder)
@@ -404,7 +406,8 @@ def test_symmetries_of_which_network(data, tmp_path, capsys):
 
 
 def test_files_of_an_earlier_run(tmp_path):
-    """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find those that are."""
+    """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find
+    those that are."""
     paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")
     mine = [tmp_path / f"predict/k*[1].{name}" for name in ("best.test.pt", "final.valid_ROC.csv")]
     others = [tmp_path / f"predict/{name}.best.test.pt" for name in ("keep1", "k*[1]-2", "k1", "k*1")]
@@ -446,7 +449,8 @@ def test_continuing_from_another_run(data, tmp_path):
     "before, now", [(["--best-by", "AUC"], ["--best-by", "loss"]), ([], ["--class-weights", "9,9.5"]), ([], [])]
 )
 def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
-    """Continued with another --best-by or other weights, the best epoch is chosen among those that were judged by it; continued with the
+    """Continued with another --best-by or other weights, the best epoch is chosen among those that were judged
+    by it; continued with the
     same, an earlier one stays.  Breaks if a loss is compared with an AUC, or with a loss of other weights."""
     short = ["--no-plot", "--num-epoch", "1", "--lr-init", "1e-6"]  # the epochs hardly differ
     script.main(command(data, tmp_path, *short, *before))
@@ -482,8 +486,10 @@ def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, ca
 def test_published_example_command(data, tmp_path):
     """The seed project's command runs as it stands (with fewer epochs and a folder of our own)."""
     published = (
-        f"--datadir={data} --target=is_signal --nobj=85 --nobj-avg=40 --num-epoch=64 --num-train=60000 --num-valid=60000 "
-        "--batch-size=64 --prefix=classifier --optim=adamw --activation=leakyrelu --factorize --lr-decay-type=warm --lr-init=0.0025 "
+        f"--datadir={data} --target=is_signal --nobj=85 --nobj-avg=40 --num-epoch=64 "
+        "--num-train=60000 --num-valid=60000 "
+        "--batch-size=64 --prefix=classifier --optim=adamw --activation=leakyrelu --factorize "
+        "--lr-decay-type=warm --lr-init=0.0025 "
         "--lr-final=1e-6 --drop-rate=0.05 --drop-rate-out=0.05 --weight-decay=0.025"
     )
     script.main([*published.split(), "--cpu", "--workdir", str(tmp_path), "--num-epoch", "1", "--no-plot"])

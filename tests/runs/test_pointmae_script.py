@@ -196,7 +196,8 @@ def test_workers_change_nothing(data, tmp_path):
 
 
 def test_learning_rates(data, tmp_path):
-    """--lr-scale sqrt counts the events of a step; the warm-up starts from --lr-start and its length may be in steps."""
+    """--lr-scale sqrt counts the events of a step; the warm-up starts from --lr-start and its length may be in
+    steps."""
     flags = ["--lr-scale", "sqrt", "--accumulate", "4", "--batch-size", "2", "--lr-init", "1e-3", "--lr-start", "2e-4"]
     script.main(command(data, tmp_path, *flags, "--warmup-steps", "4", "--num-step", "1", "--no-plot", "--no-probe"))
     (only,) = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
@@ -272,7 +273,8 @@ def test_published_checkpoint(path, data, tmp_path):
 
 
 def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
-    """A contradicting flag, a jet network, a segmentation network: refused; and a published run is not to be continued."""
+    """A contradicting flag, a jet network, a segmentation network: refused; and a published run is not to be
+    continued."""
     (golden, *_), (segmentation, *_) = (
         golden_files("polarmae", "polarmae.ckpt"),
         golden_files("polarmae", "segmentation.ckpt"),

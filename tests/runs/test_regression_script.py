@@ -112,7 +112,10 @@ def test_regression(data, tmp_path, method):
 
 def test_published_example_command(data, tmp_path):
     """The seed project's command runs as it stands (with fewer jets and epochs and a folder of our own)."""
-    published = f"--datadir={data} --target=truth_Pmu --yaml={ROOT}/config/48k.yaml --nobj=80 --nobj-avg=20 --batch-size=64 --prefix=regressor"
+    published = (
+        f"--datadir={data} --target=truth_Pmu --yaml={ROOT}/config/48k.yaml --nobj=80 "
+        "--nobj-avg=20 --batch-size=64 --prefix=regressor"
+    )
     regressor.main(
         [
             *published.split(),
@@ -187,7 +190,8 @@ def test_best_by_one_of_several_targets(data, tmp_path):
 
 
 def test_predictions_name_the_rows_of_the_files(tmp_path):
-    """Jets without a top are left out, and of the others a part is taken: `row` still finds each of them in the files, one after
+    """Jets without a top are left out, and of the others a part is taken: `row` still finds each of them in
+    the files, one after
     another.  Breaks if it counts what is in use, or begins anew in the second file."""
     files = []
     for name, source, jets in (
@@ -260,7 +264,8 @@ def test_several_classes(data, tmp_path):
 
 
 def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
-    """A checkpoint knows its features, its weights of events and what balanced classes came to.  Breaks if any is forgotten, or
+    """A checkpoint knows its features, its weights of events and what balanced classes came to.  Breaks if any
+    is forgotten, or
     counted anew in the test file, whose classes are as many as in no other."""
     further = [
         "--num-classes",

@@ -43,7 +43,8 @@ def encoder_of(path) -> dict:
 
 
 def test_probe_then_evaluate(data, pretrained, tmp_path):
-    """Every promised output of a frozen encoder; metrics are scikit-learn's on the predictions, which point to the right
+    """Every promised output of a frozen encoder; metrics are scikit-learn's on the predictions, which point to
+    the right
     places of the input; the encoder is the averaged one of the pretraining, to the bit; evaluation elsewhere agrees."""
     probe = [
         "--finetune",
@@ -203,7 +204,9 @@ def test_fine_tuning(data, pretrained, tmp_path, flags):
 
 
 def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
-    """--eval --prefix evaluates the final network too, and leaves pictures of the best one. Breaks if the final one is last."""
+    """--eval --prefix evaluates the final network too, and leaves pictures of the best one.
+
+    Breaks if the final one is last."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-epoch", "1", "--no-predict", "--no-plot"))
     model = tmp_path / "model"
     state = torch.load(model / "tiny.pt", weights_only=True)
@@ -276,7 +279,8 @@ def test_low_energy_deposits_as_a_class(data, tmp_path):
 
 @pytest.mark.parametrize("workers, finetune", [("0", "fft"), ("1", "lora"), ("0", "peft")])
 def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers, finetune):
-    """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the weights and
+    """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the
+    weights and
     numbers of a run that was not stopped. Breaks if a rotation or dropout comes from a generator that is not in the
     checkpoint, or if a validation or a picture draws from one that is."""
     copy = tmp_path / "pretrained.pt"
@@ -484,7 +488,8 @@ def test_continuing_refuses_another_way(data, pretrained, tmp_path, capsys):
 
 
 def test_unexpected_class(data, tmp_path, capsys):
-    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named, or left out and counted."""
+    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named, or left
+    out and counted."""
     rng = np.random.default_rng(1)
     events = [walk(rng, 100), walk(rng, 100)]
     events[1][1][2, 4] = 4
@@ -530,7 +535,8 @@ def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
 
 
 def test_every_event_gets_labels(tmp_path):
-    """--min-points 0: an event of nothing at all has its place in the file; otherwise the log counts what is left out."""
+    """--min-points 0: an event of nothing at all has its place in the file; otherwise the log counts what is
+    left out."""
     rng = np.random.default_rng(3)
     empty = np.zeros((0, 8), np.float32), np.zeros((0, 6), np.int32)
     path = write(tmp_path / "data/events_v2.h5", [empty, walk(rng, 90), walk(rng, 20), empty, walk(rng, 60), empty])
@@ -565,7 +571,8 @@ def test_every_event_gets_labels(tmp_path):
 
 
 def test_files_and_folders_to_label(tmp_path):
-    """A file and a folder at once: predictions say which file and row each event is from, and each file by itself gives the
+    """A file and a folder at once: predictions say which file and row each event is from, and each file by
+    itself gives the
     same labels. Breaks if only the first path is read, or if the files' order is not that of the predictions."""
     rng = np.random.default_rng(4)
     one = write(tmp_path / "z_v2.h5", [walk(rng, 90), walk(rng, 120)])

@@ -121,7 +121,8 @@ def rows(path) -> list[dict]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_directions(name):
-    """The best epoch of a trial is that of its script: each choice of --best-by has a direction, and losses alone are lowered."""
+    """The best epoch of a trial is that of its script: each choice of --best-by has a direction, and losses
+    alone are lowered."""
     task = TASKS[name]
     (choices,) = [
         action.choices
@@ -223,7 +224,8 @@ def test_a_study_that_is_continued_otherwise(tmp_path, capsys):
 
 def test_pretraining_is_judged_by_the_probe(tmp_path):
     """Every validation is probed, of which there are several in an epoch; where only some are, the others do not count.
-    Breaks if the loss decides, if rows of the same epoch are taken for one, or if a row without a probe prunes a trial."""
+    Breaks if the loss decides, if rows of the same epoch are taken for one, or if a row without a probe prunes
+    a trial."""
     (tmp_path / "space.yaml").write_text("mask-ratio: {type: float, range: [0.4, 0.8]}")
     line = [
         "--task",
@@ -288,7 +290,8 @@ def test_bad_flags(tmp_path, capsys, flags, reason):
 
 @pytest.fixture(scope="session")
 def fork_server():
-    """Starts processes from one that has imported everything, which takes seconds.  Those of --jobs are started anew, as
+    """Starts processes from one that has imported everything, which takes seconds.  Those of --jobs are
+    started anew, as
     people start them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["optuna_search", "train_pelican_classifier", __name__])
@@ -296,7 +299,8 @@ def fork_server():
 
 
 def be_a_worker(flags, output, environment, held):
-    """The script, in a process of its own, held in its first trial if a folder is given; with --jobs each of its workers is."""
+    """The script, in a process of its own, held in its first trial if a folder is given; with --jobs each of its
+    workers is."""
     with open(output, "w") as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     os.environ.update(environment)
@@ -400,7 +404,8 @@ def check_no_password(workers, server):
     "workers, number, num_trials", [("journal", 2, 4), ("sqlite", 2, 4), ("postgresql", 3, 12)], indirect=["workers"]
 )
 def test_a_worker_is_killed(workers, number, num_trials, request):
-    """Three workers, twelve trials, one kill -9 in mid-trial: another worker continues that trial from its checkpoint."""
+    """Three workers, twelve trials, one kill -9 in mid-trial: another worker continues that trial from its
+    checkpoint."""
     for _ in range(number):
         workers.start(
             "--num-trials",

@@ -52,7 +52,8 @@ def test_what_would_change_something_is_refused(argv, reason):
 
 
 def test_every_flag_of_the_published_script_is_known(run_folder):
-    """Whatever a published checkpoint remembers of its command line is a flag here, or in the table of obsolete ones."""
+    """Whatever a published checkpoint remembers of its command line is a flag here, or in the table of obsolete
+    ones."""
     import train_pelican_classifier
     from puffin.checkpoints.reading import read_checkpoint
 

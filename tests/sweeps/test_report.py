@@ -40,7 +40,8 @@ def report(tmp_path, directions: list[str], values: list[list[float]]) -> Report
 )
 def test_the_first_of_equal_trials_is_the_best(tmp_path, directions, values, best, marked):
     """The table marks the trial whose flags are written, and no other; of several metrics all on the Pareto front.
-    Breaks if equal trials are all marked, as Optuna's own list of the best ones has them, or if the last of them is chosen."""
+    Breaks if equal trials are all marked, as Optuna's own list of the best ones has them, or if the last of
+    them is chosen."""
     chosen = report(tmp_path, directions, values).write()
     with open(tmp_path / "s.trials.csv") as file:
         assert [int(row["trial"]) for row in csv.DictReader(file) if row["best"] == "1"] == marked

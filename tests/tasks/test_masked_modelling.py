@@ -28,7 +28,9 @@ def make_batch(lengths, first=0, skipped=0):
 
 
 def test_faint_events_are_counted_and_do_not_matter():
-    """Events without points, or with one token, give no loss and change no other's. Breaks if one of them is encoded."""
+    """Events without points, or with one token, give no loss and change no other's.
+
+    Breaks if one of them is encoded."""
     task = make_task()
     task.model.eval()
     whole = make_batch([120, 90])
@@ -47,7 +49,9 @@ def test_faint_events_are_counted_and_do_not_matter():
 
 
 def test_small_events_are_told_once():
-    """Those of training with its first row, those of a split with its first evaluation. Breaks if they are told every epoch."""
+    """Those of training with its first row, those of a split with its first evaluation.
+
+    Breaks if they are told every epoch."""
     task, told = make_task(too_small={"train": 3, "valid": 2, "test": 1}), []
     for evaluation in (None, VALID, None, VALID, Evaluation("test", "final"), Evaluation("test", "best")):
         if evaluation is None:
@@ -106,7 +110,8 @@ def test_training_turns_and_masks_anew():
 
 
 def test_metrics():
-    """Means over all hidden tokens and points of a split, not over batches: batches of different sizes agree with one."""
+    """Means over all hidden tokens and points of a split, not over batches: batches of different sizes agree
+    with one."""
     task = make_task()
     task.model.eval()
     lengths = [120, 90, 300]
@@ -123,7 +128,8 @@ def test_metrics():
 
 
 def test_when_to_probe():
-    """Every so many steps in training, at the first validation that is due; always afterwards; never on training events."""
+    """Every so many steps in training, at the first validation that is due; always afterwards; never on training
+    events."""
 
     class Probe:
         names, calls = ("shower",), []

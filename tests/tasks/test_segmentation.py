@@ -70,7 +70,8 @@ def evaluate(task, batches, stem=None):
 
 
 def test_split_is_summed_exactly():
-    """Losses (dice too, which is no mean) and counts of a split do not depend on its batches; a class that no point has is
+    """Losses (dice too, which is no mean) and counts of a split do not depend on its batches; a class that no
+    point has is
     nan. Breaks if values of batches are averaged."""
     task, whole = make_task(), make_batch([120, 0, 90, 1])
     one, outputs = evaluate(task, [whole])
@@ -83,7 +84,8 @@ def test_split_is_summed_exactly():
 
 
 def test_hard_events():
-    """Without a point, with one: counted, and without influence on the others. A batch of nothing has a loss of 0, and a
+    """Without a point, with one: counted, and without influence on the others. A batch of nothing has a loss
+    of 0, and a
     gradient, as a process's share may be such."""
     task = make_task(["dice", "focal"])
     alone = make_batch([120])
@@ -112,7 +114,8 @@ def test_training_turns_events():
 
 
 def test_predictions(tmp_path):
-    """The file holds every point of every event, in the order that came; an error leaves none, and nothing temporary."""
+    """The file holds every point of every event, in the order that came; an error leaves none, and nothing
+    temporary."""
     task, whole = make_task(), make_batch([120, 0, 90])
     stem = tmp_path / "p" / "x.best.valid"
     numbers, outputs = evaluate(task, list(parts_of(whole))[::-1], stem)

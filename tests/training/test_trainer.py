@@ -117,7 +117,8 @@ def test_last_group_of_an_epoch_is_smaller(tmp_path):
     ],
 )
 def test_rows_of_the_history(tmp_path, options, steps, epochs):
-    """After each epoch, or every so many steps, within an epoch too, and at the end, once. Breaks if validation leaves the
+    """After each epoch, or every so many steps, within an epoch too, and at the end, once. Breaks if
+    validation leaves the
     model in evaluation mode."""
     task, trainer = run(tmp_path, **options)
     history = trainer.progress.history
@@ -127,7 +128,8 @@ def test_rows_of_the_history(tmp_path, options, steps, epochs):
 
 
 def test_place_beyond_the_epoch(tmp_path):
-    """An old checkpoint of more data, which does not tell how much: the epoch is over, and the next one is trained. Breaks
+    """An old checkpoint of more data, which does not tell how much: the epoch is over, and the next one is
+    trained. Breaks
     if the loader is asked for batches that it does not have, again and again."""
     trainer, batches = make_trainer(tmp_path, num_epoch=3), EpochBatches(len(DATA), 2, shuffle=False)
     trainer.progress = Progress(epoch=1, batch=6, batch_events=2, step=12)
@@ -163,7 +165,9 @@ def test_signal_where_nothing_is_trained(tmp_path):
 
 
 def test_loss_of_a_row(tmp_path):
-    """The mean over the events since the last row: 10 and 1 of the 11. Breaks if a row begins with the sums of the last one."""
+    """The mean over the events since the last row: 10 and 1 of the 11.
+
+    Breaks if a row begins with the sums of the last one."""
     (whole,), (first, second) = (
         run(tmp_path, num_epoch=1, **more)[1].progress.history for more in ({}, {"valid_every": 5})
     )
@@ -179,7 +183,8 @@ def test_counts_are_told(tmp_path, monkeypatch):
 
 
 def test_metrics_see_the_averaged_weights(tmp_path):
-    """With --ema the weights that are evaluated are those that metrics (a probe) look at; training goes on with its own."""
+    """With --ema the weights that are evaluated are those that metrics (a probe) look at; training goes on with
+    its own."""
     task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
     seen, own = trainer.progress.history[0]["valid_weight"], task.model.weight.item()
     assert seen == pytest.approx(trainer.average.module.weight.item()) and abs(seen - own) > 0.01
@@ -248,7 +253,8 @@ class Counting:
 
 @pytest.mark.parametrize("size, ended", [(4, None), (2, InputError)])
 def test_collector(tmp_path, size, ended):
-    """A task may collect outputs itself, and hears of the end, of an error too; the model is back in its mode after both."""
+    """A task may collect outputs itself, and hears of the end, of an error too; the model is back in its mode
+    after both."""
     task, trainer = run(tmp_path, num_epoch=1)
     collector, asked = Counting(), []
     task.collector = lambda *arguments: asked.append(arguments) or collector

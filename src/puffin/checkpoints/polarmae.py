@@ -84,7 +84,8 @@ def published_network(checkpoint: dict, path: str) -> PointMAE | Segmentation:
 def published_settings(config: PointMAEConfig | SegmentationConfig, path: str | Path) -> dict[str, Any]:
     """Return the settings, by name, with which our scripts build a published network.
 
-    The tokens are written out, so that --voxels does not matter. InputError if our flags cannot describe the network."""
+    The tokens are written out, so that --voxels does not matter. InputError if our flags cannot describe the
+    network."""
     tokens, transformer = config.encoder.tokens, config.encoder.transformer
     found = {entry.name: getattr(tokens, entry.name) for entry in fields(tokens)} | {"voxels": "5"}
     found |= {"arch": transformer.arch, "depth": transformer.depth, "published_norms": config.encoder.published_norms}

@@ -187,7 +187,8 @@ def take_pretrained(flags: Flags) -> tuple[Flags, dict[str, Tensor] | None]:
 
 
 def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) -> None:
-    """Copy pretrained weights into a network's encoder; low-rank updates, which they lack, keep their initial values."""
+    """Copy pretrained weights into a network's encoder; low-rank updates, which they lack, keep their initial
+    values."""
     try:
         result = model.encoder.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -116,7 +116,8 @@ def _check_balanced(found: Start, asked: bool) -> None:
 
 
 def balanced_weights(labels: torch.Tensor, num_classes: int) -> str:
-    """Return numbers for --class-weights, exactly: N / (K n_c) for each class c with n_c of the N labels, 0 for none."""
+    """Return numbers for --class-weights, exactly: N / (K n_c) for each class c with n_c of the N labels, 0 for
+    none."""
     counts = torch.bincount(labels, minlength=num_classes)[:num_classes].double()
     weights = torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
     return ",".join(map(repr, weights.tolist()))

@@ -69,7 +69,8 @@ class RunPaths:
         return self.predictdir / f"{self.prefix}.{weights}.{split}"
 
     def pictures_of_events(self) -> list[Path]:
-        """Return the pictures of events that exist; other files of the folder, such as TensorBoard's, are not among them."""
+        """Return the pictures of events that exist; other files of the folder, such as TensorBoard's, are not
+        among them."""
         return sorted(path for path in self.folder.glob("*.event*") if _EVENT_PICTURE.fullmatch(path.name))
 
     def of_earlier_run(self) -> list[Path]:

@@ -139,7 +139,8 @@ def train_and_evaluate(
     """Train a task on the splits (or only evaluate it) and write every output; return one row of numbers per epoch.
 
     draw(file, history, outputs): draws a finished run from its rows and the test outputs of the best epoch.
-    report(all rows so far): called after each epoch, when its checkpoint is written; may end the run by an exception."""
+    report(all rows so far): called after each epoch, when its checkpoint is written; may end the run by an
+    exception."""
     evaluating = run.start.evaluating
     loader, batches = (None, None) if evaluating else run.loader(datasets["train"], training=True)
     trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)

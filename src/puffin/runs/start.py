@@ -105,7 +105,8 @@ def _where_from(flags: Flags) -> tuple[str, Path | None]:
     if purpose == RESUME:
         if not paths.checkpoint.exists():
             raise InputError(
-                f"--load: {paths.checkpoint} does not exist; start the run without --load, or check --prefix and --modeldir"
+                f"--load: {paths.checkpoint} does not exist; start the run without --load, or check "
+                "--prefix and --modeldir"
             )
         return purpose, paths.checkpoint
     if flags["test"] and paths.best.exists():

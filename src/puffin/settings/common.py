@@ -166,7 +166,8 @@ class OptimisationSettings:
     )
     lr_decay_type: str = setting(
         "warm",
-        "decay between warm-up and cool-down: cos (one cosine), warm (cosines with restarts), exp, flat, one (one-cycle)",
+        "decay between warm-up and cool-down: cos (one cosine), warm (cosines with restarts), exp, "
+        "flat, one (one-cycle)",
         choices=DECAYS,
     )
     warmup: float = setting(

@@ -1,6 +1,7 @@
 """From declared settings to a command line (argparse), and back from flags, presets and checkpoints to settings.
 
-Values come from, last wins: the defaults of the script, the presets of --yaml, the command line. `Flags` remembers which
+Values come from, last wins: the defaults of the script, the presets of --yaml, the command line. `Flags`
+remembers which
 were given, because a value from a checkpoint replaces a default but not a flag (settings/roles.py).
 """
 
@@ -176,7 +177,8 @@ class Flags:
         """Take over the settings of a checkpoint, as the role of each says.
 
         stored: its settings; what it lacks, and what this script does not know, stays. purpose: resume, evaluate or
-        finetune. roles: of settings that this time have another role. InputError if a flag contradicts the checkpoint."""
+        finetune. roles: of settings that this time have another role. InputError if a flag contradicts the
+        checkpoint."""
         values = dict(self.values)
         for name, entry in settings_of(self.schema).items():
             wanted = getattr(roles.get(name, entry.role), purpose)
@@ -204,7 +206,9 @@ def defaults(schema) -> Flags:
 
 
 def parse(schema, description: str, argv: Sequence[str] | None = None) -> Flags:
-    """Parse a command line, with its presets. InputError for a preset that is missing or has an unknown or bad entry."""
+    """Parse a command line, with its presets.
+
+    InputError for a preset that is missing or has an unknown or bad entry."""
     typed = vars(make_parser(schema, description).parse_args(argv))
     return with_presets(schema, typed)
 

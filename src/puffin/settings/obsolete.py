@@ -1,4 +1,5 @@
-"""Flags of the published scripts, and of our older ones, that have no effect here: accepted, or refused with the reason."""
+"""Flags of the published scripts, and of our older ones, that have no effect here: accepted, or refused with the
+reason."""
 
 import argparse
 from collections.abc import Mapping

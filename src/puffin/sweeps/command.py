@@ -82,7 +82,8 @@ def open_sweep(plan: Plan) -> tuple[optuna.Study, TrialRunner, int]:
     objectives = ", ".join(f"{d} {m}" for d, m in zip(plan.directions, plan.metrics, strict=True))
     log.info(
         f"study '{own.study_name}' in {describe(plan.storage)}: {own.task}, {objectives}; "
-        f"varied: {', '.join(p.name for p in space.parameters)}; {own.sampler}, pruner {plan.pruner}, {num_trials} trials"
+        f"varied: {', '.join(p.name for p in space.parameters)}; {own.sampler}, pruner {plan.pruner}, "
+        f"{num_trials} trials"
     )
     return study, runner, num_trials
 

@@ -98,7 +98,8 @@ def _objectives(own: SweepSettings, task: SweepTask) -> tuple[tuple[str, ...], t
     for name in metrics:
         if not own.direction and name not in task.directions:
             raise InputError(
-                f"--metric {name}: give --direction minimize or maximize (known without it: {', '.join(task.directions)})"
+                f"--metric {name}: give --direction minimize or maximize (known without it: "
+                f"{', '.join(task.directions)})"
             )
     known = tuple("maximize" if task.directions.get(name, 1) > 0 else "minimize" for name in metrics)
     return metrics, own.direction or known
@@ -108,7 +109,8 @@ def _pruner(own: SweepSettings, metrics: tuple[str, ...]) -> str:
     pruner = own.pruner or ("median" if len(metrics) == 1 else "none")
     if len(metrics) > 1 and pruner != "none":
         raise InputError(
-            f"--pruner {pruner}: trials with several metrics cannot be compared before their end; use one metric, or none"
+            f"--pruner {pruner}: trials with several metrics cannot be compared before their end; use "
+            "one metric, or none"
         )
     return pruner
 

@@ -41,7 +41,8 @@ class Report:
         finished = [t for t in trials if t.state == TrialState.COMPLETE]
         counts = {s: sum(t.state == s for t in trials) for s in TrialState}
         log.info(
-            f"trials: {', '.join(f'{n} {s.name.lower()}' for s, n in counts.items() if n)}; table: {self.path('trials.csv')}"
+            f"trials: {', '.join(f'{n} {s.name.lower()}' for s, n in counts.items() if n)}; table: "
+            f"{self.path('trials.csv')}"
         )
         if not chosen:
             return None
@@ -49,13 +50,15 @@ class Report:
         flags = self._best_flags(best)
         self._pictures(finished, {t.number for t in chosen})
         log.info(
-            f"best trial: {best.number} ({', '.join(f'{m} {v:.6g}' for m, v in zip(self.metrics, best.values, strict=True))})"
+            f"best trial: {best.number} "
+            f"({', '.join(f'{m} {v:.6g}' for m, v in zip(self.metrics, best.values, strict=True))})"
         )
         log.info(f"its flags, for --yaml: {self.path('best.yaml')}; as a command:\n{flags}")
         return best
 
     def chosen(self) -> list[FrozenTrial]:
-        """The best trial, of equal ones the first; with several metrics all that no other beats in all of them, the best by the
+        """The best trial, of equal ones the first; with several metrics all that no other beats in all of
+        them, the best by the
         first metric in front.  Empty if no trial was finished."""
         sign = -1 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1
         front = sorted(self.study.best_trials, key=lambda t: (sign * t.values[0], t.number))

@@ -45,7 +45,8 @@ class Parameter:
         count = round((d.high - d.low) / d.step) + 1
         if count > _MOST_VALUES:
             raise InputError(
-                f"--sampler grid: '{self.name}' has {count} values; expected at most {_MOST_VALUES}: give it a larger step"
+                f"--sampler grid: '{self.name}' has {count} values; expected at most {_MOST_VALUES}: "
+                "give it a larger step"
             )
         kind = int if isinstance(d, IntDistribution) else float
         return [kind(d.low + k * d.step) for k in range(count)]
@@ -81,7 +82,8 @@ class Space:
         size = math.prod(map(len, grid.values()))
         if size > _MOST_VALUES:
             raise InputError(
-                f"--sampler grid: {size} combinations; expected at most {_MOST_VALUES}: vary less, or use another sampler"
+                f"--sampler grid: {size} combinations; expected at most {_MOST_VALUES}: vary less, or "
+                "use another sampler"
             )
         return grid
 

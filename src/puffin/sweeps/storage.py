@@ -44,7 +44,10 @@ _PERMANENT = (
     "definition of service",
 )
 _ENTRY = b'{"op_code":'  # beginning of every line of a journal
-_PASSWORDS = "put it into PGPASSWORD, a pgpass file (~/.pgpass or PGPASSFILE) or a service file, as docs/search_hyperparameters.md shows"
+_PASSWORDS = (
+    "put it into PGPASSWORD, a pgpass file (~/.pgpass or PGPASSFILE) or a service file, as "
+    "docs/search_hyperparameters.md shows"
+)
 
 
 class StorageLost(InputError):

@@ -42,7 +42,8 @@ class JetClassification(InMemoryTask):
             raise InputError(f"{split}: found class {int(labels.max())}, but --num-classes is {self.num_classes}")
 
     def step(self, batch: JetBatch) -> StepOutput:
-        """Mean cross entropy. Outputs: predict (B, K), targets (B,), index (B,), and weights (B,) if events have any."""
+        """Mean cross entropy. Outputs: predict (B, K), targets (B,), index (B,), and weights (B,) if events have
+        any."""
         logits = self.model(batch)
         losses = F.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"

@@ -37,7 +37,8 @@ class MomentumRegression(InMemoryTask):
         """Raise InputError unless there are as many true momenta, targets (N, T, 4), as the network predicts."""
         if targets.shape[1] != self.model.config.num_targets:
             raise InputError(
-                f"{name}: --target names {targets.shape[1]} momenta for each jet, but --num-targets is {self.model.config.num_targets}"
+                f"{name}: --target names {targets.shape[1]} momenta for each jet, but --num-targets "
+                f"is {self.model.config.num_targets}"
             )
 
     def step(self, batch: JetBatch) -> StepOutput:

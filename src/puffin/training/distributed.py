@@ -66,7 +66,8 @@ def connect() -> None:
     missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
     if missing:
         raise InputError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; start several processes with torchrun"
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; start "
+            "several processes with torchrun"
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     store, me, size = next(rendezvous("env://", timeout=TIMEOUT))
@@ -215,7 +216,8 @@ def global_loss(loss: Tensor, weight: int, flag: bool) -> tuple[Tensor, Callable
     """The loss to differentiate, such that averaged gradients are those of the mean over the items of all processes.
 
     loss: mean over the `weight` items of this process, which may have none.  Also a function that gives [sum of
-    loss x weight, sum of weights, number of flags] over all processes; it waits for the GPU, so call it after backward."""
+    loss x weight, sum of weights, number of flags] over all processes; it waits for the GPU, so call it after
+    backward."""
     if num_ranks() == 1:
         return loss, lambda: [loss.item() * weight, weight, flag]
     mine = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)

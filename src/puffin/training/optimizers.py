@@ -28,7 +28,8 @@ def make_optimizer(
 ) -> optim.Optimizer:
     """The optimizer called `name`; one fused step for all parameters where PyTorch has one.
 
-    parameters: or groups of them, dicts with `params` and, for the trainer, `lr_scale`: a factor of the learning rate."""
+    parameters: or groups of them, dicts with `params` and, for the trainer, `lr_scale`: a factor of the
+    learning rate."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optim: expected one of {', '.join(OPTIMIZERS)}, got {name!r}")
     parameters = list(parameters)

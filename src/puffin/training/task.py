@@ -16,7 +16,8 @@ class StepOutput(NamedTuple):
     """Loss and outputs of one minibatch.
 
     loss: a scalar, the mean over `weight` items (any value if there are none); weight: number of items, or the sum of
-    their weights; outputs: detached tensors with one row per event, among them `index` (B,), the number of each event in
+    their weights; outputs: detached tensors with one row per event, among them `index` (B,), the number of
+    each event in
     the data set. Keys that begin with `particle_` have `lengths` (B,) rows per event.
     """
 
