@@ -1,4 +1,4 @@
-"""Masked autoencoders: masks, what may depend on what, small or odd events.  Golden: test_published_clouds.py."""
+"""Masked autoencoders: masks, what may depend on what, small or odd events.  Golden: test_polarmae.py."""
 
 from dataclasses import replace
 

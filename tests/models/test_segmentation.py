@@ -1,4 +1,4 @@
-"""The segmentation network: batch-mates, small events, what learns.  Golden vectors: test_published_clouds.py."""
+"""The segmentation network: batch-mates, small events, what learns.  Golden vectors: test_polarmae.py."""
 
 from dataclasses import replace
 

@@ -295,7 +295,7 @@ def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
             file[key] = source[key][()]
     capsys.readouterr()
     bare = evaluated(classifier, tmp_path / "bare", tmp_path)
-    assert "key 'event_weight' of the weights not found" in capsys.readouterr().err
+    assert "key 'event_weight' of the event weights not found" in capsys.readouterr().err
     assert float(bare["accuracy"]) != float(trained["accuracy"])
     assert "key 'event_weight' not found" in refused_by(
         classifier.main, evaluation(tmp_path / "bare", tmp_path, "--weights-key", "event_weight"), capsys
