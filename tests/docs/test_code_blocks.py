@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 
-import puffin
 from tests.docs.pages import LANGUAGES, PAGES, PROGRAMS, ROOT, Block, Command, blocks_of, commands_of, spans_of
 from tests.docs.scripts import parser_of, refusal, run
 
@@ -238,8 +237,6 @@ def test_blocks_run(page, clone):
 
 
 def _run_python(block: Block) -> None:
-    if re.search(r"puffin\.load|from puffin\.ops import", block.text) and not hasattr(puffin, "load"):
-        pytest.skip("puffin.load is not there yet")  # the pages describe the interface before it is merged
     exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
 
 

@@ -183,7 +183,7 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
     checkpoint = start.checkpoint
     trainer.load_state_dict(checkpoint.resumable())
     progress, notes = trainer.progress, []
-    changed = changes_of_best(run.settings, start.flags.values, checkpoint.settings)
+    changed = changes_of_best(start.flags.values, checkpoint.settings)
     if changed:
         notes.append(f"{', '.join(changed)}: the best epoch is chosen anew, from the next validation on")
     if changed or checkpoint.path != run.paths.checkpoint:
@@ -202,7 +202,7 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
     return notes
 
 
-def changes_of_best(settings: Any, values: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+def changes_of_best(values: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """Return the flags by which a resumed run judges its epochs otherwise than before."""
     names = ["best_by", "weights_key"] + ["loss", "class_weights"] * (values["best_by"] == "loss")
     return [

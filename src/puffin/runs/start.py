@@ -12,6 +12,7 @@ import torch
 from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.errors import InputError
 from puffin.runs.paths import RunPaths
+from puffin.settings.common import RunSettings
 from puffin.settings.flags import Flags
 from puffin.settings.roles import TRAINING, Role
 from puffin.training import distributed
@@ -96,7 +97,7 @@ def make_reproducible(wanted: bool) -> None:
 
 def _where_from(flags: Flags) -> tuple[str, Path | None]:
     """Return the purpose of the run, and the checkpoint that the flags name; None for a new network."""
-    paths = RunPaths.of(flags.settings().run)
+    paths = RunPaths.of(flags.part(RunSettings))
     purpose = EVALUATE if flags["task"] == "eval" else RESUME if flags["load"] else FINETUNE
     if flags["loadfile"]:
         return purpose, Path(flags["loadfile"])
@@ -118,7 +119,7 @@ def _own_continuation(flags: Flags, checkpoint: Checkpoint) -> Checkpoint:
     """Return the run's own last checkpoint if the same command wrote it after it had started from --loadfile.
 
     That is a job which was queued again: it resumes, and does not start from --loadfile once more."""
-    own_path = RunPaths.of(flags.settings().run).checkpoint
+    own_path = RunPaths.of(flags.part(RunSettings)).checkpoint
     if flags["loadfile"] and own_path.exists():
         own = Checkpoint.read(own_path)
         if own.settings.get("loadfile") == flags["loadfile"]:

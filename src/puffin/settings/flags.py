@@ -142,6 +142,10 @@ class Flags:
         except ValueError as error:
             raise InputError(f"flags: {error}") from error
 
+    def part(self, settings: type) -> Any:
+        """Build the settings of one part alone, whatever the others hold: they may not be complete yet."""
+        return build(settings, self.values)
+
     def changed(self, **values) -> "Flags":
         """Return the same with other values."""
         return replace(self, values={**self.values, **values})

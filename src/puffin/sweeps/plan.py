@@ -10,6 +10,7 @@ from typing import Any
 
 from puffin.errors import InputError
 from puffin.runs.paths import RunPaths
+from puffin.settings.common import RunSettings
 from puffin.settings.flags import Flags, settings_of, with_presets
 from puffin.settings.sweep import TASKS, SweepSettings, SweepTask, sweep_parser
 from puffin.sweeps.storage import check_url, postgresql_url
@@ -127,4 +128,4 @@ def _storage(own: SweepSettings, flags: Flags) -> str:
 
 
 def _paths(flags: Flags, prefix: str) -> RunPaths:
-    return RunPaths.of(flags.changed(prefix=prefix).settings().run)
+    return RunPaths.of(flags.changed(prefix=prefix).part(RunSettings))

@@ -9,6 +9,7 @@ import optuna
 
 from puffin.errors import InputError
 from puffin.files import whole_file
+from puffin.settings.common import OptimisationSettings
 from puffin.sweeps.plan import Plan
 from puffin.sweeps.space import Space
 
@@ -38,7 +39,7 @@ class TrialRunner:
 
     def num_rows(self) -> int:
         """Return the number of validations per trial, as far as the flags determine it."""
-        optimisation = self.plan.flags.settings().optimisation
+        optimisation = self.plan.flags.part(OptimisationSettings)
         if optimisation.num_step and optimisation.valid_every:
             return math.ceil(optimisation.num_step / optimisation.valid_every)
         return optimisation.num_epoch
