@@ -9,20 +9,10 @@ import torch
 from torch import Tensor
 
 from puffin.layers.pair_geometry import PairGeometry
-from puffin.settings.stabilizers import BEAMS, LIGHT_LIKE, T, X, Y, Z
+from puffin.settings.stabilizers import SPURIONS
 
 # stabilizer -> linear forms r(p) whose products r_i r_j are further inputs (rows over E, px, py, pz)
-COMPONENTS = {
-    "so13": (),
-    "so3": (T,),
-    "so12": (Z,),
-    "se2": ((1.0, 0.0, 0.0, -1.0),),
-    "so2": (T, Z),
-    "so2_0": BEAMS,
-    "R": (X, Y),
-    "11": (T, X, Y, Z),
-    "11_0": LIGHT_LIKE,
-    "1": (T, X, Y, Z),
+COMPONENTS = SPURIONS | {
     "1_0": ((1.0, 0.0, 0.0, 1.0), (1.0, -1.0, 0.0, 0.0), (1.0, 0.0, -1.0, 0.0), (1.0, 0.0, 0.0, -1.0)),
 }
 WITHOUT_DOT_PRODUCT = ("1", "1_0")

@@ -23,15 +23,14 @@ from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation
 from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
+from puffin.runs.class_weights import inverse_fractions, weights_of_classes
 from puffin.runs.outputs import Report
 from puffin.runs.run import Run, train_and_evaluate
 from puffin.runs.start import start
 from puffin.settings import roles
-from puffin.settings.clouds import POINT_WEIGHT_WORDS
 from puffin.settings.common import SPLITS
 from puffin.settings.flags import Flags
 from puffin.settings.roles import Role
-from puffin.settings.types import class_weights
 from puffin.tasks.cloud_pictures import draw_events, draw_labels
 from puffin.tasks.masked_modelling import MaskedModelling
 from puffin.tasks.segmentation import PointSegmentation, SegmentationOptions
@@ -209,7 +208,11 @@ def make_segmentation(run: Run, model: Segmentation, datasets: Datasets) -> tupl
     if run.settings.finetuning.class_weights == "data":
         run = run.changed(class_weights=_counted_weights(datasets, num_classes))
     settings, finetuning = run.settings, run.settings.finetuning
-    loss = LossTerms(finetuning.terms, weights_of_classes(finetuning.class_weights, num_classes))
+    if finetuning.class_weights == "pilarnet":
+        weights = published_weights(num_classes)
+    else:
+        weights = weights_of_classes(finetuning.class_weights, num_classes)
+    loss = LossTerms(finetuning.terms, weights)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if frozen:
         log.info(f"{frozen:,} parameters are not trained")
@@ -237,22 +240,9 @@ def _counted_weights(datasets: Datasets, num_classes: int) -> str:
     return text
 
 
-def weights_of_classes(text: str, num_classes: int) -> Tensor | None:
-    """Return the numbers of --class-weights, (C,) float64; None for none."""
-    if text == "pilarnet":
-        return inverse_fractions(torch.tensor(PILARNET.class_counts[:num_classes]))
-    numbers = class_weights(text, POINT_WEIGHT_WORDS)
-    if numbers is None:
-        return None
-    if len(numbers) != num_classes:
-        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(numbers)}")
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def inverse_fractions(counts: Tensor) -> Tensor:
-    """Return the number of all points divided by that of each class, (C,) float64; 0 for a class without points."""
-    counts = counts.double()
-    return torch.where(counts > 0, counts.sum() / counts.clamp_min(1), 0)
+def published_weights(num_classes: int) -> Tensor:
+    """Return the weights of the classes of PILArNet-M from their points in the whole data set, (C,) float64."""
+    return inverse_fractions(torch.tensor(PILARNET.class_counts[:num_classes]))
 
 
 def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:

@@ -13,13 +13,13 @@ from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
+from puffin.runs.class_weights import inverse_fractions, weights_of_classes
 from puffin.runs.outputs import Report
 from puffin.runs.run import Run, train_and_evaluate
 from puffin.runs.start import Start, start
 from puffin.settings.common import SPLITS
 from puffin.settings.flags import Flags
-from puffin.settings.jets import CLASS_WEIGHT_WORDS, names
-from puffin.settings.types import class_weights
+from puffin.settings.jets import names
 from puffin.tasks.classification import JetClassification
 from puffin.tasks.regression import MomentumRegression
 from puffin.tasks.symmetry import report_symmetries
@@ -116,18 +116,6 @@ def _check_balanced(found: Start, asked: bool) -> None:
 
 
 def balanced_weights(labels: torch.Tensor, num_classes: int) -> str:
-    """Return numbers for --class-weights, exactly: N / (K n_c) for each class c with n_c of the N labels, 0 for
-    none."""
-    counts = torch.bincount(labels, minlength=num_classes)[:num_classes].double()
-    weights = torch.where(counts > 0, len(labels) / (num_classes * counts.clamp_min(1)), 0)
+    """Return numbers for --class-weights, exactly: N / (K n_c) for each class c with n_c of the N labels, or 0."""
+    weights = inverse_fractions(torch.bincount(labels, minlength=num_classes)[:num_classes]) / num_classes
     return ",".join(map(repr, weights.tolist()))
-
-
-def weights_of_classes(text: str, num_classes: int) -> torch.Tensor | None:
-    """Return the numbers of --class-weights, (K,) float64; None for none."""
-    weights = class_weights(text, CLASS_WEIGHT_WORDS)
-    if weights is None:
-        return None
-    if len(weights) != num_classes:
-        raise InputError(f"--class-weights: expected {num_classes} numbers, one for each class, got {len(weights)}")
-    return torch.tensor(weights, dtype=torch.float64)

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from puffin.settings import roles
-from puffin.settings.common import OptimisationSettings, RunSettings, ScriptSettings
+from puffin.settings.common import DataSettings, OptimisationSettings, RunSettings, ScriptSettings
 from puffin.settings.declare import setting
 from puffin.settings.encoder import EncoderConfig, TransformerConfig
 from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
 from puffin.settings.roles import Role
-from puffin.settings.types import checked, class_weights, count_or_all, integer, loss_terms, number
+from puffin.settings.types import checked, class_weights, integer, loss_terms, number
 
 MODELS = ("pointmae", "polarmae")
 FINETUNE = ("fft", "peft", "lora")
@@ -19,10 +19,8 @@ _NO_COMPILE = "point-cloud networks cannot be compiled with torch.compile"
 
 
 @dataclass(frozen=True)
-class CloudDataSettings:
+class CloudDataSettings(DataSettings):
     """Which events to read, and which of their points to use."""
-
-    TITLE: ClassVar[str] = "data"
 
     datadir: str = setting(
         "./data/sample_data/lartpc",
@@ -36,17 +34,6 @@ class CloudDataSettings:
         collect=lambda paths: tuple(path for path in paths if path),  # older runs store '' for none
         metavar="PATH",
     )
-    shuffle: bool = setting(True, "draw a new order of the training events in every epoch")
-    num_train: int = setting(
-        -1,
-        "number of training events to use: a random subset that depends on --seed alone",
-        type=count_or_all,
-        metavar="N",
-        shown="-1: all",
-        role=roles.ORIGIN,
-    )
-    num_valid: int = setting(-1, "number of validation events to use", type=count_or_all, metavar="N", shown="-1: all")
-    num_test: int = setting(-1, "number of test events to use", type=count_or_all, metavar="N", shown="-1: all")
     min_points: int = setting(1024, "minimum number of points per event, before any cuts", type=integer(0), metavar="N")
     energy_threshold: float = setting(
         0.13, "drop points at or below this energy [MeV]", type=number(0), metavar="MEV", role=roles.PREPARATION
@@ -62,9 +49,6 @@ class CloudDataSettings:
     remove_led: bool = setting(True, "remove the low-energy deposits", role=roles.PREPARATION)
     skip_bad: bool = setting(False, "skip bad files and events, and count them")
     rotate: bool = setting(True, "apply a random rotation to each training event")
-    num_workers: int = setting(
-        0, "number of processes that prepare minibatches", type=integer(0), metavar="N", role=roles.MACHINE
-    )
 
 
 @dataclass(frozen=True)
@@ -304,11 +288,13 @@ class SegmentationSettings:
 
 
 _HIDDEN = {"test": _NO_SYMMETRY_REPORT, "compile": _NO_COMPILE}
+# as published, except for the length of the run
+_PUBLISHED = OptimisationSettings(num_epoch=20, lr_decay_type="cos", warmup=1, cooldown=0, weight_decay=0.05, clip=3.0)
 
 
 @dataclass(frozen=True)
 class PretrainingSettings(ScriptSettings):
-    """All settings of train_pointmae.py; the optimisation is the published one, except for the length of the run."""
+    """All settings of train_pointmae.py."""
 
     HIDDEN: ClassVar[dict[str, str]] = _HIDDEN
 
@@ -317,17 +303,8 @@ class PretrainingSettings(ScriptSettings):
     network: PointMAEConfig = PointMAEConfig()
     pretraining: MaskedModellingSettings = MaskedModellingSettings()
     pictures: PictureSettings = PictureSettings()
-    optimisation: OptimisationSettings = OptimisationSettings(
-        lr_init=1e-4,
-        lr_start=8.6e-6,
-        lr_final=8.6e-6,
-        lr_decay_type="cos",
-        weight_decay=0.05,
-        warmup=1,
-        cooldown=0,
-        clip=3.0,
-        batch_size=32,
-        num_epoch=20,
+    optimisation: OptimisationSettings = replace(
+        _PUBLISHED, batch_size=32, lr_init=1e-4, lr_start=8.6e-6, lr_final=8.6e-6
     )
 
 
@@ -345,15 +322,4 @@ class PointSegmentationSettings(ScriptSettings):
     network: SegmentationConfig = SegmentationConfig()
     finetuning: SegmentationSettings = SegmentationSettings()
     pictures: PictureSettings = PictureSettings()
-    optimisation: OptimisationSettings = OptimisationSettings(
-        lr_init=3e-4,
-        lr_start=1e-6,
-        lr_final=1e-6,
-        lr_decay_type="cos",
-        weight_decay=0.05,
-        warmup=1,
-        cooldown=0,
-        clip=3.0,
-        batch_size=16,
-        num_epoch=20,
-    )
+    optimisation: OptimisationSettings = replace(_PUBLISHED, batch_size=16, lr_init=3e-4, lr_start=1e-6, lr_final=1e-6)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from puffin.settings import roles
 from puffin.settings.declare import setting
 from puffin.settings.roles import Role
-from puffin.settings.types import any_integer, file_name, integer, number
+from puffin.settings.types import any_integer, count_or_all, file_name, integer, number
 
 SPLITS = ("train", "valid", "test")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -133,6 +133,29 @@ class ReportSettings:
         flags=("--summarize-scv",),
     )
     plot: bool = setting(True, "draw curves to LOGDIR/PREFIX.png at the end")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which events to read, and how to serve them."""
+
+    TITLE: ClassVar[str] = "data"
+
+    datadir: str = setting("./data/", "folder with HDF5 files for training, validation and test", metavar="DIR")
+    shuffle: bool = setting(True, "draw a new order of the training events in every epoch")
+    num_train: int = setting(
+        -1,
+        "number of training events to use: a random subset that depends on --seed alone (of two classes: half each)",
+        type=count_or_all,
+        metavar="N",
+        shown="-1: all",
+        role=roles.ORIGIN,
+    )
+    num_valid: int = setting(-1, "number of validation events to use", type=count_or_all, metavar="N", shown="-1: all")
+    num_test: int = setting(-1, "number of test events to use", type=count_or_all, metavar="N", shown="-1: all")
+    num_workers: int = setting(
+        0, "number of processes that prepare minibatches", type=integer(0), metavar="N", role=roles.MACHINE
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from puffin.settings import roles
-from puffin.settings.common import OptimisationSettings, RunSettings, ScriptSettings
+from puffin.settings.common import DataSettings, OptimisationSettings, RunSettings, ScriptSettings
 from puffin.settings.declare import setting
 from puffin.settings.names import (
     CLASSIFICATION_METRICS,
@@ -20,7 +20,6 @@ from puffin.settings.types import (
     class_weights,
     count_or_all,
     dataset_key,
-    integer,
     loss_terms,
     number,
 )
@@ -43,10 +42,8 @@ def names(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class JetDataSettings:
+class JetDataSettings(DataSettings):
     """Which jets to read, and which of their particles and features to use."""
-
-    TITLE: ClassVar[str] = "data"
 
     datadir: str = setting(
         "./data/sample_data/run12", "folder with HDF5 files for training, validation and test", metavar="DIR"
@@ -77,17 +74,6 @@ class JetDataSettings:
         metavar="KEYS",
         role=roles.PREPARATION,
     )
-    shuffle: bool = setting(True, "draw a new order of the training events in every epoch")
-    num_train: int = setting(
-        -1,
-        "number of training events to use: a random subset that depends on --seed alone, balanced for two classes",
-        type=count_or_all,
-        metavar="N",
-        shown="-1: all",
-        role=roles.ORIGIN,
-    )
-    num_valid: int = setting(-1, "number of validation events to use", type=count_or_all, metavar="N", shown="-1: all")
-    num_test: int = setting(-1, "number of test events to use", type=count_or_all, metavar="N", shown="-1: all")
     nobj: int = setting(
         -1,
         "maximum number of constituents per jet, in the order of the file",
@@ -99,9 +85,6 @@ class JetDataSettings:
     scale: float = setting(1.0, "factor on all momenta", type=number(above=0), metavar="F", role=roles.PREPARATION)
     RAMdataset: bool = setting(
         True, "read all data into memory at the start; off: read as needed, shuffled by chunks", role=roles.ORIGIN
-    )
-    num_workers: int = setting(
-        0, "number of processes that prepare minibatches", type=integer(0), metavar="N", role=roles.MACHINE
     )
 
     def keys_of_momenta(self, num_targets: int) -> tuple[str, ...]:
