@@ -413,9 +413,8 @@ def test_sigterm_hands_the_trial_over(workers):
     assert workers.status(again) == 0
     trials = workers.study().get_trials()
     assert [t.state.name for t in trials].count("COMPLETE") == 4
-    assert (
-        len({t.params["lr-init"] for t in trials}) == 4
-    )  # new proposals differ from the old ones, although the seed is the same
+    # new proposals differ from the old ones, although the seed is the same
+    assert len({t.params["lr-init"] for t in trials}) == 4
     for t in trials:
         assert ("repeats" in t.user_attrs) == (
             "resuming at epoch" in (workers.work / f"log/s-{t.number}.log").read_text()
