@@ -2,19 +2,20 @@ r"""Simulate LArTPC point clouds in the layout of PILArNet-M, realistic enough f
 
     python data/make_lartpc.py --outdir data/big --num-train 10000 --num-val 1000 -j 8
 
-docs/simulate_lartpc.md describes what is simulated, what is not, and how the events compare with PILArNet-M.
-The physics is in
-data/lartpc.
+docs/simulate_lartpc.md describes what is simulated, what is not, and how the events compare with PILArNet-M. The code
+of the physics is in data/lartpc.
 
 Each split has one file, OUTDIR/SPLIT/lartpc_N_FORMAT.h5, and its index, lartpc_N_FORMAT_points.npy. A data set has one
 row per event, a flattened array of variable length:
+
     point (N, 8) float32         x, y, z [voxel of 3 mm, 0..767], value and energy [both MeV], time [ns], electrons,
-    dx [cm] cluster (M, 5 or 6) int32    number of points, fragment, group, interaction, semantic class (0 shower, 1
-    track,
+                                 dx [cm]
+    cluster (M, 5 or 6) int32    number of points, fragment, group, interaction, semantic class (0 shower, 1 track,
                                  2 Michel, 3 delta, 4 low-energy deposit); in v2 and v3 also PID (0 photon, 1 e, 2 mu,
                                  3 pi, 4 p)
     cluster_extra (M, 5 or 6)    v2: mass [MeV], momentum [GeV], vertex [mm from the centre] of the group's particle;
                                  v3: a sixth column, -1
+
 Points are ordered by cluster. Cluster 0 holds the low-energy deposits of the event; its ids are -1.
 
 Events are generated in blocks of BLOCK. The random numbers of a block are a function of (seed, split, block), so the

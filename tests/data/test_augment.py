@@ -14,8 +14,10 @@ def test_rotations_are_proper():
 
 
 def test_rotations_are_uniform():
-    """Haar moments: E R = 0, E R_ij R_kl = delta_ik delta_jl / 3, E trace^3 = 1, E trace^4 = 3 (the number of
-    invariants in three and four vectors); uniform Euler angles or axes with uniform angles fail."""
+    """Haar moments: E R = 0, E R_ij R_kl = delta_ik delta_jl / 3, E trace^3 = 1, E trace^4 = 3.
+
+    The last two are the numbers of invariants in three and four vectors. Uniform Euler angles, or random axes with
+    uniform angles, fail."""
     rotations = random_rotations(200_000, torch.Generator().manual_seed(2)).double()
     flat = rotations.flatten(1)
     assert flat.mean(0).abs().max() < 0.006

@@ -7,15 +7,14 @@ from puffin.errors import InputError
 
 
 def test_outputs_are_checked(tmp_path):
-    """Breaks if an output is replaced unasked, an input is overwritten even with --overwrite, or a missing input
-    passes."""
-    source, there = tmp_path / "in.h5", tmp_path / "there.h5"
-    source.touch(), there.touch()
+    """Breaks if an output is overwritten without --overwrite, an input even with it, or a missing input passes."""
+    source, existing = tmp_path / "in.h5", tmp_path / "there.h5"
+    source.touch(), existing.touch()
     parse = converter_parser("", "", "").parse_args
     check_outputs(parse([str(source), "--out", "x"]), [tmp_path / "new.h5"])
-    check_outputs(parse([str(source), "--out", "x", "--overwrite"]), [there])
+    check_outputs(parse([str(source), "--out", "x", "--overwrite"]), [existing])
     for words, outputs, message in (
-        ([source], [there], "there.h5: already exists. Choose another --out or pass --overwrite"),
+        ([source], [existing], "there.h5: already exists. Choose another --out or pass --overwrite"),
         ([source, "--overwrite"], [tmp_path / "." / "in.h5"], "is an input"),
         ([tmp_path / "no.h5"], [], "no such file"),
     ):
@@ -33,7 +32,7 @@ def test_bad_flags_are_one_line(capsys):
 
 
 def test_help_shows_defaults():
-    """Of flags that have one. Breaks if a default is missing, or a flag without one shows None or False."""
+    """Breaks if --help lacks the default of a flag, or shows None or False for a flag without one."""
     parser = converter_parser("What it does.\n\n    an example", "input files", "all")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     text = parser.format_help()

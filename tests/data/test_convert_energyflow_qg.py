@@ -13,8 +13,9 @@ IDS = [22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13
 
 
 def write_source(path, number, width, seed):
-    """X (number, width, 4) float64 pT, y, phi, PDG code by descending pT, zero-padded, and y (number,), compressed as
-    published."""
+    """Write a file of the published layout, compressed.
+
+    X (number, width, 4) float64: pT, y, phi and PDG code, by descending pT, zero-padded; y (number,): labels."""
     rng = np.random.default_rng(seed)
     x = np.zeros((number, width, 4))
     for jet in x:
@@ -36,8 +37,10 @@ def sources(tmp_path, monkeypatch):
 
 
 def test_round_trip(sources, tmp_path):
-    """pT, rapidity, azimuth and PDG code must come back from the momenta. Breaks if the rapidity is taken for the
-    pseudorapidity, a mass is wrong or missing, codes belong to other particles, or quark and gluon are swapped."""
+    """pT, rapidity, azimuth and PDG code must come back from the momenta.
+
+    Breaks if the rapidity is read as the pseudorapidity, a mass is wrong or missing, codes belong to other particles,
+    or quark and gluon are swapped."""
     paths, contents = sources
     out = tmp_path / "qg.h5"
     convert.main([*map(str, paths), "--out", str(out)])
@@ -56,7 +59,7 @@ def test_round_trip(sources, tmp_path):
 
 
 def test_masses():
-    """Breaks if a mass of the table is another particle's: each of the 14, in MeV, at rest in rapidity."""
+    """Breaks if one of the 14 masses [MeV] of the table belongs to another particle. The particles have rapidity 0."""
     x = np.array([[[0.001, 0, 0, code] for code in IDS]])
     momenta, pdgid = convert.fourmomenta(x, False, "", 0)
     mass = 1000 * np.sqrt(momenta[0, :, 0] ** 2 - (momenta[0, :, 1:] ** 2).sum(-1))
@@ -70,8 +73,7 @@ def test_masses():
 
 
 def test_split(sources, tmp_path):
-    """Breaks if a jet is lost or doubled, fractions are wrong, the split does not follow the seed, or labels belong
-    to other jets."""
+    """Breaks if a jet is lost or doubled, fractions are wrong, the seed has no effect, or labels are mixed up."""
     paths, contents = sources
 
     def run(name, *options):
@@ -93,8 +95,9 @@ def test_split(sources, tmp_path):
 
 
 def test_bad_sources_are_refused(sources, tmp_path):
-    """Breaks if an unknown particle gets no mass or that of another, a negative pT or no jet at all passes, labels
-    are not 0 and 1, or fractions do not add up to 1."""
+    """Breaks if an unknown particle gets no mass or that of another one, or a negative pT or an empty file passes.
+
+    Also if labels other than 0 and 1, or fractions that do not add up to 1, pass."""
     (path, _), ((x, y), _) = sources
     out = ["--out", str(tmp_path / "o.h5")]
     unknown, negative = x.copy(), x.copy()
@@ -117,8 +120,10 @@ def test_bad_sources_are_refused(sources, tmp_path):
 
 
 def test_all_splits_or_none(sources, tmp_path):
-    """Breaks if the other splits are written although one of them has no jets (too few jets, or jets without
-    particles), so that the next attempt would find existing files; or if a fraction of 0 writes a file."""
+    """Breaks if some splits are written although another one has no jets, or if a fraction of 0 writes a file.
+
+    A split can have no jets because there are too few, or because they have no particles. The next attempt would then
+    find existing files."""
     (path, _), ((x, y), _) = sources
     command = [str(path), "--out", str(tmp_path / "o.h5"), "--split"]
     part = convert.assign(7, [0.5, 0.25, 0.25], 0)

@@ -16,8 +16,9 @@ JET = [*(f"j_feature{k}" for k in range(53)), "j_g", "j_q", "j_w", "j_z", "j_t",
 
 
 def write_source(path, number, width, seed, particle=PARTICLE, jet=JET):
-    """jetConstituentList (number, width, 16), jets (number, 59) and the names of their columns; returns momenta and
-    classes."""
+    """Write jetConstituentList (number, width, 16), jets (number, 59) and the names of their columns.
+
+    Returns momenta and classes."""
     rng = np.random.default_rng(seed)
     columns = {name: rng.normal(size=(number, width)) for name in particle[:16]}
     momenta = np.zeros((number, width, 4))
@@ -42,10 +43,9 @@ def write_source(path, number, width, seed, particle=PARTICLE, jet=JET):
 
 
 def test_round_trip(tmp_path, monkeypatch):
-    """Two files, one with its columns in another order.
+    """Convert two files, one of which has its columns in another order.
 
-    Breaks if columns are taken by place instead of name, classes are numbered otherwise, or jets of the two files
-    are mixed."""
+    Breaks if columns are found by position instead of name, classes get other numbers, or the files' jets are mixed."""
     monkeypatch.setattr(convert, "BLOCK", 4)
     paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
     first = write_source(paths[0], 9, 12, 1)
@@ -65,8 +65,9 @@ def test_round_trip(tmp_path, monkeypatch):
 
 
 def test_bad_sources_are_refused(tmp_path):
-    """Breaks if a missing table or column shows as a traceback, a name beyond the table is used, or a jet without
-    class passes."""
+    """Breaks if a missing table or column shows as a traceback, or a jet without class passes.
+
+    Also if a name is used that the table has no column for."""
     path, out = tmp_path / "a.h5", ["--out", str(tmp_path / "o.h5")]
     write_source(path, 3, 4, 1)
 

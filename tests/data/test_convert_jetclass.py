@@ -26,7 +26,7 @@ def reader():
 
 
 def write_source(path, number, seed, leave_out=()):
-    """A file with the branches of JetClass; returns a list of {branch without part_: (n,)} and the classes."""
+    """Write a file with the branches of JetClass; return a list of {branch without part_: (n,)} and the classes."""
     import awkward
     import uproot
 
@@ -57,8 +57,10 @@ def write_source(path, number, seed, leave_out=()):
 
 @pytest.mark.parametrize("nobj", [None, 3])
 def test_round_trip(reader, tmp_path, monkeypatch, nobj):
-    """Breaks if branches are mixed, particles cut off are not the softest, padding is not zero, or jets of a later
-    block or file are misplaced. In blocks of 4, which do not end where baskets or files end."""
+    """Convert in blocks of 4, which do not end where baskets or files end.
+
+    Breaks if branches are mixed, the dropped particles are not the softest, padding is not zero, or jets of a later
+    block or file are misplaced."""
     monkeypatch.setattr(convert, "BLOCK", 4)
     paths = [tmp_path / "a.root", tmp_path / "b.root"]
     first, second = (write_source(path, n, n) for path, n in zip(paths, (11, 6), strict=False))
@@ -87,7 +89,7 @@ def test_round_trip(reader, tmp_path, monkeypatch, nobj):
 
 
 def test_bad_sources_are_refused(reader, tmp_path):
-    """Breaks if a missing branch or another kind of file shows as a traceback, or leaves a part of the output."""
+    """Breaks if a missing branch or another kind of file shows as a traceback, or leaves a partial output."""
     write_source(tmp_path / "a.root", 3, 1, leave_out=("part_d0err", "label_Tbl"))
     (tmp_path / "text.root").write_text("no")
     for name, message in (

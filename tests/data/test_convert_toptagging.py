@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def jets(number, width, seed=0):
-    """(number, width, 4) float32 massless momenta by falling pT, of 1 to width particles each, zero-padded."""
+    """Make (number, width, 4) float32 massless momenta by descending pT, of 1 to width particles each, zero-padded."""
     rng = np.random.default_rng(seed)
     momenta = np.zeros((number, width, 4), np.float32)
     for jet in momenta:
@@ -29,8 +29,9 @@ def jets(number, width, seed=0):
 
 
 def write_table(path, momenta, truth, integers):
-    """A file as pandas' to_hdf(format="table") lays it out: one compound table; the names of columns are pickled
-    attributes."""
+    """Write a file in the layout of pandas' to_hdf(format="table").
+
+    It is one compound table, and the names of its columns are pickled attributes."""
     floats = np.concatenate([momenta.reshape(len(momenta), -1), truth], 1).astype(np.float32)
     kind = [
         ("index", "<i8"),
@@ -41,12 +42,12 @@ def write_table(path, momenta, truth, integers):
     table["index"], table["values_block_0"], table["values_block_1"] = np.arange(len(momenta)), floats, integers
     with h5py.File(path, "w") as file:
         data = file.create_dataset("table/table", data=table, chunks=(40,), maxshape=(None,))
-        data.attrs["values_block_0_kind"] = np.bytes_(b"(lp0\ncos\nsystem\n")  # never to be unpickled
+        data.attrs["values_block_0_kind"] = np.bytes_(b"(lp0\ncos\nsystem\n")  # must not be unpickled
 
 
 @pytest.fixture
 def reference(tmp_path, monkeypatch):
-    """A table of 9 jets, read in blocks of 4; jet 5 has no particle. (path, momenta, truth, ttv and is_signal)."""
+    """Make a table of 9 jets, read in blocks of 4. Jet 5 has no particle. (path, momenta, truth, ttv and is_signal)."""
     monkeypatch.setattr(convert_toptagging, "BLOCK", 4)
     momenta, truth = jets(9, 200), np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)
     momenta[5] = 0
@@ -56,8 +57,9 @@ def reference(tmp_path, monkeypatch):
 
 
 def test_table_round_trip(reference, tmp_path, capsys):
-    """Breaks if columns are taken in another order, the truth or a label belongs to another jet, or jet 5 is dropped
-    without a message."""
+    """Breaks if columns are read in another order, or jet 5 is dropped without a message.
+
+    Also if a true momentum or a label belongs to another jet."""
     path, momenta, truth, integers = reference
     out = tmp_path / "train.h5"
     convert_toptagging.main([str(path), str(path), "--out", str(out)])
@@ -73,7 +75,7 @@ def test_table_round_trip(reference, tmp_path, capsys):
 
 
 def test_table_without_ttv(reference, tmp_path):
-    """Breaks if the last integer is not taken for is_signal_new, or --nobj does not cut the softest."""
+    """Breaks if the last integer is not read as is_signal_new, or --nobj does not drop the softest particles."""
     path, momenta, truth, integers = reference
     write_table(path, momenta, truth, integers[:, 1:])
     convert_toptagging.main([str(path), "--out", str(tmp_path / "o.h5"), "--nobj", "3"])
@@ -93,7 +95,7 @@ def test_table_without_ttv(reference, tmp_path):
     ids=["E last", "integers swapped", "fewer particles", "more integers"],
 )
 def test_other_tables_are_refused(reference, tmp_path, damage, message):
-    """Breaks if columns in another order or number are converted to nonsense, or a partial file remains."""
+    """Breaks if a table with other columns, or columns in another order, is converted, or a partial file remains."""
     path, *content = reference
     write_table(path, *damage(*content))
     with pytest.raises(InputError, match=message):
@@ -144,7 +146,7 @@ def test_npz_round_trip(tmp_path, monkeypatch, labels, options):
 
 
 def test_npz_with_other_arrays_is_refused(tmp_path):
-    """Breaks if missing kinematics, labels of other values, or of another number pass."""
+    """Breaks if missing kinematics, or labels with other values or another length, pass."""
     momenta = jets(4, 5)
     for arrays, message in (
         ({"x": momenta}, "expected kinematics_train"),
@@ -160,8 +162,7 @@ def test_npz_with_other_arrays_is_refused(tmp_path):
 
 
 def test_command_line(reference, tmp_path):
-    """Breaks if the script does not run from another folder, or a failure is more than one line or ends with status
-    0."""
+    """Breaks if the script does not run from another folder, or a failure has several lines or status 0."""
     path = reference[0]
 
     def run(*words):

@@ -34,8 +34,7 @@ class Numbers(EventDataset):
 
 
 def test_events_in_use_and_open_files():
-    """A file is opened once, again after close, and not sent to workers; restrict counts within the current
-    selection."""
+    """A file is opened once, again after close, and not sent to workers. restrict() counts selected events only."""
     dataset = Numbers(["a.h5"])
     dataset.restrict(torch.tensor([2, 4, 6, 8]))
     dataset.restrict(torch.tensor([1, 3]))

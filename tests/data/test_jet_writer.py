@@ -27,8 +27,9 @@ def rows_of(*lengths):
 
 
 def test_rows_follow_one_another(tmp_path):
-    """Breaks if rows of a later call are misplaced, a jet without particles is written or not counted, labels belong
-    to other jets, attributes are missing, or the bytes depend on the time of writing."""
+    """Breaks if rows of a later call are misplaced, or a jet without particles is written or not counted.
+
+    Also if labels belong to other jets, attributes are missing, or the bytes depend on the time of writing."""
     paths = tmp_path / "a.h5", tmp_path / "new" / "b.h5"
     for path in paths:
         with jet_file(path, {"seed": 12}) as writer:
@@ -36,7 +37,7 @@ def test_rows_follow_one_another(tmp_path):
             writer.append(rows_of(0))
             writer.append(rows_of(1))
         assert (writer.jets, writer.empty) == (3, 2)
-        time.sleep(1.1 * (path is paths[0]))  # HDF5 would store seconds
+        time.sleep(1.1 * (path is paths[0]))  # HDF5 would store the time in seconds
     with h5py.File(paths[0]) as file:
         assert (
             file["Nobj"][:].tolist() == [2, 3, 1]
@@ -67,8 +68,9 @@ def test_file_without_jets_is_refused(tmp_path):
 
 
 def test_particles_by_descending_pt_with_their_features():
-    """Breaks if particles are sorted by energy, cut before sorting, separated from their features, padding in the
-    middle counts as a particle, or the padding of a feature is not zero."""
+    """Breaks if particles are sorted by energy, cut before sorting, or separated from their features.
+
+    Also if padding in the middle counts as a particle, or the padding of a feature is not zero."""
     momenta = np.array(
         [[[9.0, 1, 0, 8.9], [0, 0, 0, 0], [5, 3, 4, 0], [7, 0, 6, 3.6], [4, 0, 2, 3.4]], np.zeros((5, 4))]
     )
@@ -90,7 +92,7 @@ def test_particles_by_descending_pt_with_their_features():
 
 
 def test_equal_pt_keeps_the_order_of_the_source():
-    """Breaks if the sort is not stable: a file that is in order would come out in another."""
+    """Breaks if the sort is not stable: a file that is already sorted would change."""
     px = np.random.default_rng(0).integers(1, 4, 500)
     momenta = np.stack([px, px, 0 * px, 0 * px], -1)[None].astype(float)
     assert jet_rows(momenta, 500, "x", n=np.arange(500)[None])["n"][0].tolist() == sorted(
@@ -100,8 +102,7 @@ def test_equal_pt_keeps_the_order_of_the_source():
 
 @pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
 def test_bad_momenta_are_named(entry, value):
-    """Breaks if a jet that training would refuse is written, or the message counts from the block instead of the
-    file."""
+    """Breaks if a jet that training would refuse is written, or the message has its number in the block."""
     momenta = np.ones((2, 2, 4))
     momenta[entry] = value
     with pytest.raises(InputError, match="f.h5: jet 41:"):
@@ -109,7 +110,7 @@ def test_bad_momenta_are_named(entry, value):
 
 
 def test_bad_features_are_named():
-    """Breaks if a NaN of a particle passes, or that of padding does not."""
+    """Breaks if a NaN of a particle passes, or a NaN in the padding is refused."""
     momenta = np.ones((1, 2, 4))
     with pytest.raises(InputError, match="jet 0"):
         jet_rows(momenta, 2, "f.h5", d0=np.array([[0, np.nan]]))
@@ -126,7 +127,7 @@ def test_one_hot_numbers():
 
 
 def test_stopped_converter_leaves_nothing(tmp_path):
-    """Breaks if SIGTERM leaves a half file or a traceback, or ends with status 0. The converter here never ends."""
+    """Breaks if SIGTERM leaves a partial file or a traceback, or ends with status 0. The converter here never ends."""
     code = """if True:
         import time
         from pathlib import Path

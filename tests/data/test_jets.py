@@ -33,8 +33,9 @@ def two_files(tmp_path):
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("nobj", [-1, 3])
 def test_batches_hold_the_particles(two_files, in_memory, nobj):
-    """Any order, repeats included, over both files; zero-energy entries and --nobj have the same effect in memory
-    and from files."""
+    """Any order, repeats included, over both files. In memory and from files, the batches are the same.
+
+    Zero-energy entries and --nobj have the same effect in both."""
     paths, momenta, labels = two_files
     dataset = JetDataset(paths, JetSelection(nobj=nobj, in_memory=in_memory, scale=2.0))
     wanted = [11, 2, 7, 2, 0]
@@ -94,7 +95,7 @@ def test_ranks_share_an_epoch():
 
 
 def test_split_names(tmp_path):
-    """'constrained.h5' is no training file, nor is what a killed writer left; 'val' and 'valid' are the same split."""
+    """'constrained.h5' is no training file, nor is a file of a killed writer; 'val' and 'valid' are the same split."""
     for (
         name
     ) in "train_1.h5 top-train.hdf5 constrained.h5 .train.h5.x.h5 val.h5 x_valid_2.h5 test.txt Test_A.h5".split():
@@ -229,7 +230,7 @@ def test_bad_files(tmp_path, arrays, message, in_memory):
 
 
 def test_truncated_file(run_folder, tmp_path):
-    """A file cut short must not give some of its jets."""
+    """A truncated file must not give some of its jets."""
     (tmp_path / "train.h5").write_bytes((run_folder / "train.h5").read_bytes()[:200_000])
     with pytest.raises(InputError, match="train.h5"):
         JetDataset([tmp_path / "train.h5"], JetSelection())

@@ -153,9 +153,9 @@ def test_deflected_keeps_the_polar_angle(rng):
 
 
 def test_conversion_length():
-    """9/7 X0 at high energies (PDG), none below 2 m, ever more in between.
+    """9/7 X0 at high energies (PDG), no conversion below twice the electron mass, rising probability in between.
 
-    Breaks if the screening or the threshold is wrong (test_photon_attenuation looks at 10 MeV)."""
+    Breaks if the screening or the threshold is wrong (test_photon_attenuation checks 10 MeV)."""
     assert 1 / showers.pairs(5e4) == pytest.approx(9 / 7 * X0, rel=0.02)
     assert showers.pairs(1.0) == 0 and (np.diff(showers.pairs(np.geomspace(2, 5e4, 50))) > 0).all()
 
@@ -197,8 +197,10 @@ def test_pair_split_follows_its_shape(rng):
 
 @pytest.mark.parametrize("kind", [ELECTRON, PHOTON])
 def test_shower_energy_is_conserved(kind, rng):
-    """Deposited + escaped = initial, but for the rest mass of pair electrons that leave the detector (below 1%).
-    Breaks if a secondary is lost, doubled or not paid for."""
+    """Deposited + escaped energy = initial energy.
+
+    The exception is the rest mass of pair electrons that leave the detector (below 1%). Breaks if a secondary is lost,
+    doubled, or its energy is not subtracted."""
     number, energy = 30, 300.0
     start = beam(kind, energy, number, 0 if kind == PHOTON else -1, [tracks.EDGE / 3] + 2 * [tracks.EDGE / 2])
     zeros = np.zeros(number, int)
@@ -209,10 +211,10 @@ def test_shower_energy_is_conserved(kind, rng):
 
 
 def test_radiation_length_of_electrons(rng):
-    """Electrons keep 1/e of their energy after X0 but for collisions: energy radiated by 1 GeV electrons over a short
-    way is that way / X0.
+    """Apart from collisions, electrons keep 1/e of their energy after X0.
 
-    Breaks if the spectrum is not normalized to X0."""
+    So the energy that 1 GeV electrons radiate over a short distance is that distance / X0. Breaks if the spectrum is
+    not normalized to X0."""
     number, length = 100_000, 0.1
     _, k = tracks.bremsstrahlung(np.full(number, 1000.0), np.full(number, length), rng)
     assert k.sum() / number / 1000 == pytest.approx(length / X0, rel=0.03)

@@ -41,7 +41,7 @@ def jet_of(n, truth=NO_TRUTH):
 
 
 def test_blocks_never_share_a_pythia_seed():
-    """Breaks if splits overlap (the split left out of the seed), or the seed leaves the range Pythia accepts."""
+    """Breaks if splits overlap (the seed does not depend on the split), or the seed is out of Pythia's range."""
     seeds = [make_jets.pythia_seed(12, "top", split, block) for split in make_jets.SPLITS for block in range(4000)]
     assert len(set(seeds)) == len(seeds)
     assert 1 <= min(seeds) and max(seeds) <= 900_000_000
@@ -68,8 +68,9 @@ def test_pythia_seeds_do_not_change():
     ],
 )
 def test_counts_of_processes(processes, number, fraction, expected):
-    """Breaks if the classes are unbalanced, a jet is lost to rounding, or a lone process is halved by
-    --signal-fraction."""
+    """Breaks if the classes are unbalanced, or a jet is lost to rounding.
+
+    Also if --signal-fraction halves the jets of a single process."""
     assert make_jets.counts_of(processes, number, fraction) == expected
 
 
@@ -84,8 +85,9 @@ def test_rows_are_shuffled_by_the_seed():
 
 
 def test_rows_take_the_jets_of_their_process_in_order():
-    """Breaks if a jet is lost, doubled, given to a row of another process, or a block comes after the row that needs
-    it."""
+    """Breaks if a jet is lost, doubled, or given to a row of another process.
+
+    Also if a block comes after the row that needs it."""
     number = 3 * make_jets.CHUNK + 5
     rows = make_jets.shuffled_rows({"top": number // 3, "qcd": number - number // 3}, 1, "train")
     blocks = make_jets.blocks_of(rows)
@@ -103,8 +105,7 @@ def test_rows_take_the_jets_of_their_process_in_order():
 
 
 def test_hardest_constituents():
-    """Breaks if constituents are sorted by energy instead of pT, cut before sorting, or separated from their PDG
-    codes."""
+    """Breaks if constituents are sorted by energy, cut before sorting, or separated from their PDG codes."""
     momenta = np.array([[9.0, 1, 0, 8.9], [5, 3, 4, 0], [4, 0, 2, 3.4], [7, 0, 6, 3.6]])
     kept, pdgid = jet_processes.hardest_constituents(momenta, np.array([1, 2, 3, 4]), 3)
     assert pdgid.tolist() == [4, 2, 3] and pdgid.dtype == np.int32
@@ -119,7 +120,7 @@ def test_hardest_constituents_keep_the_true_energy():
 
 
 def test_delta_r_wraps_the_azimuth():
-    """Breaks if phi is not taken modulo 2 pi: both vectors lie 0.1 from phi = pi."""
+    """Breaks if phi is not taken modulo 2 pi: both vectors are 0.1 from phi = pi."""
     p, q = ([2.0, np.cos(phi), np.sin(phi), 0.0] for phi in (np.pi - 0.1, -np.pi + 0.1))
     assert jet_processes.delta_r(p, q) == pytest.approx(0.2)
     assert jet_processes.delta_r([9, 1, 0, np.sinh(1.5)], [9, 1, 0, np.sinh(-0.5)]) == pytest.approx(2.0)
@@ -172,25 +173,25 @@ def test_missing_generator_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        (["--num-train", "-1"], "--num-train"),
-        (["--num-train", "0", "--num-valid", "0", "--num-test", "0"], "--num-train"),
-        (["--num-train", "many"], "--num-train"),
-        (["--process", "higgs"], "higgs"),
-        (["--process", "top", "top"], "twice"),
-        (["--signal-fraction", "1.5"], "--signal-fraction"),
-        (["--pt-min", "700"], "--pt-min"),
-        (["--pt-max", "nan"], "--pt-max"),
-        (["--eta-max", "0"], "--eta-max"),
-        (["--radius", "-1"], "--radius"),
-        (["--nobj-max", "0"], "--nobj-max"),
-        (["--seed", "-3"], "--seed"),
-        (["-j", "0"], "--jobs"),
+        ("--num-train -1", "--num-train"),
+        ("--num-train 0 --num-valid 0 --num-test 0", "--num-train"),
+        ("--num-train many", "--num-train"),
+        ("--process higgs", "higgs"),
+        ("--process top top", "twice"),
+        ("--signal-fraction 1.5", "--signal-fraction"),
+        ("--pt-min 700", "--pt-min"),
+        ("--pt-max nan", "--pt-max"),
+        ("--eta-max 0", "--eta-max"),
+        ("--radius -1", "--radius"),
+        ("--nobj-max 0", "--nobj-max"),
+        ("--seed -3", "--seed"),
+        ("-j 0", "--jobs"),
     ],
 )
 def test_bad_arguments_are_one_line(tmp_path, capsys, arguments, word):
     """Breaks if a bad value is accepted, exits 0, prints more than a line, or the line does not name the flag."""
     with pytest.raises(SystemExit) as stop:
-        make_jets.main(["--outdir", str(tmp_path / "out"), *arguments])
+        make_jets.main(["--outdir", str(tmp_path / "out"), *arguments.split()])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and word in error
     assert not (tmp_path / "out").exists()
@@ -207,7 +208,7 @@ def test_command_omits_flags_without_value():
 
 
 def test_command_has_all_flags_that_change_the_file():
-    """Breaks if folders or -j get into the file, so that equal data differ in bytes, or if a flag is missing."""
+    """Breaks if a flag is missing, or folders or -j are in the file, so that equal data differ in their bytes."""
     args = make_jets.parse_args(["--outdir", "/somewhere", "-j", "7", "--no-mpi", "--seed", "12"])
     command = make_jets.command_of(args)
     assert "somewhere" not in command and "7" not in command
@@ -225,7 +226,7 @@ def generator():
 
 
 def test_same_seed_same_bytes_for_every_j(generator, tmp_path):
-    """Breaks if the split of the work, the order of arrival, the folder or the clock shows in the files."""
+    """Breaks if the files depend on the split of the work, the order of results, the folder, or the clock."""
     for folder, jobs, seed in (("one", 1, 5), ("two", 2, 5), ("other", 1, 6)):
         result = run("--outdir", tmp_path / folder, *FEW, *WIDE, "--seed", seed, "-j", jobs)
         assert result.returncode == 0, result.stderr
@@ -260,13 +261,14 @@ def test_tops_have_w_and_b(generator):
     "name, mass, width", [("gluon", 0, 0.01), ("quark", 0.33, 0.2), ("w", 80.4, 4), ("z", 91.2, 4)]
 )
 def test_jets_come_from_their_origin(generator, name, mass, width):
-    """Breaks if the origin is another particle or copy than in the description of the process, is not the jet's, or
-    W and Z do not decay to quarks (a jet without their energy)."""
+    """Breaks if the origin is not the particle that the process describes, or another copy of it.
+
+    Also if the origin does not belong to the jet, or W and Z do not decay to quarks (energy would be missing)."""
     cuts = jet_processes.Cuts(300, 800, 2.5, 0.8)
     jets = jet_processes.generate(name, cuts, True, 200, 4, 5)
     origins = np.array([jet.truth.origin for jet in jets])
     masses = np.sqrt(np.maximum(0, origins[:, 0] ** 2 - (origins[:, 1:] ** 2).sum(1)))
-    assert abs(np.median(masses) - mass) < width  # a single W or Z may lie far off its shell
+    assert abs(np.median(masses) - mass) < width  # a single W or Z may be far off its mass shell
     for jet in jets:
         origin, w, b = jet.truth
         assert np.array_equal(w, origin if name == "w" else np.zeros(4)) and not b.any()
@@ -298,8 +300,9 @@ def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
-    """Breaks if Ctrl-C or SIGTERM leaves a temporary file, a traceback, waits for unfinished blocks, or exits with
-    0."""
+    """Breaks if Ctrl-C or SIGTERM leaves a temporary file or a traceback, or ends with status 0.
+
+    Also if the script waits for unfinished blocks."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--outdir", str(tmp_path / "out"), "-j", str(jobs)],
         stdout=subprocess.DEVNULL,
@@ -319,7 +322,7 @@ def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
 
 @pytest.fixture(scope="module", params=list(COUNTS))
 def sample(request):
-    """(split, attributes, {key: array}) of a sample file."""
+    """Read a sample file: (split, attributes, {key: array})."""
     with h5py.File(SAMPLE / f"{request.param}.h5") as file:
         return request.param, dict(file.attrs), {key: file[key][:] for key in file}
 
@@ -354,9 +357,9 @@ def test_sample_padding(sample):
 
 
 def test_sample_jets_pass_the_cuts(sample):
-    """Breaks if cuts, label, or truncation are wrong.
+    """Breaks if the cuts, the label, or the truncation are wrong.
 
-    Jets cut at 200 constituents could lose pT; 0.1 GeV is for rounding."""
+    Jets with more than 200 constituents lose some pT; 0.1 GeV is for rounding."""
     _, _, arrays = sample
     jet = arrays["Pmu"].sum(1, dtype=np.float64)
     pt = np.hypot(jet[:, 1], jet[:, 2])
@@ -368,8 +371,9 @@ def test_sample_jets_pass_the_cuts(sample):
 
 
 def test_sample_physics(sample):
-    """Breaks if signal is not tops (mass peak, truth in the jet) or QCD has a truth or a peak where the tops have
-    one."""
+    """Breaks if the signal is not tops: no mass peak, or the true top is not in the jet.
+
+    Also if QCD jets have a true momentum, or a peak at the mass of the top."""
     _, _, arrays = sample
     signal_jets = arrays["is_signal"] == 1
     jet = arrays["Pmu"].sum(1, dtype=np.float64)
@@ -422,15 +426,16 @@ SMALL = {
     ids=lambda p: f"{p[0]}-{p[1]}",
 )
 def small(request):
-    """(processes, number of jets, attributes, {key: array}) of a file of a small sample."""
+    """Read a file of a small sample: (processes, number of jets, attributes, {key: array})."""
     folder, split = request.param
     with h5py.File(SAMPLE.parent / folder / f"{split}.h5") as file:
         return SMALL[folder][0], SMALL[folder][1][split], dict(file.attrs), {key: file[key][:] for key in file}
 
 
 def test_small_sample_labels(small):
-    """Breaks if classes are uneven, numbered in another order than --process, or is_signal does not follow the
-    table."""
+    """Breaks if the classes have different sizes or another order than --process.
+
+    Also if is_signal does not follow the table."""
     processes, number, attributes, arrays = small
     assert (
         len(arrays["Pmu"]) == number
@@ -456,8 +461,9 @@ def test_small_sample_padding(small):
 
 
 def test_small_sample_physics(small):
-    """Breaks if a class has the jets of another one: masses of the origins, gluons broader than quarks, W in W and top
-    jets."""
+    """Breaks if a class has the jets of another one.
+
+    Checks the masses of the origins, that gluon jets are broader than quark jets, and the W in W and top jets."""
     processes, _, _, arrays = small
     origin = arrays["truth_Pmu"].astype(np.float64)
     mass = np.sqrt(np.maximum(origin[:, 0] ** 2 - (origin[:, 1:] ** 2).sum(-1), 0))

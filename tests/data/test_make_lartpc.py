@@ -32,7 +32,7 @@ def run(*arguments):
 
 
 def segments_of(start, end, energy, fragment):
-    """Segments from lists, in voxels."""
+    """Make segments from lists, in voxels."""
     start, end = np.array(start, float) * VOXEL, np.array(end, float) * VOXEL
     return Segments(
         start,
@@ -45,7 +45,7 @@ def segments_of(start, end, energy, fragment):
 
 
 def fragments_of(semantic):
-    """One fragment of each class given, all of event 0."""
+    """Make one fragment of each given class, all of event 0."""
     n = len(semantic)
     return Fragments(
         np.zeros(n, int),
@@ -74,7 +74,7 @@ def test_segments_are_cut_at_walls():
 
 
 def test_random_segments_keep_their_energy():
-    """Against a fine sampling of each segment. Breaks for segments along an axis, backwards, or within one voxel."""
+    """Compare with a fine sampling of each segment. Breaks for segments along an axis, backwards, or in one voxel."""
     rng = np.random.default_rng(0)
     start = rng.uniform(5, 8, (300, 3))
     step = rng.normal(size=(300, 3))
@@ -107,8 +107,9 @@ def test_nothing_outside_or_too_faint():
 
 
 def test_small_pieces_join_what_they_touch_or_are_led():
-    """Breaks if pieces do not touch by their corners, the size limit is wrong, or the detector's wall is the next
-    row's start."""
+    """Breaks if pieces do not touch by their corners, or the size limit is wrong.
+
+    Also if a voxel at the detector's wall touches the first voxel of the next row."""
     enough = voxels.SMALLEST[SHOWER]
     places = [
         [[x, 0, 0] for x in range(20)],  # 0: the track
@@ -140,8 +141,9 @@ def test_small_pieces_join_what_they_touch_or_are_led():
 
 
 def test_primaries():
-    """Breaks if two primaries share a fragment (their classes would mix), crossing muons start inside, or
-    interactions are not numbered within the event."""
+    """Breaks if two primaries share a fragment, because their classes would mix.
+
+    Also if crossing muons start inside, or interactions are not numbered within the event."""
     particles, event, interaction = primaries(200, Recipe(), np.random.default_rng(0))
     assert np.array_equal(particles.fragment, np.arange(len(particles)))
     assert inside(particles.position).all() and np.allclose(np.linalg.norm(particles.direction, axis=1), 1)
@@ -173,7 +175,7 @@ def test_rows_of_events(events):
 
 
 def test_classes_and_pid_agree(events):
-    """Tracks are mu, pi, p; showers e or photons; Michel and delta electrons. Breaks if fragments are mixed up."""
+    """Tracks are mu, pi, p; showers e or photons; Michel and delta electrons. Breaks if fragments are mixed."""
     clusters = np.concatenate([e.clusters[1:] for e in events])
     allowed = {SHOWER: {PHOTON, ELECTRON}, TRACK: {2, 3, 4}, MICHEL: {ELECTRON}, DELTA: {ELECTRON}}
     for semantic, pids in allowed.items():
@@ -197,9 +199,9 @@ def test_tracks_are_long_and_led_is_scattered(events):
 
 
 def test_class_fractions():
-    """Within 25% of PILArNet-M for the three large classes, a factor of 2 for the small ones.
+    """Within 25% of PILArNet-M for the three large classes, and a factor of 2 for the small ones.
 
-    Breaks when someone tunes by eye."""
+    Breaks if a parameter is changed without this comparison."""
     clusters = np.concatenate([e.clusters for e in simulate(96, Recipe(), np.random.default_rng(8))])
     total = clusters[:, 0].sum()
     share = np.array([clusters[clusters[:, 4] == k, 0].sum() / total for k in range(5)])
@@ -213,7 +215,7 @@ def test_class_fractions():
 
 @pytest.mark.parametrize("version, width, extra", [("v1", 5, None), ("v2", 6, 5), ("v3", 6, 6)])
 def test_formats(events, tmp_path, version, width, extra):
-    """Breaks if a row of a file is not that of the event, or the index does not belong to it."""
+    """Breaks if a row of a file is not that of the event, or the index does not match the file."""
     path = tmp_path / f"lartpc_3_{version}.h5"
     make_lartpc.write_events(path, iter(events[:3]), 3, version, {"seed": 1})
     assert np.load(tmp_path / f"lartpc_3_{version}_points.npy").tolist() == [len(e.points) for e in events[:3]]
@@ -227,8 +229,7 @@ def test_formats(events, tmp_path, version, width, extra):
 
 
 def test_files_do_not_depend_on_jobs(tmp_path):
-    """Breaks if a random stream is shared by blocks or processes, or results come in the order in which they are
-    ready."""
+    """Breaks if blocks or processes share a random stream, or results are written in the order in which they arrive."""
     for jobs in (1, 2):
         done = run("--outdir", tmp_path / str(jobs), "--num-train", 34, "--num-val", 0, "--seed", 4, "-j", jobs)
         assert done.returncode == 0, done.stderr
@@ -242,7 +243,7 @@ def test_files_do_not_depend_on_jobs(tmp_path):
 
 
 def test_seeds_and_splits_differ():
-    """Breaks if the split or the seed is left out of the random stream."""
+    """Breaks if the random stream does not depend on the split or the seed."""
     events = [make_lartpc.make_block(task)[0].points for task in ((4, 0, 0, 1), (4, 1, 0, 1), (5, 0, 0, 1))]
     assert len({e.tobytes() for e in events}) == 3
 

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_blocks_are_the_array(tmp_path, save):
-    """Breaks if blocks overlap, the header is misread, or big-endian or one-dimensional arrays are not what NumPy
-    reads."""
+    """Breaks if blocks overlap or the header is misread.
+
+    Big-endian and one-dimensional arrays must be those that NumPy reads."""
     arrays = {"x": np.arange(7 * 5 * 3, dtype=np.float64).reshape(7, 5, 3), "y": np.arange(7, dtype=">i4")}
     save(tmp_path / "a.npz", **arrays)
     assert npz_keys(tmp_path / "a.npz") == ["x", "y"]
@@ -33,7 +34,7 @@ def test_blocks_are_the_array(tmp_path, save):
     ids=["objects", "fortran", "scalar"],
 )
 def test_unreadable_arrays_are_refused(tmp_path, array):
-    """Breaks if Python objects are unpickled, or columns are taken for rows."""
+    """Breaks if Python objects are unpickled, or columns are read as rows."""
     np.savez(tmp_path / "a.npz", x=array)
     with pytest.raises(InputError, match="C order"):
         NpzArray(tmp_path / "a.npz", "x")

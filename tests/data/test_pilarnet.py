@@ -25,7 +25,7 @@ SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample_data" / "lartpc"
 
 
 def random_event(rng, sizes=(5, 9, 0, 6)):
-    """points (N, 8) and clusters (M, 6); the first cluster is LED."""
+    """Make points (N, 8) and clusters (M, 6); the first cluster is LED."""
     points = np.zeros((sum(sizes), 8), np.float32)
     points[:, :3] = rng.integers(0, 768, (sum(sizes), 3))
     points[:, 3] = rng.uniform(0, 5, sum(sizes))
@@ -36,7 +36,7 @@ def random_event(rng, sizes=(5, 9, 0, 6)):
 
 
 def write(path, events, version="v2"):
-    """A file in the published layout."""
+    """Write events to a file in the published layout."""
     path.parent.mkdir(exist_ok=True, parents=True)
     with h5py.File(path, "w") as file:
         for name, kind in (("point", "f4"), ("cluster", "i8"), ("cluster_extra", "f4")):
@@ -55,7 +55,7 @@ def events():
 
 
 def replaced(events, number, column=None, value=None, clusters=None):
-    """The events with one changed."""
+    """Return the events with one of them changed."""
     points, old = events[number][0].copy(), events[number][1]
     if column is not None:
         points[-1, column] = value
@@ -70,8 +70,8 @@ def replaced(events, number, column=None, value=None, clusters=None):
 def test_batches_hold_the_events(events, tmp_path, version, packed):
     """Any order, repeats included, over two files.
 
-    Breaks if columns are mixed up (the wrong one for the energy), clusters are expanded wrongly (empty ones!), or
-    the packed layout differs from the published one."""
+    Breaks if columns are mixed up (for example that of the energy), clusters are expanded wrongly (empty ones!), or the
+    packed layout differs from the published one."""
     files = [
         write(tmp_path / "in" / f"{name}.h5", part, version) for name, part in (("a", events[:3]), ("b", events[3:]))
     ]
@@ -199,9 +199,9 @@ def test_splits_and_subsets(events, tmp_path):
 
 
 def test_index(events, tmp_path):
-    """Counts of all clusters, LED included; built if missing, used if it exists.
+    """Counts of all clusters, LED included; the index is built if missing, and used if it exists.
 
-    Breaks if min_points is applied to it."""
+    Breaks if the index depends on min_points."""
     path = write(tmp_path / "a.h5", events)
     assert len(CloudDataset([path], CloudSelection(min_points=10))) == 2
     assert np.load(index_path(path)).tolist() == [20, 4, 7, 6, 54]
@@ -287,8 +287,10 @@ def bad_events(events):
 
 @pytest.mark.parametrize("complaint", bad_events([random_event(np.random.default_rng(0))] * 5))
 def test_bad_events(events, tmp_path, complaint):
-    """Each is named with its file and number, or with skip_bad left out and counted, at index time or as it is read;
-    a packed copy keeps it as an empty event. Breaks if a check is lost or a bad event shifts the others."""
+    """The error names the file and the event. With skip_bad, the event is counted and dropped.
+
+    This holds when the index is built and when the event is read; a packed copy keeps it as an empty event. Breaks if a
+    check is lost or a bad event shifts the others."""
     path = write(tmp_path / "in" / "a.h5", bad_events(events)[complaint])
     with pytest.raises(BadEvent, match=f"(?s)a.h5: event 1: .*{complaint}"):
         CloudDataset([path], ALL).__getitems__([0, 1])
@@ -315,7 +317,7 @@ def test_bad_events(events, tmp_path, complaint):
 
 
 def test_bad_files(events, tmp_path):
-    """Breaks if one of these ends in a traceback of h5py, or is taken for data."""
+    """Breaks if one of these ends in a traceback of h5py, or is read as data."""
     good = write(tmp_path / "good.h5", events)
     (tmp_path / "text.h5").write_text("no HDF5")
     whole = good.read_bytes()
@@ -364,12 +366,12 @@ def test_version_by_name_without_extra(events, tmp_path):
 
 
 def test_folders(tmp_path):
-    """Breaks if a wrong --datadir is an empty data set."""
+    """Breaks if a wrong --datadir gives an empty data set instead of an error."""
     with pytest.raises(InputError, match="no such folder"):
         find_split_files(tmp_path / "none", "train")
     with pytest.raises(InputError, match="found none. Pass another folder"):
         find_split_files(tmp_path, "train")
-    for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that there are
+    for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that exist
         with pytest.raises(
             InputError, match=f"^{flag}: expected more than 0 and less than 20 MeV, which becomes .1, got 30"
         ):
@@ -377,10 +379,9 @@ def test_folders(tmp_path):
 
 
 def test_hidden_files_are_ignored(events, tmp_path):
-    """Neither a file that is being written, nor what macOS leaves, nor a hidden folder; a folder above that is hidden
-    does no harm.
+    """Files that are being written, files that macOS leaves, and hidden folders are ignored.
 
-    Breaks if a run next to a conversion reads half a file."""
+    A hidden folder above the data is allowed. Breaks if training reads a partial file while a conversion writes it."""
     folder = tmp_path / ".cache" / "data"
     good = write(folder / "train" / "a.h5", events)
     with whole_file(folder / "train" / "b.h5") as unfinished:
@@ -420,7 +421,7 @@ def test_repack_continues_and_verifies(events, tmp_path, capsys):
 
 
 def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
-    """Breaks if files that are already packed are taken for sources."""
+    """Breaks if files that are already packed are packed again."""
     for k in range(2):
         write(tmp_path / f"{k}.h5", events)
     again = [str(tmp_path), "--outdir", str(tmp_path / "packed")]
@@ -441,7 +442,7 @@ def test_repack_of_another_source(events, tmp_path, other):
     repack_pilarnet.main(again)
     os.utime(source, (0, 0))  # a copy
     repack_pilarnet.main(again)
-    if other == "older":  # told by their number alone
+    if other == "older":  # without this attribute only the number of events can be compared
         with h5py.File(target, "a") as file:
             del file.attrs["source_bytes"]
         repack_pilarnet.main(again)
@@ -454,7 +455,7 @@ def test_repack_of_another_source(events, tmp_path, other):
 
 
 def test_verify_has_no_options(capsys):
-    """Breaks if --verify takes --compress or --skip-bad, and does nothing with them."""
+    """Breaks if --verify accepts --compress or --skip-bad and ignores them."""
     for flag in ("--compress", "--skip-bad"):
         with pytest.raises(SystemExit):
             repack_pilarnet.main([".", "--verify", flag])
@@ -462,7 +463,7 @@ def test_verify_has_no_options(capsys):
 
 
 def test_packed_files_are_checked(events, tmp_path):
-    """Breaks if offsets that point anywhere are followed."""
+    """Breaks if wrong offsets in a file are used."""
     write(tmp_path / "in" / "a.h5", events)
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(tmp_path)])
     with h5py.File(tmp_path / "a.h5", "a") as file:
@@ -476,7 +477,7 @@ def test_packed_files_are_checked(events, tmp_path):
 
 @pytest.mark.parametrize("split, number", [("train", 64), ("val", 16)])
 def test_sample(split, number):
-    """Breaks if the sample is damaged, not indexed, or no longer like the data it stands for."""
+    """Breaks if the sample is damaged, not indexed, or no longer similar to the data that it replaces."""
     files = find_split_files(SAMPLE, "train" if split == "train" else "valid")
     assert [index_path(f).exists() for f in files] == [True]
     dataset = CloudDataset(files, CloudSelection(min_points=0, remove_led=False, energy_threshold=0))

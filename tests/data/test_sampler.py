@@ -21,7 +21,7 @@ def batches(seed=1, size=6, shuffle=True, **more):
 
 
 def test_every_event_once_in_groups_of_chunks():
-    """Groups have whole chunks (none is read twice) and about the requested size, and are shuffled inside."""
+    """Groups have complete chunks (none is read twice), about the requested size, and a shuffled order."""
     groups = list(batches().groups())
     assert sorted(sum(groups, [])) == list(range(103))
     chunks = [set(CHUNKS[torch.tensor(g)].tolist()) for g in groups]
@@ -42,8 +42,9 @@ def test_groups_hold_what_the_batches_hold():
 
 
 def test_ranks_share_the_batches_of_one():
-    """Three ranks with batches of 2 see what one process with batches of 6 sees; nothing is lost or repeated. Of 103
-    = 17 x 6 + 1 events, the last batch has one, and is empty on two ranks."""
+    """Three ranks with batches of 2 see what one process with batches of 6 sees; no event is lost or repeated.
+
+    There are 103 = 17 x 6 + 1 events: the last batch has one event, and is empty on two ranks."""
     one = [sorted(b) for b in batches(size=6)]
     three = [list(batches(size=2, rank=r, num_ranks=3)) for r in range(3)]
     assert [sorted(a + b + c) for a, b, c in zip(*three, strict=True)] == one
@@ -51,7 +52,7 @@ def test_ranks_share_the_batches_of_one():
 
 
 def test_order_is_of_seed_and_epoch():
-    """The same for the same, another for another, and batches of another size cut the same order."""
+    """The same seed and epoch give the same order, others another one. The batch size does not change it."""
 
     def order(seed, epoch, size=6):
         b = batches(seed, size)

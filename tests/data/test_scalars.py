@@ -8,8 +8,9 @@ from puffin.errors import InputError
 
 
 def test_particle_types():
-    """Each code sets its own column; an unlisted code sets the last column, or none if there is no column for
-    others."""
+    """Each code sets its own column.
+
+    An unlisted code sets the last column, or none if there is no column for others."""
     codes = np.array([*PDG_IDS, 310])
     with_others = one_hot("pdgid", PDG_IDS, others=True).columns(codes)
     assert np.array_equal(with_others, np.eye(15, dtype=bool))
@@ -25,7 +26,7 @@ def test_jetclass_order():
 
 
 def test_flags_choose_in_order():
-    """--dataset, --read-pid, --scalars-keys."""
+    """--dataset, --read-pid and --scalars-keys choose the columns, in this order."""
     chosen = chosen_scalars("qg", True, ["d0val:tanh", "charge"])
     assert [s.key for s in chosen] == ["pdgid", "pdgid", "d0val", "charge"]
     assert [s.width for s in chosen] == [14, 15, 1, 1]

@@ -40,13 +40,13 @@ def test_centimetres():
 
 
 def test_energies_come_back():
-    """Breaks if the picture's MeV are not those of the file."""
+    """Breaks if the energies in the picture [MeV] are not those of the file."""
     energies = np.array([0.14, 1.0, 19.0])
     assert energy_of(normalize_energy(energies, 0.13, 20.0), 0.13, 20.0) == pytest.approx(energies)
 
 
 def test_layers(points):
-    """Every point is in one layer, the rarest class in front, and points in no token are told apart."""
+    """Every point is in one layer, the rarest class in front. Points in no token have a layer of their own."""
     semantic = np.repeat([0, 1, 2], [20, 15, 5])
     layers = by_class(points, semantic, "").layers
     assert [layer.name for layer in layers] == ["shower (20)", "track (15)", "michel (5)"]
@@ -59,7 +59,7 @@ def test_layers(points):
 
 
 def test_principal_colours():
-    """Two clusters get different colours; fewer features than colours, or none that differ, do not fail."""
+    """Two clusters get different colours. Fewer features than colours, or constant features, do not fail."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(100, 30)) + np.repeat([[0.0], [50.0]], 50, 0)
     colours = principal_colours(features)
@@ -70,8 +70,9 @@ def test_principal_colours():
 
 
 def test_draws_an_event(tmp_path):
-    """All pages of a real event; masked and visible points add up to the tokens; the model's mode and the random
-    state stay."""
+    """All pages of a real event can be drawn; masked and visible points add up to the tokens.
+
+    Drawing does not change the model's mode or the random state."""
     model = make_task().model.train()
     files = sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5"))
     dataset = CloudDataset(files, CloudSelection())
@@ -90,8 +91,9 @@ def test_draws_an_event(tmp_path):
 
 
 def test_errors_and_pages_side_by_side(points, tmp_path):
-    """Every point is drawn once: correct, or missed in the colour of its true class; three pages in a picture, one
-    empty."""
+    """Every point is drawn once: correct, or missed in the colour of its true class.
+
+    A picture can have three pages, one of them empty."""
     true, predicted = np.arange(40) % 4, np.zeros(40, int)
     page = by_error(points, true, predicted, "E")
     assert [layer.name for layer in page.layers] == [

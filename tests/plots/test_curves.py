@@ -6,9 +6,9 @@ NAN = float("nan")
 
 
 def test_with_and_without_probe(tmp_path):
-    """Rows without a probe, without validation, and a run of one row: all are drawn.
+    """Rows without a probe or without validation, and a run of one row, are drawn.
 
-    Breaks if a missing column is asked for."""
+    Breaks if the plot needs a column that is missing."""
     rows = [
         {
             "step": k,

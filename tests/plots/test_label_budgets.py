@@ -1,4 +1,4 @@
-"""Tables of runs with few labels: which run is what, means and spreads."""
+"""Tables of runs with few labels: how each run is classified, means and standard deviations."""
 
 import pytest
 import yaml
@@ -9,7 +9,7 @@ from puffin.plots.label_budgets import draw_label_budgets, markdown, read_runs, 
 
 
 def make_table(folder, rows):
-    """A metrics table and the settings of its runs; rows: (prefix, macro F1, settings)."""
+    """Write a metrics table and the settings of its runs; rows: (prefix, macro F1, settings)."""
     lines = ["prefix,timestamp,f1_macro,f1_shower,f1_michel"]
     for prefix, f1, settings in rows:
         lines.append(f"{prefix},now,{f1},{f1 + 0.1},nan")
@@ -23,7 +23,7 @@ def make_table(folder, rows):
 
 
 def test_runs_and_their_spread(tmp_path):
-    """A network from random weights is `scratch` in each of the ways to say so; the last row of a prefix counts."""
+    """A run from random weights is `scratch`, however its settings say so; the last row of a prefix counts."""
     table = make_table(
         tmp_path,
         [
@@ -52,7 +52,7 @@ def test_runs_and_their_spread(tmp_path):
 
 
 def test_bad_tables(tmp_path):
-    """Each says what is missing."""
+    """Each error says what is missing."""
     table = make_table(tmp_path, [("b-1", 0.5, {})])
     with pytest.raises(InputError, match="--all"):
         read_runs([table])

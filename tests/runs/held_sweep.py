@@ -1,10 +1,8 @@
-"""optuna_search.py whose first training stands still after its first epoch, until the test that started it has
-seen that.
+"""optuna_search.py whose first trial pauses after its first epoch, until the test lets it continue.
 
-So that a worker is killed, told to stop or cut off from its database in mid-trial, however busy the machine
-is.  For processes
-that a test starts itself a function, for those that --jobs starts this file as a script, with the folder in
-its environment."""
+A test can then kill a worker, stop it or cut it off from its database in the middle of a trial, however busy the
+machine is. A process that the test starts itself calls `hold_first_trial`. For the processes that --jobs starts, this
+file is the script, and the environment names the folder."""
 
 import os
 import signal
@@ -18,9 +16,10 @@ FOLDER = "TEST_HOLDS"
 
 
 def hold_first_trial(folder: Path) -> None:
-    """After the first value that a trial of this process reports it writes `folder/held.PID`, and goes on when
-    there is a
-    file `folder/go`, or SIGTERM has come.  Signs of life go on meanwhile."""
+    """Make the first trial of this process pause after the first value that it reports.
+
+    It writes `folder/held.PID`, then waits until the file `folder/go` exists or SIGTERM arrives. The heartbeats of its
+    worker go on."""
     report = optuna.Trial.report
 
     def report_and_wait(self, value, step):

@@ -23,34 +23,11 @@ from puffin.settings.jets import ClassifierSettings
 from puffin.tasks.classification import JetClassification
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
-from tests.runs.helpers import refused_by, same, stop_in_training_step, weights
+from tests.runs.helpers import TINY_PELICAN, existing_run, refused_by, same, stop_in_training_step, weights
 
 TINY = [
-    "--num-channels-m",
-    "[[6],[6]]",
-    "--num-channels-2to2",
-    "[4,4]",
-    "--num-channels-m-out",
-    "[6,4]",
-    "--num-channels-out",
-    "6",
-    "--num-channels-scalar",
-    "2",
-    "--nobj",
-    "12",
-    "--batch-size",
-    "20",
-    "--drop-rate",
-    "0.1",
-    "--cpu",
-    "--threads",
-    "1",
-    "--warmup",
-    "0.5",
-    "--cooldown",
-    "0.5",
-    "--summarize-csv",
-    "all",
+    *TINY_PELICAN,
+    *"--nobj 12 --batch-size 20 --drop-rate 0.1 --warmup 0.5 --cooldown 0.5 --summarize-csv all".split(),
 ]
 
 refused = partial(refused_by, script.main)
@@ -62,12 +39,12 @@ def data(small_jets):
 
 
 def command(data, work, *flags):
-    """Flags of a tiny run."""
+    """Return the flags of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *flags]
 
 
 def test_train_then_evaluate(data, tmp_path):
-    """Every promised output, with the promised content."""
+    """Every documented output exists and has the documented content."""
     script.main(command(data, tmp_path, "--predict", "--ema", "0.5", "--summarize"))
     for name in (
         "log/tiny.log",
@@ -99,36 +76,12 @@ def test_train_then_evaluate(data, tmp_path):
     only_test.mkdir()
     (only_test / "test.h5").symlink_to(data / "test.h5")
     best = str(tmp_path / "model/tiny_best.pt")
-    script.main(
-        [
-            "--eval",
-            "--cpu",
-            "--loadfile",
-            best,
-            "--datadir",
-            str(only_test),
-            "--workdir",
-            str(tmp_path / "e"),
-            "--prefix",
-            "tiny-e",
-        ]
-    )
+    script.main(existing_run(only_test, tmp_path / "e", "--eval", "--loadfile", best, prefix="tiny-e"))
     with open(tmp_path / "e/log/tiny.Best.metrics.csv") as file:
         again = next(csv.DictReader(file))
     assert float(again["loss"]) == pytest.approx(float(first["loss"]), rel=1e-5) and again["AUC"] == first["AUC"]
 
-    named = [
-        "--eval",
-        "--cpu",
-        "--loadfile",
-        best,
-        "--workdir",
-        str(tmp_path / "e"),
-        "--prefix",
-        "named",
-        "--predict",
-        "valid",
-    ]
+    named = f"--eval --cpu --loadfile {best} --workdir {tmp_path}/e --prefix named --predict valid".split()
     script.main([*named, "--datadir", str(data), "--num-valid", "7"])
     assert [path.name for path in (tmp_path / "e/predict").glob("named*.pt")] == ["named.best.valid.pt"]
     assert torch.load(tmp_path / "e/predict/named.best.valid.pt", weights_only=True)["predict"].shape == (7, 2)
@@ -145,21 +98,8 @@ def test_train_then_evaluate(data, tmp_path):
 
 def test_published_run(run_folder, tmp_path):
     """The published checkpoint gives the published metrics to 1e-5 and predictions to 1e-4."""
-    script.main(
-        [
-            "--eval",
-            "--cpu",
-            "--loadfile",
-            str(run_folder / "ref_best.pt"),
-            "--testfile",
-            str(run_folder / "test.h5"),
-            "--nobj=85",
-            "--workdir",
-            str(tmp_path),
-            "--prefix",
-            "ref",
-        ]
-    )
+    files = ["--loadfile", str(run_folder / "ref_best.pt"), "--testfile", str(run_folder / "test.h5")]
+    script.main([*f"--eval --cpu --workdir {tmp_path} --prefix ref --nobj=85".split(), *files])
     ours, published = (
         torch.as_tensor(read_checkpoint(p)["predict"])
         for p in (tmp_path / "predict/ref.best.test.pt", run_folder / "ref.best.test.pt")
@@ -177,46 +117,20 @@ def test_published_run(run_folder, tmp_path):
 
 
 def test_fine_tuning_from_a_published_checkpoint(run_folder, data, tmp_path):
-    """Weights are taken over and then move; the network is the checkpoint's."""
-    script.main(
-        [
-            "--loadfile",
-            str(run_folder / "ref_best.pt"),
-            "--datadir",
-            str(data),
-            "--num-epoch",
-            "1",
-            "--nobj",
-            "10",
-            "--cpu",
-            "--workdir",
-            str(tmp_path),
-            "--num-train",
-            "20",
-            "--no-plot",
-        ]
-    )
+    """Training starts from the weights of the checkpoint and changes them; the network is the checkpoint's."""
+    flags = f"--datadir {data} --workdir {tmp_path} --num-epoch 1 --num-train 20 --nobj 10 --cpu --no-plot".split()
+    script.main(["--loadfile", str(run_folder / "ref_best.pt"), *flags])
     before, after = weights(run_folder / "ref_best.pt"), weights(tmp_path / "model/classifier.pt")
     assert before.keys() == after.keys() and not same(before, after)
 
 
-def test_fine_tuning_goes_on_where_it_was_stopped(run_folder, data, tmp_path, monkeypatch):
-    """With the same command and --load, as a batch system gives it.  Breaks if it begins at --loadfile again."""
+def test_fine_tuning_is_resumed_where_it_was_stopped(run_folder, data, tmp_path, monkeypatch):
+    """The same command with --load, as a batch system repeats it. Breaks if it starts from --loadfile again."""
 
     def line(work):
-        flags = [
-            "--loadfile",
-            str(run_folder / "ref_best.pt"),
-            "--datadir",
-            str(data),
-            "--num-epoch",
-            "2",
-            "--nobj",
-            "10",
-            "--batch-size",
-            "10",
-        ]
-        return [*flags, "--cpu", "--num-train", "30", "--no-plot", "--workdir", str(tmp_path / work)]
+        flags = "--num-epoch 2 --num-train 30 --nobj 10 --batch-size 10 --cpu --no-plot".split()
+        folders = ["--datadir", str(data), "--workdir", str(tmp_path / work)]
+        return ["--loadfile", str(run_folder / "ref_best.pt"), *folders, *flags]
 
     script.main(line("whole"))
     stop_in_training_step(monkeypatch, JetClassification, 4, script.main, line("cut"))
@@ -230,9 +144,7 @@ def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
     """kill -9 at a random moment, then --load: the final weights equal those of an uninterrupted run."""
 
     def start(work, *flags):
-        argv = command(
-            data, work, "--save-every", "1", "--num-epoch", "4", "--num-workers", workers, "--no-plot", *flags
-        )
+        argv = command(data, work, *f"--save-every 1 --num-epoch 4 --num-workers {workers} --no-plot".split(), *flags)
         return subprocess.Popen(
             [sys.executable, "train_pelican_classifier.py", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
@@ -259,9 +171,9 @@ def test_killed_run_continues_bit_for_bit(data, tmp_path, workers):
     "ways", [[[], [], []], [["--no-RAMdataset"], ["--no-RAMdataset", "--num-workers", "2"], ["--num-workers", "1"]]]
 )
 def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
-    """A signal after the third batch: the state is saved there, and the continued run equals an uninterrupted one.
+    """A signal after the third batch: the state is saved there, and the resumed run equals an uninterrupted one.
 
-    The same for jets that are streamed, with any number of workers; --load remembers how they were read."""
+    The same holds for jets that are streamed, with any number of workers. --load remembers how they are read."""
     monkeypatch.setattr("puffin.data.sampler.GROUP", 30)
     whole, cut, continued = ways
     script.main(command(data, tmp_path / "whole", "--no-plot", *whole))
@@ -275,44 +187,28 @@ def test_sigterm_saves_mid_epoch(data, tmp_path, monkeypatch, ways):
 
 
 def test_continued_run_keeps_its_settings(data, tmp_path):
-    """--load with nothing repeated, and a seed that was drawn: the settings come from the checkpoint, to the
-    last bit."""
+    """--load without the flags of the run: its settings come from the checkpoint, and the weights are identical."""
     half = ["--num-epoch", "2", "--no-plot", "--seed", "7", "--double"]
     script.main(command(data, tmp_path / "whole", *half))
     script.main(command(data, tmp_path / "cut", *half))
     state = read_checkpoint(tmp_path / "cut/model/tiny_best.pt")
     assert state["args"]["seed"] == 7 and state["args"]["drop_rate"] == 0.1
     (tmp_path / "cut/model/tiny.pt").write_bytes((tmp_path / "cut/model/tiny_best.pt").read_bytes())
-    script.main(
-        [
-            "--cpu",
-            "--threads",
-            "1",
-            "--load",
-            "--prefix",
-            "tiny",
-            "--workdir",
-            str(tmp_path / "cut"),
-            "--datadir",
-            str(data),
-            "--seed",
-            "7",
-        ]
-    )
+    script.main(existing_run(data, tmp_path / "cut", *"--load --threads 1 --seed 7".split()))
     assert same(weights(tmp_path / "whole/model/tiny.pt"), weights(tmp_path / "cut/model/tiny.pt"))
 
 
 def test_continuing_refuses_another_order(data, tmp_path, capsys):
-    """Another batch size would silently change which events are left of the epoch."""
+    """With another batch size or way of reading, the rest of the epoch would silently have other events."""
     script.main(command(data, tmp_path, "--no-plot"))
     for flags in (["--batch-size", "30"], ["--no-RAMdataset"]):
         assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
 
 
 def test_continuing_keeps_its_data(data, tmp_path, capsys):
-    """--load without --datadir and --testfile takes those of the run, not the defaults; one that is gone is
-    named, and one
-    that is given wins."""
+    """--load without --datadir and --testfile takes those of the run, not the defaults.
+
+    One that does not exist any more is named in the error. One on the command line wins."""
     folder, work = tmp_path / "jets", tmp_path / "work"
     shutil.copytree(data, folder)
     shutil.copy(data / "test.h5", tmp_path / "other.h5")
@@ -337,26 +233,15 @@ def test_continuing_keeps_its_data(data, tmp_path, capsys):
 
 
 def test_continuing_refuses_other_data(data, tmp_path, capsys):
-    """Fewer or more training events: the order of the epoch would be another, and its end elsewhere. A checkpoint that
-    does not tell how many there were goes on."""
+    """Another number of training events is refused: the order and the length of the epoch would change.
+
+    A checkpoint that does not store the number is resumed."""
     work, fewer = tmp_path / "work", tmp_path / "fewer"
     script.main(command(data, work, "--no-plot", "--num-epoch", "1"))
     shutil.copytree(data, fewer)
     shutil.copy(data / "valid.h5", fewer / "train.h5")
     before, log = (work / "model/tiny.pt").read_bytes(), (work / "log/tiny.log").read_text()
-    again = [
-        "--load",
-        "--cpu",
-        "--prefix",
-        "tiny",
-        "--workdir",
-        str(work),
-        "--datadir",
-        str(fewer),
-        "--num-epoch",
-        "2",
-        "--no-plot",
-    ]
+    again = existing_run(fewer, work, *"--load --num-epoch 2 --no-plot".split())
     line = refused(again, capsys)
     assert (
         "expected the 100 training events" in line
@@ -373,15 +258,14 @@ def test_continuing_refuses_other_data(data, tmp_path, capsys):
 
 
 def test_settings_of_a_run_are_a_preset(data, tmp_path):
-    """log/PREFIX.yaml is promised to be usable with --yaml."""
-
+    """log/PREFIX.yaml can be given to --yaml, as documented."""
     script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
     flags = parse(ClassifierSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
     assert (flags["num_channels_2to2"], flags["predict"], flags["device"]) == ((4, 4), ("test",), "cpu")
 
 
 def test_preset_values_are_checked(tmp_path):
-    """Values of a preset are checked like flags, lists too."""
+    """Values of a preset, and those in lists, are checked like flags."""
     from puffin.errors import InputError
 
     for line in ("dtype: half", "device: gpu", "predict: [tset]", "num-epoch: many", "factorize: 3"):
@@ -391,7 +275,7 @@ def test_preset_values_are_checked(tmp_path):
 
 
 def test_symmetries_of_which_network(data, tmp_path, capsys):
-    """--test reports on the best checkpoint of the prefix, or on a new network where there is none, and says which."""
+    """--test checks the best checkpoint of the prefix, or a new network if there is none, and says which."""
     test = ["--test", "--cpu", "--threads", "1", "--workdir", str(tmp_path), "--prefix", "tiny"]
     script.main([*test, *TINY])
     assert capsys.readouterr().out.startswith("network: a new one, with random weights\n")
@@ -400,25 +284,24 @@ def test_symmetries_of_which_network(data, tmp_path, capsys):
     capsys.readouterr()
     for further, path in (([], best), (["--loadfile", str(last)], last)):
         script.main([*test, *further])
-        said = capsys.readouterr().out
-        assert said.startswith(f"network: {path}\n") and "stabilizer so3" in said
+        output = capsys.readouterr().out
+        assert output.startswith(f"network: {path}\n") and "stabilizer so3" in output
     assert "contradicts" in refused([*test, "--stabilizer", "so2"], capsys)
 
 
 def test_files_of_an_earlier_run(tmp_path):
-    """A prefix is a name and no pattern: 'k*' must not take the predictions of 'keep' for its own, and must find
-    those that are."""
+    """A prefix is a name, not a pattern: the run 'k*' must find its own predictions, and not those of 'keep'."""
     paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")
-    mine = [tmp_path / f"predict/k*[1].{name}" for name in ("best.test.pt", "final.valid_ROC.csv")]
+    own = [tmp_path / f"predict/k*[1].{name}" for name in ("best.test.pt", "final.valid_ROC.csv")]
     others = [tmp_path / f"predict/{name}.best.test.pt" for name in ("keep1", "k*[1]-2", "k1", "k*1")]
     (tmp_path / "predict").mkdir()
-    for path in mine + others:
+    for path in own + others:
         path.touch()
-    assert paths.of_earlier_run() == mine
+    assert paths.of_earlier_run() == own
 
 
 def test_fine_tuning_never_deletes_its_source(data, tmp_path, capsys):
-    """The checkpoint to start from belongs to the run that would be replaced: refused, and still there."""
+    """If --loadfile belongs to the run that would be replaced, the script refuses and the file stays."""
     script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
     best = tmp_path / "model/tiny_best.pt"
     assert "choose another --prefix" in refused(command(data, tmp_path, "--loadfile", str(best)), capsys)
@@ -426,37 +309,26 @@ def test_fine_tuning_never_deletes_its_source(data, tmp_path, capsys):
 
 
 def test_continuing_from_another_run(data, tmp_path):
-    """--load --loadfile A --prefix B ends with a best checkpoint of B, although A's best was better or its last."""
+    """--load --loadfile A --prefix B writes a best checkpoint of B, even if no epoch of B is better than A's best."""
     script.main(command(data, tmp_path, "--no-plot"))
-    script.main(
-        command(
-            data,
-            tmp_path,
-            "--no-plot",
-            "--load",
-            "--loadfile",
-            str(tmp_path / "model/tiny.pt"),
-            "--prefix",
-            "other",
-            "--num-epoch",
-            "3",
-        )
-    )
+    other = f"--load --loadfile {tmp_path}/model/tiny.pt --prefix other --num-epoch 3 --no-plot".split()
+    script.main(command(data, tmp_path, *other))
     assert (tmp_path / "model/other_best.pt").exists()
 
 
 @pytest.mark.parametrize(
     "before, now", [(["--best-by", "AUC"], ["--best-by", "loss"]), ([], ["--class-weights", "9,9.5"]), ([], [])]
 )
-def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
-    """Continued with another --best-by or other weights, the best epoch is chosen among those that were judged
-    by it; continued with the
-    same, an earlier one stays.  Breaks if a loss is compared with an AUC, or with a loss of other weights."""
+def test_best_epoch_by_another_metric(data, tmp_path, before, now):
+    """After resuming with another --best-by or other class weights, only the new epochs compete for the best one.
+
+    After resuming with the same ones, an earlier epoch can stay the best. Breaks if a loss is compared with an AUC, or
+    with a loss of other weights."""
     short = ["--no-plot", "--num-epoch", "1", "--lr-init", "1e-6"]  # the epochs hardly differ
     script.main(command(data, tmp_path, *short, *before))
     best = tmp_path / "model/tiny_best.pt"
     state = read_checkpoint(tmp_path / "model/tiny.pt")
-    state["progress"]["best"]["value"] = 0.9  # an AUC; as the negative of a loss it is beyond reach
+    state["progress"]["best"]["value"] = 0.9  # possible for an AUC; too high for the negative of a loss
     torch.save(state, tmp_path / "model/tiny.pt")
     script.main(command(data, tmp_path, *short, *now, "--num-epoch", "3", "--load"))
     chosen, text = read_checkpoint(best)["progress"]["best"], (tmp_path / "log/tiny.log").read_text()
@@ -469,7 +341,7 @@ def test_best_epoch_by_another_yardstick(data, tmp_path, before, now):
 
 
 def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, capsys):
-    """The step is named, and the weights of the last checkpoint are finite."""
+    """The error names the step, and the weights of the last checkpoint are finite."""
     step, calls = JetClassification.step, []
 
     def bad_step(self, batch):
@@ -484,7 +356,7 @@ def test_non_finite_loss_stops_before_the_update(data, tmp_path, monkeypatch, ca
 
 
 def test_published_example_command(data, tmp_path):
-    """The seed project's command runs as it stands (with fewer epochs and a folder of our own)."""
+    """The command of the original project runs unchanged, apart from fewer epochs and a folder of our own."""
     published = (
         f"--datadir={data} --target=is_signal --nobj=85 --nobj-avg=40 --num-epoch=64 "
         "--num-train=60000 --num-valid=60000 "
@@ -499,46 +371,45 @@ def test_published_example_command(data, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--datadir", "nowhere"], "no such folder"),
-        (["--target", "jet_tag"], "key 'jet_tag' not found"),
-        (["--cuda"], "use --cpu"),
-        (["--yaml", "nowhere.yaml"], "no such preset"),
-        (["--config", "Z"], "letters"),
-        (["--nobj", "0"], "--nobj"),
-        (["--drop-rate", "1.5"], "--drop-rate"),
-        (["--lr-final", "1"], "lr_init >= lr_final"),
-        (["--prefix", "a/b"], "--prefix"),
-        (["--load"], "does not exist"),
-        (["--loadfile", "nowhere.pt"], "no such checkpoint"),
-        (["--eval"], "no such checkpoint"),
-        (["--num-classes", "1"], "--num-classes: expected an integer of at least 2"),
-        (["--irc-safe"], "IRC-safe"),
-        (["--num-epoch", "0"], "--num-epoch: expected an integer of at least 1"),
-        (["--clip", "-1"], "--clip: expected a number of at least 0"),
-        (["--num-train", "0"], "--num-train: expected an integer of at least 1, or -1 for all"),
-        (["--ema", "1"], "--ema"),
+        ("--datadir nowhere", "no such folder"),
+        ("--target jet_tag", "key 'jet_tag' not found"),
+        ("--cuda", "use --cpu"),
+        ("--yaml nowhere.yaml", "no such preset"),
+        ("--config Z", "letters"),
+        ("--nobj 0", "--nobj"),
+        ("--drop-rate 1.5", "--drop-rate"),
+        ("--lr-final 1", "lr_init >= lr_final"),
+        ("--prefix a/b", "--prefix"),
+        ("--load", "does not exist"),
+        ("--loadfile nowhere.pt", "no such checkpoint"),
+        ("--eval", "no such checkpoint"),
+        ("--num-classes 1", "--num-classes: expected an integer of at least 2"),
+        ("--irc-safe", "IRC-safe"),
+        ("--num-epoch 0", "--num-epoch: expected an integer of at least 1"),
+        ("--clip -1", "--clip: expected a number of at least 0"),
+        ("--num-train 0", "--num-train: expected an integer of at least 1, or -1 for all"),
+        ("--ema 1", "--ema"),
     ],
 )
 def test_bad_flags_leave_the_earlier_run_alone(data, tmp_path, capsys, flags, message):
-    """One line, a non-zero status, and nothing of an earlier run of the same prefix touched."""
-    if flags == ["--cuda"] and torch.cuda.is_available():
+    """One line, a non-zero status, and no file of an earlier run of the same prefix is changed."""
+    if flags == "--cuda" and torch.cuda.is_available():
         pytest.skip("this machine has the device")
     earlier = tmp_path / "log/tiny.log"
     earlier.parent.mkdir()
     earlier.write_text("precious")
-    assert message in refused(command(data, tmp_path, *flags), capsys)
+    assert message in refused(command(data, tmp_path, *flags.split()), capsys)
     assert earlier.read_text() == "precious" and os.listdir(tmp_path) == ["log"]
 
 
 def test_unknown_preset_key(data, tmp_path, capsys):
-    """A typing error in a preset is named."""
+    """The error names a misspelled key of a preset."""
     (tmp_path / "p.yaml").write_text("drop-rte: 0.1\n")
     assert "unknown key 'drop-rte'" in refused(command(data, tmp_path, "--yaml", str(tmp_path / "p.yaml")), capsys)
 
 
 def test_command_line_wins_over_preset(tmp_path):
     """A preset sets defaults only."""
-
     (tmp_path / "p.yaml").write_text("drop_rate: 0.2\nnum-epoch: 7\nbatchnorm: b\n")
     flags = parse(ClassifierSettings, "", ["--yaml", str(tmp_path / "p.yaml"), "--num-epoch", "9"])
     assert [flags[name] for name in ("num_epoch", "drop_rate", "batchnorm")] == [9, 0.2, "batch"]
@@ -546,7 +417,7 @@ def test_command_line_wins_over_preset(tmp_path):
 
 
 def test_checkpoint_of_another_network(data, tmp_path, run_folder, capsys):
-    """A contradicting flag, another model's weights, and a file without arguments are refused."""
+    """A contradicting flag, the weights of another model, and a file without settings are refused."""
     reference = str(run_folder / "ref_best.pt")
     test = ["--eval", "--cpu", "--testfile", str(data / "test.h5"), "--workdir", str(tmp_path), "--loadfile"]
     assert "--stabilizer so13 contradicts" in refused([*test, reference, "--stabilizer", "so13"], capsys)

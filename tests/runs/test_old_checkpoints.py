@@ -1,4 +1,4 @@
-"""Runs that were started before the settings were declared in dataclasses are resumed as the code of then did it."""
+"""Runs from before the settings were declared in dataclasses are resumed with the same results as then."""
 
 import shutil
 
@@ -12,10 +12,10 @@ from tests.conftest import GOLDEN, ROOT, relative
 
 @pytest.mark.parametrize("name, script", [("classifier", train_pelican_classifier), ("cov", train_pelican_cov)])
 def test_resumed_as_before(name, script, tmp_path, monkeypatch):
-    """A run of two epochs in double precision that stopped within the first one ends with the same weights and numbers.
+    """A run of two epochs in double precision, stopped within the first one, ends with the same weights and numbers.
 
-    Breaks if a setting of the checkpoint is lost, or a random number is drawn at another place. On the processor that
-    wrote the files the weights are the same bit for bit; elsewhere they may differ by rounding."""
+    Breaks if a setting of the checkpoint is lost, or a random number is drawn at another place. The weights are bitwise
+    identical on the type of CPU that wrote the files; elsewhere they may differ by rounding."""
     monkeypatch.chdir(ROOT)  # the checkpoint names the sample data relative to it
     (tmp_path / "model").mkdir()
     shutil.copy(GOLDEN / f"resume/old_{name}.pt", tmp_path / "model")

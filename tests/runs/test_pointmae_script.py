@@ -15,31 +15,21 @@ from puffin.data.pilarnet_files import index_path
 from puffin.settings.clouds import PretrainingSettings
 from puffin.settings.flags import parse
 from tests.conftest import ROOT, golden_files
-from tests.runs.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
+from tests.runs.helpers import (
+    TINY_AUTOENCODER,
+    TINY_CLOUDS,
+    check_resumed,
+    existing_run,
+    refused_by,
+    row,
+    same,
+    stop_in_training_step,
+    walk,
+    weights,
+    write,
+)
 
-TINY = [
-    "--arch",
-    "vit_tiny",
-    "--depth",
-    "1",
-    "--decoder-depth",
-    "1",
-    "--group-size",
-    "8",
-    "--context",
-    "60",
-    "--min-points",
-    "50",
-    "--batch-size",
-    "3",
-    "--cpu",
-    "--threads",
-    "1",
-    "--num-epoch",
-    "2",
-    "--prefix",
-    "tiny",
-]
+TINY = [*TINY_AUTOENCODER, *TINY_CLOUDS]
 refused = partial(refused_by, script.main)
 
 
@@ -53,16 +43,14 @@ def data(tmp_path):
 
 
 def command(data, work, *flags):
-    """Flags of a tiny run."""
+    """Return the flags of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), *flags]
 
 
 def test_train_then_evaluate(data, tmp_path, capsys):
-    """Every promised output; evaluation of the checkpoint elsewhere repeats the numbers, the probe's included."""
+    """Every documented output; evaluation in another folder repeats the numbers, those of the probe too."""
     script.main(
-        command(
-            data, tmp_path, "--ema", "0.5", "--probe-every", "1", "--best-by", "probe_f1_mean", "--summarize-csv", "all"
-        )
+        command(data, tmp_path, *"--ema 0.5 --probe-every 1 --best-by probe_f1_mean --summarize-csv all".split())
     )
     for name in (
         "log/tiny.log",
@@ -88,27 +76,16 @@ def test_train_then_evaluate(data, tmp_path, capsys):
     )
     assert total == pytest.approx(float(first["loss"]), rel=1e-5)
 
-    evaluate = [
-        "--eval",
-        "--cpu",
-        "--min-points",
-        "50",
-        "--datadir",
-        str(data),
-        "--loadfile",
-        str(tmp_path / "model/tiny_best.pt"),
-    ]
+    evaluate = f"--eval --cpu --min-points 50 --datadir {data} --loadfile {tmp_path}/model/tiny_best.pt".split()
     script.main([*evaluate, "--workdir", str(tmp_path / "e"), "--prefix", "again"])
     again = row(tmp_path / "e/log/again.Best.metrics.csv")
     for name in list(first)[2:]:
         assert float(again[name]) == pytest.approx(float(first[name]), rel=1e-5, nan_ok=True), name
 
-    # the probe of a test file needs a folder, and is not made without a word
+    # the probe of a test file needs a folder of training data; without one the log says that there is no probe
     testfile = [
         *(flag for flag in evaluate if flag not in ("--datadir", str(data))),
-        "--testfile",
-        str(data / "val/events_v2.h5"),
-        "--no-plot",
+        *f"--testfile {data}/val/events_v2.h5 --no-plot".split(),
     ]
     capsys.readouterr()
     script.main([*testfile, "--workdir", str(tmp_path / "e"), "--prefix", "alone"])
@@ -123,22 +100,12 @@ def test_train_then_evaluate(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers):
-    """SIGTERM in the first step of the second epoch, between two validations: --load, with nothing
-    repeated, gives the weights and the numbers of a run that was not stopped. Breaks if a mask, a rotation, or dropout
-    comes from a generator that is not in the checkpoint, or if a probe or a validation draws from one that is."""
-    every = [
-        "--valid-every",
-        "2",
-        "--probe-every",
-        "2",
-        "--accumulate",
-        "2",
-        "--num-step",
-        "6",
-        "--no-plot",
-        "--batch-size",
-        "2",
-    ]
+    """SIGTERM in the first step of the second epoch, between two validations: --load without the flags of the run gives
+    the weights and the numbers of a run that was not stopped.
+
+    Breaks if a mask, a rotation, or dropout comes from a generator that is not in the checkpoint, or if a probe or a
+    validation draws from one that is."""
+    every = "--valid-every 2 --probe-every 2 --accumulate 2 --num-step 6 --no-plot --batch-size 2".split()
     script.main(command(data, tmp_path / "whole", *every))
     from puffin.tasks.masked_modelling import MaskedModelling
 
@@ -146,39 +113,17 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers)
     stop_in_training_step(monkeypatch, MaskedModelling, 6, script.main, command(data, tmp_path / "cut", *every))
     progress = read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]
     assert (progress["epoch"], progress["batch"], progress["step"], len(progress["history"])) == (1, 2, 4, 2)
-    script.main(
-        [
-            "--load",
-            "--cpu",
-            "--threads",
-            "1",
-            "--prefix",
-            "tiny",
-            "--datadir",
-            str(data),
-            "--workdir",
-            str(tmp_path / "cut"),
-            "--num-workers",
-            workers,
-        ]
-    )
-    for name in ("model/tiny.pt", "model/tiny_best.pt"):
-        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
-    whole, cut = (read_checkpoint(tmp_path / k / "model/tiny.pt")["progress"] for k in ("whole", "cut"))
-    assert [r["step"] for r in whole["history"]] == [2, 4, 6]
-    for a, b in zip(whole["history"], cut["history"], strict=True):
-        assert {k: v for k, v in a.items() if "second" not in k and v == v} == {
-            k: v for k, v in b.items() if "second" not in k and v == v
-        }
+    history = check_resumed(script.main, data, tmp_path, "--num-workers", workers)
+    assert [r["step"] for r in history] == [2, 4, 6]
 
 
 def test_pictures_of_an_earlier_run(data, tmp_path):
-    """They go with it, and nothing else of their folder does."""
+    """They are deleted with the run, and other files of their folder stay."""
     folder = tmp_path / "log/tiny"
     folder.mkdir(parents=True)
     drawn, others = (
         ("step0000002.event3.energy.png", "end.event17.html"),
-        ("events.out.tfevents.1", "mine.event3.png", "end.event3.energy.png.bak"),
+        ("events.out.tfevents.1", "own.event3.png", "end.event3.energy.png.bak"),
     )
     for name in (*drawn, *others):
         (folder / name).touch()
@@ -187,27 +132,24 @@ def test_pictures_of_an_earlier_run(data, tmp_path):
 
 
 def test_workers_change_nothing(data, tmp_path):
-    """Breaks if something random happens in the workers."""
+    """Breaks if random numbers are drawn in the workers."""
     for workers in "01":
-        script.main(
-            command(data, tmp_path / workers, "--num-workers", workers, "--no-plot", "--no-probe", "--num-epoch", "1")
-        )
+        flags = f"--num-workers {workers} --num-epoch 1 --no-plot --no-probe".split()
+        script.main(command(data, tmp_path / workers, *flags))
     assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
 
 
 def test_learning_rates(data, tmp_path):
-    """--lr-scale sqrt counts the events of a step; the warm-up starts from --lr-start and its length may be in
-    steps."""
-    flags = ["--lr-scale", "sqrt", "--accumulate", "4", "--batch-size", "2", "--lr-init", "1e-3", "--lr-start", "2e-4"]
-    script.main(command(data, tmp_path, *flags, "--warmup-steps", "4", "--num-step", "1", "--no-plot", "--no-probe"))
+    """--lr-scale sqrt counts the events of a step. The warm-up starts from --lr-start; its length may be in steps."""
+    flags = "--lr-scale sqrt --accumulate 4 --batch-size 2 --lr-init 1e-3 --lr-start 2e-4 --warmup-steps 4".split()
+    script.main(command(data, tmp_path, *flags, "--num-step", "1", "--no-plot", "--no-probe"))
     (only,) = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
-    assert (
-        only["lr"] == pytest.approx(1e-3 * (8 / 128) ** 0.5) and only["step"] == 1
-    )  # a ramp longer than the run is shortened
+    # a warm-up longer than the run is shortened
+    assert only["lr"] == pytest.approx(1e-3 * (8 / 128) ** 0.5) and only["step"] == 1
 
 
 def test_presets(data, tmp_path):
-    """The committed presets are read, and log/PREFIX.yaml is one. Breaks if a flag without a value is written to it."""
+    """The presets in config/ can be read, and so can log/PREFIX.yaml. Breaks if a flag without a value is in it."""
     script.main(command(data, tmp_path, "--num-step", "1", "--no-plot", "--no-probe"))
     flags = parse(PretrainingSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
     assert [flags[name] for name in ("depth", "context", "radius", "num_step")] == [1, 60, None, 1]
@@ -219,62 +161,19 @@ def test_presets(data, tmp_path):
 
 @pytest.mark.parametrize("path", golden_files("polarmae", "p*mae.ckpt"), ids=lambda path: path.stem)
 def test_published_checkpoint(path, data, tmp_path):
-    """It is evaluated and trained further, and what was trained from it still has its norms and can be evaluated."""
-    script.main(
-        [
-            "--eval",
-            "--cpu",
-            "--loadfile",
-            str(path),
-            "--datadir",
-            str(data),
-            "--min-points",
-            "50",
-            "--workdir",
-            str(tmp_path),
-            "--prefix",
-            "first",
-        ]
-    )
+    """It can be evaluated and fine-tuned; the fine-tuned network keeps its norms and can be evaluated."""
+    evaluate = ["--eval", "--min-points", "50"]
+    script.main(existing_run(data, tmp_path, *evaluate, "--loadfile", str(path), prefix="first"))
     assert float(row(tmp_path / "log/first.Best.metrics.csv")["chamfer"]) > 0
-    more = [
-        "--num-step",
-        "1",
-        "--batch-size",
-        "3",
-        "--min-points",
-        "50",
-        "--no-plot",
-        "--no-probe",
-        "--datadir",
-        str(data),
-        "--cpu",
-        "--workdir",
-        str(tmp_path),
-    ]
-    script.main(["--loadfile", str(path), *more, "--prefix", "more"])
+    more = "--num-step 1 --batch-size 3 --min-points 50 --no-plot --no-probe --cpu --prefix more".split()
+    script.main(["--loadfile", str(path), *more, "--datadir", str(data), "--workdir", str(tmp_path)])
     state = read_checkpoint(tmp_path / "model/more.pt")
     assert state["args"]["published_norms"] and state["args"]["context"]
-    script.main(
-        [
-            "--eval",
-            "--cpu",
-            "--prefix",
-            "more",
-            "--datadir",
-            str(data),
-            "--min-points",
-            "50",
-            "--workdir",
-            str(tmp_path),
-            "--no-probe",
-        ]
-    )
+    script.main(existing_run(data, tmp_path, *evaluate, "--no-probe", prefix="more"))
 
 
 def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
-    """A contradicting flag, a jet network, a segmentation network: refused; and a published run is not to be
-    continued."""
+    """A contradicting flag, a jet network and a segmentation network are refused; a published run cannot be resumed."""
     (golden, *_), (segmentation, *_) = (
         golden_files("polarmae", "polarmae.ckpt"),
         golden_files("polarmae", "segmentation.ckpt"),
@@ -293,7 +192,7 @@ def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
 
 
 def damaged(path, kind):
-    """Spoil the second event of a file, or the file."""
+    """Damage the second event of a file."""
     with h5py.File(path) as file:
         events = [
             (file["point"][k].reshape(-1, 8), file["cluster"][k].reshape(-1, 6)) for k in range(len(file["point"]))
@@ -321,9 +220,9 @@ BAD = {
 
 @pytest.mark.parametrize("kind, workers", [*((kind, "0") for kind in BAD), ("nan", "1")])
 def test_bad_event(data, tmp_path, capsys, kind, workers):
-    """It is named in one line, read by a worker too; with --skip-bad it is counted and left out."""
+    """One line names it, also if a worker reads it; with --skip-bad it is counted and dropped."""
     damaged(data / "train/events_v2.h5", kind)
-    flags = command(data, tmp_path / "w", "--num-workers", workers, "--no-plot", "--no-probe", "--num-epoch", "1")
+    flags = command(data, tmp_path / "w", *f"--num-workers {workers} --num-epoch 1 --no-plot --no-probe".split())
     line = refused(flags, capsys)
     assert BAD[kind] in line and "event 1" in line and "--skip-bad" in line and "worker" not in line
     index_path(data / "train/events_v2.h5").unlink(missing_ok=True)
@@ -335,46 +234,38 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
 @pytest.mark.parametrize(
     "kind, flags, message",
     [
-        ("text", [], "not a readable HDF5 file"),
-        ("empty", [], "expected .h5 files"),
-        ("missing", [], "no such folder"),
-        ("", ["--min-points", "100000"], "--min-points"),
-        ("", ["--mask-ratio", "1.5"], "--mask-ratio"),
-        ("", ["--mask-ratio", "0"], "--mask-ratio: expected a number above 0"),
-        ("", ["--depth", "-1"], "--depth: expected an integer of at least 1"),
-        ("", ["--depth", "0"], "--depth: expected an integer of at least 1"),
-        ("", ["--decoder-depth", "-1"], "--decoder-depth: expected an integer of at least 0"),
-        ("", ["--clip", "nan"], "--clip: expected a number of at least 0"),
-        ("", ["--context", "0"], "context"),
-        ("", ["--overlap", "-1"], "overlap: expected"),
-        ("", ["--seeds", "-5"], "seeds: expected"),
-        ("", ["--radius", "nan"], "radius: expected"),
-        ("", ["--accumulate", "0"], "--accumulate"),
-        ("", ["--lr-start", "1"], "lr_start"),
-        ("", ["--compile"], "--compile"),
-        ("", ["--test"], "--test"),
-        (
-            "",
-            ["--best-by", "probe_f1_mean", "--probe-every", "1", "--no-probe"],
-            "--best-by probe_f1_mean: training makes no probes",
-        ),
-        ("", ["--best-by", "probe_f1_mean"], "--probe-every N"),
-        (
-            "",
-            ["--best-by", "probe_f1_mean", "--num-step", "3", "--probe-every", "4"],
-            "give --probe-every N, within the run",
-        ),
-        ("", ["--eval"], "no such checkpoint"),
-        ("no plotly", ["--plot-html"], "pip install plotly"),
+        ("text", "", "not a readable HDF5 file"),
+        ("empty", "", "expected .h5 files"),
+        ("missing", "", "no such folder"),
+        ("", "--min-points 100000", "--min-points"),
+        ("", "--mask-ratio 1.5", "--mask-ratio"),
+        ("", "--mask-ratio 0", "--mask-ratio: expected a number above 0"),
+        ("", "--depth -1", "--depth: expected an integer of at least 1"),
+        ("", "--depth 0", "--depth: expected an integer of at least 1"),
+        ("", "--decoder-depth -1", "--decoder-depth: expected an integer of at least 0"),
+        ("", "--clip nan", "--clip: expected a number of at least 0"),
+        ("", "--context 0", "context"),
+        ("", "--overlap -1", "overlap: expected"),
+        ("", "--seeds -5", "seeds: expected"),
+        ("", "--radius nan", "radius: expected"),
+        ("", "--accumulate 0", "--accumulate"),
+        ("", "--lr-start 1", "lr_start"),
+        ("", "--compile", "--compile"),
+        ("", "--test", "--test"),
+        ("", "--best-by probe_f1_mean --probe-every 1 --no-probe", "--best-by probe_f1_mean: training makes no probes"),
+        ("", "--best-by probe_f1_mean", "--probe-every N"),
+        ("", "--best-by probe_f1_mean --num-step 3 --probe-every 4", "give --probe-every N, within the run"),
+        ("", "--eval", "no such checkpoint"),
+        ("no plotly", "--plot-html", "pip install plotly"),
     ],
 )
 def test_bad_flags_and_folders(data, tmp_path, capsys, monkeypatch, kind, flags, message):
-    """One line, a non-zero status, nothing written, and nothing of an earlier run of the prefix touched."""
+    """One line, a non-zero status, nothing written, and no file of an earlier run of the prefix is changed."""
     earlier = [
         tmp_path / "w" / name
         for name in ("log/tiny.log", "model/tiny.pt", "model/tiny_best.pt", "log/tiny/end.event0.energy.png")
     ]
-    if flags != ["--eval"]:
+    if flags != "--eval":
         for path in earlier:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("precious")
@@ -387,5 +278,5 @@ def test_bad_flags_and_folders(data, tmp_path, capsys, monkeypatch, kind, flags,
         shutil.rmtree(data)
         if kind == "empty":
             data.mkdir()
-    assert message in refused(command(data, tmp_path / "w", *flags), capsys)
+    assert message in refused(command(data, tmp_path / "w", *flags.split()), capsys)
     assert {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()} == files

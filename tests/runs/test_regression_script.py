@@ -14,13 +14,13 @@ from puffin.metrics.classification import columns as classification_columns
 from puffin.metrics.regression import columns as regression_columns
 from puffin.runs.entry import run_script
 from tests.conftest import ROOT
-from tests.runs.helpers import refused_by, same, weights
+from tests.runs.helpers import existing_run, refused_by, same, weights
 from tests.runs.test_classifier_script import TINY
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Jets of five classes with particle types; a weight of each event, two momenta for each."""
+    """Jets of five classes with particle types; each event has a weight and two target momenta."""
     folder = tmp_path_factory.mktemp("jets")
     for split, n in (("train", 120), ("valid", 40), ("test", 61)):
         with (
@@ -36,42 +36,31 @@ def data(tmp_path_factory):
 
 
 def flags(data, work, *further):
-    """Of a tiny run."""
+    """Return the flags of a tiny run."""
     return [*TINY, "--datadir", str(data), "--workdir", str(work), "--prefix", "tiny", "--num-epoch", "2", *further]
 
 
 def evaluation(data, work, *further):
-    """Flags that evaluate the best checkpoint of the run in work/0."""
-    return [
-        "--eval",
-        "--cpu",
-        "--loadfile",
-        str(work / "0/model/tiny_best.pt"),
-        "--datadir",
-        str(data),
-        "--workdir",
-        str(work / "e"),
-        "--prefix",
-        "e",
-        *further,
-    ]
+    """Return the flags that evaluate the best checkpoint of the run in work/0."""
+    best = str(work / "0/model/tiny_best.pt")
+    return existing_run(data, work / "e", "--eval", "--loadfile", best, *further, prefix="e")
 
 
 def evaluated(script, data, work, *further) -> dict:
-    """The metrics of such an evaluation."""
+    """Evaluate that checkpoint; return the metrics."""
     script.main(evaluation(data, work, *further))
     return row(work / "e/log/e.Best.metrics.csv")
 
 
 def row(path):
-    """The last row of a table."""
+    """Return the last row of a table."""
     with open(path) as file:
         return list(csv.DictReader(file))[-1]
 
 
 @pytest.mark.parametrize("method", ["spurions", "input"])
 def test_regression(data, tmp_path, method):
-    """Metrics, predictions and weights of the constituents; evaluation of the checkpoint repeats them."""
+    """Metrics, predictions and weights of the constituents; an evaluation of the checkpoint repeats them."""
     regressor.main(flags(data, tmp_path, "--method", method, "--stabilizer", "so2", "--scale", "0.1"))
     metrics = row(tmp_path / "log/tiny.Best.metrics.csv")
     assert tuple(metrics)[2:] == regression_columns(1) and all(
@@ -85,25 +74,14 @@ def test_regression(data, tmp_path, method):
     lengths = (momenta[..., 0] != 0).sum(1)
     assert torch.equal(saved["lengths"], lengths + spurions)
     assert torch.allclose(saved["jet"], momenta.sum(1), rtol=1e-5)
-    if method == "spurions":  # the prediction is the weighted sum of what was fed, spurions at unit length
+    if method == "spurions":  # the prediction is the weighted sum of the inputs, with unit spurions
         unit = torch.tensor([[10.0, 0, 0, 0], [0, 0, 0, 10.0]], dtype=torch.float64)
         w = saved["particle_weights"][:, 0].split(saved["lengths"].tolist())
         sums = [x.t() @ torch.cat([unit, p[:n]]) for x, p, n in zip(w, momenta, lengths, strict=False)]
         assert torch.allclose(torch.stack(sums), saved["predict"], rtol=1e-4, atol=1e-3)
-    regressor.main(
-        [
-            "--eval",
-            "--cpu",
-            "--loadfile",
-            str(tmp_path / "model/tiny_best.pt"),
-            "--datadir",
-            str(data),
-            "--workdir",
-            str(tmp_path / "e"),
-            "--predict-format",
-            "h5",
-        ]
-    )
+    best = str(tmp_path / "model/tiny_best.pt")
+    evaluate = ["--eval", "--loadfile", best, "--predict-format", "h5"]
+    regressor.main(existing_run(data, tmp_path / "e", *evaluate, prefix="regressor"))
     again = row(tmp_path / "e/log/regressor.Best.metrics.csv")
     assert float(again["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
     with h5py.File(tmp_path / "e/predict/regressor.best.test.h5") as file:
@@ -111,51 +89,24 @@ def test_regression(data, tmp_path, method):
 
 
 def test_published_example_command(data, tmp_path):
-    """The seed project's command runs as it stands (with fewer jets and epochs and a folder of our own)."""
+    """The command of the original project runs unchanged, apart from fewer jets and epochs and a folder of our own."""
     published = (
         f"--datadir={data} --target=truth_Pmu --yaml={ROOT}/config/48k.yaml --nobj=80 "
         "--nobj-avg=20 --batch-size=64 --prefix=regressor"
     )
-    regressor.main(
-        [
-            *published.split(),
-            "--cpu",
-            "--workdir",
-            str(tmp_path),
-            "--num-epoch",
-            "1",
-            "--num-train",
-            "30",
-            "--num-valid",
-            "10",
-            "--num-test",
-            "20",
-            "--no-plot",
-        ]
-    )
+    further = f"--cpu --workdir {tmp_path} --num-epoch 1 --num-train 30 --num-valid 10 --num-test 20 --no-plot"
+    regressor.main([*published.split(), *further.split()])
     assert np.isfinite(float(row(tmp_path / "log/regressor.Best.metrics.csv")["loss"]))
 
 
 def test_two_targets(data, tmp_path):
-    """Keys by list or by number; numbered columns."""
-    for k, target in enumerate((["--target", "truth_Pmu_0,truth_Pmu_1"], ["--num-targets", "2"])):
-        regressor.main(
-            flags(
-                data,
-                tmp_path / str(k),
-                *target,
-                "--num-epoch",
-                "1",
-                "--loss",
-                "m,E:0.1,psi:2",
-                "--no-plot",
-                "--weights-key",
-                "event_weight",
-            )
-        )
+    """The keys are given by a list or by their number; the columns are numbered."""
+    for k, target in enumerate(("--target truth_Pmu_0,truth_Pmu_1".split(), ["--num-targets", "2"])):
+        further = "--num-epoch 1 --loss m,E:0.1,psi:2 --no-plot --weights-key event_weight".split()
+        regressor.main(flags(data, tmp_path / str(k), *target, *further))
         assert tuple(row(tmp_path / str(k) / "log/tiny.Best.metrics.csv"))[2:] == regression_columns(2)
     assert same(*(weights(tmp_path / k / "model/tiny.pt") for k in "01"))
-    # an evaluation repeats the numbers with the loss and the weights of the training
+    # an evaluation uses the loss and the event weights of the training
     trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
     saved = torch.load(tmp_path / "0/predict/tiny.best.test.pt", weights_only=True)
     with h5py.File(data / "test.h5") as file:
@@ -169,30 +120,20 @@ def test_two_targets(data, tmp_path):
 
 
 def test_best_by_one_of_several_targets(data, tmp_path):
-    """The metrics of several targets are numbered, and so are those that --best-by takes, in a preset too."""
+    """The metrics of several targets are numbered; --best-by takes the numbered names, also in a preset."""
     (tmp_path / "p.yaml").write_text("best_by: dm_1\n")
     history = regressor.main(
-        flags(
-            data,
-            tmp_path,
-            "--num-targets",
-            "2",
-            "--yaml",
-            str(tmp_path / "p.yaml"),
-            "--num-epoch",
-            "3",
-            "--no-plot",
-            "--no-predict",
-        )
+        flags(data, tmp_path, *f"--num-targets 2 --yaml {tmp_path}/p.yaml --num-epoch 3 --no-plot --no-predict".split())
     )
     best = read_checkpoint(tmp_path / "model/tiny_best.pt")["progress"]["best"]
     assert best["dm_1"] == min(row["valid_dm_1"] for row in history) == -best["value"]
 
 
 def test_predictions_name_the_rows_of_the_files(tmp_path):
-    """Jets without a top are left out, and of the others a part is taken: `row` still finds each of them in
-    the files, one after
-    another.  Breaks if it counts what is in use, or begins anew in the second file."""
+    """`row` is the number of a jet in the test files, counted through all of them.
+
+    Jets without a top are dropped, and only some of the others are used. Breaks if `row` counts only the jets that are
+    used, or starts from 0 in the second file."""
     files = []
     for name, source, jets in (
         ("train", "train", slice(0, 60)),
@@ -218,8 +159,8 @@ def test_predictions_name_the_rows_of_the_files(tmp_path):
         assert file["row"][()].tolist() == rows.tolist()
 
 
-def test_killed_regression_continues(data, tmp_path):
-    """Stopped after one epoch and continued: the same weights as in one go."""
+def test_stopped_regression_is_resumed(data, tmp_path):
+    """Stopped after one epoch and resumed: the same weights as without the stop."""
     regressor.main(flags(data, tmp_path / "whole", "--no-plot"))
     from puffin.training.trainer import Trainer
 
@@ -240,19 +181,10 @@ def test_killed_regression_continues(data, tmp_path):
 
 
 def test_several_classes(data, tmp_path):
-    """All columns, one-hot labels, balanced classes, weights of events, particle types together with spurions."""
-    further = [
-        "--num-classes",
-        "5",
-        "--target",
-        "jet_tag_one_hot",
-        "--class-weights",
-        "balanced",
-        "--weights-key",
-        "event_weight",
-        "--read-pid",
-    ]
-    classifier.main(flags(data, tmp_path, *further))
+    """All columns, one-hot labels, balanced classes, event weights, particle types together with spurions."""
+    weighting = "--class-weights balanced --weights-key event_weight".split()
+    further = "--num-classes 5 --target jet_tag_one_hot --read-pid".split()
+    classifier.main(flags(data, tmp_path, *further, *weighting))
     metrics = row(tmp_path / "log/tiny.Best.metrics.csv")
     assert tuple(metrics)[2:] == classification_columns(5)
     for name in ("tiny.best.test.pt", "tiny.best.test_confusion.csv", "tiny.best.test_ROC_4.csv"):
@@ -264,21 +196,11 @@ def test_several_classes(data, tmp_path):
 
 
 def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
-    """A checkpoint knows its features, its weights of events and what balanced classes came to.  Breaks if any
-    is forgotten, or
-    counted anew in the test file, whose classes are as many as in no other."""
-    further = [
-        "--num-classes",
-        "5",
-        "--target",
-        "jet_tag",
-        "--read-pid",
-        "--weights-key",
-        "event_weight",
-        "--no-plot",
-        "--num-epoch",
-        "1",
-    ]
+    """A checkpoint stores its features, the key of its event weights, and the class weights from its training data.
+
+    Breaks if one of them is lost, or if the class weights are computed from the test file, which has other fractions
+    of the classes."""
+    further = "--num-classes 5 --target jet_tag --read-pid --weights-key event_weight --no-plot --num-epoch 1".split()
     classifier.main(flags(data, tmp_path / "0", *further, "--class-weights", "balanced"))
     trained = row(tmp_path / "0/log/tiny.Best.metrics.csv")
     for more in ([], ["--class-weights", "balanced"]):
@@ -302,59 +224,46 @@ def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
     )
 
     classifier.main(flags(data, tmp_path / "0", *further))
-    wish = ["--class-weights", "balanced"]
     assert "holds no class weights from its training" in refused_by(
-        classifier.main, evaluation(data, tmp_path, *wish), capsys
+        classifier.main, evaluation(data, tmp_path, "--class-weights", "balanced"), capsys
     )
 
 
 @pytest.mark.parametrize(
     "script, argv, message",
     [
-        (regressor, ["--target", "Pmu_truth"], "key 'Pmu_truth' not found"),
-        (regressor, ["--target", "truth_Pmu_0,truth_Pmu_1", "--num-targets", "3"], "names 2 momenta"),
-        (regressor, ["--loss", "m:0.05,energy:1"], "expected terms of inv, m"),
-        (regressor, ["--loss", "m:much"], "expected a number"),
+        (regressor, "--target Pmu_truth", "key 'Pmu_truth' not found"),
+        (regressor, "--target truth_Pmu_0,truth_Pmu_1 --num-targets 3", "names 2 momenta"),
+        (regressor, "--loss m:0.05,energy:1", "expected terms of inv, m"),
+        (regressor, "--loss m:much", "expected a number"),
         *(
-            (regressor, ["--loss", loss], f"finite, not negative and not all zero, got '{loss}'")
+            (regressor, f"--loss {loss}", f"finite, not negative and not all zero, got '{loss}'")
             for loss in ("m:-1", "m,3d:nan", "m:inf", "m:0,3d:0")
         ),
-        (regressor, ["--loss", "m:1,3d,m:2"], "m: expected each term once"),
-        (
-            classifier,
-            ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "nan,1,1,1,1"],
-            "expected 'balanced'",
-        ),
-        (
-            classifier,
-            ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "1,1,inf,1,1"],
-            "expected 'balanced'",
-        ),
-        (regressor, ["--best-by", "AUC"], "invalid choice"),
-        (regressor, ["--best-by", "loss_E_0"], "invalid choice"),
+        (regressor, "--loss m:1,3d,m:2", "m: expected each term once"),
+        (classifier, "--target jet_tag --num-classes 5 --class-weights nan,1,1,1,1", "expected 'balanced'"),
+        (classifier, "--target jet_tag --num-classes 5 --class-weights 1,1,inf,1,1", "expected 'balanced'"),
+        (regressor, "--best-by AUC", "invalid choice"),
+        (regressor, "--best-by loss_E_0", "invalid choice"),
         (
             regressor,
-            ["--num-targets", "2", "--best-by", "dm"],
+            "--num-targets 2 --best-by dm",
             "--best-by: expected one of loss, dPsi_0, dR_0, dpT_0, dm_0, loss_m_0, loss_3d_0, dPsi_1",
         ),
-        (
-            regressor,
-            ["--best-by", "dm_0"],
-            "--best-by: expected one of loss, dPsi, dR, dpT, dm, loss_m, loss_3d, got dm_0",
-        ),
-        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--class-weights", "1,2"], "expected 5 numbers"),
-        (classifier, ["--target", "jet_tag", "--class-weights", "1,-2"], "expected 'balanced'"),
-        (classifier, ["--target", "jet_tag"], "found class 4"),
+        (regressor, "--best-by dm_0", "--best-by: expected one of loss, dPsi, dR, dpT, dm, loss_m, loss_3d, got dm_0"),
+        (classifier, "--target jet_tag --num-classes 5 --class-weights 1,2", "expected 5 numbers"),
+        (classifier, "--target jet_tag --class-weights 1,-2", "expected 'balanced'"),
+        (classifier, "--target jet_tag", "found class 4"),
         (
             classifier,
-            ["--target", "jet_tag", "--num-classes", "5", "--best-by", "BgRejectionAt0.3"],
+            "--target jet_tag --num-classes 5 --best-by BgRejectionAt0.3",
             "--best-by: expected one of loss, accuracy, AUC, got",
         ),
-        (classifier, ["--target", "jet_tag", "--num-classes", "5", "--scalars-keys", "d0val"], "key 'd0val' not found"),
+        (classifier, "--target jet_tag --num-classes 5 --scalars-keys d0val", "key 'd0val' not found"),
     ],
 )
 def test_bad_input(data, tmp_path, capsys, script, argv, message):
     """One clear line and a non-zero exit."""
     with pytest.raises(SystemExit) as stop:
-        run_script(script.main, flags(data, tmp_path, *argv))
+        run_script(script.main, flags(data, tmp_path, *argv.split()))
     assert stop.value.code not in (0, None) and message in capsys.readouterr().err

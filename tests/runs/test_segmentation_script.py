@@ -20,9 +20,20 @@ from puffin.settings.flags import parse
 from puffin.tasks.point_predictions import PointPredictions
 from tests.conftest import ROOT, golden_files
 from tests.runs.helpers import TINY_CLOUDS as TINY
-from tests.runs.helpers import refused_by, row, same, stop_in_training_step, walk, weights, write
+from tests.runs.helpers import (
+    check_resumed,
+    existing_run,
+    refused_by,
+    row,
+    same,
+    stop_in_training_step,
+    walk,
+    weights,
+    write,
+)
 
-SCRATCH = ["--arch", "vit_tiny", "--depth", "1", "--head-dim", "16"]
+SCRATCH = "--arch vit_tiny --depth 1 --head-dim 16".split()
+EVALUATE = "--eval --min-points 50".split()
 refused = partial(refused_by, script.main)
 CLASSES = ("shower", "track", "michel", "delta")
 
@@ -33,30 +44,21 @@ def data(small_clouds):
 
 
 def command(data, work, *flags):
-    """Flags of a tiny run."""
+    """Return the flags of a tiny run."""
     return [*TINY, "--head-dim", "16", "--datadir", str(data), "--workdir", str(work), *flags]
 
 
 def encoder_of(path) -> dict:
-    """The encoder's weights in a segmentation checkpoint."""
+    """Return the weights of the encoder in a segmentation checkpoint."""
     return {k.removeprefix("encoder."): v for k, v in weights(path).items() if k.startswith("encoder.")}
 
 
 def test_probe_then_evaluate(data, pretrained, tmp_path):
-    """Every promised output of a frozen encoder; metrics are scikit-learn's on the predictions, which point to
-    the right
-    places of the input; the encoder is the averaged one of the pretraining, to the bit; evaluation elsewhere agrees."""
-    probe = [
-        "--finetune",
-        "peft",
-        "--pretrained",
-        str(pretrained),
-        "--loss",
-        "focal:1,dice:0.5",
-        "--predict",
-        "valid",
-        "test",
-    ]
+    """Train with a frozen encoder, and check every documented output.
+
+    The metrics agree with scikit-learn's on the predictions, which name the right points of the input. The encoder is
+    bitwise identical to the averaged one of the pretraining. An evaluation in another folder repeats the numbers."""
+    probe = f"--finetune peft --pretrained {pretrained} --loss focal:1,dice:0.5 --predict valid test".split()
     history = script.main(command(data, tmp_path, *probe, "--plot-numbers", "1", "6"))
     assert len(history) == 2 and history[0]["valid_f1_macro"] >= 0
     for name in (
@@ -104,16 +106,8 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
     for name, value in encoder_of(tmp_path / "model/tiny.pt").items():
         assert torch.equal(value, averaged.get(f"encoder.{name}", before["model_state"][f"encoder.{name}"])), name
 
-    best = [
-        "--eval",
-        "--cpu",
-        "--min-points",
-        "50",
-        "--testfile",
-        str(data / "val/events_v2.h5"),
-        "--loadfile",
-        str(tmp_path / "model/tiny_best.pt"),
-    ]
+    files = f"--testfile {data}/val/events_v2.h5 --loadfile {tmp_path}/model/tiny_best.pt"
+    best = [*EVALUATE, "--cpu", *files.split()]
     script.main([*best, "--workdir", str(tmp_path / "e"), "--prefix", "again", "--batch-size", "2"])
     again = row(tmp_path / "e/log/again.Best.metrics.csv")
     for name in list(found)[2:]:
@@ -121,20 +115,8 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
     script.main(
         [*best, "--workdir", str(tmp_path / "e"), "--prefix", "few", "--num-test", "2", "--no-predict", "--no-plot"]
     )
-    here = [
-        "--eval",
-        "--cpu",
-        "--min-points",
-        "50",
-        "--datadir",
-        str(data),
-        "--workdir",
-        str(tmp_path),
-        "--prefix",
-        "tiny",
-    ]
     (tmp_path / "predict/tiny.best.valid.h5").unlink()
-    script.main([*here, "--num-valid", "2", "--predict", "valid", "--no-plot"])
+    script.main(existing_run(data, tmp_path, *EVALUATE, *"--num-valid 2 --predict valid --no-plot".split()))
     with h5py.File(tmp_path / "predict/tiny.best.valid.h5") as file:
         assert file["event"].shape == (2,)
     assert not list((tmp_path / "e/predict").glob("few*"))
@@ -144,8 +126,9 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
     "flags", [["--finetune", "lora", "--lora-rank", "2"], ["--layer-decay", "0.5"]], ids=["lora", "decay"]
 )
 def test_fine_tuning(data, pretrained, tmp_path, flags):
-    """What learns, learns, and nothing else: with LoRA the weights of the pretraining stay, and its updates grow; the
-    checkpoint says what it is when it is evaluated, or trained further."""
+    """Only the weights that are to be trained change; with LoRA the pretrained weights stay and its updates grow.
+
+    The checkpoint stores how it was fine-tuned, so it can be evaluated and trained further without these flags."""
     script.main(
         command(data, tmp_path, "--pretrained", str(pretrained), "--no-plot", "--no-predict", "--num-step", "3", *flags)
     )
@@ -169,44 +152,20 @@ def test_fine_tuning(data, pretrained, tmp_path, flags):
             for group in read_checkpoint(tmp_path / "model/tiny.pt")["optimizer_state"]["param_groups"]
         ]
         assert scales == [1, 0.5, 0.25]
-    script.main(
-        [
-            "--eval",
-            "--cpu",
-            "--prefix",
-            "tiny",
-            "--workdir",
-            str(tmp_path),
-            "--datadir",
-            str(data),
-            "--min-points",
-            "50",
-            "--no-plot",
-        ]
-    )
+    script.main(existing_run(data, tmp_path, *EVALUATE, "--no-plot"))
     first, again = (tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()[1:]
     assert [float(x) for x in again.split(",")[2:6]] == pytest.approx(
         [float(x) for x in first.split(",")[2:6]], rel=1e-5
     )
-    further = command(
-        data,
-        tmp_path,
-        "--loadfile",
-        str(tmp_path / "model/tiny.pt"),
-        "--prefix",
-        "more",
-        "--num-step",
-        "1",
-        "--no-plot",
-    )
-    script.main(further)
+    further = f"--loadfile {tmp_path}/model/tiny.pt --prefix more --num-step 1 --no-plot".split()
+    script.main(command(data, tmp_path, *further))
     assert read_checkpoint(tmp_path / "model/more.pt")["args"]["finetune"] == ("lora" if "lora" in flags else "fft")
 
 
 def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
-    """--eval --prefix evaluates the final network too, and leaves pictures of the best one.
+    """--eval --prefix evaluates the final network too, but the pictures are of the best one.
 
-    Breaks if the final one is last."""
+    Breaks if the final network is evaluated last."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-epoch", "1", "--no-predict", "--no-plot"))
     model = tmp_path / "model"
     state = torch.load(model / "tiny.pt", weights_only=True)
@@ -217,38 +176,17 @@ def test_pictures_are_of_the_best(data, tmp_path, monkeypatch):
         "puffin.runs.clouds.draw_labels",
         lambda folder, stem, network, *_: drawn.append((stem, network.head.linear3.bias.clone())) or [],
     )
-    script.main(
-        [
-            "--eval",
-            "--cpu",
-            "--prefix",
-            "tiny",
-            "--workdir",
-            str(tmp_path),
-            "--datadir",
-            str(data),
-            "--min-points",
-            "50",
-            "--no-predict",
-        ]
-    )
+    script.main(existing_run(data, tmp_path, *EVALUATE, "--no-predict"))
     ((stem, bias),) = drawn
     assert stem == "end" and torch.equal(bias, weights(model / "tiny_best.pt")["head.linear3.bias"])
     assert "final test" in (tmp_path / "log/tiny.log").read_text()
 
 
 def test_low_energy_deposits_as_a_class(data, tmp_path):
-    """Five classes, weights from the data that the checkpoint keeps, a transformer in the head, all losses."""
+    """Five classes, class weights from the data (stored in the checkpoint), a transformer in the head, all losses."""
     flags = [
         *SCRATCH,
-        "--no-remove-led",
-        "--class-weights",
-        "data",
-        "--head-depth",
-        "1",
-        "--loss",
-        "nll:0.1,focal,dice:2",
-        "--no-plot",
+        *"--no-remove-led --class-weights data --head-depth 1 --loss nll:0.1,focal,dice:2 --no-plot".split(),
     ]
     script.main(command(data, tmp_path, *flags, "--num-step", "1"))
     found = row(tmp_path / "log/tiny.Best.metrics.csv")
@@ -262,55 +200,22 @@ def test_low_energy_deposits_as_a_class(data, tmp_path):
             points, clusters = file.read(event)
             counts += np.bincount(np.repeat(clusters[:, 4], clusters[:, 0])[points[:, 3] > 0.13], minlength=5)
     assert kept == pytest.approx([counts.sum() / n if n else 0 for n in counts], rel=1e-6)
-    bare = [
-        "--eval",
-        "--cpu",
-        "--prefix",
-        "tiny",
-        "--workdir",
-        str(tmp_path),
-        "--datadir",
-        str(data),
-        "--min-points",
-        "50",
-    ]
-    script.main([*bare, "--no-predict", "--plot-events", "0"])  # the flags come from the checkpoint
+    # the other flags come from the checkpoint
+    script.main(existing_run(data, tmp_path, *EVALUATE, "--no-predict", "--plot-events", "0"))
 
 
 @pytest.mark.parametrize("workers, finetune", [("0", "fft"), ("1", "lora"), ("0", "peft")])
 def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypatch, workers, finetune):
-    """SIGTERM between two validations: --load, with nothing repeated and the pretrained file gone, gives the
-    weights and
-    numbers of a run that was not stopped. Breaks if a rotation or dropout comes from a generator that is not in the
-    checkpoint, or if a validation or a picture draws from one that is."""
+    """SIGTERM between two validations: --load without the flags of the run, and with the pretrained file deleted, gives
+    the weights and the numbers of a run that was not stopped.
+
+    Breaks if a rotation or dropout comes from a generator that is not in the checkpoint, or if a validation or a
+    picture draws from one that is."""
     copy = tmp_path / "pretrained.pt"
     copy.write_bytes(pretrained.read_bytes())
-    every = [
-        "--pretrained",
-        str(copy),
-        "--finetune",
-        finetune,
-        "--drop-path",
-        "0.2",
-        "--loss",
-        "focal,dice",
-        "--class-weights",
-        "data",
-    ]
+    every = f"--pretrained {copy} --finetune {finetune} --drop-path 0.2 --loss focal,dice --class-weights data".split()
     every += ["--layer-decay", "0.7"] if finetune == "fft" else []
-    every += [
-        "--valid-every",
-        "2",
-        "--accumulate",
-        "2",
-        "--num-step",
-        "6",
-        "--batch-size",
-        "2",
-        "--ema",
-        "0.5",
-        "--no-predict",
-    ]
+    every += "--valid-every 2 --accumulate 2 --num-step 6 --batch-size 2 --ema 0.5 --no-predict".split()
     script.main(
         command(data, tmp_path / "whole", *every, *(["--no-plot"] if workers == "1" else ["--plot-every", "4"]))
     )
@@ -321,63 +226,25 @@ def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypat
     stop_in_training_step(monkeypatch, PointSegmentation, 6, script.main, command(data, tmp_path / "cut", *every))
     assert read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]["step"] == 4
     copy.unlink()
-    script.main(
-        [
-            "--load",
-            "--cpu",
-            "--threads",
-            "1",
-            "--prefix",
-            "tiny",
-            "--datadir",
-            str(data),
-            "--workdir",
-            str(tmp_path / "cut"),
-            "--num-workers",
-            workers,
-        ]
-    )
-    for name in ("model/tiny.pt", "model/tiny_best.pt"):
-        assert same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
-    whole, cut = (read_checkpoint(tmp_path / k / "model/tiny.pt")["progress"]["history"] for k in ("whole", "cut"))
-    assert [r["step"] for r in whole] == [2, 4, 6]
-    for a, b in zip(whole, cut, strict=True):
-        assert {k: v for k, v in a.items() if "second" not in k and v == v} == {
-            k: v for k, v in b.items() if "second" not in k and v == v
-        }
+    history = check_resumed(script.main, data, tmp_path, "--num-workers", workers)
+    assert [r["step"] for r in history] == [2, 4, 6]
 
 
 def test_published_checkpoints(data, tmp_path):
-    """A published segmentation network is evaluated; a published masked autoencoder is fine-tuned, and what comes of it
-    still has its norms."""
+    """Evaluate a published segmentation network. Fine-tune a published masked autoencoder, which keeps its norms."""
     (fine, *_), (masked, *_) = golden_files("polarmae", "segmentation.ckpt"), golden_files("polarmae", "polarmae.ckpt")
     common = ["--cpu", "--datadir", str(data), "--min-points", "50", "--workdir", str(tmp_path), "--no-plot"]
     script.main(["--eval", "--loadfile", str(fine), *common, "--prefix", "fine"])
     assert 0 < float(row(tmp_path / "log/fine.Best.metrics.csv")["f1_macro"]) < 1
-    script.main(
-        [
-            "--pretrained",
-            str(masked),
-            "--finetune",
-            "lora",
-            "--num-step",
-            "1",
-            "--batch-size",
-            "5",
-            "--head-dim",
-            "16",
-            *common,
-            "--prefix",
-            "more",
-        ]
-    )
+    more = "--finetune lora --num-step 1 --batch-size 5 --head-dim 16 --prefix more".split()
+    script.main(["--pretrained", str(masked), *more, *common])
     stored = read_checkpoint(tmp_path / "model/more.pt")["args"]
     assert stored["published_norms"] and stored["layers"] == [0, 1] and stored["context"]
     script.main(["--eval", "--prefix", "more", *common])
 
 
 def test_presets(data, tmp_path):
-    """The committed presets are read, and log/PREFIX.yaml is one."""
+    """The presets in config/ can be read, and so can log/PREFIX.yaml."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
     flags = parse(PointSegmentationSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
     assert [flags[name] for name in ("layers", "class_weights", "head_dim")] == [(0,), "pilarnet", 16]
@@ -391,33 +258,30 @@ def test_presets(data, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--finetune", "peft"], "give --pretrained"),
-        (["--pretrained", "nowhere.pt"], "make one with train_pointmae.py"),
-        (["--pretrained", "PRETRAINED", "--depth", "7"], "--depth 7 contradicts"),
-        (["--loadfile", "PRETRAINED"], "to fine-tune it: --pretrained"),
-        (["--load", "--loadfile", "SEGMENTATION"], "fine-tune from it without --load"),
-        (["--pretrained", "JETS"], "not a checkpoint of a masked autoencoder"),
-        (["--pretrained", "SEGMENTATION"], "start from it with --loadfile"),
-        (["--pretrained", "PRETRAINED", "--loadfile", "SEGMENTATION"], "use only one of them"),
-        (["--loadfile", "SEGMENTATION", "--layers", "0"], "--layers 0 contradicts"),
-        (["--loadfile", "SEGMENTATION", "--no-remove-led"], "--remove-led False contradicts"),
-        (["--pretrained", "PRETRAINED", "--finetune", "peft", "--layer-decay", "0.5"], "only --finetune fft trains"),
-        (["--layer-decay", "1.5"], "--layer-decay"),
-        (["--eval", "--loadfile", "SEGMENTATION", "--pretrained", "PRETRAINED"], "as it is; leave the flag out"),
-        (["--eval", "--loadfile", "SEGMENTATION", "--scratch"], "--scratch: an evaluation"),
-        (["--class-weights", "1,2"], "expected 4 numbers"),
-        (["--class-weights", "1,-2,3,4"], "'pilarnet', 'data', 'none'"),
-        (
-            ["--class-weights", "data", "--eval", "--loadfile", "SEGMENTATION", "--testfile", "TEST"],
-            "found no training events",
-        ),
-        (["--loss", "focal:1,dce:1"], "expected terms of focal, nll, dice"),
-        (["--layers", "1", "--depth", "1"], "blocks of the encoder, 0 to 0"),
-        (["--predict-format", "pt"], "are written to HDF5 files"),
-        (["--plot-numbers", "7"], "expected 0 to 6"),
-        (["--lora-rank", "0"], "--lora-rank"),
-        (["--best-by", "AUC"], "--best-by"),
-        (["--compile"], "--compile"),
+        ("--finetune peft", "give --pretrained"),
+        ("--pretrained nowhere.pt", "make one with train_pointmae.py"),
+        ("--pretrained PRETRAINED --depth 7", "--depth 7 contradicts"),
+        ("--loadfile PRETRAINED", "to fine-tune it: --pretrained"),
+        ("--load --loadfile SEGMENTATION", "fine-tune from it without --load"),
+        ("--pretrained JETS", "not a checkpoint of a masked autoencoder"),
+        ("--pretrained SEGMENTATION", "start from it with --loadfile"),
+        ("--pretrained PRETRAINED --loadfile SEGMENTATION", "use only one of them"),
+        ("--loadfile SEGMENTATION --layers 0", "--layers 0 contradicts"),
+        ("--loadfile SEGMENTATION --no-remove-led", "--remove-led False contradicts"),
+        ("--pretrained PRETRAINED --finetune peft --layer-decay 0.5", "only --finetune fft trains"),
+        ("--layer-decay 1.5", "--layer-decay"),
+        ("--eval --loadfile SEGMENTATION --pretrained PRETRAINED", "as it is; leave the flag out"),
+        ("--eval --loadfile SEGMENTATION --scratch", "--scratch: an evaluation"),
+        ("--class-weights 1,2", "expected 4 numbers"),
+        ("--class-weights 1,-2,3,4", "'pilarnet', 'data', 'none'"),
+        ("--class-weights data --eval --loadfile SEGMENTATION --testfile TEST", "found no training events"),
+        ("--loss focal:1,dce:1", "expected terms of focal, nll, dice"),
+        ("--layers 1 --depth 1", "blocks of the encoder, 0 to 0"),
+        ("--predict-format pt", "are written to HDF5 files"),
+        ("--plot-numbers 7", "expected 0 to 6"),
+        ("--lora-rank 0", "--lora-rank"),
+        ("--best-by AUC", "--best-by"),
+        ("--compile", "--compile"),
     ],
 )
 def test_bad_flags(data, pretrained, tmp_path, capsys, run_folder, flags, message):
@@ -428,7 +292,7 @@ def test_bad_flags(data, pretrained, tmp_path, capsys, run_folder, flags, messag
         "SEGMENTATION": golden_files("polarmae", "segmentation.ckpt")[0],
         "TEST": data / "val/events_v2.h5",
     }
-    flags = [str(places.get(flag, flag)) for flag in flags]
+    flags = [str(places.get(flag, flag)) for flag in flags.split()]
     small = [] if "--loadfile" in flags or "--pretrained" in flags else SCRATCH
     base = ["--cpu", "--min-points", "50", "--datadir", str(data), "--workdir", str(tmp_path / "w")]
     assert message in refused([*base, *small, *flags], capsys)
@@ -436,45 +300,33 @@ def test_bad_flags(data, pretrained, tmp_path, capsys, run_folder, flags, messag
 
 
 def test_pretraining_is_never_replaced(data, pretrained, tmp_path, capsys):
-    """The encoder's checkpoint belongs to the run of that prefix: refused, and still there."""
+    """If the checkpoint of the encoder belongs to the run of that prefix, the script refuses and the file stays."""
     (tmp_path / "model").mkdir()
-    mine = tmp_path / "model/tiny_best.pt"
-    mine.write_bytes(pretrained.read_bytes())
-    assert "choose another --prefix" in refused(command(data, tmp_path, "--pretrained", str(mine), "--no-plot"), capsys)
-    assert mine.exists()
+    best = tmp_path / "model/tiny_best.pt"
+    best.write_bytes(pretrained.read_bytes())
+    assert "choose another --prefix" in refused(command(data, tmp_path, "--pretrained", str(best), "--no-plot"), capsys)
+    assert best.exists()
 
 
 def test_probe_first_then_all_weights(data, pretrained, tmp_path):
-    """--loadfile with another --finetune: the same weights, of which more learn; but a run is not continued so."""
-    script.main(
-        command(
-            data,
-            tmp_path,
-            "--finetune",
-            "peft",
-            "--pretrained",
-            str(pretrained),
-            "--num-step",
-            "1",
-            "--no-plot",
-            "--no-predict",
-        )
-    )
+    """--loadfile with another --finetune starts from the same weights and trains more of them.
+
+    Such a run can be resumed without repeating --loadfile and --finetune."""
+    probe = f"--finetune peft --pretrained {pretrained} --num-step 1 --no-plot --no-predict".split()
+    script.main(command(data, tmp_path, *probe))
     first = encoder_of(tmp_path / "model/tiny.pt")
-    more = ["--loadfile", str(tmp_path / "model/tiny.pt"), "--finetune", "fft", "--prefix", "all", "--num-step", "1"]
+    more = f"--loadfile {tmp_path}/model/tiny.pt --finetune fft --prefix all --num-step 1".split()
     script.main(command(data, tmp_path, *more, "--no-plot", "--no-predict"))
     assert not same(first, encoder_of(tmp_path / "model/all.pt"))
-    script.main(
-        ["--load", "--cpu", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "all", "--num-step", "2"]
-    )
-    assert (
-        read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]
-    )  # the table of few labels asks for it
+    script.main(existing_run(data, tmp_path, "--load", "--num-step", "2", prefix="all"))
+    # the table of runs with few labels reads it
+    assert read_checkpoint(tmp_path / "model/all.pt")["args"]["loadfile"] == more[1]
 
 
-def test_continuing_refuses_another_way(data, pretrained, tmp_path, capsys):
-    """What learns cannot change within a run, as the optimizer's state would not fit; nor can the encoder that it began
-    with, which is not read again. The same command with --load is the way to go on after a stop."""
+def test_resuming_refuses_another_fine_tuning(data, pretrained, tmp_path, capsys):
+    """--finetune cannot change within a run, because the optimizer's state would not fit.
+
+    Nor can the pretrained encoder, which is not read again. The same command with --load resumes the run."""
     script.main(command(data, tmp_path, *SCRATCH, "--num-step", "1", "--no-plot", "--no-predict"))
     for flags in (["--finetune", "peft"], ["--pretrained", str(pretrained)], ["--scratch"]):
         line = refused(command(data, tmp_path, *SCRATCH, "--load", *flags), capsys)
@@ -488,8 +340,9 @@ def test_continuing_refuses_another_way(data, pretrained, tmp_path, capsys):
 
 
 def test_unexpected_class(data, tmp_path, capsys):
-    """Low-energy deposits outside of cluster 0, for a network without that class: the event is named, or left
-    out and counted."""
+    """Low-energy deposits outside of cluster 0, for a network without that class.
+
+    The error names the event; with --skip-bad it is dropped and counted."""
     rng = np.random.default_rng(1)
     events = [walk(rng, 100), walk(rng, 100)]
     events[1][1][2, 4] = 4
@@ -505,7 +358,7 @@ def test_unexpected_class(data, tmp_path, capsys):
 
 
 def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
-    """Status 143 and no file of predictions, neither whole nor half. Breaks if the signal is left to the system."""
+    """Status 143, and neither a complete nor a partial file of predictions. Breaks if SIGTERM is not handled."""
     append, before = PointPredictions.append, signal.getsignal(signal.SIGTERM)
 
     def append_and_signal(self, rows):
@@ -514,20 +367,10 @@ def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(PointPredictions, "append", append_and_signal)
-    published = [
-        "--eval",
-        "--loadfile",
-        str(golden_files("polarmae", "segmentation.ckpt")[0]),
-        "--min-points",
-        "50",
-        "--batch-size",
-        "2",
-    ]
+    flags = [*EVALUATE, "--batch-size", "2", "--no-plot"]
+    flags += ["--loadfile", str(golden_files("polarmae", "segmentation.ckpt")[0])]
     with pytest.raises(SystemExit) as stop:
-        run_script(
-            script.main,
-            [*published, "--cpu", "--no-plot", "--datadir", str(data), "--workdir", str(tmp_path), "--prefix", "cut"],
-        )
+        run_script(script.main, existing_run(data, tmp_path, *flags, prefix="cut"))
     assert stop.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
     assert (
         list((tmp_path / "predict").iterdir()) == [] and "stopped by SIGTERM" in (tmp_path / "log/cut.log").read_text()
@@ -535,25 +378,13 @@ def test_sigterm_in_an_evaluation(data, tmp_path, monkeypatch):
 
 
 def test_every_event_gets_labels(tmp_path):
-    """--min-points 0: an event of nothing at all has its place in the file; otherwise the log counts what is
-    left out."""
+    """--min-points 0: empty events have an entry in the file too. Otherwise the log counts the dropped events."""
     rng = np.random.default_rng(3)
     empty = np.zeros((0, 8), np.float32), np.zeros((0, 6), np.int32)
     path = write(tmp_path / "data/events_v2.h5", [empty, walk(rng, 90), walk(rng, 20), empty, walk(rng, 60), empty])
     checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
-    flags = [
-        "--eval",
-        "--cpu",
-        "--loadfile",
-        str(checkpoint),
-        "--testfile",
-        str(path),
-        "--batch-size",
-        "2",
-        "--workdir",
-        str(tmp_path),
-        "--no-plot",
-    ]
+    flags = f"--eval --cpu --testfile {path} --batch-size 2 --workdir {tmp_path} --no-plot".split()
+    flags += ["--loadfile", str(checkpoint)]
     script.main([*flags, "--min-points", "0", "--prefix", "all"])
     with h5py.File(tmp_path / "predict/all.best.test.h5") as file:
         assert file["event"][()].tolist() == list(range(6)) and (np.diff(file["ptr"]) > 0).tolist() == [
@@ -571,9 +402,10 @@ def test_every_event_gets_labels(tmp_path):
 
 
 def test_files_and_folders_to_label(tmp_path):
-    """A file and a folder at once: predictions say which file and row each event is from, and each file by
-    itself gives the
-    same labels. Breaks if only the first path is read, or if the files' order is not that of the predictions."""
+    """--testfile with a file and a folder: the predictions store the file and the row of each event.
+
+    Each file alone gives the same labels. Breaks if only the first path is read, or if the predictions are not in the
+    order of the files."""
     rng = np.random.default_rng(4)
     one = write(tmp_path / "z_v2.h5", [walk(rng, 90), walk(rng, 120)])
     two, three = (
@@ -581,19 +413,8 @@ def test_files_and_folders_to_label(tmp_path):
         for folder, sizes in (("x", (80,)), ("y", (100, 70)))
     )
     checkpoint = golden_files("polarmae", "segmentation.ckpt")[0]
-    flags = [
-        "--eval",
-        "--cpu",
-        "--loadfile",
-        str(checkpoint),
-        "--min-points",
-        "0",
-        "--batch-size",
-        "1",
-        "--workdir",
-        str(tmp_path),
-        "--no-plot",
-    ]
+    flags = f"--eval --cpu --min-points 0 --batch-size 1 --workdir {tmp_path} --no-plot".split()
+    flags += ["--loadfile", str(checkpoint)]
     script.main([*flags, "--prefix", "every", "--testfile", str(one), str(tmp_path / "more")])
     with h5py.File(tmp_path / "predict/every.best.test.h5") as file:
         files = [file.attrs["files"][f] for f in file["file"]]

@@ -1,4 +1,4 @@
-"""The sweep script: real workers on sample jets, with every kind of storage, killed and cut off from their database."""
+"""The sweep script: real workers on sample jets, with every kind of storage; some are killed or lose their database."""
 
 import csv
 import importlib
@@ -24,67 +24,23 @@ from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
 from tests.postgres import Server
 from tests.runs import held_sweep
+from tests.runs.helpers import TINY_AUTOENCODER, TINY_PELICAN
 
 SPACE = """
 lr-init: {type: float, range: [0.001, 0.01], log: true}
 activation: {choices: [leakyrelu, gelu]}
 """
 TINY = [
-    "--num-channels-m",
-    "[[6],[6]]",
-    "--num-channels-2to2",
-    "[4,4]",
-    "--num-channels-m-out",
-    "[6,4]",
-    "--num-channels-out",
-    "6",
-    "--num-channels-scalar",
-    "2",
-    "--nobj",
-    "10",
-    "--batch-size",
-    "10",
-    "--cpu",
-    "--threads",
-    "1",
-    "--no-plot",
-    "--num-train",
-    "200",
-    "--num-valid",
-    "60",
-    "--num-test",
-    "60",
-    "--datadir",
-    str(ROOT / "data/sample_data/run12"),
+    *TINY_PELICAN,
+    *"--nobj 10 --batch-size 10 --no-plot --num-train 200 --num-valid 60 --num-test 60".split(),
+    *["--datadir", str(ROOT / "data/sample_data/run12")],
 ]
-
-TINY_CLOUDS = [
-    "--arch",
-    "vit_tiny",
-    "--depth",
-    "1",
-    "--decoder-depth",
-    "1",
-    "--group-size",
-    "8",
-    "--context",
-    "60",
-    "--batch-size",
-    "3",
-    "--valid-every",
-    "1",
-    "--cpu",
-    "--threads",
-    "1",
-    "--no-plot",
-    "--num-train",
-    "6",
-    "--num-valid",
-    "4",
-    "--datadir",
-    str(ROOT / "data/sample_data/lartpc"),
+TINY_PRETRAINING = [
+    *TINY_AUTOENCODER,
+    *"--group-size 8 --context 60 --batch-size 3 --valid-every 1 --cpu --threads 1 --no-plot".split(),
+    *["--num-train", "6", "--num-valid", "4", "--datadir", str(ROOT / "data/sample_data/lartpc")],
 ]
-FEW = ["--num-train", "100", "--num-valid", "20", "--num-test", "20", "--batch-size", "20"]
+FEW = "--num-train 100 --num-valid 20 --num-test 20 --batch-size 20".split()
 
 
 @pytest.fixture(scope="session")
@@ -96,33 +52,23 @@ def server():
 
 
 def command(work, *flags) -> list[str]:
-    """Flags of a sweep of tiny trainings.  Its space is written once: a worker may be reading it."""
+    """Return the flags of a sweep of tiny trainings. Write its space once only, as a worker may be reading it."""
     if not (work / "space.yaml").exists():
         (work / "space.yaml").write_text(SPACE)
-    return [
-        "--study-name",
-        "s",
-        "--space",
-        str(work / "space.yaml"),
-        "--workdir",
-        str(work),
-        *TINY,
-        "--num-epoch",
-        "2",
-        *flags,
-    ]
+    return [*f"--study-name s --space {work}/space.yaml --workdir {work}".split(), *TINY, "--num-epoch", "2", *flags]
 
 
 def rows(path) -> list[dict]:
-    """Of a CSV file."""
+    """Return the rows of a CSV file."""
     with open(path) as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_directions(name):
-    """The best epoch of a trial is that of its script: each choice of --best-by has a direction, and losses
-    alone are lowered."""
+    """Each choice of --best-by has a direction: scores are maximized, all others (losses) minimized.
+
+    So a trial and its script choose the same best epoch."""
     task = TASKS[name]
     (choices,) = [
         action.choices
@@ -137,8 +83,8 @@ def test_directions(name):
 
 
 @pytest.mark.parametrize("task, script", [("classifier", train_pelican_classifier), ("cov", train_pelican_cov)])
-def test_a_sweep_and_what_it_leaves(tmp_path, task, script):
-    """Each trial is a run with files of its own; the table, the best flags and the pictures say what came out."""
+def test_a_sweep_and_its_files(tmp_path, task, script):
+    """Each trial is a run with files of its own; the sweep writes a table, the best flags and pictures."""
     optuna_search.main(["--task", task, *command(tmp_path, "--num-trials", "3", "--optuna-test", "--batch-size", "20")])
     for k in range(3):
         for name in (
@@ -157,7 +103,7 @@ def test_a_sweep_and_what_it_leaves(tmp_path, task, script):
     for ending in ("history.png", "importance.png", "parallel.png", "journal", "sweep.log"):
         assert (tmp_path / f"log/s.{ending}").stat().st_size > 1000 or ending == "sweep.log"
 
-    # the best flags, as a preset and as a command, repeat the best trial to the last digit
+    # a run with the preset of the best flags has the same metric as the best trial, to the last digit
     head, *_ = (tmp_path / "log/s.best.yaml").read_text().splitlines()
     assert head.startswith(f"# python3 train_pelican_{task}.py ") and head.endswith("--prefix s-again")
     preset = yaml.safe_load((tmp_path / "log/s.best.yaml").read_text())
@@ -167,21 +113,8 @@ def test_a_sweep_and_what_it_leaves(tmp_path, task, script):
 
 
 def test_pruned_and_several_metrics(tmp_path, capsys):
-    """A pruned trial ends after an epoch and keeps its checkpoint; two metrics give a Pareto front, and no pruning."""
-    flags = [
-        *FEW,
-        "--num-trials",
-        "5",
-        "--sampler",
-        "random",
-        "--sampler-seed",
-        "3",
-        "--pruner",
-        "asha",
-        "--num-epoch",
-        "4",
-        "--no-report",
-    ]
+    """A pruned trial ends early and keeps its checkpoint. Two metrics give a Pareto front; nothing is pruned."""
+    flags = [*FEW, *"--num-trials 5 --sampler random --sampler-seed 3 --pruner asha --num-epoch 4 --no-report".split()]
     optuna_search.main(["--task", "classifier", *command(tmp_path, *flags)])
     trials = optuna.load_study(study_name="s", storage=open_storage(str(tmp_path / "log/s.journal"), 0)).get_trials()
     pruned = [t for t in trials if t.state.name == "PRUNED"]
@@ -200,8 +133,8 @@ def test_pruned_and_several_metrics(tmp_path, capsys):
     ].keys()
 
 
-def test_a_study_that_is_continued_otherwise(tmp_path, capsys):
-    """Other flags are warned of and shown in the table; another storage does not replace the runs of the first."""
+def test_a_study_that_is_continued_with_other_flags(tmp_path, capsys):
+    """Changed flags give a warning and are shown in the table. Another storage does not replace the first runs."""
     line = ["--task", "classifier", *command(tmp_path, *FEW, "--num-epoch", "1", "--pruner", "none", "--no-report")]
     optuna_search.main([*line, "--num-trials", "2"])
     assert "other flags" not in capsys.readouterr().err
@@ -223,18 +156,13 @@ def test_a_study_that_is_continued_otherwise(tmp_path, capsys):
 
 
 def test_pretraining_is_judged_by_the_probe(tmp_path):
-    """Every validation is probed, of which there are several in an epoch; where only some are, the others do not count.
-    Breaks if the loss decides, if rows of the same epoch are taken for one, or if a row without a probe prunes
-    a trial."""
+    """Every validation has a probe; an epoch has several. With --probe-every, rows without a probe do not count.
+
+    Breaks if trials are compared by the loss, rows of one epoch are merged, or a row without a probe prunes a trial."""
     (tmp_path / "space.yaml").write_text("mask-ratio: {type: float, range: [0.4, 0.8]}")
     line = [
-        "--task",
-        "pointmae",
-        "--space",
-        str(tmp_path / "space.yaml"),
-        "--workdir",
-        str(tmp_path),
-        *TINY_CLOUDS,
+        *f"--task pointmae --space {tmp_path}/space.yaml --workdir {tmp_path}".split(),
+        *TINY_PRETRAINING,
         "--num-epoch",
         "2",
     ]
@@ -259,23 +187,23 @@ def test_pretraining_is_judged_by_the_probe(tmp_path):
 @pytest.mark.parametrize(
     "flags, reason",
     [
-        (["--password", "hunter2"], "PGPASSWORD"),
-        (["--storage", "postgresql://me:hunter2@host/db"], "PGPASSWORD"),
-        (["--prefix", "mine"], "leave the flag out"),
-        (["--eval"], "leave the flag out"),
-        (["--metric", "speed"], "--direction"),
-        (["--study-name", "a/b"], "--study-name: expected a plain file name"),
-        (["--metric", "AUC", "loss", "--pruner", "median"], "several metrics"),
-        (["--host", "a", "--storage", "b.db"], "give only one of them"),
-        (["--lr-init", "0.01", "--activation", "gelu"], "nothing is left to vary"),
-        (["--sampler", "grid"], "without steps"),
-        (["--datadir", "nowhere"], "the first 5 trials all failed"),
+        ("--password hunter2", "PGPASSWORD"),
+        ("--storage postgresql://me:hunter2@host/db", "PGPASSWORD"),
+        ("--prefix mine", "leave the flag out"),
+        ("--eval", "leave the flag out"),
+        ("--metric speed", "--direction"),
+        ("--study-name a/b", "--study-name: expected a plain file name"),
+        ("--metric AUC loss --pruner median", "several metrics"),
+        ("--host a --storage b.db", "give only one of them"),
+        ("--lr-init 0.01 --activation gelu", "nothing is left to vary"),
+        ("--sampler grid", "without steps"),
+        ("--datadir nowhere", "the first 5 trials all failed"),
     ],
 )
 def test_bad_flags(tmp_path, capsys, flags, reason):
-    """One line, an exit status, no password."""
+    """One line, a non-zero status, and no password in the output."""
     with pytest.raises(SystemExit) as stop:
-        run_script(optuna_search.main, ["--task", "classifier", *command(tmp_path, *flags)])
+        run_script(optuna_search.main, ["--task", "classifier", *command(tmp_path, *flags.split())])
     err = capsys.readouterr().err
     assert (
         stop.value.code == (2 if "--study-name" in flags else 1)  # the parser's, or the script's
@@ -290,17 +218,18 @@ def test_bad_flags(tmp_path, capsys, flags, reason):
 
 @pytest.fixture(scope="session")
 def fork_server():
-    """Starts processes from one that has imported everything, which takes seconds.  Those of --jobs are
-    started anew, as
-    people start them."""
+    """Start processes from one that has already imported everything, because the imports take seconds.
+
+    The processes of --jobs are new ones, as in normal use."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["optuna_search", "train_pelican_classifier", __name__])
     return context
 
 
 def be_a_worker(flags, output, environment, held):
-    """The script, in a process of its own, held in its first trial if a folder is given; with --jobs each of its
-    workers is."""
+    """Run the script in this process. If `held` is a folder, its first trial pauses (held_sweep.py).
+
+    With --jobs the first trial of each worker pauses."""
     with open(output, "w") as out:
         os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
     os.environ.update(environment)
@@ -312,7 +241,7 @@ def be_a_worker(flags, output, environment, held):
 
 
 class Workers:
-    """Workers of one study."""
+    """The worker processes of one study."""
 
     def __init__(self, fork_server, work, storage, secret):
         self.fork_server, self.work, self.storage, self.secret, self.started = fork_server, work, storage, secret, []
@@ -326,12 +255,12 @@ class Workers:
         return worker
 
     def all_held(self, number: int) -> list[int]:
-        """Wait until so many workers stand still in mid-trial, each after one epoch; their process numbers."""
+        """Wait until `number` workers pause in a trial, each after one epoch; return their process numbers."""
         wait_until(lambda: len(list(self.work.glob("held.*"))) == number, self._none_failed)
         return [int(held.suffix[1:]) for held in self.work.glob("held.*")]
 
     def let_go(self) -> None:
-        """The held workers go on."""
+        """Let the paused workers continue."""
         (self.work / "go").touch()
 
     def _none_failed(self) -> None:
@@ -344,7 +273,7 @@ class Workers:
         return self._file(self.started.index(worker)).read_text()
 
     def status(self, worker) -> int:
-        """Its exit status, when it has ended."""
+        """Wait for the end of a worker; return its exit status."""
         worker.join(PATIENCE)
         assert worker.exitcode is not None, f"still there after {PATIENCE} s: {self.output(worker)}"
         return worker.exitcode
@@ -353,7 +282,7 @@ class Workers:
         return optuna.load_study(study_name="s", storage=open_storage(self.storage, 30))
 
     def trial_of(self, pid: int) -> optuna.trial.FrozenTrial:
-        """The trial that a worker is busy with, when it has given a sign of life there."""
+        """Wait for the first heartbeat of a worker in its trial; return that trial."""
 
         def find():
             running = (t for t in self.study().get_trials() if t.state.name == "RUNNING")
@@ -364,7 +293,7 @@ class Workers:
 
 @pytest.fixture
 def workers(request, tmp_path, monkeypatch, fork_server):
-    """Workers on the storage that the test names; whatever happens, none of them stays."""
+    """Workers on the storage that the test names; they are killed at the end of the test."""
     kind, secret = request.param, {}
     storage = {"sqlite": f"{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal"}.get(kind)
     if storage is None:
@@ -382,18 +311,18 @@ def workers(request, tmp_path, monkeypatch, fork_server):
 
 
 def check_nothing_lost(workers, num_trials):
-    """Every trial was completed once, by one worker; those that were begun twice say so."""
+    """Every trial is complete and has one row in the table, and no two trials have the same value."""
     study = workers.study()
-    there = counted(study)
-    assert len(there) == num_trials and {t.state.name for t in there} == {"COMPLETE"}
+    trials = counted(study)
+    assert len(trials) == num_trials and {t.state.name for t in trials} == {"COMPLETE"}
     in_table = [r["prefix"] for r in rows(workers.work / "log/s.Best.metrics.csv")]
-    assert sorted(in_table) == sorted(f"s-{t.number}" for t in there)
-    assert len({t.params["lr-init"] for t in there}) == num_trials
+    assert sorted(in_table) == sorted(f"s-{t.number}" for t in trials)
+    assert len({t.params["lr-init"] for t in trials}) == num_trials
     return study
 
 
 def check_no_password(workers, server):
-    """Neither in a file of the sweep, nor in what it printed, nor in the database."""
+    """The password is neither in a file of the sweep, nor in its output, nor in the database."""
     files = [p for p in workers.work.rglob("*") if p.is_file()]
     assert len(files) > 20 and not [p for p in files if server.password.encode() in p.read_bytes()]
     dump = server.dump()
@@ -404,20 +333,10 @@ def check_no_password(workers, server):
     "workers, number, num_trials", [("journal", 2, 4), ("sqlite", 2, 4), ("postgresql", 3, 12)], indirect=["workers"]
 )
 def test_a_worker_is_killed(workers, number, num_trials, request):
-    """Three workers, twelve trials, one kill -9 in mid-trial: another worker continues that trial from its
-    checkpoint."""
+    """Kill -9 of one of several workers during a trial: another worker continues that trial from its checkpoint."""
     for _ in range(number):
         workers.start(
-            "--num-trials",
-            str(num_trials),
-            "--heartbeat",
-            "1",
-            "--num-epoch",
-            "4",
-            "--no-report",
-            "--pruner",
-            "none",
-            held=True,
+            *f"--num-trials {num_trials} --heartbeat 1 --num-epoch 4 --no-report --pruner none".split(), held=True
         )
     pid, *_ = workers.all_held(number)
     trial = workers.trial_of(pid)
@@ -441,7 +360,9 @@ def test_a_worker_is_killed(workers, number, num_trials, request):
 
 @pytest.mark.parametrize("workers", ["postgresql"], indirect=True)
 def test_the_database_is_restarted(workers, server):
-    """Two workers wait and finish; one without patience says why it ends, and its trial is run by the others."""
+    """Two workers wait for the database and finish. One with a short --patience ends with the reason.
+
+    The others run its trial again."""
     flags = ["--num-trials", "6", "--heartbeat", "2", "--num-epoch", "3", "--no-report"]
     patient = [workers.start(*flags, held=True) for _ in range(2)]
     hasty = workers.start(*flags, "--patience", "0.5", held=True)
@@ -464,7 +385,7 @@ def test_the_database_is_restarted(workers, server):
 
 @pytest.mark.parametrize("workers", ["postgresql"], indirect=True)
 def test_a_wrong_password(workers, server):
-    """One line that says so, without the one that was tried."""
+    """The error is one line that says so, without the password that was used."""
     workers.secret = {"PGPASSWORD": "hunter2"}
     worker = workers.start()
     assert workers.status(worker) == 1
@@ -479,21 +400,8 @@ def test_a_wrong_password(workers, server):
 
 @pytest.mark.parametrize("workers", ["journal"], indirect=True)
 def test_sigterm_hands_the_trial_over(workers):
-    """To two local workers at once: both save, their trials wait, and the same command goes on with them."""
-    flags = [
-        "--num-trials",
-        "4",
-        "--num-epoch",
-        "10",
-        "--batch-size",
-        "10",
-        "-j",
-        "2",
-        "--pruner",
-        "none",
-        "--sampler-seed",
-        "5",
-    ]
+    """SIGTERM to two local workers: both save and queue their trials again; the same command continues these trials."""
+    flags = "--num-trials 4 --num-epoch 10 --batch-size 10 -j 2 --pruner none --sampler-seed 5".split()
     parent = workers.start(*flags, held=True)
     workers.all_held(2)
     parent.terminate()
@@ -505,7 +413,8 @@ def test_sigterm_hands_the_trial_over(workers):
     assert workers.status(again) == 0
     trials = workers.study().get_trials()
     assert [t.state.name for t in trials].count("COMPLETE") == 4
-    assert len({t.params["lr-init"] for t in trials}) == 4  # new proposals are new, though the seed is the same
+    # new proposals differ from the old ones, although the seed is the same
+    assert len({t.params["lr-init"] for t in trials}) == 4
     for t in trials:
         assert ("repeats" in t.user_attrs) == (
             "resuming at epoch" in (workers.work / f"log/s-{t.number}.log").read_text()

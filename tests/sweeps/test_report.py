@@ -1,4 +1,4 @@
-"""What a sweep leaves behind, for made-up trials: those of real ones are tests/cli/test_sweep_script.py's."""
+"""The files that a sweep writes, for made-up trials. tests/runs/test_sweep_script.py tests those of real ones."""
 
 import csv
 
@@ -11,7 +11,7 @@ from puffin.sweeps.report import Report
 
 
 def report(tmp_path, directions: list[str], values: list[list[float]]) -> Report:
-    """Of one finished trial per list of values, which differ in --lr-init."""
+    """Make the report of a study with one complete trial per list of values; the trials differ in --lr-init."""
     study = optuna.create_study(study_name="s", directions=directions)
     learning_rate = optuna.distributions.FloatDistribution(0.001, 1, log=True)
     for k, found in enumerate(values):
@@ -39,9 +39,9 @@ def report(tmp_path, directions: list[str], values: list[list[float]]) -> Report
     ],
 )
 def test_the_first_of_equal_trials_is_the_best(tmp_path, directions, values, best, marked):
-    """The table marks the trial whose flags are written, and no other; of several metrics all on the Pareto front.
-    Breaks if equal trials are all marked, as Optuna's own list of the best ones has them, or if the last of
-    them is chosen."""
+    """The table marks only the trial whose flags are written; with several metrics, the whole Pareto front.
+
+    Breaks if all equal trials are marked, as in Optuna's own list of the best ones, or the last of them is chosen."""
     chosen = report(tmp_path, directions, values).write()
     with open(tmp_path / "s.trials.csv") as file:
         assert [int(row["trial"]) for row in csv.DictReader(file) if row["best"] == "1"] == marked

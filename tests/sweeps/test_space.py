@@ -1,4 +1,4 @@
-"""Search spaces: what a file may say, and what a trial makes of it."""
+"""Search spaces: what a file may contain, and which flags a trial gets from it."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 
 def parser() -> argparse.ArgumentParser:
-    """A script's flags."""
+    """Make the parser of a script."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--layers", type=int, default=2)
@@ -34,7 +34,7 @@ deep: {choices: [true, false]}
 
 
 def space(tmp_path, text, given=()):
-    """The space of a text, with some flags fixed."""
+    """Read a space from a text. given: names of flags on the command line."""
     file = tmp_path / "space.yaml"
     file.write_text(text)
     fixed = vars(parser().parse_args([]))
@@ -42,7 +42,7 @@ def space(tmp_path, text, given=()):
 
 
 def test_flags_follow_the_file(tmp_path):
-    """Every trial's flags are taken by the script, within ranges; `layers` only where its condition holds."""
+    """The script accepts every trial's flags; values are in range; `layers` is left out unless its condition holds."""
     chosen, study = space(tmp_path, SPACE), optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     seen = set()
     for _ in range(60):
@@ -55,7 +55,7 @@ def test_flags_follow_the_file(tmp_path):
 
 
 def test_the_command_line_fixes_flags(tmp_path):
-    """What is given is not varied, and decides conditions by its value in `fixed` (kind a: no layers)."""
+    """Flags of the command line are not varied; conditions use their values in `fixed` (kind a: no layers)."""
     chosen = space(tmp_path, SPACE, given=["kind", "rate"])
     names = {f.split("=")[0] for f in chosen.sample(optuna.create_study().ask())}
     assert names <= {"--widths", "--deep", "--no-deep"}
@@ -64,7 +64,7 @@ def test_the_command_line_fixes_flags(tmp_path):
 
 
 def test_grid(tmp_path):
-    """All values; a range without a step cannot be listed."""
+    """A grid has all values; a range without a step has no grid."""
     text = (
         "widths: {type: int, range: [3, 5]}\nrate: {type: float, range: [0.0, 0.3], step: 0.1}\nkind: {choices: [a, c]}"
     )
@@ -98,7 +98,7 @@ def test_grid(tmp_path):
     ],
 )
 def test_bad_files_say_where(tmp_path, text, reason):
-    """Found before anything runs, with the file and the entry."""
+    """Errors are found before anything runs, and name the file and the entry."""
     with pytest.raises(InputError, match="space.yaml") as error:
         space(tmp_path, text)
     assert reason in str(error.value)
@@ -106,7 +106,9 @@ def test_bad_files_say_where(tmp_path, text, reason):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_spaces_that_come_with_it(task):
-    """Every task has one of which each trial is a network; that of jets keeps five blocks of one width."""
+    """Every task has a space in config/search/, and each of its trials is a valid network.
+
+    The spaces for jets keep five blocks of the same width."""
     schema, script = TASKS[task].schema, importlib.import_module(TASKS[task].script)
     chosen = read_space(ROOT / f"config/search/{task}.yaml", script.make_parser, {}, defaults(schema).values)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))

@@ -152,8 +152,7 @@ def test_a_restarted_server_is_waited_for(server, monkeypatch):
 def test_each_waiting_trial_is_taken_once(server, tmp_path, kind):
     """Three processes that start together on an empty storage take 18 waiting trials, and no trial twice.
 
-    They start to take trials only after all trials are queued, as the others could use up a list that was read
-    before."""
+    They start to take trials only after all trials are queued; otherwise a process could read an incomplete list."""
     url = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": f"{tmp_path}/s.journal", "postgresql": server.url}[kind]
     code = (
         "import sys, optuna; from puffin.sweeps.storage import open_storage\n"

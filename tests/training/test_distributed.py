@@ -1,4 +1,4 @@
-"""Several processes: the same training as one process, all or none stop, and one voice."""
+"""Several processes: the same training as one process, a common end, and one log."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from tests.training.two_processes import FIXED, SAME, flags
 
 
 def start_two(scenario: str, small_jets, work) -> list[subprocess.Popen]:
-    """The two processes of a scenario, as torchrun would start them."""
+    """Start the two processes of a scenario, as torchrun would."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
@@ -33,7 +33,7 @@ def start_two(scenario: str, small_jets, work) -> list[subprocess.Popen]:
 
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess:
-    """Two processes under the real launcher."""
+    """Start two processes with torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -41,7 +41,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def end_of(processes) -> list[str]:
-    """stderr of each process; all are gone afterwards."""
+    """Wait for all processes; return the stderr of each."""
     try:
         return [p.communicate(timeout=PATIENCE)[1] for p in processes]
     finally:
@@ -49,7 +49,7 @@ def end_of(processes) -> list[str]:
 
 
 def run_two(scenario: str, small_jets, work) -> None:
-    """A scenario to its end; process 0 alone speaks."""
+    """Run a scenario to its end; only process 0 may write to stderr."""
     processes = start_two(scenario, small_jets, work)
     errors = end_of(processes)
     assert [p.returncode for p in processes] == [0, 0], errors
@@ -57,7 +57,7 @@ def run_two(scenario: str, small_jets, work) -> None:
 
 
 def check_same_training(one, two, nan_ok: bool = False) -> None:
-    """Weights, statistics, losses and metrics of two checkpoints, to rounding."""
+    """Compare weights, statistics, losses and metrics of two checkpoints, up to rounding."""
     assert one["model_state"].keys() == two["model_state"].keys()
     for name, value in one["model_state"].items():
         assert relative(two["model_state"][name].double(), value.double()) < 1e-8, name
@@ -130,7 +130,7 @@ def test_one_signal_stops_all_and_the_run_continues_bit_for_bit(runs):
 
 
 def test_continues_on_another_number_of_processes(runs, small_jets):
-    """One process goes on from two: said in the log, at the same event of the epoch, with the batches it now has."""
+    """One process resumes a run of two, at the same event of the epoch, with its own batches; the log says so."""
     script.main(flags(str(small_jets), str(runs / "fewer"), "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
     text = (runs / "fewer/log/tiny.log").read_text()
     assert (
@@ -156,14 +156,14 @@ def test_only_the_first_process_writes(runs):
 def test_failure_of_one_ends_all(small_jets, tmp_path):
     """The second process fails while the first waits for it: both end at once, and the log of the first says why.
 
-    With the real launcher, which would end the first one before it could say so."""
+    With torchrun, which could end the first process before it writes the reason."""
     result = torchrun("-m", "tests.training.two_processes", "fail", str(small_jets), str(tmp_path))
     assert result.returncode != 0 and result.stderr.count("event 7 is not finite") == 1
     assert "process 1: train.h5: event 7 is not finite" in (tmp_path / "fail/log/tiny.log").read_text().splitlines()[-1]
 
 
 def test_killed_process_ends_all(small_jets, tmp_path):
-    """A process that vanishes without a word (kill -9) is named as lost, and the other one does not wait for it."""
+    """A process that is killed (kill -9) is reported as lost, and the other one does not wait for it."""
     processes = start_two("whole", small_jets, tmp_path)
     wait_until((tmp_path / "two/model/tiny.pt").exists)
     processes[1].kill()
@@ -179,7 +179,7 @@ def test_torchrun_with_bad_input(small_jets, tmp_path):
 
 
 def test_incomplete_environment(monkeypatch):
-    """WORLD_SIZE without the rest would wait for ever."""
+    """WORLD_SIZE without the other variables is refused, because the process would wait for ever."""
     from puffin.errors import InputError
 
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
@@ -190,7 +190,7 @@ def test_incomplete_environment(monkeypatch):
 
 
 def test_alone():
-    """Without torchrun every exchange gives back what it was given."""
+    """Without torchrun every exchange returns what it was given."""
     rows = {"index": torch.tensor([1, 0])}
     assert distributed.gather_events(rows) is rows and distributed.total(1, 2.5) == [1, 2.5]
     assert (
@@ -201,7 +201,7 @@ def test_alone():
 
 
 def test_gathering_sorts_events_and_their_particles(monkeypatch):
-    """Rows come back in the order of the events, the particles of each event with it."""
+    """Rows come back in the order of the events, together with the particles of each event."""
     parts = [
         {"index": torch.tensor([2, 0]), "lengths": torch.tensor([2, 1]), "particle_x": torch.tensor([20, 21, 0])},
         {"index": torch.tensor([1]), "lengths": torch.tensor([3]), "particle_x": torch.tensor([10, 11, 12])},
@@ -214,7 +214,7 @@ def test_gathering_sorts_events_and_their_particles(monkeypatch):
 
 
 def test_process_that_is_ended_leaves_no_half_file(tmp_path, monkeypatch):
-    """The watching thread removes what the main thread was writing, whose blocks are never left."""
+    """The watching thread removes a file that the main thread is writing and cannot finish."""
     watch, ended = distributed._Watch(torch.distributed.HashStore()), []
 
     def end(status):

@@ -29,7 +29,7 @@ class Numbers:
 
 
 class Task(InMemoryTask):
-    """(w x - 3 x)^2, the mean over the events of a batch."""
+    """The loss (w x - 3 x)^2, averaged over the events of a batch."""
 
     metric_directions = {"loss": -1}
 
@@ -59,7 +59,7 @@ class Loader:
 
 
 def make_trainer(tmp_path, task=None, **options):
-    """Plain gradient descent."""
+    """Make a trainer with plain gradient descent."""
     task = task or Task()
     return Trainer(
         task,
@@ -74,7 +74,7 @@ def make_trainer(tmp_path, task=None, **options):
 
 
 def run(tmp_path, batch_size=2, **options):
-    """Task and trainer after training without shuffling."""
+    """Train without shuffling; return task and trainer."""
     trainer, batches = make_trainer(tmp_path, **options), EpochBatches(len(DATA), batch_size, shuffle=False)
     rows = []
     trainer.fit(
@@ -89,8 +89,9 @@ def run(tmp_path, batch_size=2, **options):
 
 @pytest.mark.parametrize("batch_size, accumulate", [(1, 11), (2, 6), (4, 3), (3, 4)])
 def test_accumulated_batches_are_one_batch(tmp_path, batch_size, accumulate):
-    """Two epochs of one step each: weights as with all events in a batch, although the last batch is smaller. Breaks if
-    batches, not events, are averaged, or the clipping sees the sum."""
+    """Two epochs of one step each give the same weights as with all events in one batch; the last batch is smaller.
+
+    Breaks if the mean is over batches instead of events, or the clipping acts on the sum."""
     whole, one = run(tmp_path, 11, num_epoch=2, clip=0.5)
     parts, many = run(tmp_path, batch_size, num_epoch=2, clip=0.5, accumulate=accumulate)
     assert many.progress.step == one.progress.step == 2
@@ -100,7 +101,7 @@ def test_accumulated_batches_are_one_batch(tmp_path, batch_size, accumulate):
 
 
 def test_last_group_of_an_epoch_is_smaller(tmp_path):
-    """Six batches in groups of four: two steps an epoch. Breaks if a group reaches into the next epoch."""
+    """Six batches in groups of four are two steps per epoch. Breaks if a group continues in the next epoch."""
     _, trainer = run(tmp_path, num_epoch=3, accumulate=4)
     assert (trainer.progress.step, trainer.progress.epoch, trainer.progress.batch) == (6, 3, 0)
 
@@ -117,9 +118,9 @@ def test_last_group_of_an_epoch_is_smaller(tmp_path):
     ],
 )
 def test_rows_of_the_history(tmp_path, options, steps, epochs):
-    """After each epoch, or every so many steps, within an epoch too, and at the end, once. Breaks if
-    validation leaves the
-    model in evaluation mode."""
+    """There is a row after each epoch, or every N steps (also within an epoch), and one at the end.
+
+    Breaks if validation leaves the model in evaluation mode."""
     task, trainer = run(tmp_path, **options)
     history = trainer.progress.history
     assert [row["step"] for row in history] == steps and [row["epoch"] for row in history] == epochs
@@ -128,9 +129,10 @@ def test_rows_of_the_history(tmp_path, options, steps, epochs):
 
 
 def test_place_beyond_the_epoch(tmp_path):
-    """An old checkpoint of more data, which does not tell how much: the epoch is over, and the next one is
-    trained. Breaks
-    if the loader is asked for batches that it does not have, again and again."""
+    """An old checkpoint of a run with more events, whose number it does not store.
+
+    It is past the end of this epoch, so the next epoch is trained. Breaks if the loader is asked again and again for
+    batches that it does not have."""
     trainer, batches = make_trainer(tmp_path, num_epoch=3), EpochBatches(len(DATA), 2, shuffle=False)
     trainer.progress = Progress(epoch=1, batch=6, batch_events=2, step=12)
     asked = []
@@ -147,7 +149,7 @@ def test_place_beyond_the_epoch(tmp_path):
 
 
 def test_signal_where_nothing_is_trained(tmp_path):
-    """SIGTERM ends a run whose loader has no batch; without batches no step looks at it."""
+    """SIGTERM also ends a run whose loader has no batch, although the signal is normally checked in a step."""
 
     class Nothing:
         def __init__(self):
@@ -165,17 +167,17 @@ def test_signal_where_nothing_is_trained(tmp_path):
 
 
 def test_loss_of_a_row(tmp_path):
-    """The mean over the events since the last row: 10 and 1 of the 11.
+    """The mean is over the events since the last row: 10 and 1 of the 11.
 
-    Breaks if a row begins with the sums of the last one."""
+    Breaks if a row includes the sums of the last one."""
     (whole,), (first, second) = (
         run(tmp_path, num_epoch=1, **more)[1].progress.history for more in ({}, {"valid_every": 5})
     )
     assert (10 * first["train_loss"] + second["train_loss"]) / 11 == pytest.approx(whole["train_loss"], rel=1e-12)
 
 
-def test_counts_are_told(tmp_path, monkeypatch):
-    """What a task counts is in the log, those that are 0 are not, and each row begins anew."""
+def test_counts_are_logged(tmp_path, monkeypatch):
+    """The log has the counts of a task, except those that are 0; each row starts from 0 again."""
     lines = []
     monkeypatch.setattr("puffin.training.trainer.log.warning", lines.append)
     run(tmp_path, num_epoch=2)
@@ -183,15 +185,14 @@ def test_counts_are_told(tmp_path, monkeypatch):
 
 
 def test_metrics_see_the_averaged_weights(tmp_path):
-    """With --ema the weights that are evaluated are those that metrics (a probe) look at; training goes on with
-    its own."""
+    """With --ema, metrics such as a probe use the averaged weights; training continues with its own."""
     task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
     seen, own = trainer.progress.history[0]["valid_weight"], task.model.weight.item()
     assert seen == pytest.approx(trainer.average.module.weight.item()) and abs(seen - own) > 0.01
 
 
 def test_reports_and_the_end_see_the_averaged_weights(tmp_path):
-    """Pictures are of the weights that were evaluated, and an exception of a report leaves the model with its own."""
+    """Pictures use the weights that were evaluated. After an exception in a report, the model has its own weights."""
     task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
     own, average, seen = task.model.weight.item(), trainer.average.module.weight.item(), []
 
@@ -207,7 +208,7 @@ def test_reports_and_the_end_see_the_averaged_weights(tmp_path):
 
 
 def test_same_as_without_the_new_options(tmp_path):
-    """Defaults change nothing: a plain loop of gradient steps gives the same bits."""
+    """With default options the result is bitwise identical to a plain loop of gradient steps."""
     task, _ = run(tmp_path, num_epoch=2)
     other = Task()
     optimizer = torch.optim.SGD(other.model.parameters(), lr=0.1)
@@ -220,7 +221,7 @@ def test_same_as_without_the_new_options(tmp_path):
 
 
 def test_learning_rates_of_groups(tmp_path):
-    """Each group has its factor of the schedule's rate in every step; a factor of 1 changes no bit."""
+    """In each step a group has the schedule's rate times its factor; with a factor of 1 nothing changes."""
     trainer = run(tmp_path, num_epoch=1)[1]
     weight, bias = trainer.task.model.parameters()
     trainer.optimizer = torch.optim.SGD(
@@ -231,7 +232,7 @@ def test_learning_rates_of_groups(tmp_path):
 
 
 class Counting:
-    """A collector that counts batches, and notes how it ended."""
+    """A collector that counts batches and stores how it ended."""
 
     def __init__(self):
         self.batches, self.ended = 0, None
@@ -253,8 +254,9 @@ class Counting:
 
 @pytest.mark.parametrize("size, ended", [(4, None), (2, InputError)])
 def test_collector(tmp_path, size, ended):
-    """A task may collect outputs itself, and hears of the end, of an error too; the model is back in its mode
-    after both."""
+    """A task can collect outputs itself; its collector is closed at the end and after an error.
+
+    The model is back in its mode in both cases."""
     task, trainer = run(tmp_path, num_epoch=1)
     collector, asked = Counting(), []
     task.collector = lambda *arguments: asked.append(arguments) or collector
@@ -273,7 +275,7 @@ def test_collector(tmp_path, size, ended):
 
 
 def test_unknown_metric(tmp_path):
-    """Named before training begins."""
+    """The error comes before training starts."""
     with pytest.raises(InputError, match="--best-by: expected one of loss, got AUC"):
         task = Task()
         task.best_by = "AUC"

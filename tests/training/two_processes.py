@@ -93,13 +93,14 @@ def main(argv: list[str]) -> None:
         state = torch.load(f"{work}/cut/model/tiny.pt", weights_only=True)
         os.makedirs(f"{work}/fewer/model")
         torch.save(state, f"{work}/fewer/model/tiny.pt")
-    distributed.from_main(None)  # the checkpoint is there
+    distributed.from_main(None)  # wait until the checkpoint is written
     script.main(flags(data, f"{work}/cut", "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
 
 
 def points(data: str, work: str) -> None:
-    """Train a segmentation network, whose losses are sums over both processes. Evaluate it with both processes, and
-    with the first one alone. Then compute a loss in which no process has an event."""
+    """Train a segmentation network, whose losses are sums over both processes.
+
+    Evaluate it with both processes, and with the first alone. Then compute a loss in which no process has an event."""
     segmentation.main(flags(data, f"{work}/two", *POINTS, "--batch-size", "2"))
     evaluation = "--eval --min-points 50 --cpu --double --no-plot --prefix alone --no-distribute-eval".split()
     evaluation += ["--loadfile", f"{work}/two/model/points.pt"]

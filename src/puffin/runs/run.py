@@ -30,12 +30,12 @@ from puffin.training.trainer import Trainer, TrainerOptions
 
 log = logging.getLogger("puffin")
 
-LR_EVENTS = 128  # events per step for which learning rates with --lr-scale are meant
+LR_EVENTS = 128  # with --lr-scale, learning rates are those for this number of events per step
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose settings are complete: where it started, its settings by part, its files."""
+    """A run whose settings are complete: what it starts from, its settings by group, its files."""
 
     start: Start
     settings: Any  # of the script, a ScriptSettings
@@ -43,7 +43,7 @@ class Run:
 
     @classmethod
     def of(cls, start: Start) -> "Run":
-        """Return the run that starts there; InputError if settings contradict each other."""
+        """Make a run from its start; InputError if settings contradict each other."""
         settings = start.flags.settings()
         if start.device.type == "mps" and settings.machine.dtype == "double":
             raise InputError("--double: not supported by --mps; use --float or --cpu")
@@ -52,7 +52,7 @@ class Run:
         return cls(start, settings, RunPaths.of(settings.run))
 
     def changed(self, **values) -> "Run":
-        """Return the same run with other values of settings, such as those that were computed from the data."""
+        """Return the same run with some settings changed, for example those that are computed from the data."""
         return Run.of(replace(self.start, flags=self.start.flags.changed(**values)))
 
     @property
@@ -66,7 +66,7 @@ class Run:
         return torch.float64 if self.settings.machine.dtype == "double" else torch.float32
 
     def loader(self, dataset, training: bool = False):
-        """Return loader and order of a split: shuffled for training, in the order of the files for evaluation."""
+        """Return the loader of a split and its batches: shuffled for training, in file order for evaluation."""
         settings = self.settings
         shared = training or settings.machine.distribute_eval
         ranks = (distributed.rank(), distributed.num_ranks()) if shared else (0, 1)
@@ -81,7 +81,7 @@ class Run:
         return make_loader(dataset, batches, settings.data.num_workers, self.device.type == "cuda"), batches
 
     def lr_factor(self) -> float:
-        """Return the factor of --lr-scale on the learning rates."""
+        """Return the factor by which --lr-scale multiplies the learning rates."""
         optimisation = self.settings.optimisation
         events = optimisation.batch_size * optimisation.accumulate * distributed.num_ranks()
         return math.sqrt(events / LR_EVENTS) if optimisation.lr_scale == "sqrt" else 1.0
@@ -139,13 +139,12 @@ def train_and_evaluate(
     """Train a task on the splits (or only evaluate it) and write every output; return one row of numbers per epoch.
 
     draw(file, history, outputs): draws a finished run from its rows and the test outputs of the best epoch.
-    report(all rows so far): called after each epoch, when its checkpoint is written; may end the run by an
-    exception."""
+    report(all rows so far): called after each epoch, once its checkpoint is written; if it raises, the run ends."""
     evaluating = run.start.evaluating
     loader, batches = (None, None) if evaluating else run.loader(datasets["train"], training=True)
     trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)
     notes = load_checkpoint(run, trainer, datasets)
-    open_log(run)  # from here on files are written; every setting has been checked
+    open_log(run)  # all settings are checked before this line, which writes the first file
     if run.start.resuming:
         p, datadir = trainer.progress, run.settings.data.datadir
         log.info(f"resuming at epoch {p.epoch + 1}, batch {p.batch} (step {p.step}), with the data of {datadir}")
@@ -164,7 +163,7 @@ def train_and_evaluate(
     if distributed.from_main(run.settings.run.save and run.paths.best.exists()):
         best = Checkpoint.read(run.paths.best)
         best.load_into(task.model)
-        trainer.average = None  # the checkpoint's weights are the averaged ones already
+        trainer.average = None  # the weights of the checkpoint are already the averaged ones
         log.info(f"best epoch: {best.best_epoch}")
         outputs = evaluate_and_save(run, trainer, task, datasets, "best")
     draw_run(run, draw, history, outputs)
@@ -172,11 +171,11 @@ def train_and_evaluate(
 
 
 def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> list[str]:
-    """Load weights, and when resuming the whole state of the training; return what the log should warn of."""
+    """Load the weights, or when resuming the whole state of the training; return warnings for the log."""
     start, model = run.start, trainer.task.model
     if start.checkpoint is not None and not start.resuming:
         start.checkpoint.load_into(model)
-    if distributed.rank() > 0:  # the same weights everywhere, other dropout
+    if distributed.rank() > 0:  # the same weights on every process, but different dropout
         torch.manual_seed(run.settings.run.seed + distributed.rank())
     if not start.resuming:
         return []
@@ -187,7 +186,7 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
     if changed:
         notes.append(f"{', '.join(changed)}: the best epoch is chosen anew, from the next validation on")
     if changed or checkpoint.path != run.paths.checkpoint:
-        progress.best = {}  # measured otherwise, or the best of another run, which is not a file of this one
+        progress.best = {}  # judged by other settings, or a file of another run
     if progress.train_events not in (0, len(datasets["train"])):
         raise InputError(
             f"--load: expected the {progress.train_events} training events with which the run was started, got "
@@ -203,7 +202,7 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
 
 
 def changes_of_best(values: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """Return the flags by which a resumed run judges its epochs otherwise than before."""
+    """Return the changed flags of a resumed run that affect which epoch is the best."""
     names = ["best_by", "weights_key"] + ["loss", "class_weights"] * (values["best_by"] == "loss")
     return [
         f"--{name.replace('_', '-')} {values[name]} instead of {stored[name]}"
@@ -213,7 +212,7 @@ def changes_of_best(values: Mapping[str, Any], stored: Mapping[str, Any]) -> lis
 
 
 def open_log(run: Run) -> None:
-    """Open the log file; a new run first names and removes the files of an earlier run of the same prefix."""
+    """Open the log file. A new run first lists and deletes the files of an earlier run with the same prefix."""
     if not distributed.is_main():
         return
     settings, paths, start = run.settings, run.paths, run.start
@@ -262,7 +261,7 @@ def evaluate_checkpoints(run: Run, trainer: Trainer, task: Task, datasets: Mappi
     missing = [split for split in run.settings.run.predict if split not in datasets]
     if missing:
         log.warning(f"--predict: found no {' and no '.join(missing)} events")
-    named = [("final", run.paths.checkpoint), ("best", run.paths.best)]  # pictures are of the last one
+    named = [("final", run.paths.checkpoint), ("best", run.paths.best)]  # the pictures are of the last one
     first = run.start.checkpoint
     if run.settings.run.loadfile:
         named = [("best", first.path)]

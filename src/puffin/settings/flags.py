@@ -1,8 +1,7 @@
-"""From declared settings to a command line (argparse), and back from flags, presets and checkpoints to settings.
+"""Make a command line (argparse) from declared settings, and settings from flags, presets and checkpoints.
 
-Values come from, last wins: the defaults of the script, the presets of --yaml, the command line. `Flags`
-remembers which
-were given, because a value from a checkpoint replaces a default but not a flag (settings/roles.py).
+The command line wins over the presets of --yaml, and these win over the defaults of the script. `Flags` stores which
+values were given, because a value from a checkpoint replaces a default but not a flag (settings/roles.py).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: a table of its trials, the best flags, pictures."""
+"""Write the results of a sweep: a table of its trials, the best flags, pictures."""
 
 import csv
 import logging
@@ -22,7 +22,10 @@ log = logging.getLogger("puffin")
 
 @dataclass(frozen=True)
 class Report:
-    """Writes log/S.*.  script: file name of the training script; metrics: what the study optimises, in its order."""
+    """The results of a study S, which are written to log/S.*.
+
+    metrics: the metrics that the study optimizes, in its order; script: file name of the training script; schema: its
+    settings; logdir: the folder log/."""
 
     study: optuna.Study
     metrics: list[str]
@@ -31,10 +34,11 @@ class Report:
     logdir: Path
 
     def path(self, ending: str) -> Path:
+        """Return the file log/S.ENDING."""
         return self.logdir / f"{self.study.study_name}.{ending}"
 
     def write(self) -> FrozenTrial | None:
-        """Every file; returns the best trial, None if no trial was finished."""
+        """Write every file; return the best trial, or None if no trial is complete."""
         trials = [t for t in self.study.get_trials(deepcopy=False) if "surplus" not in t.user_attrs]
         chosen = self.chosen()
         self._table(trials, {t.number for t in chosen})
@@ -57,14 +61,16 @@ class Report:
         return best
 
     def chosen(self) -> list[FrozenTrial]:
-        """The best trial, of equal ones the first; with several metrics all that no other beats in all of
-        them, the best by the
-        first metric in front.  Empty if no trial was finished."""
+        """Return the best trials; empty if no trial is complete.
+
+        With one metric this is the best trial, the first one if several are equal. With several metrics it is the
+        Pareto front, sorted by the first metric, best first."""
         sign = -1 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1
         front = sorted(self.study.best_trials, key=lambda t: (sign * t.values[0], t.number))
         return front if len(self.metrics) > 1 else front[:1]
 
     def _table(self, trials: list[FrozenTrial], chosen: set[int]) -> None:
+        """Write log/S.trials.csv. chosen: numbers of the best trials."""
         names = sorted({name for t in trials for name in t.params} | self._differing(trials))
         repeated = {t.user_attrs.get("repeats") for t in trials}
         with whole_file(self.path("trials.csv")) as temporary, open(temporary, "w", newline="") as file:
@@ -93,13 +99,13 @@ class Report:
 
     @staticmethod
     def _differing(trials: list[FrozenTrial]) -> set[str]:
-        """Flags on the command line that were not the same for all trials."""
+        """Return the names of the command-line flags that differ between trials."""
         settings = [t.user_attrs["settings"] for t in trials if "settings" in t.user_attrs]
         names = {name for s in settings for name in s}
         return {name.replace("_", "-") for name in names if any(s.get(name) != settings[0].get(name) for s in settings)}
 
     def _best_flags(self, best: FrozenTrial) -> str:
-        """Write the best settings as a preset, headed by their command, which is returned."""
+        """Write the settings of the best trial as a preset, with its command in the first line; return the command."""
         flags = best.user_attrs["flags"]
         command = shlex.join(["python3", self.script, *flags, "--prefix", f"{self.study.study_name}-again"])
         parsed = parse(self.schema, "", flags)
@@ -110,6 +116,7 @@ class Report:
         return command
 
     def _pictures(self, finished: list[FrozenTrial], chosen: set[int]) -> None:
+        """Draw the complete trials. chosen: numbers of the best trials."""
         metric, values = self.metrics[0], [t.values[0] for t in finished]
         maximize = self.study.directions[0] == StudyDirection.MAXIMIZE
         names = sorted({name for t in finished for name in t.params})
@@ -121,8 +128,8 @@ class Report:
             "parallel.png": lambda path: draw_parallel(path, columns, logarithmic, values, metric),
         }
         if len(finished) > 2:
-            sign = -1 if maximize else 1  # it asks what makes the target low
-            with warnings.catch_warnings():  # which say the same, and that few or equal trials tell little
+            sign = -1 if maximize else 1  # Optuna finds what makes the target low
+            with warnings.catch_warnings():  # Optuna warns of this, and of few or equal trials
                 warnings.filterwarnings("ignore", category=UserWarning)
                 importances = optuna.importance.get_param_importances(self.study, target=lambda t: sign * t.values[0])
             pictures["importance.png"] = lambda path: draw_importance(path, importances, metric)

@@ -14,14 +14,15 @@ from puffin.settings.presets import read_yaml
 
 TYPES = {"float": FloatDistribution, "int": IntDistribution}
 _KEYS = {"type", "range", "log", "step", "choices", "when", "write"}
-_MOST_VALUES = 10_000  # of one parameter, or of a whole grid
+_MOST_VALUES = 10_000  # maximum number of values of one parameter, and of combinations in a grid
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A flag that is varied.
+    """A flag that the sweep varies.
 
-    write: what the flag is given, with {} for the value; when: argument names and the values of which one must be met.
+    write: text of the flag's value, in which {} is replaced by the sampled value. when: conditions, (argument name,
+    allowed values); the flag is left out of a trial unless every argument has one of its allowed values.
     """
 
     name: str
@@ -30,13 +31,13 @@ class Parameter:
     when: tuple[tuple[str, tuple], ...] = ()
 
     def flag(self, value) -> str:
-        """The command-line flag for a value."""
+        """Return the command-line flag for a value."""
         if isinstance(value, bool):
             return f"--{'' if value else 'no-'}{self.name}"
         return f"--{self.name}={self.write.replace('{}', str(value))}"
 
     def values(self) -> list:
-        """All values, for a grid; InputError if it is a range without a step."""
+        """Return all values, for a grid; InputError for a range without a step, and if there are too many."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return list(d.choices)
@@ -55,13 +56,13 @@ class Parameter:
 class Space:
     """The parameters of a sweep, in the order of the file.
 
-    fixed: the arguments of the script that hold for every trial; conditions look there for what is not varied."""
+    fixed: the arguments of the script that are the same in every trial; conditions on other flags use these values."""
 
     def __init__(self, parameters: list[Parameter], fixed: dict):
         self.parameters, self.fixed = parameters, fixed
 
     def sample(self, trial: optuna.Trial) -> list[str]:
-        """Flags for the values that the trial suggests; parameters whose conditions are not met are left out."""
+        """Return flags with the values that the trial suggests, without parameters whose conditions are not met."""
         values, flags = {}, []
         for p in self.parameters:
             known = self.fixed | values
@@ -72,7 +73,7 @@ class Space:
         return flags
 
     def grid(self) -> dict[str, list]:
-        """All values of every parameter; InputError if they cannot be listed."""
+        """Return all values of every parameter; InputError if they cannot be listed, or are too many."""
         for p in self.parameters:
             if p.when:
                 raise InputError(
@@ -101,9 +102,10 @@ def _suggest(trial: optuna.Trial, p: Parameter):
 
 
 def read_space(path: str | Path, make_parser: Callable[[], argparse.ArgumentParser], given: dict, fixed: dict) -> Space:
-    """A space from its file, every value checked as the script would check its flag.
+    """Read a search space from its file; check every value as the script would check its flag.
 
-    given: arguments that the command line fixes, which are not varied.  InputError says what is wrong, and where."""
+    given: arguments on the command line, which are not varied; fixed: see Space. InputError names the file and the
+    entry that is wrong."""
     content = read_yaml(path, "search space", "config/search/*.yaml", "flag: {type: ..., range: [...]}")
     if not content:
         raise InputError(f"{path}: names no flag to vary")
@@ -128,7 +130,7 @@ def read_space(path: str | Path, make_parser: Callable[[], argparse.ArgumentPars
 
 
 def _parameter(name: str, entry, where: str) -> Parameter:
-    """One entry of the file."""
+    """Make a parameter from one entry of the file."""
     if not isinstance(entry, dict) or not entry.keys() <= _KEYS:
         raise InputError(f"{where}: expected a mapping with some of {', '.join(sorted(_KEYS))}, got {entry!r}")
     try:
@@ -150,7 +152,7 @@ def _distribution(entry: dict) -> BaseDistribution:
         choices = entry["choices"]
         if not isinstance(choices, list) or not choices or entry.keys() & {"type", "range", "log", "step"}:
             raise ValueError("expected either 'choices: [...]', or 'type' and 'range'")
-        # Optuna stores plain values only; a list is written as the flag takes it
+        # Optuna stores plain values only, so a list becomes the text of its flag
         return CategoricalDistribution(
             [str(c).replace(" ", "") if isinstance(c, (list, tuple)) else c for c in choices]
         )
@@ -166,7 +168,7 @@ def _distribution(entry: dict) -> BaseDistribution:
 
 
 def _check_flags(parser: argparse.ArgumentParser, p: Parameter, where: str) -> None:
-    """InputError unless the script takes the flag, with the extreme values or every choice."""
+    """Raise InputError unless the script accepts the flag with every choice, or with both ends of its range."""
     d = p.distribution
     if f"--{p.name}" not in parser._option_string_actions:
         raise InputError(f"{where}: no flag --{p.name} in this script, see --help")

@@ -1,8 +1,9 @@
 """Several processes that train one model together, as `torchrun` starts them.
 
-Without torchrun there is one process, and every function here does the obvious thing for it.  CPU tensors travel by
-gloo, GPU tensors by NCCL.  A process that fails writes why into the processes' common store, where a thread of each
-other process finds it: all end within seconds, even while they wait for the failed one, and process 0 logs the cause.
+Without torchrun there is one process: gathering, summing and broadcasting return its own values. CPU tensors are sent
+with gloo, GPU tensors with NCCL. A process that fails writes the reason into the common store of the processes. A
+thread in each other process checks the store, so all end within seconds, even while they wait for the failed one, and
+process 0 logs the reason.
 """
 
 import logging
@@ -25,29 +26,29 @@ from puffin.files import remove_unfinished
 
 log = logging.getLogger("puffin")
 
-TIMEOUT = timedelta(hours=1)  # of one exchange: long, as the others wait while process 0 evaluates alone and writes
-_POLL = 0.2  # s, between looks at the store
-_GRACE = 1.0  # s, in which a process may still report a failure of its own, and the others notice one of this process
+TIMEOUT = timedelta(hours=1)  # of one exchange: the others wait while process 0 evaluates and writes files
+_POLL = 0.2  # s, between two checks of the store
+_GRACE = 1.0  # s, time for a process to report its own failure, and for the others to notice it
 _FAILURE = "failure"
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def num_ranks() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_rank() -> int:
-    """Number of this process on its machine: the GPU that it takes."""
+    """Return the number of this process on its machine, which is also the number of its GPU."""
     return int(os.environ["LOCAL_RANK"]) if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this process writes files, logs and progress bars."""
+    """Return whether this is the process that writes files, logs and progress bars."""
     return rank() == 0
 
 
@@ -57,9 +58,9 @@ _watch: "_Watch | None" = None
 
 
 def connect() -> None:
-    """Join the other processes, if torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) started several.
+    """Join the other processes, if torchrun started several; from then on only process 0 writes to stderr.
 
-    From then on only process 0 writes to stderr."""
+    torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; InputError if only some of them are set."""
     global _watch
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
@@ -88,20 +89,20 @@ def disconnect() -> None:
 
 
 def report_failure(text: str) -> str:
-    """Tell the other processes that this one fails.  Returns the cause: `text`, or what another has reported before."""
+    """Tell the other processes that this one fails; return the cause: `text`, or an earlier report of another one."""
     if _watch is None:
         return text
     _watch.stop()
     cause = _watch.report(text)
     if not is_main():
-        time.sleep(_GRACE)  # torchrun ends all when one ends; process 0 is to log the cause first
+        time.sleep(_GRACE)  # torchrun ends all when one ends; process 0 must log the cause before
     return cause
 
 
 class _Watch(threading.Thread):
-    """Ends this process when another one has failed.
+    """A thread that ends this process when another one has failed.
 
-    The main thread cannot do it: it waits in an exchange that the failed process will never join."""
+    The main thread cannot do it, because it waits in an exchange that the failed process will never join."""
 
     def __init__(self, store: dist.Store):
         super().__init__(name="watch", daemon=True)
@@ -110,7 +111,7 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         while not self._stopped.wait(_POLL):
             cause = self.cause()
-            if cause and not self._stopped.wait(_GRACE / 2):  # this process may be about to find the same
+            if cause and not self._stopped.wait(_GRACE / 2):  # this process may be about to report the same
                 log.error(cause)
                 remove_unfinished()
                 os._exit(1)
@@ -119,26 +120,26 @@ class _Watch(threading.Thread):
         self._stopped.set()
 
     def cause(self) -> str:
-        """What was reported, or '' while all is well (or process 0, which may hold the store, has gone)."""
+        """Return the reported failure; '' if there is none, or if process 0, which may hold the store, has ended."""
         try:
             return self.store.get(_FAILURE).decode() if self.store.check([_FAILURE]) else ""
         except (RuntimeError, dist.DistError):
             return ""
 
     def report(self, text: str) -> str:
-        """The first report wins."""
-        mine = text if is_main() else f"process {rank()}: {text}"
+        """Report a failure; return the first report, which may be from another process."""
+        own = text if is_main() else f"process {rank()}: {text}"
         try:
-            return self.store.compare_set(_FAILURE, "", mine).decode()
+            return self.store.compare_set(_FAILURE, "", own).decode()
         except (RuntimeError, dist.DistError):
-            return mine
+            return own
 
 
 # -- exchanges: every process must call them, in the same order ------------------------------------------------------
 
 
 def from_main(value):
-    """Process 0's value, on every process."""
+    """Return the value of process 0 on every process."""
     if num_ranks() == 1:
         return value
     box = [value]
@@ -147,7 +148,7 @@ def from_main(value):
 
 
 def to_main(value) -> list | None:
-    """The values of all processes, by rank, on process 0; None elsewhere."""
+    """Return the values of all processes, in the order of their ranks, on process 0; None on the others."""
     if num_ranks() == 1:
         return [value]
     values = [None] * num_ranks() if is_main() else None
@@ -156,7 +157,7 @@ def to_main(value) -> list | None:
 
 
 def total(*numbers: float) -> list[float]:
-    """Each number summed over the processes."""
+    """Return each number summed over the processes."""
     sums = torch.tensor(numbers, dtype=torch.float64)
     if num_ranks() > 1:
         dist.all_reduce(sums)
@@ -164,9 +165,9 @@ def total(*numbers: float) -> list[float]:
 
 
 def gather_events(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of all processes on process 0, sorted by `index`, which says for each row its event; {} elsewhere.
+    """Return the rows of all processes, sorted by `index` (event of each row), on process 0; {} on the others.
 
-    Keys that begin with `particle_` have `lengths` rows for each event."""
+    Keys that start with `particle_` have `lengths` rows per event."""
     if num_ranks() == 1:
         return outputs
     parts = to_main(outputs)
@@ -193,7 +194,7 @@ def share_buffers_(model: nn.Module) -> None:
 
 
 class _Step(nn.Module):
-    """A task's step as a module, which DistributedDataParallel can wrap; the task's model keeps its parameter names."""
+    """The step of a task as a module, which DistributedDataParallel can wrap; the model keeps its parameter names."""
 
     def __init__(self, task):
         super().__init__()
@@ -204,7 +205,7 @@ class _Step(nn.Module):
 
 
 def training_step(task) -> Callable:
-    """task.step, whose backward pass averages gradients over the processes if there are several.
+    """Return task.step; with several processes, its backward pass averages the gradients over them.
 
     All processes get the weights of process 0."""
     if num_ranks() == 1:
@@ -213,15 +214,15 @@ def training_step(task) -> Callable:
 
 
 def global_loss(loss: Tensor, weight: int, flag: bool) -> tuple[Tensor, Callable[[], list[float]]]:
-    """The loss to differentiate, such that averaged gradients are those of the mean over the items of all processes.
+    """Scale the loss so that the averaged gradients are those of the mean over the items of all processes.
 
-    loss: mean over the `weight` items of this process, which may have none.  Also a function that gives [sum of
-    loss x weight, sum of weights, number of flags] over all processes; it waits for the GPU, so call it after
-    backward."""
+    loss: mean over the `weight` items of this process; weight may be 0. Returns the loss to differentiate, and a
+    function that returns [sum of loss x weight, sum of weights, number of flags] over all processes. This function
+    waits for the GPU, so call it after backward."""
     if num_ranks() == 1:
         return loss, lambda: [loss.item() * weight, weight, flag]
-    mine = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)
-    numbers = torch.stack([mine, torch.full_like(mine, weight), torch.full_like(mine, flag)])
+    local = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)
+    numbers = torch.stack([local, torch.full_like(local, weight), torch.full_like(local, flag)])
     dist.all_reduce(numbers)
-    items = numbers[1].clamp_min(1e-30)  # there may be none at all
+    items = numbers[1].clamp_min(1e-30)  # all weights may be 0
     return loss * (weight * num_ranks() / items).to(loss.dtype), numbers.tolist

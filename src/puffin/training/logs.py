@@ -1,4 +1,4 @@
-"""Logging: colours on the terminal, plain lines in the file."""
+"""Logging: coloured lines on the terminal, plain lines in the file."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class _BesideProgressBar(colorlog.StreamHandler):
-    """A terminal handler that does not break a progress bar."""
+    """A handler for the terminal that prints above a progress bar instead of through it."""
 
     def emit(self, record):
         try:
@@ -21,7 +21,9 @@ class _BesideProgressBar(colorlog.StreamHandler):
 
 
 def start_logging(level: str, logfile: Path | None = None, append: bool = False) -> logging.Logger:
-    """The logger `puffin`, writing to the terminal and, if given, to a file (replaced unless `append`)."""
+    """Return the logger `puffin`, which writes to the terminal and, if given, to a file.
+
+    append: add to an existing file instead of overwriting it."""
     logger = logging.getLogger("puffin")
     logger.setLevel(level.upper())
     logger.propagate = False

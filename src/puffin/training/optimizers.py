@@ -19,17 +19,17 @@ OPTIMIZERS = {
     "rmsprop": optim.RMSprop,
     "sgd": partial(optim.SGD, momentum=0.9, nesterov=True),
 }
-assert tuple(OPTIMIZERS) == NAMES  # which are the choices of --optim
+assert tuple(OPTIMIZERS) == NAMES  # the choices of --optim
 _FUSED = ("adamw", "adam", "amsgrad", "sgd", "adagrad")
 
 
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter] | list[dict], lr: float, weight_decay: float
 ) -> optim.Optimizer:
-    """The optimizer called `name`; one fused step for all parameters where PyTorch has one.
+    """Return the optimizer called `name`, with PyTorch's fused implementation where there is one.
 
-    parameters: or groups of them, dicts with `params` and, for the trainer, `lr_scale`: a factor of the
-    learning rate."""
+    parameters: an iterable of parameters, or a list of groups: dicts with `params` and, for the trainer, `lr_scale`, a
+    factor of the learning rate. ValueError for an unknown name."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optim: expected one of {', '.join(OPTIMIZERS)}, got {name!r}")
     parameters = list(parameters)
