@@ -44,7 +44,8 @@ class WorkerPool:
 
     def read(self, requests: Iterable[list[int]]) -> Iterator:
         """Yield the batch of each request, in order. Ending an iteration early ends the workers too."""
-        requests, busy = iter(requests), deque()
+        requests = iter(requests)
+        busy: deque[Worker] = deque()
         try:
             if not self._workers:
                 self._start()
@@ -212,7 +213,7 @@ def receive(connection: Connection):
 
 def _transfer(move, handle: int, x: Tensor) -> None:
     """Call move(handle, piece) for the bytes of a contiguous tensor, until all are moved."""
-    data = memoryview(x.flatten().view(torch.uint8).numpy())
+    data = x.flatten().view(torch.uint8).numpy().data
     start = 0
     while start < len(data):
         start += move(handle, data[start : start + PIECE])
