@@ -73,9 +73,11 @@ def record_of(target: Path) -> Path:
 def stale(target: Path, command: list[str]) -> bool:
     """Return whether the target is missing, older than one of its inputs, or made by a different command."""
     record, depfile = record_of(target), target.with_suffix(".d")
-    if not (target.exists() and record.exists() and record.read_text() == " ".join(command)):
+    if not (target.exists() and record.exists() and record.read_text(encoding="utf-8") == " ".join(command)):
         return True
-    sources = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split() if depfile.exists() else []
+    sources = (
+        depfile.read_text(encoding="utf-8").replace("\\\n", " ").split(":", 1)[1].split() if depfile.exists() else []
+    )
     objects = [argument for argument in command if argument.endswith(".o")]
     inputs = [path for path in map(Path, sources + objects) if path != target]
     time = target.stat().st_mtime
@@ -94,7 +96,7 @@ def make(target: Path, command: list[str], action: str) -> None:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\nerror: building {target.name} failed")
     if done.stdout.strip():
         print(done.stdout)
-    record_of(target).write_text(" ".join(command))
+    record_of(target).write_text(" ".join(command), encoding="utf-8")
 
 
 class BuildKernels(Command):
@@ -179,7 +181,8 @@ class BuildKernels(Command):
         objects_first = [link[0], *map(str, objects), *link[1:]]
         make(library, [*objects_first, "-o", str(library)], "linking")
         if name == "puffin_cpu":  # src/puffin/ops/library.py compares this hash
-            (OUT / "schemas").write_text(hashlib.sha256((ROOT / "csrc" / "puffin.cpp").read_bytes()).hexdigest())
+            tag = hashlib.sha256((ROOT / "csrc" / "puffin.cpp").read_bytes()).hexdigest()
+            (OUT / "schemas").write_text(tag, encoding="utf-8")
 
 
 setup(cmdclass={"build_kernels": BuildKernels})

@@ -79,7 +79,7 @@ def memory_with_children() -> float:
     total = 0
     for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         except OSError:  # the process has ended
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

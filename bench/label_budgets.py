@@ -15,7 +15,6 @@ to report, because the seed selects these subsets too.
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from puffin.runs.entry import run_script
 from puffin.settings.clouds import PointSegmentationSettings
 from puffin.settings.flags import parse
 from puffin.settings.types import integer
+from puffin.tables import read_records
 
 FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method in METHODS if method != "scratch"}
 
@@ -87,8 +87,7 @@ def finished(table: Path) -> set[str]:
     """Return the prefixes of the runs in a table."""
     if not table.exists():
         return set()
-    with open(table, newline="") as file:
-        return {row["prefix"] for row in csv.DictReader(file)}
+    return {row["prefix"] for row in read_records(table)}
 
 
 def main(arguments: list[str]) -> None:

@@ -119,11 +119,14 @@ def measure(path: Path, workers: int, args: argparse.Namespace) -> dict[str, flo
 def memory_of_family() -> int:
     """Return the bytes that this process and its children use, with shared pages counted once."""
     children = Path("/proc/self/task").glob("*/children")
-    pids = ["self", *chain.from_iterable(p.read_text().split() for p in children)]
+    pids = ["self", *chain.from_iterable(p.read_text(encoding="utf-8").split() for p in children)]
     total = 0
     for pid in pids:
         with suppress(OSError):  # a process that has ended
-            fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+            fields = dict(
+                line.split(":")
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+            )
             total += sum(int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem")) * 1024
     return total
 

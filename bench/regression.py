@@ -13,13 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.reading import read_checkpoint
+from puffin.data.hdf5 import open_hdf5
+from puffin.errors import InputError
 from puffin.metrics.regression import RESOLUTIONS, regression_metrics
 from puffin.settings.types import integer
 
@@ -53,7 +54,22 @@ def best_pair(p: np.ndarray) -> np.ndarray:
     return pairs[np.abs(masses - W_MASS).argmin()]
 
 
-def main() -> None:
+def read_predictions(path: Path, true: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the rows (n,) of the test file that a network has predicted, and its momenta (n, 4).
+
+    With --num-test these are a part of the jets. true (N, 4): the true momenta of all jets of the file, which `source`
+    names. InputError for predictions of another file."""
+    saved = read_checkpoint(path)
+    if not {"targets", "predict"} <= saved.keys():
+        raise InputError(f"{path}: expected targets and predict, as train_pelican_cov.py writes them")
+    rows = saved["row"].numpy() if "row" in saved else np.flatnonzero(true.any(1))  # older files have no rows
+    fits = len(rows) == len(saved["targets"]) and rows.max(initial=0) < len(true)
+    if not fits or not np.allclose(saved["targets"][:, 0].numpy(), true[rows], rtol=1e-5):
+        raise InputError(f"{path}: its targets differ from {source}. Choose the matching --testfile.")
+    return rows, saved["predict"][:, 0].numpy()
+
+
+def main(argv: list[str] | None = None) -> None:
     """Print the resolutions of each estimate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -71,20 +87,21 @@ def main() -> None:
         metavar="FILE",
         help="predict/*.pt that train_pelican_cov.py wrote for the same file (default: only the simple estimates)",
     )
-    args = parser.parse_args()
-    with h5py.File(args.testfile) as file:
+    args = parser.parse_args(argv)
+    with open_hdf5(Path(args.testfile)) as file:
+        missing = [key for key in (args.target, "Pmu") if key not in file]
+        if missing:
+            raise InputError(f"{args.testfile}: no data set '{missing[0]}' (found: {', '.join(file)})")
         true = file[args.target][()]
-        known = true.any(1)
-        true, jets = true[known], file["Pmu"][()][known, : args.nobj]
+        rows, network = np.flatnonzero(true.any(1)), None
+        if args.predictions:
+            rows, network = read_predictions(Path(args.predictions), true, f"{args.testfile}, data set {args.target}")
+        true, jets = true[rows], file["Pmu"][()][rows, : args.nobj]
     jets = [jet[jet[:, 0] != 0] for jet in jets]
     estimates = {"sum of constituents": np.stack([jet.sum(0, dtype=np.float64) for jet in jets])}
     estimates["best pair of subjets"] = np.stack([best_pair(jet) for jet in jets])
     if args.predictions:
-        saved = read_checkpoint(args.predictions)
-        if not np.allclose(saved["targets"][:, 0].numpy(), true, rtol=1e-5):
-            expected = f"{args.testfile}, data set {args.target}"
-            sys.exit(f"error: {args.predictions}: its targets differ from {expected}. Choose the matching --testfile.")
-        estimates["network"] = saved["predict"][:, 0].numpy()
+        estimates["network"] = network
     columns = (*RESOLUTIONS, "loss_m", "loss_3d")
     print(f"{len(true)} jets of {args.testfile}, {args.target}")
     print(f"{'':22s}" + "".join(f"{c:>10s}" for c in columns))
@@ -94,4 +111,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -53,7 +53,11 @@ def make_file(path: Path, sample: Path, number: int) -> None:
 
 def own_memory() -> int:
     """Return the bytes of this process without mapped files, whose pages the system can free (Linux only)."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith("RssAnon:")
+    ]
     return int(line.split()[1]) * 1024
 
 

@@ -85,7 +85,7 @@ def publish(report: str, out: Path | None) -> None:
     """Print the report, and write it to a file if one is given."""
     print(report)
     if out:
-        out.write_text(report + "\n")
+        out.write_text(report + "\n", encoding="utf-8")
 
 
 def _peak() -> int:

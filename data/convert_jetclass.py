@@ -13,6 +13,7 @@ isPhoton, and d0val, d0err, dzval, dzerr in mm.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +49,34 @@ def open_tree(path: Path):
     uproot, _ = import_reader()
     try:
         file = uproot.open(path)
+        keys = file.keys(cycle=False)
+        tree = file[TREE] if TREE in keys else None
+        branches = [] if tree is None else tree.keys()
     except Exception as error:  # uproot does not wrap errors: ValueError, OSError, struct.error, ...
         raise InputError(f"{path}: not a readable ROOT file ({first_line(error)})") from error
-    if TREE not in file:
-        raise InputError(f"{path}: '{TREE}' not found (has: {', '.join(file.keys()) or 'nothing'})")
-    missing = [name for name in BRANCHES if name not in file[TREE].keys()]
+    if tree is None:
+        raise InputError(f"{path}: '{TREE}' not found (has: {', '.join(keys) or 'nothing'})")
+    missing = [name for name in BRANCHES if name not in branches]
     if missing:
         raise InputError(f"{path}: {TREE} has no branch {', '.join(missing)}")
-    return file[TREE]
+    return tree
+
+
+def blocks_of(tree, path: Path) -> Iterator:
+    """Yield blocks of the tree; InputError if the file is damaged."""
+    blocks, read = tree.iterate(BRANCHES, step_size=BLOCK, library="ak"), 0
+    while True:
+        try:
+            block = next(blocks, None)
+        except Exception as error:  # zlib.error, ValueError, DeserializationError, ... of uproot and its codecs
+            raise InputError(
+                f"{path}: cannot read jets from {read} ({type(error).__name__}: {first_line(error)}). The file is "
+                f"damaged or incomplete: download it again."
+            ) from error
+        if block is None:
+            return
+        read += len(block)
+        yield block
 
 
 def padded(lists, width: int) -> np.ndarray:
@@ -98,7 +119,7 @@ def main(argv=None) -> None:
         for path in args.inputs:
             with open_tree(path) as tree:
                 first = 0
-                for block in tree.iterate(BRANCHES, step_size=BLOCK, library="ak"):
+                for block in blocks_of(tree, path):
                     file.append(tree_rows(block, args.nobj or NOBJ, str(path), first))
                     first += len(block)
                     bar.update(len(block))

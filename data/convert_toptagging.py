@@ -45,6 +45,7 @@ def open_table(path: Path) -> h5py.Dataset:
         importlib.import_module("hdf5plugin")  # adds Blosc and other compression filters of pandas
     file = open_hdf5(path)
     table = file.get("table/table")
+    check_pandas_format(file, path)
     fields = table.dtype.fields if isinstance(table, h5py.Dataset) else None
     shapes = {name: fields[name][0] for name in ("values_block_0", "values_block_1") if fields and name in fields}
     floats, integers = shapes.get("values_block_0"), shapes.get("values_block_1")
@@ -58,6 +59,20 @@ def open_table(path: Path) -> h5py.Dataset:
             f"{path}: expected {width} floats and 1 or 2 integers for each jet, got {floats} and {integers}"
         )
     return table
+
+
+def check_pandas_format(file: h5py.File, path: Path) -> None:
+    """Raise InputError if pandas saved the table in its fixed format, or under another name than 'table'."""
+    for key, group in file.items():
+        if not isinstance(group, h5py.Group):
+            continue
+        fixed = "block0_values" in group or "axis0" in group
+        if fixed or (key != "table" and "table" in group and "table" not in file):
+            problem = 'was saved with format="fixed"' if fixed else "has another name than 'table'"
+            raise InputError(
+                f"{path}: the pandas table '{key}' {problem}. Save it again: "
+                f"pandas.read_hdf('{path}', '{key}').to_hdf('{path.stem}_table.h5', key='table', format='table')"
+            )
 
 
 def table_rows(block: np.ndarray, nobj: int, source: str, first: int) -> dict[str, np.ndarray]:

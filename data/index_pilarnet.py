@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.data.commands import Parser
+from puffin.data.commands import Parser, local_path
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import find_files, index_path, make_index
 from puffin.errors import InputError
@@ -26,7 +26,7 @@ from puffin.settings.types import integer
 def parse_args(argv=None):
     """Parse the flags."""
     parser = Parser(description="Write an index X_points.npy next to each PILArNet-M file X.h5.")
-    parser.add_argument("paths", nargs="+", type=Path, help="files, or folders that are searched for .h5 files")
+    parser.add_argument("paths", nargs="+", type=local_path, help="files, or folders that are searched for .h5 files")
     parser.add_argument("-j", "--jobs", type=integer(1), default=1, help="number of processes")
     parser.add_argument(
         "--skip-bad", action="store_true", help="mark events with bad clusters as -1 instead of stopping"

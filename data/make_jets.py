@@ -128,6 +128,13 @@ def problem_of(args):
         return "--num-train, --num-valid and --num-test are all 0; at least one must be positive"
     if len(set(args.process)) < len(args.process):
         return f"--process names a process twice: {' '.join(args.process)}"
+    signal = {PROCESSES[name].is_signal for name in args.process}
+    if args.signal_fraction is not None and len(signal) == 1:
+        kind, other = ("signal", "background") if signal == {True} else ("background", "signal")
+        return (
+            f"--signal-fraction {args.signal_fraction:g}: --process {' '.join(args.process)} are all {kind}; "
+            f"leave the flag out, or add a {other} process"
+        )
     if args.pt_min >= args.pt_max:
         return f"--pt-min {args.pt_min:g} must be less than --pt-max {args.pt_max:g}"
     if args.outdir.exists() and not args.outdir.is_dir():

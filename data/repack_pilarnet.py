@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.data.commands import Parser
+from puffin.data.commands import Parser, local_path
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path
 from puffin.errors import InputError
@@ -35,9 +35,9 @@ BUFFER = 128  # events that are written together
 def parse_args(argv=None):
     """Parse and check the flags; a bad flag ends the process with one line."""
     parser = Parser(description="Repack PILArNet-M files for fast reading.")
-    parser.add_argument("source", type=Path, help="a file, or a folder that is searched for .h5 files")
+    parser.add_argument("source", type=local_path, help="a file, or a folder that is searched for .h5 files")
     parser.add_argument(
-        "--outdir", type=Path, help="folder for the packed files, with the same subfolders as the source"
+        "--outdir", type=local_path, help="folder for the packed files, with the same subfolders as the source"
     )
     parser.add_argument(
         "--verify", action="store_true", help="compare packed files with their checksums; writes nothing"

@@ -12,23 +12,26 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.data.commands import local_path
 from puffin.data.pilarnet_files import EventFile, find_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
 
+MOST = 6  # events that are drawn by default
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "0.6")
 POINTS_PER_EVENT = sum(PILARNET.class_counts) / PILARNET.training_events
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    """Describe the files, and draw events."""
     parser = argparse.ArgumentParser(description="Compare LArTPC files with PILArNet-M, and draw events.")
-    parser.add_argument("paths", nargs="+", type=Path, help="files, or folders that are searched for .h5 files")
+    parser.add_argument("paths", nargs="+", type=local_path, help="files, or folders that are searched for .h5 files")
     parser.add_argument("--png", type=Path, help="draw events to this file")
     parser.add_argument(
-        "--draw", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="which events of the first file"
+        "--draw", type=int, nargs="+", help="which events of the first file (default: the first six, or all if fewer)"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         files = find_files(args.paths)
         describe(files)
@@ -49,6 +52,8 @@ def describe(files: list[Path]) -> None:
                 sizes.append((len(points), len(clusters)))
                 energies.append(points[:, 3])
             events += len(file)
+    if not sum(number for number, _ in sizes):
+        raise InputError(f"{', '.join(map(str, files))}: expected events with points, found none")
     points, clusters = np.array(sizes).T
     print(f"{events} events           here  {PILARNET.name}")
     published = np.array(PILARNET.class_counts) / sum(PILARNET.class_counts)
@@ -62,10 +67,13 @@ def describe(files: list[Path]) -> None:
     print(f"clusters per event {clusters.mean():8.1f}, energy of a voxel {mean:.3f} MeV, median {median:.3f}")
 
 
-def draw(path: Path, numbers: list[int], png: Path) -> None:
-    """Draw side views of events, coloured by class."""
+def draw(path: Path, numbers: list[int] | None, png: Path) -> None:
+    """Draw side views of events, coloured by class; None: the first MOST events, as far as there are any."""
     from matplotlib.figure import Figure
 
+    if numbers is None:
+        with EventFile(path) as file:
+            numbers = list(range(min(len(file), MOST)))
     figure = Figure(figsize=(12, 0.3 + 4 * -(-len(numbers) // 3)), layout="constrained")
     panels = figure.subplots(-(-len(numbers) // 3), 3, squeeze=False).ravel()
     with EventFile(path) as file:

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     summaries = summarize(read_runs(args.tables, args.all))
     if not summaries:
         raise InputError(f"{', '.join(args.tables)}: no rows")
+    sys.stdout.reconfigure(errors="replace")  # the table has a plus-minus sign
     print(markdown(summaries))
     picture = args.out or Path(args.tables[0]).with_suffix(".png")
     draw_label_budgets(picture, summaries)

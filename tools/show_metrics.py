@@ -2,9 +2,13 @@
 """Print the last row of a metrics CSV, one number per line: show_metrics.py log/top.Best.metrics.csv"""
 
 import argparse
-import csv
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import InputError
+from puffin.tables import read_records
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,8 +18,10 @@ def main(argv: list[str] | None = None) -> None:
     path = parser.parse_args(argv).table
     if not path.is_file():
         sys.exit(f"error: {path}: no such file. Metrics CSVs are in the folder log/ of a run.")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        rows = read_records(path)
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
     if not rows:
         sys.exit(f"error: {path}: the table has no rows")
     for name, value in rows[-1].items():

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from puffin.tables import read_table
+
 _unfinished: set[Path] = set()  # temporary files of this process
 
 
@@ -42,37 +44,35 @@ def remove_unfinished() -> None:
 def append_row(path: str | Path, row: dict) -> None:
     """Append a row to a CSV file, with a header if the file is new; safe if several processes append at once.
 
+    A table that a spreadsheet program has saved in its own way is written anew as plain CSV.
     Columns of the row that the file lacks are added to it and are empty in the earlier rows. Columns that the row lacks
     are empty in the new row."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+    with open(path.with_name(f".{path.name}.lock"), "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        rows = []
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = list(csv.reader(file))
+        rows = read_table(path) if path.exists() else []
         names = rows[0] if rows else []
         added = [name for name in row if name not in names]
         names = names + added
         values = [row.get(name, "") for name in names]
-        if added:
+        if added or not path.read_bytes().startswith(_csv_line(names)):  # a spreadsheet program saved it otherwise
             with whole_file(path) as temporary:
                 earlier = (r + [""] * (len(names) - len(r)) for r in rows[1:])
-                temporary.write_text("".join(map(_csv_line, [names, *earlier, values])))
+                temporary.write_bytes(b"".join(map(_csv_line, [names, *earlier, values])))
         else:
             with open(path, "rb+") as file:
                 file.seek(-1, os.SEEK_END)
                 incomplete = file.read(1) != b"\n"  # a full disk can cut off the last line
-                file.write((b"\n" if incomplete else b"") + _csv_line(values).encode())
+                file.write((b"\n" if incomplete else b"") + _csv_line(values))
                 file.flush()
                 os.fsync(file.fileno())
 
 
-def _csv_line(values) -> str:
+def _csv_line(values) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
+    return buffer.getvalue().encode("utf-8", "surrogateescape")  # names of files may not be text
 
 
 def _umask() -> int:

@@ -42,6 +42,16 @@ def test_help_shows_defaults():
     assert "None" not in text and "False" not in text and text.count("default") == 2
 
 
+@pytest.mark.parametrize("flags", [["root://eos.cern.ch//a.root", "--out", "o"], ["a", "--out", "https://b.org/o.h5"]])
+def test_addresses_are_refused(flags, capsys):
+    """As they were given: a Path would make root:/eos.cern.ch/a.root of the first. Breaks if 'no such file' is all."""
+    with pytest.raises(SystemExit) as stop:
+        converter_parser("", "files", "all").parse_args(flags)
+    error = capsys.readouterr().err
+    address = next(flag for flag in flags if "://" in flag)
+    assert stop.value.code == 2 and f"{address}: expected a file, got an address. Copy the file first, with" in error
+
+
 def test_failures_are_one_line(capsys):
     """Breaks if a failure shows as a traceback or several lines, or ends with status 0."""
 

@@ -101,6 +101,33 @@ def test_bad_sources_are_refused(reader, tmp_path):
     assert not list(tmp_path.glob("*.h5"))
 
 
+def test_damaged_baskets_are_one_line(reader, tmp_path):
+    """A download that was cut or garbled in the middle: the header and the list of branches are intact. Breaks if the
+    error of the codec shows without the name of the file."""
+    write_source(tmp_path / "a.root", 400, 1)
+    data = bytearray((tmp_path / "a.root").read_bytes())
+    for start in range(2000, 60000, 50):
+        data[start : start + 20] = bytes(20)
+    (tmp_path / "a.root").write_bytes(data)
+    with pytest.raises(InputError, match=r"a.root: (cannot read jets from 0|not a readable ROOT file) \("):
+        convert.main([str(tmp_path / "a.root"), "--out", str(tmp_path / "o.h5")])
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_any_error_of_a_basket_names_the_file(tmp_path):
+    """uproot raises zlib.error, ValueError and others; a stand-in for it raises one after the first block."""
+
+    class Tree:
+        def iterate(self, branches, step_size, library):
+            yield [0] * 7
+            raise ZeroDivisionError("bad basket")
+
+    blocks = convert.blocks_of(Tree(), tmp_path / "a.root")
+    assert len(next(blocks)) == 7
+    with pytest.raises(InputError, match=r"a.root: cannot read jets from 7 \(ZeroDivisionError: bad basket\)"):
+        next(blocks)
+
+
 def test_missing_reader_is_one_line(tmp_path):
     """Breaks if the absence of uproot shows as a traceback, ends with status 0, or does not name the remedy."""
     (tmp_path / "uproot.py").write_text("raise ImportError('No module named uproot')")

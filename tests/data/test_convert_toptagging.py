@@ -108,7 +108,7 @@ def test_other_hdf5_is_refused(tmp_path):
     with h5py.File(tmp_path / "fixed.h5", "w") as file:
         file["table/block0_values"] = np.zeros((3, 804))
     (tmp_path / "text.h5").write_text("no")
-    for name, message in (("fixed.h5", "expected the pandas table"), ("text.h5", "not a readable HDF5")):
+    for name, message in (("fixed.h5", "format=.fixed."), ("text.h5", "not a readable HDF5")):
         with pytest.raises(InputError, match=message):
             convert_toptagging.main([str(tmp_path / name), "--out", str(tmp_path / "o.h5")])
 
@@ -175,3 +175,18 @@ def test_command_line(reference, tmp_path):
     assert run(path, "--out", "o.h5", "--overwrite", "--nobj", "2").returncode == 0
     with h5py.File(tmp_path / "o.h5") as file:
         assert file["Pmu"].shape == (8, 2, 4)
+
+
+@pytest.mark.parametrize("key, layout, text", [("table", "fixed", 'format="fixed"'), ("jets", "table", "another name")])
+def test_other_tables_of_pandas(tmp_path, key, layout, text):
+    """What to_hdf writes by default, and a table under another key, as h5py sees them. Breaks if the message does not
+    give the command that repairs the file."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if layout == "fixed":
+            file[f"{key}/axis0"], file[f"{key}/block0_values"] = np.arange(3), np.zeros((3, 4))
+        else:
+            file[f"{key}/table"] = np.zeros(3, [("values_block_0", "f4", (804,)), ("values_block_1", "i8", (2,))])
+    with pytest.raises(InputError) as error:
+        convert_toptagging.main([str(tmp_path / "a.h5"), "--out", str(tmp_path / "o.h5")])
+    assert f"a.h5: the pandas table '{key}'" in str(error.value) and text in str(error.value)
+    assert f"'{key}').to_hdf('a_table.h5', key='table', format='table')" in str(error.value)

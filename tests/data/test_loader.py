@@ -91,7 +91,8 @@ def test_bad_data_is_one_line(files, workers):
 
 @pytest.mark.parametrize("in_memory", ["True", "False"])
 def test_a_loader_left_open_does_not_keep_the_process(files, in_memory):
-    """Workers ignore SIGTERM, and Python waits for them at exit. Breaks if they are not killed then."""
+    """Workers ignore SIGTERM, and Python waits for them at exit. Breaks if they are not killed then, or if their end is
+    reported on stderr."""
     code = (
         "import sys\nfrom puffin.data.jets import *\n"
         "from puffin.data.loader import make_loader\nfrom puffin.data.sampler import EpochBatches\n"
@@ -99,4 +100,6 @@ def test_a_loader_left_open_does_not_keep_the_process(files, in_memory):
         "batches = EpochBatches(len(dataset), 4, True, chunk_of=dataset.chunk_of_events())\n"
         "iterator = iter(make_loader(dataset, batches, 1, False))\nnext(iterator)\nsys.keep = iterator\n"
     )
-    subprocess.run([sys.executable, "-c", code, *map(str, files)], cwd=ROOT, timeout=PATIENCE, check=True)
+    command = [sys.executable, "-c", code, *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, timeout=PATIENCE, check=True, stderr=subprocess.PIPE)
+    assert done.stderr == b""

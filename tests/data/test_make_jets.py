@@ -179,6 +179,8 @@ def test_missing_generator_is_one_line(tmp_path):
         ("--process higgs", "higgs"),
         ("--process top top", "twice"),
         ("--signal-fraction 1.5", "--signal-fraction"),
+        ("--signal-fraction 0.3 --process top w", "--process top w are all signal; leave the flag out"),
+        ("--signal-fraction 0.3 --process qcd", "are all background"),
         ("--pt-min 700", "--pt-min"),
         ("--pt-max nan", "--pt-max"),
         ("--eta-max 0", "--eta-max"),

@@ -1,9 +1,11 @@
 """Features of particles: columns, order, transforms."""
 
+import pickle
+
 import numpy as np
 import pytest
 
-from puffin.data.scalars import DATASETS, PDG_IDS, TRANSFORMS, chosen_scalars, one_hot, plain
+from puffin.data.scalars import DATASETS, PDG_IDS, TRANSFORMS, OneHot, chosen_scalars, plain
 from puffin.errors import InputError
 
 
@@ -12,9 +14,9 @@ def test_particle_types():
 
     An unlisted code sets the last column, or none if there is no column for others."""
     codes = np.array([*PDG_IDS, 310])
-    with_others = one_hot("pdgid", PDG_IDS, others=True).columns(codes)
+    with_others = OneHot("pdgid", PDG_IDS, others=True).columns(codes)
     assert np.array_equal(with_others, np.eye(15, dtype=bool))
-    assert one_hot("pdgid", PDG_IDS).columns(codes)[-1].sum() == 0
+    assert OneHot("pdgid", PDG_IDS).columns(codes)[-1].sum() == 0
 
 
 def test_jetclass_order():
@@ -44,3 +46,13 @@ def test_unknown_transform():
     """The message names the choices."""
     with pytest.raises(InputError, match="expected one of raw, tanh, log, clip"):
         chosen_scalars("jet", False, ["d0val:sqrt"])
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_features_travel_to_workers(dataset):
+    """With spawn and forkserver (macOS, Python 3.14) workers get them pickled. Breaks if a feature holds a closure."""
+    features = chosen_scalars(dataset, True, [f"d0val:{name}" for name in TRANSFORMS])
+    copies = pickle.loads(pickle.dumps(features))
+    x = np.array([-211.0, 0.5, 22])
+    assert copies == features
+    assert all(np.array_equal(a.columns(x), b.columns(x)) for a, b in zip(features, copies, strict=True))

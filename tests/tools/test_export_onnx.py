@@ -16,6 +16,7 @@ from puffin.checkpoints.writing import save_checkpoint
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.runs.entry import DEBUG_HINT, run_script
 from puffin.settings.flags import parse
 from puffin.settings.jets import ClassifierSettings, RegressorSettings
 from tests.conftest import ROOT, relative
@@ -177,3 +178,19 @@ def test_what_cannot_be_exported_is_refused(onnxruntime, tmp_path):
         tool.main([str(path), "--check-file", str(tmp_path / "missing.h5")])
     with pytest.raises(InputError, match="soft-drop"):
         tool.main([str(path)])
+
+
+def test_errors_name_no_flag_that_the_tool_lacks(tmp_path, capsys):
+    """Breaks if a missing checkpoint is blamed on --loadfile, or an unexpected error advises --log-level."""
+    with pytest.raises(InputError, match=r"none.pt: no such file. Pass a checkpoint, such as"):
+        tool.load_network(tmp_path / "none.pt")
+
+    def fail(argv):
+        raise OSError("disk")
+
+    for hint, expected in (("", "error: OSError: disk\n"), (DEBUG_HINT, "(--log-level debug shows where)\n")):
+        with pytest.raises(SystemExit):
+            run_script(fail, [], hint)
+        assert capsys.readouterr().err.endswith(expected)
+    for name in ("export_onnx", "probe_features"):
+        assert 'run_script(main, hint="")' in (ROOT / f"tools/{name}.py").read_text(encoding="utf-8")

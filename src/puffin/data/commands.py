@@ -4,6 +4,7 @@ Needs no PyTorch.
 """
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -34,13 +35,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def local_path(text: str) -> Path:
+    """Convert a flag to a path; argparse reports addresses such as root://host//file, which a Path would garble."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        tool = "xrdcp" if text.startswith(("root://", "xroot")) else "wget or curl"
+        raise argparse.ArgumentTypeError(f"{text}: expected a file, got an address. Copy the file first, with {tool}.")
+    return Path(text)
+
+
 def converter_parser(doc: str, inputs: str, nobj: str) -> Parser:
     """Make a parser with the flags of every converter of jets.
 
     doc: docstring of the script; inputs: help of the input files; nobj: what --nobj is by default."""
     parser = Parser(description=doc)
-    parser.add_argument("inputs", nargs="+", type=Path, help=inputs)
-    parser.add_argument("--out", type=Path, required=True, help="HDF5 file to write; missing folders are created")
+    parser.add_argument("inputs", nargs="+", type=local_path, help=inputs)
+    parser.add_argument("--out", type=local_path, required=True, help="HDF5 file to write; missing folders are created")
     parser.add_argument(
         "--nobj", type=integer(1), help=f"maximum number of particles per jet, hardest first (default: {nobj})"
     )

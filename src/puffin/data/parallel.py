@@ -34,4 +34,14 @@ def ordered_map(function: Callable, tasks: Iterable, jobs: int) -> Iterator:
 def _start_worker() -> None:
     """Ignore Ctrl-C, which the parent handles, and exit when the parent ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    exit_with_parent()
+
+
+def exit_with_parent() -> None:
+    """Make this worker process exit when its parent ends, even if the parent is killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent_process().join()
+    os._exit(1)

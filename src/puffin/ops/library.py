@@ -47,7 +47,11 @@ def _load(name: str) -> str:
         if _state["puffin_cpu"] != "loaded":
             return "puffin_cpu, which holds the schemas, is not loaded"
     tag = FOLDER / "schemas"
-    if name == "puffin_cpu" and SCHEMAS.exists() and (not tag.exists() or tag.read_text() != schema_tag(SCHEMAS)):
+    if (
+        name == "puffin_cpu"
+        and SCHEMAS.exists()
+        and (not tag.exists() or tag.read_text(encoding="utf-8") != schema_tag(SCHEMAS))
+    ):
         return "out of date (csrc/puffin.cpp has changed): run `make kernels`"
     try:
         torch.ops.load_library(str(path))

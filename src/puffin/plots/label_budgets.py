@@ -1,6 +1,5 @@
 """Compare F1 for different numbers of labelled events, from the tables that train_segmentation.py writes."""
 
-import csv
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import yaml
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
+from puffin.tables import read_records
 
 METHODS = ("scratch", "peft", "lora", "fft")
 _COLOURS = dict(zip(METHODS, ("#999999", "#0072b2", "#009e73", "#d55e00"), strict=True))
@@ -45,13 +45,12 @@ def read_runs(
     for table in map(Path, tables):
         if not table.is_file():
             raise InputError(f"{table}: no such file. Pass a table such as log/NAME.Best.metrics.csv.")
-        with open(table, newline="") as file:
-            for row in csv.DictReader(file):
-                if "f1_macro" not in row:
-                    raise InputError(f"{table}: column 'f1_macro' not found. Pass a table of train_segmentation.py.")
-                # rows of other scripts in the same table have no F1
-                if row["f1_macro"] and (wanted is None or row["prefix"] in wanted):
-                    runs[row["prefix"]] = _run_of(row, table, all_events)
+        for row in read_records(table):
+            if "f1_macro" not in row:
+                raise InputError(f"{table}: column 'f1_macro' not found. Pass a table of train_segmentation.py.")
+            # rows of other scripts in the same table have no F1
+            if row["f1_macro"] and (wanted is None or row["prefix"] in wanted):
+                runs[row["prefix"]] = _run_of(row, table, all_events)
     runs = list(runs.values())
     for run in runs:
         if run.f1.keys() != runs[0].f1.keys():
@@ -70,7 +69,7 @@ def _run_of(row: dict, table: Path, all_events: int) -> LabelRun:
             f"{settings_file}: not found. It holds the settings of a run in {table.name}; it was deleted, or the run "
             f"was only evaluated in this folder."
         )
-    settings = yaml.safe_load(settings_file.read_text())
+    settings = yaml.safe_load(settings_file.read_text(encoding="utf-8-sig"))
     from_scratch = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
     budget = settings["num_train"] if settings["num_train"] > 0 else all_events
     if not budget:

@@ -16,8 +16,15 @@ from puffin.errors import InputError, Interrupted, NonFiniteError
 log = logging.getLogger("puffin")
 
 
-def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> None:
+DEBUG_HINT = " (--log-level debug shows where)"
+
+
+def run_script(
+    main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None, hint: str = DEBUG_HINT
+) -> None:
     """Call a script's main; a failure becomes one readable line and a non-zero exit status.
+
+    hint: added to errors that nobody expected; '' for a script without the flag.
 
     SIGTERM ends the script as an exception does, so that no half-written file stays; training, which saves first, and
     sweeps handle the signal themselves. Under torchrun the processes are connected first; the failure of any of them
@@ -38,7 +45,7 @@ def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
     except KeyboardInterrupt:
         sys.exit("interrupted")
     except Exception as error:  # the last place that can turn a failure into a line
-        _report(error, several)
+        _report(error, several, hint)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -56,11 +63,11 @@ def _exit_on_signal(signum: int, frame) -> None:
     raise SystemExit(128 + signum)
 
 
-def _report(error: Exception, several: bool) -> None:
+def _report(error: Exception, several: bool, hint: str) -> None:
     """Log a failure in one line, with the traceback only if the log level is debug."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("traceback", exc_info=True)
-    text = _one_line(error, several)
+    text = _one_line(error, several, hint)
     if several:
         if log.isEnabledFor(logging.DEBUG) and not _distributed().is_main():
             text = traceback.format_exc()  # the only way to see it
@@ -71,10 +78,10 @@ def _report(error: Exception, several: bool) -> None:
         print(f"error: {text}", file=sys.stderr)
 
 
-def _one_line(error: Exception, several: bool) -> str:
+def _one_line(error: Exception, several: bool, hint: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, (InputError, NonFiniteError)):
         return text
     if several and "gloo" in text.lower():
         return f"lost another process; was it killed, or out of memory? ({text[:200]})"
-    return f"{type(error).__name__}: {text[:500]} (--log-level debug shows where)"
+    return f"{type(error).__name__}: {text[:500]}{hint}"

@@ -80,7 +80,7 @@ class EpochReports:
         if self.csv is not None:
             with whole_file(self.csv) as temporary:
                 lines = [",".join(row)] + [",".join(str(v) for v in r.values()) for r in history]
-                temporary.write_text("\n".join(lines) + "\n")
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         if self.further is not None:
             self.further(history)
 

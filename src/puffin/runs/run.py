@@ -244,7 +244,7 @@ def open_log(run: Run) -> None:
     preset = yaml.safe_dump(start.flags.preset(of_run=True), sort_keys=True, default_flow_style=None, width=110)
     if not start.evaluating:
         with whole_file(paths.settings) as temporary:
-            temporary.write_text(preset)
+            temporary.write_text(preset, encoding="utf-8")
     log.info("kernels: " + ", ".join(f"{name} {state}" for name, state in library.states().items()))
     log.debug("settings:\n" + preset)
 

@@ -43,7 +43,7 @@ def read_yaml(path: str | Path, kind: str, ours: str, line: str) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such {kind}; those that come with Puffin are {ours}")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:160]})") from error
     if not isinstance(content, dict):

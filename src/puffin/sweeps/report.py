@@ -73,7 +73,10 @@ class Report:
         """Write log/S.trials.csv. chosen: numbers of the best trials."""
         names = sorted({name for t in trials for name in t.params} | self._differing(trials))
         repeated = {t.user_attrs.get("repeats") for t in trials}
-        with whole_file(self.path("trials.csv")) as temporary, open(temporary, "w", newline="") as file:
+        with (
+            whole_file(self.path("trials.csv")) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(
                 ["trial", "state", *self.metrics, "best", "epochs", "started", "seconds", "repeats", "failure", *names]
@@ -112,7 +115,8 @@ class Report:
         known = settings_of(self.schema)
         settings = parsed.preset(name for name in parsed.given if known[name].role.sweep != "refused")
         with whole_file(self.path("best.yaml")) as temporary:
-            temporary.write_text(f"# {command}\n" + yaml.safe_dump(settings, default_flow_style=None, width=110))
+            preset = yaml.safe_dump(settings, default_flow_style=None, width=110)
+            temporary.write_text(f"# {command}\n{preset}", encoding="utf-8")
         return command
 
     def _pictures(self, finished: list[FrozenTrial], chosen: set[int]) -> None:

@@ -32,5 +32,5 @@ def save_predictions(stem: Path, outputs: dict[str, Tensor], format_: str) -> Pa
 def save_table(path: Path, rows: np.ndarray, header: str, format_: str = "%.8g") -> Path:
     """Write rows of numbers (N, C) to a CSV file with a header line; returns the file."""
     with whole_file(path) as temporary:
-        np.savetxt(temporary, rows, delimiter=",", header=header, comments="", fmt=format_)
+        np.savetxt(temporary, rows, delimiter=",", header=header, comments="", fmt=format_, encoding="utf-8")
     return path

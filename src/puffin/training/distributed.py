@@ -76,7 +76,7 @@ def connect() -> None:
     _watch = _Watch(dist.PrefixStore("watch", store))
     _watch.start()
     if me != 0:
-        sys.stderr = open(os.devnull, "w")
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
 
 
 def disconnect() -> None:

@@ -41,7 +41,7 @@ def start_logging(level: str, logfile: Path | None = None, append: bool = False)
     logger.addHandler(terminal)
     if logfile is not None:
         logfile.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(logfile, mode="a" if append else "w")
+        file = logging.FileHandler(logfile, mode="a" if append else "w", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         logger.addHandler(file)
     return logger

@@ -1,11 +1,17 @@
-"""Requests to stop: SIGINT and SIGTERM are noted, and training stops after the step."""
+"""Requests to stop: SIGINT and SIGTERM are noted, and training stops after the step, or while it waits for data."""
 
+import contextlib
 import logging
 import signal
+from collections.abc import Iterable, Iterator
 
 from puffin.training import distributed
 
 log = logging.getLogger("puffin")
+
+
+class StoppedWaiting(Exception):
+    """A signal came while the process waited for data."""
 
 
 class StopRequests:
@@ -14,6 +20,7 @@ class StopRequests:
     def __init__(self):
         self.signum: int | None = None
         self._previous: dict[int, object] = {}
+        self._waiting = False
 
     @property
     def requested(self) -> bool:
@@ -29,6 +36,31 @@ class StopRequests:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
+    def awaited(self, items: Iterable) -> Iterator:
+        """Yield the items; StoppedWaiting if a signal comes before the next one has arrived.
+
+        Several processes must stop together, after a step that they make together: there a signal is only noted."""
+        items = iter(items)
+        while True:
+            with self._wait():
+                item = next(items, items)  # the iterator itself marks its end
+            if item is items:
+                return
+            yield item
+
+    @contextlib.contextmanager
+    def _wait(self) -> Iterator[None]:
+        self._waiting = True
+        try:
+            self._check()  # a signal may have come just before
+            yield
+        finally:
+            self._waiting = False
+
+    def _check(self) -> None:
+        if self._waiting and self.requested and distributed.num_ranks() == 1:
+            raise StoppedWaiting
+
     def _note(self, signum: int, frame) -> None:
         alone = distributed.num_ranks() == 1
         if self.signum is not None:
@@ -36,5 +68,6 @@ class StopRequests:
                 raise KeyboardInterrupt
             return  # torchrun repeats the signals that a terminal or a batch system has sent already
         self.signum = signum
-        name = signal.Signals(signum).name
-        log.warning(f"{name}: saving after this step{' (again to stop at once)' if alone else ''}")
+        name, when = signal.Signals(signum).name, "now" if self._waiting and alone else "after this step"
+        log.warning(f"{name}: saving {when}{' (again to stop at once)' if alone else ''}")
+        self._check()

@@ -20,7 +20,7 @@ from puffin.data.sampler import EpochBatches
 from puffin.errors import InputError, Interrupted, NonFiniteError
 from puffin.training import distributed
 from puffin.training.schedules import Schedule
-from puffin.training.stopping import StopRequests
+from puffin.training.stopping import StoppedWaiting, StopRequests
 from puffin.training.task import Evaluation, Progress, Task
 
 log = logging.getLogger("puffin")
@@ -142,7 +142,10 @@ class Trainer:
         with self._stop_requests:
             while not self._finished():
                 batches.start(p.epoch, p.batch)
-                self._train_epoch(train, batches.batches_per_epoch, lambda epoch: self._close_row(epoch, valid, report))
+                with contextlib.suppress(StoppedWaiting):  # between two steps
+                    self._train_epoch(
+                        train, batches.batches_per_epoch, lambda epoch: self._close_row(epoch, valid, report)
+                    )
                 if self._any_process_must_stop():  # after an epoch without minibatches, too
                     self._stop()
         return p.history
@@ -178,7 +181,7 @@ class Trainer:
         epoch = p.epoch + 1
         clock, seconds_before = time.perf_counter(), p.seconds
         with _progress_bar(f"epoch {epoch}/{options.num_epoch}", num_batches, p.batch) as bar:
-            for group in _grouped(train, options.accumulate):
+            for group in _grouped(self._stop_requests.awaited(train), options.accumulate):
                 loss, must_stop = self._train_step(group)
                 self._show(bar, len(group), loss)
                 p.seconds = seconds_before + time.perf_counter() - clock
