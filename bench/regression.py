@@ -22,6 +22,7 @@ from puffin.checkpoints.reading import read_checkpoint
 from puffin.data.hdf5 import open_hdf5
 from puffin.errors import InputError
 from puffin.metrics.regression import RESOLUTIONS, regression_metrics
+from puffin.runs.entry import run_script
 from puffin.settings.types import integer
 
 W_MASS = 80.4  # GeV
@@ -111,7 +112,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, hint="")

@@ -71,12 +71,11 @@ def draw(path: Path, numbers: list[int] | None, png: Path) -> None:
     """Draw side views of events, coloured by class; None: the first MOST events, as far as there are any."""
     from matplotlib.figure import Figure
 
-    if numbers is None:
-        with EventFile(path) as file:
-            numbers = list(range(min(len(file), MOST)))
-    figure = Figure(figsize=(12, 0.3 + 4 * -(-len(numbers) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(numbers) // 3), 3, squeeze=False).ravel()
     with EventFile(path) as file:
+        if numbers is None:
+            numbers = list(range(min(len(file), MOST)))
+        figure = Figure(figsize=(12, 0.3 + 4 * -(-len(numbers) // 3)), layout="constrained")
+        panels = figure.subplots(-(-len(numbers) // 3), 3, squeeze=False).ravel()
         for axes, number in zip(panels, numbers, strict=False):
             if not 0 <= number < len(file):
                 raise InputError(f"--draw: expected events 0 to {len(file) - 1} of {path}, got {number}")

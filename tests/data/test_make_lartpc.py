@@ -45,7 +45,7 @@ def segments_of(start, end, energy, fragment):
 
 
 def fragments_of(semantic):
-    """Make one fragment of each given class, all of event 0."""
+    """Make the fragments of one event, one for each of the given classes."""
     n = len(semantic)
     return Fragments(
         np.zeros(n, int),

@@ -332,7 +332,7 @@ def test_best_epoch_by_another_metric(data, tmp_path, before, now):
     torch.save(state, tmp_path / "model/tiny.pt")
     script.main(command(data, tmp_path, *short, *now, "--num-epoch", "3", "--load"))
     chosen, text = read_checkpoint(best)["progress"]["best"], (tmp_path / "log/tiny.log").read_text()
-    assert ("is chosen anew" in text) == bool(now)
+    assert ("the best epoch is chosen from the next validation on" in text) == bool(now)
     if now:
         last = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]
         assert chosen["loss"] == min(row["valid_loss"] for row in last["history"][1:]) == -last["best"]["value"]

@@ -21,14 +21,17 @@ class BatchLoader:
 
     def __init__(self, dataset, batches: EpochBatches, num_workers: int, pin_memory: bool):
         self.batches, self._pin = batches, pin_memory
-        self._reader = _reader(dataset, num_workers)
+        self._reader = WorkerPool(dataset, num_workers) if num_workers else _MainProcess(dataset)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator:
-        for batch in self._reader.read(self.batches):
+        for batch in self._read():
             yield batch.pin_memory() if self._pin else batch
+
+    def _read(self) -> Iterator:
+        return self._reader.read(self.batches)
 
     def close(self) -> None:
         """End the workers, if there are any; another iteration starts new ones."""
@@ -45,13 +48,12 @@ class StreamLoader(BatchLoader):
         super().__init__(dataset, batches, num_workers, pin_memory)
         self._empty = dataset.__getitems__([])
 
-    def __iter__(self) -> Iterator:
+    def _read(self) -> Iterator:
         groups, waiting = self._reader.read(self.batches.groups()), self._empty
         for size in self.batches.sizes():
             while len(waiting) < size:
                 waiting = waiting.followed_by(next(groups))
-            batch = waiting.part(0, size)
-            yield batch.pin_memory() if self._pin else batch
+            yield waiting.part(0, size)
             waiting = waiting.part(size, len(waiting))
 
 
@@ -67,7 +69,3 @@ class _MainProcess:
 
     def close(self) -> None:
         """Do nothing: there are no workers."""
-
-
-def _reader(dataset, num_workers: int) -> WorkerPool | _MainProcess:
-    return WorkerPool(dataset, num_workers) if num_workers else _MainProcess(dataset)

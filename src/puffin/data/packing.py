@@ -49,7 +49,8 @@ class JetBatch(_Batch):
 
     def part(self, start: int, stop: int) -> "JetBatch":
         """Return jets start to stop - 1; they share memory with this batch."""
-        first, last = int(self.lengths[:start].sum()), int(self.lengths[:stop].sum())
+        first = int(self.lengths[:start].sum())
+        last = len(self.fourmomenta) if stop >= len(self) else first + int(self.lengths[start:stop].sum())
         cut = {"fourmomenta": slice(first, last), "scalars": slice(first, last)}
         return JetBatch(**{k: None if x is None else x[cut.get(k, slice(start, stop))] for k, x in vars(self).items()})
 

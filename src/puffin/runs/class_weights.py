@@ -17,7 +17,7 @@ def weights_of_classes(text: str, num_classes: int) -> Tensor | None:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def inverse_fractions(counts: Tensor) -> Tensor:
-    """Return the sum of the counts divided by each of them, (K,) float64; 0 for a class with count 0."""
+def inverse_fractions(counts: Tensor, factor: int = 1) -> Tensor:
+    """Return the sum of the counts divided by `factor` times each of them, (K,) float64; 0 for a class with count 0."""
     counts = counts.double()
-    return torch.where(counts > 0, counts.sum() / counts.clamp_min(1), 0)
+    return torch.where(counts > 0, counts.sum() / (factor * counts.clamp_min(1)), 0)

@@ -117,5 +117,5 @@ def _check_balanced(found: Start, asked: bool) -> None:
 
 def balanced_weights(labels: torch.Tensor, num_classes: int) -> str:
     """Return numbers for --class-weights, exactly: N / (K n_c) for each class c with n_c of the N labels, or 0."""
-    weights = inverse_fractions(torch.bincount(labels, minlength=num_classes)[:num_classes]) / num_classes
+    weights = inverse_fractions(torch.bincount(labels, minlength=num_classes)[:num_classes], num_classes)
     return ",".join(map(repr, weights.tolist()))

@@ -184,7 +184,10 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
     progress, notes = trainer.progress, []
     changed = changes_of_best(start.flags.values, checkpoint.settings)
     if changed:
-        notes.append(f"{', '.join(changed)}: the best epoch is chosen anew, from the next validation on")
+        notes.append(
+            f"{', '.join(changed)}: earlier epochs cannot be compared; the best epoch is chosen from the next "
+            "validation on"
+        )
     if changed or checkpoint.path != run.paths.checkpoint:
         progress.best = {}  # judged by other settings, or a file of another run
     if progress.train_events not in (0, len(datasets["train"])):
