@@ -14,12 +14,17 @@ FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write the content of a checkpoint, with the format's number; see `save_tensors`."""
+    save_tensors(path, {"format": FORMAT, **content})
+
+
+def save_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a dict of tensors and plain types; the old file stays until the new one is complete on disk.
 
-    InputError if the disk is full. The bytes are made in memory first: so their number is known, and the system's
-    reason for a failure is not lost in the library."""
+    DiskFull if there is no space. The bytes are made in memory first: so their number is known, and the system's reason
+    for a failure is not lost in the library."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, buffer)
+    torch.save(dict(content), buffer)
     with whole_file(path, buffer.getbuffer().nbytes) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 

@@ -83,10 +83,10 @@ def _open(run: Run, evaluator: Evaluator, stack: ExitStack) -> Callable[[], None
         check_places([run.paths.log, *(path for name in weights for path in evaluator.places(name))])
         open_log(run)
         return lambda: None
+    check_all_places(run, evaluator.task, [*evaluator.places("best"), *evaluator.places("final")])
     lock = stack.enter_context(RunLock(run.paths.prefix, run.paths.folders))
     if start.resuming and not start.checkpoint.is_current():
         raise InputError(f"{start.checkpoint.path}: was written again while it was read; give the command once more")
-    check_all_places(run, evaluator.task, [*evaluator.places("best"), *evaluator.places("final")])
     if not start.resuming or start.resuming_another:
         remove_earlier_run(run)
     open_log(run)

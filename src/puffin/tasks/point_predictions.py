@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.pilarnet import CloudDataset
-from puffin.files import whole_file
 
 _CHUNK = 2**16  # rows
 _EVENTS = {"file": np.int32, "event": np.int64, "ptr": np.int64}
@@ -50,7 +50,7 @@ class PointPredictions:
 
     def __enter__(self) -> "PointPredictions":
         with ExitStack() as stack:
-            file = stack.enter_context(h5py.File(stack.enter_context(whole_file(self.target)), "w", locking=False))
+            file = stack.enter_context(whole_hdf5(self.target))
             file.attrs["files"] = [str(path.resolve()) for path in self.dataset.files]
             file.attrs["classes"] = list(self.names)
             file.attrs["checkpoint"] = self.checkpoint

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from puffin.checkpoints.writing import save_tensors
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.files import whole_file
 from puffin.training.task import Evaluation
 
@@ -26,16 +27,13 @@ def save_predictions(evaluation: Evaluation, outputs: dict[str, Tensor], format_
     stem = stem_of(evaluation)
     path = stem.with_name(f"{stem.name}.{format_}")
     outputs = {k: v.double() if v.is_floating_point() else v for k, v in outputs.items()}
-    with whole_file(path) as temporary:
-        if format_ == "pt":
-            torch.save({**outputs, "run": evaluation.run_id}, temporary)
-        else:
-            import h5py
-
-            with h5py.File(temporary, "w", locking=False) as file:  # nobody else knows the temporary file
-                file.attrs["run"] = evaluation.run_id
-                for name, value in outputs.items():
-                    file.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
+    if format_ == "pt":
+        save_tensors(path, {**outputs, "run": evaluation.run_id})
+        return path
+    with whole_hdf5(path) as file:
+        file.attrs["run"] = evaluation.run_id
+        for name, value in outputs.items():
+            file.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
     return path
 
 
