@@ -9,6 +9,7 @@ from pathlib import Path
 from puffin.settings.common import RunSettings
 
 _EVENT_PICTURE = re.compile(r"(step\d+|end|eval\..+)\.event\d+\.(\w+\.png|html)")
+_TEMPORARY = re.compile(r"(_best)?\..*\.[a-z0-9_]{8}\.\w+")  # after the prefix
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "holdout")
 
 
@@ -84,6 +85,12 @@ class RunPaths:
         """Return the pictures of events that exist; other files of the folder, such as TensorBoard's, are not
         among them."""
         return sorted(path for path in self.folder.glob("*.event*") if _EVENT_PICTURE.fullmatch(path.name))
+
+    def unfinished(self) -> list[Path]:
+        """Return the temporary files that killed processes of this run have left (see files.py)."""
+        literal = glob.escape(self.prefix)
+        files = (f for folder in self.folders for f in folder.glob(f".{literal}[._]*") if f.is_file())
+        return sorted(f for f in files if _TEMPORARY.fullmatch(f.name[1 + len(self.prefix) :]))
 
     def of_earlier_run(self) -> list[Path]:
         """Return the existing files that a new run of the same prefix replaces."""

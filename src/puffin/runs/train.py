@@ -87,6 +87,8 @@ def _open(run: Run, evaluator: Evaluator, stack: ExitStack) -> Callable[[], None
     lock = stack.enter_context(RunLock(run.paths.prefix, run.paths.folders))
     if start.resuming and not start.checkpoint.is_current():
         raise InputError(f"{start.checkpoint.path}: was written again while it was read; give the command once more")
+    for path in run.paths.unfinished():
+        path.unlink(missing_ok=True)
     if not start.resuming or start.resuming_another:
         remove_earlier_run(run)
     open_log(run)
