@@ -108,7 +108,8 @@ def _descendants(process: int) -> list[int]:
         parent = waiting.pop()
         try:
             text = " ".join(
-                Path(f"/proc/{parent}/task/{task}/children").read_text() for task in os.listdir(f"/proc/{parent}/task")
+                Path(f"/proc/{parent}/task/{task}/children").read_text(encoding="ascii")
+                for task in os.listdir(f"/proc/{parent}/task")
             )
         except OSError:
             continue

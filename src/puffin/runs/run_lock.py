@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from puffin.errors import InputError
+from puffin.files import locked
 
 log = logging.getLogger("puffin")
 
@@ -45,6 +46,7 @@ class RunLock:
 
     def __enter__(self) -> "RunLock":
         taken: list[Path] = []
+        _held.add(self.owner["id"])
         try:
             for path in self.files:
                 _take(path, self.prefix, self.owner)
@@ -52,8 +54,8 @@ class RunLock:
         except BaseException:
             for path in taken:
                 _remove(path, self.owner)
+            _held.discard(self.owner["id"])
             raise
-        _held.add(self.owner["id"])
         self._beat = _Beat(self.files)
         self._beat.start()
         return self
@@ -63,6 +65,8 @@ class RunLock:
             self._beat.stopped.set()
             self._beat.join()
         for path in self.files:
+            with contextlib.suppress(OSError):
+                _mutex(path).unlink(missing_ok=True)
             _remove(path, self.owner)
         _held.discard(self.owner["id"])
 
@@ -106,7 +110,7 @@ def _take(path: Path, prefix: str, owner: Mapping[str, Any]) -> None:
                 f"run '{prefix}': is being trained by {_described(found)}, which shares the folder {path.parent} "
                 f"(last active {age or 0:.0f} s ago); choose another --prefix, or wait until it ends"
             )
-        if _set_aside(path, found):
+        if _remove_dead(path, found):
             log.warning(f"run '{prefix}': taking over from {_described(found)}: {reason}")
 
 
@@ -134,21 +138,19 @@ def _create(path: Path, owner: Mapping[str, Any]) -> bool:
         temporary.unlink(missing_ok=True)
 
 
-def _set_aside(path: Path, found: Mapping[str, Any]) -> bool:
+def _remove_dead(path: Path, found: Mapping[str, Any]) -> bool:
     """Remove the file of a dead owner; return False if another process was faster."""
-    aside = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return False
-    moved = _read(aside)
-    if moved is not None and moved.get("id") == found.get("id"):
-        aside.unlink(missing_ok=True)
+    with locked(_mutex(path)):
+        now = _read(path)
+        if now is None or now.get("id") != found.get("id"):
+            return False
+        path.unlink(missing_ok=True)
         return True
-    with contextlib.suppress(OSError):  # it was the file of a new owner, who had been faster: give it back
-        os.link(aside, path)
-    aside.unlink(missing_ok=True)
-    return False
+
+
+def _mutex(path: Path) -> Path:
+    """Return the file that is locked while a dead owner is removed, so that a new owner is never removed instead."""
+    return path.with_name(f"{path.name}.lock")
 
 
 def _why_ended(found: Mapping[str, Any], own: Mapping[str, Any], age: float) -> str:
@@ -210,7 +212,7 @@ def _machine() -> str:
     """Return a name of the machine, its start, and the container in which process numbers have their meaning."""
     parts = [socket.gethostname(), "", ""]
     with contextlib.suppress(OSError):
-        parts[1] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        parts[1] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     with contextlib.suppress(OSError):
         parts[2] = os.readlink("/proc/self/ns/pid")
     return " ".join(parts)
@@ -223,7 +225,7 @@ def _boot(owner: Mapping[str, Any]) -> str:
 def _start_of_process(process: int) -> str:
     """Return when a process started, in ticks of the system's clock; '' if that is not known."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):
         return ""
 
