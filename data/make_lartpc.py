@@ -40,7 +40,7 @@ from lartpc.events import Recipe, simulate
 from puffin.data.commands import Parser
 from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.parallel import ordered_map
-from puffin.data.pilarnet_files import hdf5_files
+from puffin.data.splits import hdf5_files
 from puffin.files import whole_file
 from puffin.settings.types import integer
 
