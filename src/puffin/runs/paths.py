@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from puffin.data.splits import NAMES
 from puffin.settings.common import RunSettings
 
 _EVENT_PICTURE = re.compile(r"(step\d+|end|eval\..+)\.event\d+\.(\w+\.png|html)")
 _TEMPORARY = re.compile(r"(_best)?\..*\.[a-z0-9_]{8}\.\w+")  # after the prefix
-_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "test", "holdout")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def name_of_events(sources: Sequence[str | Path]) -> str:
         return ""
     path = Path(sources[0]).resolve()
     stem = path.stem if path.suffix in (".h5", ".hdf5") else path.name
-    if stem.lower() in _SPLIT_NAMES:
+    if stem.lower() in {name for names in NAMES.values() for name in names}:
         stem = path.parent.name or stem
     further = len(sources) - 1
     return f"{stem}-and-{further}-more" if further else stem
