@@ -1,6 +1,8 @@
 """Errors that the user can correct; scripts print them as one line and exit with a non-zero status."""
 
+import difflib
 import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -28,3 +30,15 @@ class Interrupted(Exception):
             else "nothing saved (--no-save)"
         )
         super().__init__(f"stopped by {signal.Signals(signum).name}: {where}")
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 picture", "2 pictures", "3 minibatches", "2 processes"."""
+    ending = "es" if noun.endswith(("s", "ch", "sh", "x")) else "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
+
+
+def nearest(name: str, known: Iterable[str], show: Callable[[str], str] = str) -> str:
+    """Return the end of a message about an unknown name: " (did you mean dropout?)", or "" if none is similar."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {show(found[0])}?)" if found else ""
