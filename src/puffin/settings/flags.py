@@ -209,7 +209,8 @@ class Flags:
         `starting_from`."""
         changes = []
         for name, entry in settings_of(self.schema).items():
-            if name in stored and name in self.given and getattr(entry.role, purpose) != OWN:
+            kept = getattr(entry.role, purpose) != OWN and entry.role.preset == "always"  # a name may differ
+            if kept and name in stored and name in self.given:
                 value, now = entry.setting.canonical(stored[name]), self.values[name]
                 if value != now:
                     changes.append(f"{entry.flag} {shown_value(value)} -> {shown_value(now)}")

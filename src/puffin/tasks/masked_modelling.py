@@ -118,9 +118,9 @@ class MaskedModelling(InMemoryTask):
             }
         return numbers
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write the rows of `step` to <stem>.pt or .h5; return the file."""
-        return [save_predictions(stem, outputs, self.predict_format)]
+        return [save_predictions(evaluation, outputs, self.predict_format)]
 
 
 def fixed_mask(lengths: Tensor, ratio: float, seed: int, index: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from puffin.ops.segments import segment_sum
 from puffin.settings.names import REGRESSION_METRICS
 from puffin.tasks.saving import save_predictions
 from puffin.tasks.weighting import weighted_mean
-from puffin.training.task import InMemoryTask, StepOutput
+from puffin.training.task import Evaluation, InMemoryTask, StepOutput
 
 
 class MomentumRegression(InMemoryTask):
@@ -62,6 +62,6 @@ class MomentumRegression(InMemoryTask):
         """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
         return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; return the files."""
-        return [save_predictions(stem, outputs, self.predict_format)]
+        return [save_predictions(evaluation, outputs, self.predict_format)]
