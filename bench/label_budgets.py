@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import train_segmentation
-from puffin.data.pilarnet import CloudDataset, CloudSelection, find_split_files
+from puffin.data.pilarnet import CloudDataset, CloudSelection
+from puffin.data.splits import files_by_folder
 from puffin.errors import InputError
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.entry import run_script
@@ -77,7 +78,7 @@ def check_budgets(args: argparse.Namespace, further: list[str]) -> None:
     """Raise InputError if a budget is larger than the data set: the run would use fewer events than its name says."""
     data = parse(PointSegmentationSettings, "", [*further, "--datadir", args.datadir]).settings().data
     selection = CloudSelection(min_points=data.min_points, skip_bad=data.skip_bad)
-    events = len(CloudDataset(find_split_files(args.datadir, "train"), selection, max(1, data.num_workers)))
+    events = len(CloudDataset(files_by_folder(args.datadir)["train"], selection, max(1, data.num_workers)))
     if max(args.budgets) > events:
         available = f"the number of training events with at least {data.min_points} points in {args.datadir}"
         raise InputError(f"--budgets: expected 1 to {events}, {available}, got {args.budgets}")

@@ -39,7 +39,7 @@ from lartpc.events import Recipe, simulate
 
 from puffin.data.commands import Parser
 from puffin.data.parallel import ordered_map
-from puffin.data.pilarnet_files import hdf5_files
+from puffin.data.splits import hdf5_files
 from puffin.files import whole_file
 from puffin.settings.types import integer
 

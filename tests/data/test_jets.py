@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from puffin.data.jets import JetDataset, JetSelection, find_split_files, open_splits
+from puffin.data.jets import JetDataset, JetSelection, open_splits
 from puffin.data.loader import make_loader
 from puffin.data.sampler import EpochBatches
 from puffin.data.scalars import chosen_scalars
@@ -92,20 +92,6 @@ def test_ranks_share_an_epoch():
     one = [sorted(b) for b in EpochBatches(12, 4, True, 5)]
     two = [list(EpochBatches(12, 2, True, 5, rank, 2)) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*two, strict=False)] == one
-
-
-def test_split_names(tmp_path):
-    """'constrained.h5' is no training file, nor is a file of a killed writer; 'val' and 'valid' are the same split."""
-    for (
-        name
-    ) in "train_1.h5 top-train.hdf5 constrained.h5 .train.h5.x.h5 val.h5 x_valid_2.h5 test.txt Test_A.h5".split():
-        (tmp_path / name).touch()
-    names = {s: [p.name for p in find_split_files(tmp_path, s)] for s in ("train", "valid", "test")}
-    assert names == {
-        "train": ["top-train.hdf5", "train_1.h5"],
-        "valid": ["val.h5", "x_valid_2.h5"],
-        "test": ["Test_A.h5"],
-    }
 
 
 def test_one_hot_targets(tmp_path):

@@ -14,9 +14,10 @@ import torch
 
 from puffin.data import pilarnet
 from puffin.data.loader import make_loader
-from puffin.data.pilarnet import CloudDataset, CloudSelection, find_split_files, open_splits
+from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path, make_index
 from puffin.data.sampler import EpochBatches
+from puffin.data.splits import files_by_folder
 from puffin.errors import InputError
 from puffin.files import whole_file
 
@@ -368,9 +369,9 @@ def test_version_by_name_without_extra(events, tmp_path):
 def test_folders(tmp_path):
     """Breaks if a wrong --datadir gives an empty data set instead of an error."""
     with pytest.raises(InputError, match="no such folder"):
-        find_split_files(tmp_path / "none", "train")
+        files_by_folder(tmp_path / "none")
     with pytest.raises(InputError, match="found none. Pass another folder"):
-        find_split_files(tmp_path, "train")
+        files_by_folder(tmp_path)
     for flag, setting in (("--emin", "emin"), ("--energy-threshold", "energy_threshold")):  # flags that exist
         with pytest.raises(
             InputError, match=f"^{flag}: expected more than 0 and less than 20 MeV, which becomes .1, got 30"
@@ -388,11 +389,11 @@ def test_hidden_files_are_ignored(events, tmp_path):
         unfinished.write_bytes(good.read_bytes()[:100])
         (folder / "train" / "._a.h5").write_bytes(b"Mac OS X")
         write(folder / ".trash" / "c.h5", events)
-        assert find_split_files(folder, "train") == [good] and find_files([folder]) == [good]
+        assert files_by_folder(folder)["train"] == [good] and find_files([folder]) == [good]
         assert find_files([unfinished]) == [unfinished]  # asked for by name
         good.unlink()
         with pytest.raises(InputError, match="found none"):
-            find_split_files(folder, "train")
+            files_by_folder(folder)
 
 
 # ---- repacking
@@ -478,7 +479,7 @@ def test_packed_files_are_checked(events, tmp_path):
 @pytest.mark.parametrize("split, number", [("train", 64), ("val", 16)])
 def test_sample(split, number):
     """Breaks if the sample is damaged, not indexed, or no longer similar to the data that it replaces."""
-    files = find_split_files(SAMPLE, "train" if split == "train" else "valid")
+    files = files_by_folder(SAMPLE)["train" if split == "train" else "valid"]
     assert [index_path(f).exists() for f in files] == [True]
     dataset = CloudDataset(files, CloudSelection(min_points=0, remove_led=False, energy_threshold=0))
     assert len(dataset) == number and dataset.version == "v2"

@@ -5,7 +5,6 @@ the target under any key (targets.py); features of the particles, (N, M), each u
 """
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,29 +18,15 @@ from puffin.data.events import EventDataset, choose_events
 from puffin.data.hdf5 import open_hdf5
 from puffin.data.packing import JetBatch, rows_of_events
 from puffin.data.scalars import Scalar
+from puffin.data.splits import files_by_name, log_splits
 from puffin.data.targets import ClassLabels, Momenta, read_weights
 from puffin.errors import InputError, first_line
 
 log = logging.getLogger("puffin")
 
-SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 MOMENTA = "Pmu"
 _ROWS_AT_ONCE = 4096  # rows per read when a file is loaded into memory
 _ROWS_OF_CHUNK = 1024  # rows per read otherwise: about this number, in whole chunks of the file
-
-
-def find_split_files(datadir: str | Path, split: str) -> list[Path]:
-    """Find the HDF5 files of a folder whose names contain the split as a word (train_1.h5, top-val.hdf5, ...), sorted.
-
-    Hidden files are ignored: the temporary files of a killed writer begin with a dot. InputError if the folder does
-    not exist."""
-    folder = Path(datadir)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Pass the folder with train, valid and test files with --datadir.")
-    word = re.compile(rf"(?<![a-z])({'|'.join(SPLITS[split])})(?![a-z])")
-    return sorted(
-        p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and word.search(p.stem.lower())
-    )
 
 
 @dataclass(frozen=True)
@@ -252,11 +237,14 @@ def open_splits(
 
     testfile replaces the test files of the folder; the folder need not exist if only the test split is wanted. The seed
     chooses the events."""
+    files = {} if testfile and set(wanted) == {"test"} else files_by_name(datadir)
+    if testfile:
+        files["test"] = [Path(testfile)]
+    log_splits(files, wanted)
     datasets = {}
     for split, number in wanted.items():
-        files = [Path(testfile)] if split == "test" and testfile else find_split_files(datadir, split)
-        if files:
-            dataset = JetDataset(files, selection)
+        if files[split]:
+            dataset = JetDataset(files[split], selection)
             dataset.restrict(choose_events(dataset.labels(), len(dataset), number, seed, split))
             datasets[split] = dataset
     return datasets

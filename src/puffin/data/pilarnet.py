@@ -24,17 +24,16 @@ from puffin.data.pilarnet_files import (
     WIDTHS,
     BadEvent,
     EventFile,
-    hdf5_files,
     index_path,
     known_counts,
     make_index,
 )
+from puffin.data.splits import files_by_folder, log_splits
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 
 log = logging.getLogger("puffin")
 
-SPLITS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 _SEMANTIC = 4  # column of clusters
 
 
@@ -91,21 +90,6 @@ def energy_of(x, eps: float, emax: float):
 def normalize_coordinates(coordinates):
     """Scale coordinates [voxel] so that the detector's cube just fits into the unit ball, however it is rotated."""
     return (coordinates - PILARNET.centre) / PILARNET.half_diagonal
-
-
-def find_split_files(datadir: str | Path, split: str) -> list[Path]:
-    """Find the HDF5 files in the folder of a split (train/, val/ or valid/, test/), sorted.
-
-    InputError if the data folder does not exist or has no HDF5 file in any of these folders."""
-    folder = Path(datadir)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Pass the folder with train/, val/ and test/ with --datadir.")
-    found = [p for name in SPLITS[split] for p in hdf5_files(folder / name, "*")]
-    if not found and not hdf5_files(folder, "*/*"):
-        raise InputError(
-            f"{folder}: expected .h5 files in train/, val/ or test/, found none. Pass another folder with --datadir."
-        )
-    return sorted(found)
 
 
 class CloudDataset(EventDataset):
@@ -266,11 +250,11 @@ def open_splits(
     """Open the data sets of the splits in `wanted` (split -> number of events, -1 for all) that have files.
 
     The seed chooses the events; jobs: processes that build missing indices."""
-    datasets = {}
+    datasets, files = {}, files_by_folder(datadir)
+    log_splits(files, (split for split in wanted if files[split] or split != "test"))  # the run says what it tests
     for split, number in wanted.items():
-        files = find_split_files(datadir, split)
-        if files:
-            dataset = CloudDataset(files, selection, jobs)
+        if files[split]:
+            dataset = CloudDataset(files[split], selection, jobs)
             dataset.restrict(choose_events(None, len(dataset), number, seed, split))
             datasets[split] = dataset
     return datasets

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from puffin.data.hdf5 import open_hdf5
+from puffin.data.splits import hdf5_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError, first_line
 from puffin.files import whole_file
@@ -226,14 +227,6 @@ def problem_of(points: np.ndarray, clusters: np.ndarray) -> str | None:
 def checksum(points: np.ndarray, clusters: np.ndarray) -> int:
     """Compute the CRC-32 of an event as a packed file stores it."""
     return zlib.crc32(np.ascontiguousarray(clusters, np.int32), zlib.crc32(np.ascontiguousarray(points, np.float32)))
-
-
-def hdf5_files(folder: Path, pattern: str) -> list[Path]:
-    """Find the HDF5 files in a folder that match the pattern.
-
-    Hidden files and folders are ignored: unfinished files begin with a dot, and so do the files `._X.h5` of macOS."""
-    found = (p for p in folder.glob(pattern) if p.suffix in (".h5", ".hdf5"))
-    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
