@@ -9,7 +9,7 @@ CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
 .PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-cuda \
-  check-sanitizers generate bench clean
+  check-sanitizers fuzz crash generate bench clean
 
 quickstart: $(READY)
 	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
@@ -66,6 +66,14 @@ check-sanitizers: $(READY)
 	  PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest tests/ops \
 	  -k "equals_oracle or golden or padded or threads or tree or per_event or equals_separate or refuse"; \
 	  status=$$?; PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels; exit $$status
+
+# 1000 cases of odd flags, data, checkpoints and presets; `make test` runs the first 60 of them
+fuzz: kernels
+	PYTHONPATH=src:.:data:tools $(BIN)/python -m tests.fuzz.campaign --cases 1000
+
+# Kill 200 trainings at random moments and fill 20 disks (about an hour)
+crash: kernels
+	$(BIN)/python bench/crash.py --kills 200 --disks 20
 
 install: $(READY)
 

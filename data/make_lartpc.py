@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from lartpc.events import Recipe, simulate
 
 from puffin.data.commands import Parser
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.parallel import ordered_map
 from puffin.data.splits import hdf5_files
 from puffin.files import whole_file
@@ -107,19 +108,16 @@ def write_events(path, events, number, version, attributes, progress=lambda: Non
     """Write `number` events and the index of the file; returns the number of points of each event, (number,) int64."""
     names = ("point", "cluster") + (("cluster_extra",) if version != "v1" else ())
     counts = np.zeros(number, np.int64)
-    with whole_file(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(attributes)
-            for name in names:
-                kind = np.int32 if name == "cluster" else np.float32
-                file.create_dataset(
-                    name, (number,), h5py.vlen_dtype(kind), chunks=(min(number, 1024),), track_times=False
-                )
-            for k, event in enumerate(events):
-                for name, row in rows_of(event, version).items():
-                    file[name][k] = row
-                counts[k] = len(event.points)
-                progress()
+    with whole_hdf5(path) as file:
+        file.attrs.update(attributes)
+        for name in names:
+            kind = np.int32 if name == "cluster" else np.float32
+            file.create_dataset(name, (number,), h5py.vlen_dtype(kind), chunks=(min(number, 1024),), track_times=False)
+        for k, event in enumerate(events):
+            for name, row in rows_of(event, version).items():
+                file[name][k] = row
+            counts[k] = len(event.points)
+            progress()
     with whole_file(path.with_name(f"{path.stem}_points.npy")) as temporary:
         np.save(temporary, counts)
     return counts

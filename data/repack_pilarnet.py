@@ -23,6 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.data.commands import Parser, local_path
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path
 from puffin.errors import InputError
@@ -60,11 +61,11 @@ def parse_args(argv=None):
 def repack(paths, compress, skip_bad):
     """Repack paths = (source, target) and write the index; returns the numbers of (events, bad events)."""
     source, target = paths
-    with EventFile(source) as events, whole_file(target) as temporary:
+    with EventFile(source) as events:
         if events.packed:
             raise InputError(f"{source}: is already packed")
         total = sum((sizes.clip(0).sum(0) for sizes in events.sizes(skip_bad)), np.zeros(2, np.int64))
-        with h5py.File(temporary, "w") as file:
+        with whole_hdf5(target) as file:
             counts, bad = _write(file, events, total, compress, skip_bad)
     with whole_file(index_path(target)) as temporary:
         np.save(temporary, counts)

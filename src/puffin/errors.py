@@ -13,6 +13,10 @@ class InputError(Exception):
     """Bad flags, files or data. The message says what is wrong, where, and what to do."""
 
 
+class DiskFull(InputError):
+    """A file could not be written, because its disk is full."""
+
+
 class NonFiniteError(RuntimeError):
     """The loss or its gradient became infinite or nan; no update was made."""
 
@@ -28,3 +32,12 @@ class Interrupted(Exception):
             else "nothing saved (--no-save)"
         )
         super().__init__(f"stopped by {signal.Signals(signum).name}: {where}")
+
+
+class MissingOutputs(Exception):
+    """A run has finished, but some of its outputs could not be written. `history`: one row of numbers per epoch."""
+
+    def __init__(self, failures: list[str], history: list[dict]):
+        self.history = history
+        number = f"{len(failures)} outputs" if len(failures) > 1 else "1 output"
+        super().__init__(f"the run has finished, but {number} could not be written: {'; '.join(failures)}")

@@ -83,8 +83,9 @@ def test_train_then_evaluate(data, tmp_path):
 
     named = f"--eval --cpu --loadfile {best} --workdir {tmp_path}/e --prefix named --predict valid".split()
     script.main([*named, "--datadir", str(data), "--num-valid", "7"])
-    assert [path.name for path in (tmp_path / "e/predict").glob("named*.pt")] == ["named.best.valid.pt"]
-    assert torch.load(tmp_path / "e/predict/named.best.valid.pt", weights_only=True)["predict"].shape == (7, 2)
+    predicted = tmp_path / f"e/predict/named.best.valid.{data.name}.pt"
+    assert list((tmp_path / "e/predict").glob("named*.pt")) == [predicted]
+    assert torch.load(predicted, weights_only=True)["predict"].shape == (7, 2)
     script.main([*named, "--datadir", str(only_test)])
     assert "found no valid events" in (tmp_path / "e/log/named.log").read_text()
 
@@ -102,14 +103,14 @@ def test_published_run(run_folder, tmp_path):
     script.main([*f"--eval --cpu --workdir {tmp_path} --prefix ref --nobj=85".split(), *files])
     ours, published = (
         torch.as_tensor(read_checkpoint(p)["predict"])
-        for p in (tmp_path / "predict/ref.best.test.pt", run_folder / "ref.best.test.pt")
+        for p in (tmp_path / "predict/ref.best.test.pelican_run.pt", run_folder / "ref.best.test.pt")
     )
     assert float((ours - published).abs().max()) < 1e-4
     rows = []
     for path in (tmp_path / "log/ref.Best.metrics.csv", run_folder / "ref.Best.metrics.csv"):
         with open(path) as file:
             rows.append(next(csv.DictReader(file)))
-    assert rows[0].keys() == rows[1].keys()
+    assert list(rows[0]) == [*rows[1], "evaluated", "run"]
     for name in list(rows[1])[2:]:
         assert float(rows[0][name]) == pytest.approx(
             float(rows[1][name]), abs=1e-5 * max(1, abs(float(rows[1][name])))

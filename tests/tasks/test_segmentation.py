@@ -177,7 +177,10 @@ def test_predictions(tmp_path):
     with pytest.raises(KeyError):
         evaluate(task, [whole, Broken()], stem)
     assert list((tmp_path / "p").iterdir()) == []
-    assert {path.name for path in task.save_outputs(stem, outputs)} == {"x.best.valid.h5", "x.best.valid_confusion.csv"}
+    assert {path.name for path in task.save_outputs(Evaluation("valid", "best", stem), outputs)} == {
+        "x.best.valid.h5",
+        "x.best.valid_confusion.csv",
+    }
     header, *rows = (tmp_path / "p/x.best.valid_confusion.csv").read_text().splitlines()
     assert header == "given_shower,given_track,given_michel,given_delta" and len(rows) == 4
 

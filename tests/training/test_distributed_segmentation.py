@@ -44,10 +44,10 @@ def test_same_predictions(runs, split):
 def test_evaluation_by_the_first_process_alone(runs):
     """--no-distribute-eval: the same numbers and files."""
     alone, both = row(runs / "alone/log/alone.Best.metrics.csv"), row(runs / "two/log/points.Final.metrics.csv")
-    for name in list(both)[2:]:
+    for name in list(both)[2:-2]:
         assert float(alone[name]) == pytest.approx(float(both[name]), rel=1e-9, nan_ok=True), name
     with (
-        h5py.File(runs / "alone/predict/alone.best.test.h5") as a,
+        h5py.File(*(runs / "alone/predict").glob("alone.best.test.*.h5")) as a,
         h5py.File(runs / "two/predict/points.final.test.h5") as b,
     ):
         assert np.array_equal(a["class"], b["class"]) and np.array_equal(a["ptr"], b["ptr"])

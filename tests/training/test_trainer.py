@@ -13,8 +13,10 @@ from puffin.data.sampler import EpochBatches
 from puffin.errors import InputError, Interrupted
 from puffin.training.schedules import Schedule
 from puffin.training.task import Evaluation, InMemoryTask, Progress, StepOutput
-from puffin.training.trainer import Trainer, TrainerOptions
+from puffin.training.trainer import Reports, Trainer, TrainerOptions
+from puffin.training.update import Updater
 
+NAN = float("nan")
 DATA = torch.linspace(-1, 1, 11)  # eleven events
 
 
@@ -73,17 +75,22 @@ def make_trainer(tmp_path, task=None, **options):
     )
 
 
+class Rows(Reports):
+    """Notes the number of rows after each row."""
+
+    def __init__(self):
+        self.lengths = []
+
+    def after_row(self, history):
+        self.lengths.append(len(history))
+
+
 def run(tmp_path, batch_size=2, **options):
     """Train without shuffling; return task and trainer."""
     trainer, batches = make_trainer(tmp_path, **options), EpochBatches(len(DATA), batch_size, shuffle=False)
-    rows = []
-    trainer.fit(
-        Loader(batches),
-        batches,
-        Loader(EpochBatches(len(DATA), 4, shuffle=False)),
-        lambda history: rows.append(len(history)),
-    )
-    assert rows == list(range(1, len(trainer.progress.history) + 1))
+    rows = trainer.reports = Rows()
+    trainer.fit(Loader(batches), batches, Loader(EpochBatches(len(DATA), 4, shuffle=False)))
+    assert rows.lengths == list(range(1, len(trainer.progress.history) + 1))
     return trainer.task, trainer
 
 
@@ -143,7 +150,7 @@ def test_place_beyond_the_epoch(tmp_path):
             assert len(asked) == 1
             return super().__iter__()
 
-    trainer.fit(Once(batches), batches, None, lambda history: None)
+    trainer.fit(Once(batches), batches, None)
     p = trainer.progress
     assert asked == [(2, 0)] and (p.epoch, p.batch, p.step, p.train_events) == (3, 0, 18, 11)
 
@@ -162,7 +169,7 @@ def test_signal_where_nothing_is_trained(tmp_path):
             return iter(())
 
     with pytest.raises(Interrupted):
-        make_trainer(tmp_path).fit(Nothing(), EpochBatches(len(DATA), 2, shuffle=False), None, lambda history: None)
+        make_trainer(tmp_path).fit(Nothing(), EpochBatches(len(DATA), 2, shuffle=False), None)
     assert (tmp_path / "last.pt").exists()
 
 
@@ -188,20 +195,22 @@ def test_metrics_see_the_averaged_weights(tmp_path):
     """With --ema, metrics such as a probe use the averaged weights; training continues with its own."""
     task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
     seen, own = trainer.progress.history[0]["valid_weight"], task.model.weight.item()
-    assert seen == pytest.approx(trainer.average.module.weight.item()) and abs(seen - own) > 0.01
+    assert seen == pytest.approx(trainer.average.average.module.weight.item()) and abs(seen - own) > 0.01
 
 
 def test_reports_and_the_end_see_the_averaged_weights(tmp_path):
     """Pictures use the weights that were evaluated. After an exception in a report, the model has its own weights."""
     task, trainer = run(tmp_path, num_epoch=1, ema=0.9)
-    own, average, seen = task.model.weight.item(), trainer.average.module.weight.item(), []
+    own, average, seen = task.model.weight.item(), trainer.average.average.module.weight.item(), []
 
-    def report(history):
-        seen.append(task.model.weight.item())
-        raise KeyError
+    class Failing(Reports):
+        def after_row(self, history):
+            seen.append(task.model.weight.item())
+            raise KeyError
 
+    trainer.reports = Failing()
     with pytest.raises(KeyError):
-        trainer._close_row(2, None, report)
+        trainer._close_row(2, None)
     assert seen == [average] and task.model.weight.item() == own != average
     Checkpoint.read(trainer.best).load_into(task.model)
     assert task.model.weight.item() == average
@@ -224,11 +233,12 @@ def test_learning_rates_of_groups(tmp_path):
     """In each step a group has the schedule's rate times its factor; with a factor of 1 nothing changes."""
     trainer = run(tmp_path, num_epoch=1)[1]
     weight, bias = trainer.task.model.parameters()
-    trainer.optimizer = torch.optim.SGD(
-        [{"params": [weight], "lr_scale": 1.0}, {"params": [bias], "lr_scale": 0.25}], lr=9.0
+    groups = [{"params": [weight], "lr_scale": 1.0}, {"params": [bias], "lr_scale": 0.25}]
+    optimizer = torch.optim.SGD(groups, lr=9.0)
+    Updater(trainer.task, optimizer, 0.0, trainer.device, "", lambda: False)(
+        [Numbers(torch.arange(3))], 0.1, trainer.progress
     )
-    trainer._train_step([Numbers(torch.arange(3))])
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.1, 0.025]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.025]
 
 
 class Counting:
@@ -280,3 +290,41 @@ def test_unknown_metric(tmp_path):
         task = Task()
         task.best_by = "AUC"
         make_trainer(tmp_path, task)
+
+
+@pytest.mark.parametrize("values, best", [([NAN, 0.5, NAN, 0.7], 4), ([NAN, NAN, 0.5, 0.2], 3), ([NAN] * 4, None)])
+def test_nan_is_never_the_best(tmp_path, values, best):
+    """An epoch whose metric is not a number is not the best, whether it comes first, between others, or always.
+
+    Breaks if nan counts as an improvement: the file of the best epoch then holds the last such epoch."""
+
+    class Scores(Task):
+        metric_directions = {"loss": -1, "score": 1}
+        best_by = "score"
+
+        def metrics(self, outputs, loss):
+            return {"loss": loss, "score": values[len(self.evaluations) - 1]}
+
+    trainer, batches = make_trainer(tmp_path, Scores(), num_epoch=4), EpochBatches(len(DATA), 2, shuffle=False)
+    trainer.fit(Loader(batches), batches, Loader(batches))
+    assert trainer.progress.best.get("epoch") == best
+    assert (tmp_path / "last.pt").exists() and (tmp_path / "best.pt").exists() == (best is not None)
+    if best:
+        assert Checkpoint.read(trainer.best).best_epoch == best
+
+
+def test_checkpoint_before_the_first_step(tmp_path):
+    """A run that is killed in its first step can be resumed. Breaks if the first checkpoint comes after an epoch."""
+
+    class Killed(Task):
+        def step(self, batch):
+            raise KeyError
+
+    trainer, batches = make_trainer(tmp_path, Killed()), EpochBatches(len(DATA), 2, shuffle=False)
+    with pytest.raises(KeyError):
+        trainer.fit(Loader(batches), batches, None)
+    again = make_trainer(tmp_path, num_epoch=2)
+    again.load_state_dict(Checkpoint.read(tmp_path / "last.pt").resumable())
+    again.fit(Loader(batches), batches, None)
+    whole = run(tmp_path / "whole", num_epoch=2)[0]
+    assert torch.equal(again.task.model.weight, whole.model.weight)

@@ -28,7 +28,8 @@ class Checkpoint:
 
     origin: who wrote it (PUFFIN, PELICAN, POLARMAE); settings: of the training, by name; weights: those with which the
     network is evaluated, under our names (see `evaluated_weights`); state: all that a run needs to resume, None if the
-    file does not have it; commit: of the code of Puffin that wrote it."""
+    file does not have it; commit: of the code of Puffin that wrote it; run_id: of the run that wrote it, "" in older
+    files; stamp: what changes when the file is written again."""
 
     path: Path
     origin: str
@@ -36,11 +37,14 @@ class Checkpoint:
     weights: Mapping[str, Tensor] = field(repr=False)
     state: Mapping[str, Any] | None = field(repr=False)
     commit: str = ""
+    run_id: str = ""
+    stamp: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, path: str | Path) -> "Checkpoint":
         """Read a file on the CPU, without unpickling code. InputError if it is missing, damaged, or no checkpoint."""
         path = Path(path)
+        stamp = _stamp(path)
         content = read_checkpoint(path)
         if "hyper_parameters" in content:
             model = published_network(content, str(path))
@@ -53,7 +57,8 @@ class Checkpoint:
             )
         weights = evaluated_weights(content, path)
         if "git_commit" in content:
-            return cls(path, PUFFIN, settings, weights, content if "rng" in content else None, content["git_commit"])
+            state, run_id = content if "rng" in content else None, str(content.get("run_id", ""))
+            return cls(path, PUFFIN, settings, weights, state, content["git_commit"], run_id, stamp)
         return cls(path, PELICAN, _settings_of_pelican(settings), weights, None)
 
     @property
@@ -91,6 +96,10 @@ class Checkpoint:
             raise InputError(f"{self.path}: expected a checkpoint of format {FORMAT}, got {self.state.get('format')}")
         return self.state
 
+    def is_current(self) -> bool:
+        """Return whether the file is still the one that was read."""
+        return _stamp(self.path) == self.stamp
+
     @property
     def num_processes(self) -> int:
         """Number of processes of the run that wrote the checkpoint."""
@@ -114,6 +123,14 @@ def evaluated_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tenso
         raise InputError(f"{path}: holds no weights (expected a key 'model_state'; found: {found})")
     average = content.get("average_state") or {}
     return {**state, **{k.removeprefix("module."): v for k, v in average.items() if k.startswith("module.")}}
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _settings_of_pelican(published: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Checkpoint files are written whole or not at all: tensors and plain types in one file."""
 
+import io
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,19 @@ FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a dict of tensors and plain types; the old file stays until the new one is complete on disk."""
-    with whole_file(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+    """Write the content of a checkpoint, with the format's number; see `save_tensors`."""
+    save_tensors(path, {"format": FORMAT, **content})
+
+
+def save_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a dict of tensors and plain types; the old file stays until the new one is complete on disk.
+
+    DiskFull if there is no space. The bytes are made in memory first: so their number is known, and the system's reason
+    for a failure is not lost in the library."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    with whole_file(path, buffer.getbuffer().nbytes) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def rng_state() -> dict:

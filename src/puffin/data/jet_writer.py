@@ -12,9 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.targets import first_not_one_hot
 from puffin.errors import InputError
-from puffin.files import whole_file
 
 BLOCK = 2048  # jets that a converter holds in memory at once
 CHUNK = 128  # jets in a chunk of a file
@@ -59,7 +59,7 @@ def jet_file(path: Path, attributes: dict, level: int = 4) -> Iterator[JetWriter
     """Yield a JetWriter for `path`, which is created or replaced when the block ends without an error.
 
     attributes: of the file; level: compression level of gzip. InputError if no jet was written."""
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_hdf5(path) as file:
         file.attrs.update(attributes)
         writer = JetWriter(file, level)
         yield writer

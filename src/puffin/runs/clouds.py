@@ -24,9 +24,11 @@ from puffin.models.segmentation import Segmentation
 from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
-from puffin.runs.outputs import Report
-from puffin.runs.run import Run, train_and_evaluate
+from puffin.runs.paths import name_of_events
+from puffin.runs.reports import Report
+from puffin.runs.run import Run
 from puffin.runs.start import start
+from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
 from puffin.settings.common import SPLITS
 from puffin.settings.flags import Flags
@@ -66,7 +68,7 @@ def run_pretraining(flags: Flags, report: Report | None = None) -> list[dict]:
         settings.pretraining.best_by,
     )
     pictures = Pictures.of(run, model, datasets, draw_events)
-    return train_with_pictures(run, task, datasets, draw_pretraining, pictures, report)
+    return train_and_evaluate(run, task, datasets, draw_pretraining, report, pictures)
 
 
 def check_probe(run: Run) -> None:
@@ -118,7 +120,7 @@ def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
     datasets = open_clouds(run)
     run, task = make_segmentation(run, model, datasets)
     pictures = Pictures.of(run, model, datasets, draw_labels)
-    return train_with_pictures(run, task, datasets, draw_segmentation, pictures, report)
+    return train_and_evaluate(run, task, datasets, draw_segmentation, report, pictures)
 
 
 def _hint(checkpoint: Checkpoint) -> str:
@@ -316,6 +318,14 @@ class Pictures:
         if every and step // every > before // every:
             self.draw(f"step{step:07d}")
 
+    def at_end(self) -> None:
+        """Draw the events of a finished run; those of an evaluation have names of their own."""
+        run = self.run
+        if not run.start.evaluating:
+            return self.draw("end")
+        sources = run.settings.data.testfile or [run.settings.data.datadir]
+        self.draw(f"eval.{name_of_events(sources)}")
+
     def draw(self, stem: str) -> None:
         """Draw the events with the weights in place."""
         settings = self.run.settings
@@ -324,18 +334,3 @@ class Pictures:
             arguments = (folder, stem, self.model, self.dataset, self.numbers, settings.run.seed, html)
             written = self.draw_events(*arguments)
             log.info(f"{len(written)} pictures: {folder}/{stem}.*")
-
-
-def train_with_pictures(
-    run: Run, task, datasets: Datasets, draw: Callable, pictures: Pictures, report: Report | None
-) -> list[dict]:
-    """Train and evaluate, with pictures of events along the way and at the end."""
-
-    def after_row(history: list[dict]) -> None:
-        pictures.after_row(history)
-        if report is not None:
-            report(history)
-
-    history = train_and_evaluate(run, task, datasets, draw, after_row)
-    pictures.draw("end")
-    return history

@@ -11,11 +11,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from puffin.errors import InputError, Interrupted, NonFiniteError
+from puffin.errors import InputError, Interrupted, MissingOutputs, NonFiniteError
 
 log = logging.getLogger("puffin")
 
 
+MISSING_OUTPUTS = 3  # exit status of a run that has finished without some of its outputs
 DEBUG_HINT = " (--log-level debug shows where)"
 
 
@@ -44,6 +45,11 @@ def run_script(
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         sys.exit("interrupted")
+    except MissingOutputs as error:
+        log.warning(str(error))
+        if several:
+            _distributed().disconnect()
+        sys.exit(MISSING_OUTPUTS)
     except Exception as error:  # the last place that can turn a failure into a line
         _report(error, several, hint)
         sys.exit(1)

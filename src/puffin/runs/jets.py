@@ -14,9 +14,10 @@ from puffin.errors import InputError
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
-from puffin.runs.outputs import Report
-from puffin.runs.run import Run, train_and_evaluate
+from puffin.runs.reports import Report
+from puffin.runs.run import Run
 from puffin.runs.start import Start, start
+from puffin.runs.train import train_and_evaluate
 from puffin.settings.common import SPLITS
 from puffin.settings.flags import Flags
 from puffin.settings.jets import names

@@ -2,12 +2,15 @@
 
 import glob
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from puffin.data.splits import NAMES
 from puffin.settings.common import RunSettings
 
-_EVENT_PICTURE = re.compile(r"(step\d+|end)\.event\d+\.(\w+\.png|html)")
+_EVENT_PICTURE = re.compile(r"(step\d+|end|eval\..+)\.event\d+\.(\w+\.png|html)")
+_TEMPORARY = re.compile(r"(_best)?\..*\.[a-z0-9_]{8}\.\w+")  # after the prefix
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class RunPaths:
         return self.logdir / f"{self.prefix}.epochs.csv"
 
     @property
+    def batches(self) -> Path:
+        """Table with a row per step."""
+        return self.logdir / f"{self.prefix}.batches.csv"
+
+    @property
     def picture(self) -> Path:
         """Curves of the run."""
         return self.logdir / f"{self.prefix}.png"
@@ -64,20 +72,45 @@ class RunPaths:
         """Return the table of all runs whose prefix has the same beginning, up to a dash; weights: best or final."""
         return self.logdir / f"{self.prefix.split('-')[0]}.{weights.capitalize()}.metrics.csv"
 
-    def predictions(self, weights: str, split: str) -> Path:
-        """Return the path of prediction files without their endings."""
-        return self.predictdir / f"{self.prefix}.{weights}.{split}"
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders in which the run writes."""
+        return self.logdir, self.modeldir, self.predictdir
+
+    def predictions(self, weights: str, split: str, events: str = "") -> Path:
+        """Return the path of prediction files without their endings; events: name of what an evaluation evaluates."""
+        return self.predictdir / ".".join(filter(None, (self.prefix, weights, split, events)))
 
     def pictures_of_events(self) -> list[Path]:
         """Return the pictures of events that exist; other files of the folder, such as TensorBoard's, are not
         among them."""
         return sorted(path for path in self.folder.glob("*.event*") if _EVENT_PICTURE.fullmatch(path.name))
 
+    def unfinished(self) -> list[Path]:
+        """Return the temporary files that killed processes of this run have left (see files.py)."""
+        literal = glob.escape(self.prefix)
+        files = (f for folder in self.folders for f in folder.glob(f".{literal}[._]*") if f.is_file())
+        return sorted(f for f in files if _TEMPORARY.fullmatch(f.name[1 + len(self.prefix) :]))
+
     def of_earlier_run(self) -> list[Path]:
         """Return the existing files that a new run of the same prefix replaces."""
-        files = [self.log, self.settings, self.epochs, self.picture, self.checkpoint, self.best]
+        files = [self.log, self.settings, self.epochs, self.batches, self.picture, self.checkpoint, self.best]
         found = [path for path in files if path.exists()] + self.pictures_of_events()
         literal = glob.escape(self.prefix)  # which may hold a * of its own
         for weights in ("best", "final"):
             found += sorted(self.predictdir.glob(f"{literal}.{weights}.*"))
         return found
+
+
+def name_of_events(sources: Sequence[str | Path]) -> str:
+    """Return a name for the events that are evaluated, from the paths of their files or folder.
+
+    A file with the name of a split is called after its folder: run12/test.h5 and run12 are both "run12"."""
+    if not sources:
+        return ""
+    path = Path(sources[0]).resolve()
+    stem = path.stem if path.suffix in (".h5", ".hdf5") else path.name
+    if stem.lower() in {name for names in NAMES.values() for name in names}:
+        stem = path.parent.name or stem
+    further = len(sources) - 1
+    return f"{stem}-and-{further}-more" if further else stem

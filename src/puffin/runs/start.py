@@ -1,6 +1,7 @@
 """The start of a run: log, seed and device; the checkpoint that it starts from; the settings that it takes over."""
 
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ ExtraRoles = Callable[[Flags, Mapping[str, Any]], Mapping[str, Role]]
 class Start:
     """Where a run starts.
 
-    flags: complete, with what the checkpoint determines; purpose: NEW, RESUME, EVALUATE or FINETUNE."""
+    flags: complete, with what the checkpoint determines; purpose: NEW, RESUME, EVALUATE or FINETUNE; run_id: identity
+    of the run, which it keeps when it is resumed from its own checkpoint, "" if code without identities wrote that."""
 
     flags: Flags
     purpose: str
     device: torch.device
+    run_id: str
     checkpoint: Checkpoint | None = None
 
     @property
@@ -46,6 +49,11 @@ class Start:
     def resuming(self) -> bool:
         """Whether an earlier run continues."""
         return self.purpose == RESUME
+
+    @property
+    def resuming_another(self) -> bool:
+        """Whether the run continues from a checkpoint of another run, given by --loadfile."""
+        return self.resuming and not is_own(self.flags, self.checkpoint)
 
 
 def start(
@@ -69,8 +77,9 @@ def start(
     make_reproducible(flags["reproducible"])
     torch.manual_seed(flags["seed"])
     purpose, path = _where_from(flags)
+    new_id = distributed.from_main(os.urandom(8).hex())
     if path is None:
-        return Start(flags, purpose, device)
+        return Start(flags, purpose, device, new_id)
     checkpoint = Checkpoint.read(path)
     if purpose == RESUME:
         checkpoint = _own_continuation(flags, checkpoint)
@@ -87,7 +96,15 @@ def start(
         make_reproducible(flags["reproducible"])
     else:
         flags = flags.starting_from(stored, purpose, checkpoint.path, extra)
-    return Start(flags, purpose, device, checkpoint)
+    run_id = checkpoint.run_id if purpose == RESUME and is_own(flags, checkpoint) else new_id
+    return Start(flags, purpose, device, run_id, checkpoint)
+
+
+def is_own(flags: Flags, checkpoint: Checkpoint | None) -> bool:
+    """Return whether a checkpoint is a file of the run itself: its last or its best one."""
+    paths = RunPaths.of(flags.part(RunSettings))
+    own = (paths.checkpoint, paths.best)
+    return checkpoint is not None and any(p.exists() and p.samefile(checkpoint.path) for p in own)
 
 
 def make_reproducible(wanted: bool) -> None:

@@ -61,6 +61,7 @@ class RunSettings:
         collect=tuple,
         shortcuts={"--no-predict": ()},
     )
+    overwrite: bool = setting(False, "with --eval: replace the outputs of an earlier evaluation", role=roles.MOMENT)
     predict_format: str = setting("pt", "file format of the predictions", choices=PREDICTION_FORMATS)
     test: bool = setting(
         False,
@@ -128,7 +129,8 @@ class ReportSettings:
     summarize: bool = setting(False, "write TensorBoard files to LOGDIR/PREFIX/")
     summarize_csv: str = setting(
         "test",
-        "test: one row of test metrics per run; all: also one row per epoch in LOGDIR/PREFIX.epochs.csv",
+        "test: one row of test metrics per run; all: also one row per epoch in LOGDIR/PREFIX.epochs.csv, and one per "
+        "step in LOGDIR/PREFIX.batches.csv",
         choices=("test", "all", "none"),
         flags=("--summarize-scv",),
     )

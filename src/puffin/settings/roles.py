@@ -35,6 +35,6 @@ ORIGIN = Role(FIXED, OWN, OWN)  # a run cannot change it half-way
 MOMENT = Role(OWN, OWN, OWN)  # of this command alone
 MACHINE = Role(OWN, OWN, OWN, sweep="machine")  # where and with which resources
 START = Role(OWN, OWN, OWN, preset="run")  # which checkpoint to start from
-NAME = Role(OWN, OWN, OWN, sweep="refused", preset="run")
+NAME = Role(OWN, STORED, OWN, sweep="refused", preset="run")  # an evaluation is named after the run
 COMMAND = Role(OWN, OWN, OWN, sweep="refused", preset="never")  # what to do
 PRESETS = Role(OWN, OWN, OWN, sweep="machine", preset="never")

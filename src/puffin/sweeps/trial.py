@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import optuna
 
-from puffin.errors import InputError
+from puffin.errors import InputError, MissingOutputs
 from puffin.files import whole_file
 from puffin.settings.common import OptimisationSettings
 from puffin.sweeps.plan import Plan
@@ -33,9 +33,19 @@ class TrialRunner:
         prefix = f"--prefix={plan.paths(trial.number).prefix}"
         try:
             history = plan.script.main([*flags, prefix, *self._resumed(trial)], _Reports(self, trial).add)
+        except MissingOutputs as error:  # a picture or a table, without which the trial has its metrics all the same
+            log.warning(f"trial {trial.number}: {error}")
+            history = error.history
         finally:
             self.reopen_log()
-        return self.metrics(self._best_epoch(history))
+        return self._finite(self.metrics(self._best_epoch(history)))
+
+    def _finite(self, values: list[float]) -> list[float]:
+        """Return the metrics of a trial; InputError if one of them is not a number, which ends the trial as failed."""
+        missing = [name for name, value in zip(self.plan.metrics, values, strict=True) if math.isnan(value)]
+        if missing:
+            raise InputError(f"--metric {missing[0]}: was not a number at the best epoch; look at the validation data")
+        return values
 
     def num_rows(self) -> int:
         """Return the number of validations per trial, as far as the flags determine it."""

@@ -178,10 +178,7 @@ class Worker:
 
         No failure of a trial ends the worker, except a lost database and a signal."""
         try:
-            values = self.run_trial(trial)
-            if any(v != v for v in values):
-                return TrialState.FAIL, None, "a metric is not a number"
-            return TrialState.COMPLETE, values, ""
+            return TrialState.COMPLETE, self.run_trial(trial), ""
         except optuna.TrialPruned:
             return TrialState.PRUNED, None, ""
         except (StorageLost, UpdateFinishedTrialError, Interrupted):

@@ -15,9 +15,9 @@ from puffin.metrics.missing import missing_of_classes, not_finite
 from puffin.models.pelican import PelicanClassifier
 from puffin.settings.names import CLASSIFICATION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
-from puffin.tasks.saving import save_predictions, save_table
+from puffin.tasks.saving import save_predictions, save_table, stem_of
 from puffin.tasks.weighting import weighted_mean
-from puffin.training.task import InMemoryTask, StepOutput
+from puffin.training.task import Evaluation, InMemoryTask, StepOutput
 
 ROC_POINTS = 1_000_000  # in a table: some 30 MB; tens of millions of jets give as many points
 
@@ -93,10 +93,16 @@ class JetClassification(InMemoryTask):
                 reasons = {"loss": "the class weights of all events are 0"} | reasons
         return reasons
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+    def batch_metrics(self, output: StepOutput) -> dict[str, float]:
+        """Compute the accuracy of a minibatch."""
+        right = output.outputs["predict"].argmax(1) == output.outputs["targets"]
+        return {"accuracy": float(right.float().mean()) if len(right) else float("nan")}
+
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or .h5 (the outputs of `step`, and the row of each jet), ROC curves, and for more than two
         classes the confusion matrix; return the files."""
-        written = [save_predictions(stem, outputs, self.predict_format)]
+        stem = stem_of(evaluation)
+        written = [save_predictions(evaluation, outputs, self.predict_format)]
         arrays = _arrays(outputs)
         for c, curve in enumerate(one_vs_rest(*arrays)):
             if curve is not None:

@@ -139,9 +139,9 @@ class MaskedModelling(InMemoryTask):
         if self.probe is not None and self.best_by.startswith("probe_"):
             refuse_best_by(self.best_by, self.probe.why_missing(self.model.encoder, split), split)
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write the rows of `step` to <stem>.pt or .h5; return the file."""
-        return [save_predictions(stem, outputs, self.predict_format)]
+        return [save_predictions(evaluation, outputs, self.predict_format)]
 
 
 def _mean(total: dict[str, float], name: str, number: str) -> float:

@@ -8,8 +8,8 @@ for each point:
   row (P,) int32       number of the point within its event of the file, from which other points were removed
   truth, class (P,) uint8: true and predicted class
   probability (P, C) float16: of the classes named in the attribute `classes`
-and the attributes `checkpoint`, the file with the weights, and `energy_threshold` [MeV] and `remove_led`, which points
-were removed.
+and the attributes `checkpoint`, the file with the weights, `run`, the identity of the run that wrote it, and
+`energy_threshold` [MeV] and `remove_led`, which points were removed.
 """
 
 from contextlib import ExitStack
@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.pilarnet import CloudDataset
-from puffin.files import whole_file
 
 _CHUNK = 2**16  # rows
 _EVENTS = {"file": np.int32, "event": np.int64, "ptr": np.int64}
@@ -30,9 +30,17 @@ _POINTS = {"row": np.int32, "truth": np.uint8, "class": np.uint8, "probability":
 class PointPredictions:
     """A context that appends batches to a file, which is complete when the context ends, or absent after an error."""
 
-    def __init__(self, stem: Path, dataset: CloudDataset, names: tuple[str, ...], checkpoint: Path | None = None):
+    def __init__(
+        self,
+        stem: Path,
+        dataset: CloudDataset,
+        names: tuple[str, ...],
+        checkpoint: Path | None = None,
+        run_id: str = "",
+    ):
         self.target, self.dataset, self.names = self.path(stem), dataset, names
         self.checkpoint = "" if checkpoint is None else str(checkpoint.resolve())
+        self.run_id = run_id
         self._open = ExitStack()
 
     @staticmethod
@@ -42,10 +50,11 @@ class PointPredictions:
 
     def __enter__(self) -> "PointPredictions":
         with ExitStack() as stack:
-            file = stack.enter_context(h5py.File(stack.enter_context(whole_file(self.target)), "w"))
+            file = stack.enter_context(whole_hdf5(self.target))
             file.attrs["files"] = [str(path.resolve()) for path in self.dataset.files]
             file.attrs["classes"] = list(self.names)
             file.attrs["checkpoint"] = self.checkpoint
+            file.attrs["run"] = self.run_id
             for name in ("energy_threshold", "remove_led"):
                 file.attrs[name] = getattr(self.dataset.selection, name)
             shapes = {"probability": (len(self.names),)}

@@ -16,7 +16,7 @@ from puffin.settings.names import REGRESSION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions
 from puffin.tasks.weighting import weighted_mean
-from puffin.training.task import InMemoryTask, StepOutput
+from puffin.training.task import Evaluation, InMemoryTask, StepOutput
 
 
 class MomentumRegression(InMemoryTask):
@@ -93,6 +93,6 @@ class MomentumRegression(InMemoryTask):
             return dict.fromkeys(names, NO_EVENTS)
         return dict.fromkeys(names, NO_WEIGHT) if weights is not None and not weights.any() else {}
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; return the files."""
-        return [save_predictions(stem, outputs, self.predict_format)]
+        return [save_predictions(evaluation, outputs, self.predict_format)]

@@ -3,29 +3,37 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from puffin.checkpoints.writing import save_tensors
+from puffin.data.hdf5_output import whole_hdf5
 from puffin.files import whole_file
+from puffin.training.task import Evaluation
 
 FORMATS = ("pt", "h5")
 
 
-def save_predictions(stem: Path, outputs: dict[str, Tensor], format_: str) -> Path:
+def stem_of(evaluation: Evaluation) -> Path:
+    """Return the path of the prediction files of an evaluation that saves them, without their endings."""
+    assert evaluation.stem is not None
+    return evaluation.stem
+
+
+def save_predictions(evaluation: Evaluation, outputs: dict[str, Tensor], format_: str) -> Path:
     """Write named tensors to <stem>.pt, which torch.load(weights_only=True) reads, or to <stem>.h5; returns the file.
 
+    `run`, the identity of the run whose weights were evaluated, stands beside the tensors, or in the attributes.
     format_: one of FORMATS. Floating-point numbers are stored in double precision."""
+    stem = stem_of(evaluation)
     path = stem.with_name(f"{stem.name}.{format_}")
     outputs = {k: v.double() if v.is_floating_point() else v for k, v in outputs.items()}
-    with whole_file(path) as temporary:
-        if format_ == "pt":
-            torch.save(outputs, temporary)
-        else:
-            import h5py
-
-            with h5py.File(temporary, "w") as file:
-                for name, value in outputs.items():
-                    file.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
+    if format_ == "pt":
+        save_tensors(path, {**outputs, "run": evaluation.run_id})
+        return path
+    with whole_hdf5(path) as file:
+        file.attrs["run"] = evaluation.run_id
+        for name, value in outputs.items():
+            file.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
     return path
 
 

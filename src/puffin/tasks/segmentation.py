@@ -20,7 +20,7 @@ from puffin.plots.curves import draw_confusion_page
 from puffin.settings.names import SEGMENTATION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.point_predictions import PointPredictions
-from puffin.tasks.saving import save_table
+from puffin.tasks.saving import save_table, stem_of
 from puffin.training import distributed
 from puffin.training.task import Evaluation, Progress, StepOutput, Task
 
@@ -115,7 +115,9 @@ class PointSegmentation(Task):
         predictions, stem = None, evaluation.stem
         if stem is not None and distributed.is_main():
             checkpoint = self.options.checkpoints.get(evaluation.weights)
-            predictions = PointPredictions(stem, self.datasets[evaluation.split], self.names, checkpoint)
+            predictions = PointPredictions(
+                stem, self.datasets[evaluation.split], self.names, checkpoint, evaluation.run_id
+            )
         return PointSums(self, predictions, stem is not None, shared)
 
     def metrics(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
@@ -158,8 +160,9 @@ class PointSegmentation(Task):
             reason = f"no point of them is of class {self.names[wanted[0]]}"
             refuse_best_by(self.best_by, {self.best_by: reason}, split)
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>_confusion.csv and, with `plot`, .png; return the files, <stem>.h5 among them."""
+        stem = stem_of(evaluation)
         header = ",".join(f"given_{name}" for name in self.names)
         table = save_table(stem.with_name(f"{stem.name}_confusion.csv"), outputs["confusion"].numpy(), header, "%d")
         written = [PointPredictions.path(stem), table]

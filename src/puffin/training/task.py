@@ -48,11 +48,13 @@ class Evaluation:
     """Which evaluation is made.
 
     split: train, valid or test; weights: "best" or "final" for those of a finished run, "" while it trains;
-    stem: path of the prediction files without their endings, None if no predictions are saved."""
+    stem: path of the prediction files without their endings, None if no predictions are saved; run_id: of the run whose
+    weights they are."""
 
     split: str
     weights: str = ""
     stem: Path | None = None
+    run_id: str = ""
 
     @property
     def during_training(self) -> bool:
@@ -105,8 +107,8 @@ class Task(ABC):
     def collector(self, evaluation: Evaluation, shared: bool) -> Collector:
         """Return what takes the outputs of an evaluation and computes the metrics; shared: by all processes."""
 
-    def save_outputs(self, stem: Path, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write the outputs of an evaluation to files that begin with `stem`; return the files."""
+    def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
+        """Write the outputs of an evaluation to files that begin with its stem; return the files."""
         return []
 
     def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
@@ -122,6 +124,10 @@ class Task(ABC):
         labels, weights: of the events of the split, None if there are none. Call it before training, for the split
         that chooses the epoch."""
         return None
+
+    def batch_metrics(self, output: StepOutput) -> dict[str, float]:
+        """Compute the numbers of a training minibatch that cost next to nothing, for the table of steps."""
+        return {}
 
     def parameter_groups(self) -> Iterable:
         """Return what the optimizer trains (see optimizers.py)."""

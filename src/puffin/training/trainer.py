@@ -6,25 +6,39 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from puffin.checkpoints.writing import git_commit, restore_rng_state, rng_state, save_checkpoint
 from puffin.data.sampler import EpochBatches
-from puffin.errors import InputError, Interrupted, NonFiniteError
+from puffin.errors import InputError, Interrupted
 from puffin.training import distributed
+from puffin.training.averaging import WeightAverage
 from puffin.training.schedules import Schedule
 from puffin.training.stopping import StoppedWaiting, StopRequests
 from puffin.training.task import Evaluation, Progress, Task
+from puffin.training.update import Update, Updater, autocast
 
 log = logging.getLogger("puffin")
-Report = Callable[[list[dict]], None]
+
+
+class Reports:
+    """What the trainer tells while it trains; this one ignores everything."""
+
+    def after_step(self, epoch: int, progress: Progress, update: Update, lr: float) -> None:
+        """Take the numbers of an update; epoch: counted from 1."""
+
+    def after_row(self, history: list[dict]) -> None:
+        """Take all rows so far, after a new one; the model has the weights with which it is evaluated."""
+
+    def before_checkpoint(self) -> None:
+        """Prepare for a checkpoint; InputError if it must not be written."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,8 @@ class Trainer:
     """Trains `task.model` on training data and watches the validation data.
 
     The learning rate of a step is schedule(step). checkpoint, best: file names. settings: plain dict that the
-    checkpoints store. With several processes each has a trainer, and calls the same methods in the same order.
+    checkpoints store; run_id: of the run that writes them. `reports` is told about steps and rows. With several
+    processes each has a trainer, and calls the same methods in the same order.
     """
 
     def __init__(
@@ -68,19 +83,16 @@ class Trainer:
         checkpoint: Path,
         best: Path,
         settings: dict,
+        run_id: str = "",
     ):
         self.task, self.optimizer, self.schedule, self.options = task, optimizer, schedule, options
         self.device, self.dtype = device, next(task.model.parameters()).dtype
-        self.checkpoint, self.best, self.settings = checkpoint, best, settings
+        self.checkpoint, self.best, self.settings, self.run_id = checkpoint, best, settings, run_id
         self.progress = Progress()
         self.commit = git_commit()
-        self._step = task.step
         self._stop_requests = StopRequests()
-        self.average = None
-        if options.ema:
-            self.average = torch.optim.swa_utils.AveragedModel(
-                task.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema), use_buffers=False
-            )
+        self.average = WeightAverage(task.model, options.ema)
+        self.reports = Reports()
         if task.best_by not in task.metric_directions:
             raise InputError(f"--best-by: expected one of {', '.join(task.metric_directions)}, got {task.best_by}")
 
@@ -90,20 +102,20 @@ class Trainer:
         """Return everything that the rest of this run depends on; `rng` has one state per process (on process 0)."""
         return {
             "model_state": self.task.model.state_dict(),
-            "average_state": None if self.average is None else self.average.state_dict(),
+            "average_state": self.average.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "rng": distributed.to_main(rng_state()),
             "args": self.settings,
             "git_commit": self.commit,
+            "run_id": self.run_id,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the content of a checkpoint."""
         self.task.model.load_state_dict(state["model_state"])
         self.optimizer.load_state_dict(state["optimizer_state"])
-        if self.average is not None and state["average_state"] is not None:
-            self.average.load_state_dict(state["average_state"])
+        self.average.load_state_dict(state["average_state"])
         self.progress = Progress(**state["progress"])
         states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
         if distributed.rank() < len(states):
@@ -114,38 +126,24 @@ class Trainer:
         if self.options.save:
             state = self.state_dict()
             if distributed.is_main():
+                self.reports.before_checkpoint()
                 save_checkpoint(path, state)
-
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """A context in which the model has the averaged weights, if there are any."""
-        if self.average is None:
-            yield
-            return
-        model = self.task.model
-        own = {k: v.clone() for k, v in model.state_dict().items()}
-        model.load_state_dict({**own, **dict(self.average.module.named_parameters())})
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def fit(self, train: Iterable, batches: EpochBatches, valid: Iterable | None, report: Report) -> list[dict]:
-        """Train to the end; return one row of numbers per epoch (or per `valid_every` steps).
-
-        report(all rows so far) is called after each row."""
-        p = self.progress
-        self._step = distributed.training_step(self.task)
+    def fit(self, train: Iterable, batches: EpochBatches, valid: Iterable | None) -> list[dict]:
+        """Train to the end; return one row of numbers per epoch (or per `valid_every` steps)."""
+        p, options = self.progress, self.options
+        requested = self._stop_requests
+        update = Updater(self.task, self.optimizer, options.clip, self.device, options.amp, lambda: requested.requested)
         self._adapt_to(batches)
         with self._stop_requests:
-            while not self._finished():
+            if not p.step:  # a run that is killed before its first checkpoint can be resumed, too
+                self.save(self.checkpoint)
+            while not self.finished():
                 batches.start(p.epoch, p.batch)
                 with contextlib.suppress(StoppedWaiting):  # between two steps
-                    self._train_epoch(
-                        train, batches.batches_per_epoch, lambda epoch: self._close_row(epoch, valid, report)
-                    )
+                    self._train_epoch(update, train, batches.batches_per_epoch, valid)
                 if self._any_process_must_stop():  # after an epoch without minibatches, too
                     self._stop()
         return p.history
@@ -165,16 +163,17 @@ class Trainer:
         if p.batch >= batches.batches_per_epoch:  # an old checkpoint of a run with more events
             p.epoch, p.batch = p.epoch + 1, 0
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
+        """Whether the last step is done."""
         p, options = self.progress, self.options
         return p.step >= options.num_step if options.num_step else p.epoch >= options.num_epoch
 
     def _row_is_due(self, epoch_ended: bool) -> bool:
         """Whether to validate and report after this step."""
         every = self.options.valid_every
-        return (self.progress.step % every == 0 if every else epoch_ended) or self._finished()
+        return (self.progress.step % every == 0 if every else epoch_ended) or self.finished()
 
-    def _train_epoch(self, train: Iterable, num_batches: int, close_row: Callable[[int], None]) -> None:
+    def _train_epoch(self, update: Updater, train: Iterable, num_batches: int, valid: Iterable | None) -> None:
         """Train from the present minibatch to the end of the epoch, or of the run."""
         p, options = self.progress, self.options
         self.task.model.train()
@@ -182,23 +181,26 @@ class Trainer:
         clock, seconds_before = time.perf_counter(), p.seconds
         with _progress_bar(f"epoch {epoch}/{options.num_epoch}", num_batches, p.batch) as bar:
             for group in _grouped(self._stop_requests.awaited(train), options.accumulate):
-                loss, must_stop = self._train_step(group)
-                self._show(bar, len(group), loss)
+                done = update(group, self.schedule(p.step), p)
+                self.average.update()
+                must_stop = done.must_stop
+                self._show(bar, len(group), done.loss)
                 p.seconds = seconds_before + time.perf_counter() - clock
+                self.reports.after_step(epoch, p, done, self._lr)
                 steps, epoch_ended = p.batch // options.accumulate, p.batch >= num_batches
                 if options.log_every and steps % options.log_every == 0:
-                    log.info(f"epoch {epoch} batch {p.batch}/{num_batches}: loss {loss:.5f}, lr {self._lr:.3e}")
+                    log.info(f"epoch {epoch} batch {p.batch}/{num_batches}: loss {done.loss:.5f}, lr {self._lr:.3e}")
                 if epoch_ended:
                     p.epoch, p.batch = p.epoch + 1, 0
                 if self._row_is_due(epoch_ended):
-                    close_row(epoch)
+                    self._close_row(epoch, valid)
                     clock, seconds_before = time.perf_counter(), 0.0
                     must_stop = self._any_process_must_stop()
                 elif options.save_every and steps % options.save_every == 0 and not must_stop:
                     self.save(self.checkpoint)
                 if must_stop:
                     self._stop()
-                if self._finished():
+                if self.finished():
                     return
 
     @property
@@ -209,56 +211,7 @@ class Trainer:
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self._lr:.2e}", refresh=False)
         bar.update(num_batches)
 
-    def _train_step(self, group: list) -> tuple[float, bool]:
-        """Make one update from the mean gradient of a few minibatches.
-
-        Returns the loss, and whether any process was asked to stop."""
-        p = self.progress
-        lr = self.schedule(p.step)
-        for settings in self.optimizer.param_groups:
-            settings["lr"] = lr * settings.get("lr_scale", 1.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss_sum, items, must_stop = self._gradients(group)
-        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.options.clip or math.inf)
-        value, size = loss_sum / (items or 1), norm.item()
-        if not (math.isfinite(value) and math.isfinite(size)):
-            raise NonFiniteError(
-                f"step {p.step} (epoch {p.epoch + 1}, batch {p.batch}): loss {value}, gradient norm {size}; stopped "
-                "before the update. The last checkpoint is intact. Try a lower --lr-init or --clip, or look at the "
-                "events of this batch"
-            )
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.task.model)
-        p.step += 1
-        p.batch += len(group)
-        p.batches += len(group)
-        p.loss_sum += loss_sum
-        p.items += items
-        return value, must_stop
-
-    def _gradients(self, group: list) -> tuple[float, float, bool]:
-        """Set the gradients to those of the mean loss over all items of the group, of all processes.
-
-        Returns the sum of the loss over the items, their number, and whether any process was asked to stop."""
-        loss_sum, items, must_stop = 0.0, 0.0, 0.0
-        for batch in group:
-            with self._autocast():
-                loss, weight, _ = self._step(batch.to(self.device, self.dtype))
-            loss, totals = distributed.global_loss(loss, weight, self._stop_requests.requested)
-            if len(group) == 1:
-                loss.backward()
-                loss_sum, items, must_stop = totals()
-            else:  # the sum over all items, which is divided by their number below
-                sums = totals()
-                (loss * sums[1]).backward()
-                loss_sum, items, must_stop = loss_sum + sums[0], items + sums[1], must_stop or sums[2]
-        if len(group) > 1:
-            gradients = [q.grad for q in self.task.model.parameters() if q.grad is not None]
-            torch._foreach_div_(gradients, items or 1.0)
-        return loss_sum, items, bool(must_stop)
-
-    def _close_row(self, epoch: int, valid: Iterable | None, report: Report) -> None:
+    def _close_row(self, epoch: int, valid: Iterable | None) -> None:
         """Validate, add a row to the history, save and report."""
         p, task = self.progress, self.task
         distributed.share_buffers_(task.model)
@@ -270,7 +223,8 @@ class Trainer:
             metrics, _ = self.evaluate(valid, Evaluation("valid"))
             row |= {f"valid_{k}": v for k, v in metrics.items()}
             value = metrics[task.best_by] * task.metric_directions[task.best_by]
-            is_best = not p.best or value > p.best["value"] or math.isnan(p.best["value"])
+            before = p.best.get("value", math.nan)
+            is_best = not math.isnan(value) and (math.isnan(before) or value > before)
             if is_best:
                 p.best = {"epoch": epoch, "value": value, **metrics}
         p.history.append(row)
@@ -279,8 +233,8 @@ class Trainer:
             self.save(self.best)
         self.save(self.checkpoint)
         self._log_row(row, is_best and valid is not None)
-        with self.averaged_weights():  # of which it may make pictures
-            report(p.history)
+        with self.average.in_place():  # of which it may make pictures
+            self.reports.after_row(p.history)
 
     def _log_row(self, row: dict, is_best: bool) -> None:
         options = self.options
@@ -314,9 +268,9 @@ class Trainer:
         self.task.begin_evaluation(evaluation, self.progress)
         collector = self.task.collector(evaluation, shared)
         try:
-            with self.averaged_weights(), collector:
+            with self.average.in_place(), collector:
                 for batch in tqdm(loader, desc=str(evaluation), unit="batch", disable=None, leave=False):
-                    with self._autocast():
+                    with autocast(self.device, self.options.amp):
                         output = self.task.step(batch.to(self.device, self.dtype))
                     collector.add(output)
                 metrics, outputs = collector.finish()
@@ -325,9 +279,6 @@ class Trainer:
             model.train(was_training)
         self._log_counts(str(evaluation), shared)
         return metrics, outputs
-
-    def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.amp == "bf16")
 
     # -- interruption --------------------------------------------------------------------------------------------
 
