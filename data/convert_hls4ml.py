@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.data.commands import check_outputs, converter_parser, progress, run_converter
-from puffin.data.hdf5 import open_hdf5
+from puffin.data.hdf5 import keys_of, open_array, open_hdf5
 from puffin.data.jet_writer import BLOCK, jet_file, jet_rows, one_hot_numbers, report
 from puffin.errors import InputError, first_line
 
@@ -38,25 +38,26 @@ class Source(NamedTuple):
     classes: list[int]
 
 
-def columns(file: h5py.File, path: Path, table: str, names: str, wanted: tuple[str, ...]) -> list[int]:
-    """Return the numbers of the wanted columns of a table; InputError if the table or a column is missing."""
-    for key in (table, names):
-        if key not in file:
-            raise InputError(f"{path}: key '{key}' not found (has: {', '.join(file) or 'none'})")
-    found = [name.decode() if isinstance(name, bytes) else str(name) for name in file[names][()]]
+def columns(
+    file: h5py.File, path: Path, table: str, names: str, wanted: tuple[str, ...]
+) -> tuple[h5py.Dataset, list[int]]:
+    """Return a table and the numbers of its wanted columns; InputError if the table or a column is missing."""
+    array = open_array(file, path, table)
+    if not isinstance(file.get(names), h5py.Dataset):
+        raise InputError(f"{path}: key '{names}' not found or not an array (has: {keys_of(file)})")
+    found = [name.decode() if isinstance(name, bytes) else str(name) for name in np.atleast_1d(file[names][()])]
     # the list of names may be longer than the table is wide
-    missing = [name for name in wanted if name not in found[: file[table].shape[-1]]]
+    missing = [name for name in wanted if name not in found[: array.shape[-1] if array.shape else 0]]
     if missing:
         raise InputError(f"{path}: {table} has no column {', '.join(missing)} ({names}: {', '.join(found)})")
-    return [found.index(name) for name in wanted]
+    return array, [found.index(name) for name in wanted]
 
 
 def open_source(path: Path) -> Source:
     """Open a file and find its columns; InputError if it does not have the layout above."""
     file = open_hdf5(path)
-    momentum = columns(file, path, "jetConstituentList", "particleFeatureNames", MOMENTUM)
-    classes = columns(file, path, "jets", "jetFeatureNames", CLASSES)
-    particles, jets = file["jetConstituentList"], file["jets"]
+    particles, momentum = columns(file, path, "jetConstituentList", "particleFeatureNames", MOMENTUM)
+    jets, classes = columns(file, path, "jets", "jetFeatureNames", CLASSES)
     if particles.ndim != 3 or jets.ndim != 2 or len(particles) != len(jets):
         shapes = f"{particles.shape} and {jets.shape}"
         raise InputError(f"{path}: expected jetConstituentList (n, P, features) and jets (n, features), got {shapes}")

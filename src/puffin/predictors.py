@@ -111,7 +111,9 @@ class _JetPredictor(Predictor):
     def _open(self, path: Path) -> JetDataset:
         data = self.settings.data
         features = chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
-        selection = JetSelection(None, data.nobj, data.scale, in_memory=False, scalars=features)
+        selection = JetSelection(
+            None, data.nobj, data.scale, in_memory=False, scalars=features, columns=data.momentum_columns
+        )
         return JetDataset([path], selection)
 
     def _pack(self, jets: Arrays, scalars: Arrays | None, numbers: list[int]) -> JetBatch:

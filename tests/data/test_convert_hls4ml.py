@@ -89,3 +89,10 @@ def test_bad_sources_are_refused(tmp_path):
         del file["jetFeatureNames"], file["particleFeatureNames"]
         file["particleFeatureNames"] = np.array(PARTICLE, "S")
     refused("key 'jetFeatureNames' not found")
+    with h5py.File(path, "a") as file:
+        file["jetFeatureNames/names"] = np.array(JET, "S")
+    refused("key 'jetFeatureNames' not found or not an array")
+    with h5py.File(path, "a") as file:
+        del file["jetConstituentList"]
+        file["jetConstituentList"] = h5py.ExternalLink("elsewhere.h5", "particles")
+    refused("'jetConstituentList' is a link to 'particles' in elsewhere.h5, which cannot be opened")

@@ -49,7 +49,7 @@ def write_table(path, momenta, truth, integers):
 def reference(tmp_path, monkeypatch):
     """Make a table of 9 jets, read in blocks of 4. Jet 5 has no particle. (path, momenta, truth, ttv and is_signal)."""
     monkeypatch.setattr(convert_toptagging, "BLOCK", 4)
-    momenta, truth = jets(9, 200), np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)
+    momenta, truth = jets(9, 200), jets(9, 1, seed=1)[:, 0]
     momenta[5] = 0
     integers = np.column_stack([np.full(9, 2), np.arange(9) % 2])
     write_table(tmp_path / "source.h5", momenta, truth, integers)
@@ -87,12 +87,13 @@ def test_table_without_ttv(reference, tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda m, t, i: (np.roll(m, -1, 2), t, i), "E, PX, PY, PZ"),
+        (lambda m, t, i: (np.roll(m, -1, 2), t, i), "they look like px,py,pz,E. Write the columns E, px, py, pz"),
+        (lambda m, t, i: (m, t * [1, 1, 1, -9], i), "true momentum of jet 0, particle 0: E = .* is less than"),
         (lambda m, t, i: (m, t, i[:, ::-1]), "is_signal_new"),
         (lambda m, t, i: (m[:, :100], t, i), "804 floats"),
         (lambda m, t, i: (m, t, np.repeat(i, 2, 1)), "1 or 2 integers"),
     ],
-    ids=["E last", "integers swapped", "fewer particles", "more integers"],
+    ids=["E last", "impossible top", "integers swapped", "fewer particles", "more integers"],
 )
 def test_other_tables_are_refused(reference, tmp_path, damage, message):
     """Breaks if a table with other columns, or columns in another order, is converted, or a partial file remains."""

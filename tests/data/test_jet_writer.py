@@ -103,15 +103,15 @@ def test_equal_pt_keeps_the_order_of_the_source():
 @pytest.mark.parametrize("entry, value", [((1, 0, 2), np.nan), ((1, 1, 0), -1.0), ((1, 1, 0), np.inf)])
 def test_bad_momenta_are_named(entry, value):
     """Breaks if a jet that training would refuse is written, or the message has its number in the block."""
-    momenta = np.ones((2, 2, 4))
+    momenta = np.full((2, 2, 4), [2.0, 1, 1, 1])
     momenta[entry] = value
-    with pytest.raises(InputError, match="f.h5: jet 41:"):
+    with pytest.raises(InputError, match="f.h5 of jet 41"):
         jet_rows(momenta, 2, "f.h5", 40)
 
 
 def test_bad_features_are_named():
     """Breaks if a NaN of a particle passes, or a NaN in the padding is refused."""
-    momenta = np.ones((1, 2, 4))
+    momenta = np.full((1, 2, 4), [2.0, 1, 1, 1])
     with pytest.raises(InputError, match="jet 0"):
         jet_rows(momenta, 2, "f.h5", d0=np.array([[0, np.nan]]))
     momenta[0, 1] = 0

@@ -13,6 +13,11 @@ from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
 
 
+def particles(jets: int, number: int) -> np.ndarray:
+    """Make jets of equal particles with E = 2 and p = (1, 1, 1)."""
+    return np.full((jets, number, 4), [2, 1, 1, 1], np.float32)
+
+
 @pytest.fixture
 def two_files(tmp_path):
     """12 jets in two files, with zero-energy entries in the middle; returns (paths, momenta, labels)."""
@@ -97,7 +102,7 @@ def test_ranks_share_an_epoch():
 def test_one_hot_targets(tmp_path):
     """One-hot rows become class numbers."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["Pmu"], file["tag"] = np.ones((3, 2, 4), np.float32), np.eye(3)
+        file["Pmu"], file["tag"] = particles(3, 2), np.eye(3)
     assert JetDataset([tmp_path / "a.h5"], JetSelection(ClassLabels("tag"))).targets.tolist() == [0, 1, 2]
 
 
@@ -108,7 +113,7 @@ def test_one_hot_targets(tmp_path):
 def test_rows_that_are_not_one_hot(tmp_path, row, in_memory):
     """The message names the key and the first bad jet of the file. Breaks if a row of zeros becomes class 0."""
     for name, rows in (("a", np.eye(3)), ("b", [[0, 1, 0], row, [0, 0, 0]])):
-        _write(tmp_path / f"train_{name}.h5", Pmu=np.ones((3, 2, 4), np.float32), tag=rows)
+        _write(tmp_path / f"train_{name}.h5", Pmu=particles(3, 2), tag=rows)
     with pytest.raises(InputError, match="train_b.h5: tag: jet 1: expected exactly one of the 3 numbers to be 1"):
         JetDataset(
             [tmp_path / "train_a.h5", tmp_path / "train_b.h5"], JetSelection(ClassLabels("tag"), in_memory=in_memory)
@@ -121,7 +126,7 @@ def _write(path, **arrays):
             file[key] = value
 
 
-GOOD = np.ones((4, 3, 4), np.float32)
+GOOD = particles(4, 3)
 NAN = GOOD.copy()
 NAN[2, 1, 3] = np.nan
 
@@ -133,7 +138,7 @@ def test_features_targets_and_weights(tmp_path, in_memory):
     momenta = rng.normal(size=(6, 5, 4)).astype(np.float32) + [9, 0, 0, 0]
     momenta[1, 3:] = momenta[4, 1:] = 0
     charge = np.where(momenta[..., 0] != 0, rng.integers(-1, 2, (6, 5)), 0)
-    truth = rng.normal(size=(6, 2, 4))
+    truth = rng.normal(size=(6, 2, 4)) + [9, 0, 0, 0]
     _write(tmp_path / "train.h5", Pmu=momenta, charge=charge, a=truth[:, 0], b=truth[:, 1:], w=np.arange(6) / 4)
     scalars = chosen_scalars("jet", False, ["charge:tanh", "charge"])
     dataset = JetDataset([tmp_path / "train.h5"], JetSelection(Momenta(("a", "b")), 4, 1.0, in_memory, scalars, "w"))
@@ -151,9 +156,9 @@ def test_features_targets_and_weights(tmp_path, in_memory):
 
 def test_events_without_truth_are_dropped(tmp_path, caplog):
     """Background jets have no truth momentum (zeros); the numbers of events, and what is read, must agree with that."""
-    truth = np.ones((5, 4))
+    truth = particles(5, 1)[:, 0]
     truth[[0, 3]] = 0
-    momenta = np.arange(1, 6)[:, None, None] * np.ones((5, 2, 4), np.float32)
+    momenta = np.arange(1, 6)[:, None, None] * particles(5, 2) / np.float32(2)
     _write(tmp_path / "train.h5", Pmu=momenta, truth_Pmu=truth)
     with caplog.at_level("INFO", "puffin"):
         dataset = open_splits(tmp_path, JetSelection(Momenta()), {"train": 2}, 0)["train"]
@@ -167,7 +172,7 @@ def test_events_without_truth_are_dropped(tmp_path, caplog):
         ({}, {"target": Momenta()}, "key 'truth_Pmu' not found"),
         ({"truth_Pmu": np.ones((4, 3))}, {"target": Momenta()}, r"expected \(4, 4\) or \(4, targets, 4\)"),
         ({"truth_Pmu": np.zeros((4, 4))}, {"target": Momenta()}, "no event has a target"),
-        ({"truth_Pmu": np.full((4, 4), np.inf)}, {"target": Momenta()}, "truth_Pmu: not finite for event 0"),
+        ({"truth_Pmu": np.full((4, 4), np.inf)}, {"target": Momenta()}, "truth_Pmu of event 0 is not finite"),
         ({}, {"target": None, "scalars": chosen_scalars("qg", False, [])}, "key 'pdgid' not found"),
         (
             {"pdgid": np.ones((4, 2))},

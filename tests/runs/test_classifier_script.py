@@ -446,6 +446,26 @@ def test_checkpoint_of_another_network(data, tmp_path, run_folder, capsys):
     assert "not a checkpoint of a network that we know" in refused([*test, str(tmp_path / "none.pt")], capsys)
 
 
+def test_columns_of_a_file(data, tmp_path, capsys):
+    """Jets in other columns give the same network with --columns, and are refused without; --eval takes the columns
+    from the checkpoint. Breaks if such jets are trained on as they are."""
+    (tmp_path / "other").mkdir()
+    for path in data.glob("*.h5"):
+        with h5py.File(path) as file, h5py.File(tmp_path / "other" / path.name, "w") as out:
+            out["Pmu"], out["is_signal"] = file["Pmu"][:][..., [1, 2, 3, 0]], file["is_signal"][:]
+    line = refused(command(tmp_path / "other", tmp_path / "a"), capsys)
+    assert "Pmu: expected the columns E,px,py,pz, but they look like px,py,pz,E. Give --columns px,py,pz,E." in line
+    line = refused(command(data, tmp_path / "a", "--columns", "px,py,pz"), capsys)
+    assert "--columns" in line and "expected one of these in any order: E,px,py,pz; pt,eta,phi,m;" in line
+    assert not (tmp_path / "a").exists()
+    script.main(command(data, tmp_path / "a", "--num-epoch", "1"))
+    script.main(command(tmp_path / "other", tmp_path / "b", "--num-epoch", "1", "--columns", "px, py,pz,e"))
+    a, b = (weights(tmp_path / f"{run}/model/tiny.pt") for run in "ab")
+    assert all(torch.equal(b[key], value) for key, value in a.items())
+    script.main(command(tmp_path / "other", tmp_path / "b", "--eval"))
+    assert "they look like E,px,py,pz" in refused(command(data, tmp_path / "b", "--eval"), capsys)
+
+
 def test_nan_and_truncated_files(data, tmp_path, capsys):
     """Bad data stops the run before anything is written."""
     with h5py.File(data / "train.h5") as file:

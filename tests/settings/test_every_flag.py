@@ -37,6 +37,7 @@ VALUES = {
     "prefix": "other",
     "study_name": "other",
     "target": "jet_tag",
+    "columns": "px,py,pz,E",
     "scalars_keys": "d0val:tanh",
     "num_channels_m": "[[4],[5],[6],[7],[8]]",
     "num_channels_2to2": "[4,5,6,7,8]",

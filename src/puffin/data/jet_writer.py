@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from puffin.data.hdf5_output import whole_hdf5
+from puffin.data.momenta import Source, check_jets, find_particles
 from puffin.data.targets import first_not_one_hot
 from puffin.errors import InputError
 
@@ -81,15 +82,18 @@ def jet_rows(
 
     momenta (n, M, 4): E, px, py, pz [GeV]; entries with E = 0 are padding, at any position. features (n, M) keep their
     dtype. At most nobj particles are kept, by descending pT; particles of equal pT keep their order. InputError if a
-    momentum or feature of a particle is not finite or an energy is negative; it names the file `source` and the jet,
-    counted from `first`."""
-    real = momenta[..., 0] != 0
-    bad = ~np.isfinite(momenta).all((1, 2)) | (momenta[..., 0] < 0).any(1)
-    for values in features.values():
-        bad |= (real & ~np.isfinite(values)).any(1)
-    if bad.any():
-        jet = first + int(bad.argmax())
-        raise InputError(f"{source}: jet {jet}: expected finite numbers and E >= 0. Correct or remove the jet.")
+    momentum is not that of a particle (momenta.py), or if a feature of a particle is not finite; it names the file
+    `source` and the jet, counted from `first`."""
+    origin = Source(source, first, remedy="Write the columns E, px, py, pz instead of {}.".format)
+    found = find_particles(momenta, origin)
+    real = found.valid
+    if first == 0:
+        check_jets(found, origin)
+    for key, values in features.items():
+        bad = (real & ~np.isfinite(values)).any(1)
+        if bad.any():
+            jet = first + int(bad.argmax())
+            raise InputError(f"{source}: jet {jet}: {key} is not finite. Correct or remove the jet.")
     pt = np.where(real, np.hypot(momenta[..., 1], momenta[..., 2], dtype=np.float64), -1)
     order = np.argsort(-pt, axis=1, kind="stable")[:, :nobj]
     real = np.take_along_axis(real, order, 1)

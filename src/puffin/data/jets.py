@@ -6,74 +6,49 @@ the target under any key (targets.py); features of the particles, (N, M), each u
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from puffin.data.events import EventDataset, choose_events
-from puffin.data.hdf5 import open_hdf5
+from puffin.data.jet_blocks import MOMENTA, JetFile, JetSelection, log_empty, look_at
 from puffin.data.packing import JetBatch, rows_of_events
-from puffin.data.scalars import Scalar
 from puffin.data.splits import files_by_name, log_splits
-from puffin.data.targets import ClassLabels, Momenta, read_weights
-from puffin.errors import InputError, first_line
+from puffin.data.targets import read_weights
+from puffin.errors import InputError
 
 log = logging.getLogger("puffin")
 
-MOMENTA = "Pmu"
 _ROWS_AT_ONCE = 4096  # rows per read when a file is loaded into memory
 _ROWS_OF_CHUNK = 1024  # rows per read otherwise: about this number, in whole chunks of the file
-
-
-@dataclass(frozen=True)
-class JetSelection:
-    """What to read from the files.
-
-    target: what to predict for each jet, or None; nobj: maximum number of particles per jet, in file order (-1: all);
-    scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles; weights:
-    key of the event weights, or ''; weights_needed: whether a file without that key is an InputError; if not, the
-    events get no weights, with a warning.
-    """
-
-    target: ClassLabels | Momenta | None = ClassLabels()
-    nobj: int = -1
-    scale: float = 1.0
-    in_memory: bool = True
-    scalars: tuple[Scalar, ...] = ()
-    weights: str = ""
-    weights_needed: bool = True
-
-    def __post_init__(self):
-        if self.nobj == 0 or self.nobj < -1:
-            raise InputError(f"--nobj: expected a positive number, or -1 for all particles, got {self.nobj}")
 
 
 class JetDataset(EventDataset):
     """The jets of several files, in file order; `dataset[[3, 1]]` is a packed JetBatch of two jets.
 
     Entries with zero energy are padding and are dropped. InputError for files that are missing or damaged or lack a
-    requested key, and for momenta and features that are not finite. In memory a particle is one row: its momentum,
-    then its features.
+    requested key, for momenta that no particle has (momenta.py), and for features that are not finite. In memory a
+    particle is one row: its momentum, then its features.
     """
 
-    open_file = staticmethod(open_hdf5)
+    open_file = JetFile
 
     def __init__(self, files: Sequence[str | Path], selection: JetSelection):
         super().__init__(files, selection)
         sizes, chunk_rows, targets, weights = [], [], [], []
         for path in self.files:
-            with open_hdf5(path) as file:
-                sizes.append(_check(file, path, selection.scalars))
-                stored = (file[MOMENTA].chunks or (1,))[0]
+            with JetFile(path) as file:
+                sizes.append(file.check(selection))
+                stored = (file.array(MOMENTA).chunks or (1,))[0]
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
                 if selection.target is not None:
-                    targets.append(selection.target.read(file, path, sizes[-1]))
+                    targets.append(selection.target.read(file, sizes[-1]))
                 if selection.weights and (selection.weights_needed or selection.weights in file):
-                    weights.append(read_weights(file, path, selection.weights, sizes[-1]))
+                    weights.append(read_weights(file, selection.weights, sizes[-1]))
+                if not selection.in_memory:
+                    log_empty(path, *look_at(file, sizes[-1], selection))
         if selection.weights and len(weights) < len(self.files):
             log.warning(
                 f"{', '.join(map(str, self.files))}: key '{selection.weights}' of the event weights not found. "
@@ -134,61 +109,32 @@ class JetDataset(EventDataset):
         """Read particles and lengths of some rows; each chunk once, from its first to its last requested row."""
         needed, position = np.unique(rows.numpy(), return_inverse=True)
         files, chunks = self._chunks(needed)
-        particles, counts = [np.zeros((0, self._width), np.float32)], [np.zeros(0, np.int64)]
+        particles, counts = [np.zeros((0, self.selection.width), np.float32)], [np.zeros(0, np.int64)]
         for of_chunk in np.split(np.arange(len(needed)), np.flatnonzero(np.diff(chunks)) + 1):
             if len(of_chunk):
                 file = files[of_chunk[0]]
                 local = needed[of_chunk] - self.first[file]
-                block = self._read(file, slice(local[0], local[-1] + 1))[local - local[0]]
-                valid = block[:, :, 0] != 0
-                particles.append(block[valid])
-                counts.append(valid.sum(1))
+                block = self._opened(file).read(slice(int(local[0]), int(local[-1]) + 1), self.selection)
+                block = block.jets(local - local[0])
+                particles.append(block.particles)
+                counts.append(block.counts)
         ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return _take(torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr), torch.from_numpy(position))
 
     def _read_all(self) -> tuple[Tensor, Tensor]:
         """Read all jets: particles (N, 4 + S), and where each jet begins, (jets + 1,)."""
-        particles, counts = [np.zeros((0, self._width), np.float32)], [np.zeros(0, np.int64)]
-        for f in range(len(self.files)):
-            size = int(self.first[f + 1] - self.first[f])
+        particles = [np.zeros((0, self.selection.width), np.float32)]
+        counts = [np.zeros(0, np.int64)]
+        for f, path in enumerate(self.files):
+            size, before = int(self.first[f + 1] - self.first[f]), len(counts)
             for start in range(0, size, _ROWS_AT_ONCE):
-                block = self._read(f, slice(start, min(start + _ROWS_AT_ONCE, size)))
-                valid = block[:, :, 0] != 0
-                particles.append(block[valid])
-                counts.append(valid.sum(1))
+                rows = slice(start, min(start + _ROWS_AT_ONCE, size))
+                block = self._opened(f).read(rows, self.selection, look=start == 0)
+                particles.append(block.particles)
+                counts.append(block.counts)
+            log_empty(path, sum(int((c == 0).sum()) for c in counts[before:]) / size, exact=True)
         ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr)
-
-    @property
-    def _width(self) -> int:
-        """Number of columns of a particle."""
-        return 4 + sum(s.width for s in self.selection.scalars)
-
-    def _read(self, f: int, rows: slice) -> np.ndarray:
-        """Read scaled momenta and features (rows, nobj, 4 + S) float32 of file f; InputError if any is not finite."""
-        momenta = self._read_key(f, MOMENTA, rows)
-        if self.selection.scale != 1:
-            momenta = momenta * self.selection.scale
-        features = [s.columns(self._read_key(f, s.key, rows)) for s in self.selection.scalars]
-        return (
-            np.concatenate([momenta, *features], -1, dtype=np.float32)
-            if features
-            else momenta.astype(np.float32, copy=False)
-        )
-
-    def _read_key(self, f: int, key: str, rows: slice) -> np.ndarray:
-        last = None if self.selection.nobj < 0 else self.selection.nobj
-        try:
-            block = self._opened(f)[key][rows, :last]
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"{self.files[f]}: cannot read {key} ({first_line(error)}). The file may be damaged."
-            ) from error
-        finite = np.isfinite(block)
-        if not finite.all():
-            bad = rows.start + int(np.flatnonzero(~finite.reshape(len(block), -1).all(1))[0])
-            raise InputError(f"{self.files[f]}: {key} of event {bad} is not finite. Correct or remove the event.")
-        return block
 
 
 def _joined(targets: list[np.ndarray]) -> np.ndarray:
@@ -205,29 +151,6 @@ def _take(particles: Tensor, ptr: Tensor, jets: Tensor) -> tuple[Tensor, Tensor]
     """Select some jets (B,) from packed particles, where jet k begins at ptr[k]: particles (N, ...), lengths (B,)."""
     lengths = ptr[jets + 1] - ptr[jets]
     return particles[rows_of_events(ptr[jets], lengths)], lengths
-
-
-def _check(file: h5py.File, path: Path, scalars: tuple[Scalar, ...]) -> int:
-    """Return the number of jets; InputError if momenta or features are missing or have a wrong shape."""
-    keys = ", ".join(sorted(file.keys())) or "none"
-    if MOMENTA not in file:
-        raise InputError(f"{path}: key '{MOMENTA}' not found (has: {keys})")
-    shape = file[MOMENTA].shape
-    if len(shape) != 3 or shape[2] != 4:
-        raise InputError(f"{path}: {MOMENTA}: expected shape (jets, particles, 4), got {shape}")
-    if shape[0] == 0:
-        raise InputError(f"{path}: {MOMENTA}: expected at least one jet, got none")
-    for key in (s.key for s in scalars):
-        if key not in file:
-            raise InputError(
-                f"{path}: key '{key}' not found (has: {keys}). "
-                f"It is required by --dataset, --read-pid or --scalars-keys."
-            )
-        if file[key].shape != shape[:2]:
-            raise InputError(
-                f"{path}: {key}: expected {shape[:2]}, one number for each particle, got {file[key].shape}"
-            )
-    return shape[0]
 
 
 def open_splits(

@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from puffin.data.hdf5 import open_hdf5
+from puffin.data.hdf5 import open_dataset, open_hdf5
 from puffin.data.splits import hdf5_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError, first_line
@@ -48,16 +48,13 @@ class EventFile:
             names = (
                 ("points", "clusters", "point_ptr", "cluster_ptr", "checksum") if self.packed else ("point", "cluster")
             )
-            missing = [name for name in names if name not in self._file]
-            if missing:
-                has = ", ".join(sorted(self._file)) or "none"
-                raise InputError(
-                    f"{path}: key '{missing[0]}' not found (has: {has}); expected a file of PILArNet-M events"
-                )
+            arrays = [
+                open_dataset(self._file, self.path, name, "Expected a file of PILArNet-M events.") for name in names
+            ]
             if self.packed:
                 self._open_packed()
             else:
-                self._data = [self._file[name] for name in names]
+                self._data = arrays
                 self._check_layout(names)
                 self.version = self._infer_version()
             self.width = WIDTHS[self.version]
@@ -193,9 +190,8 @@ class EventFile:
             if fits == [5]:
                 return "v1"
             if fits == [6]:
-                extra = (
-                    self._file["cluster_extra"][row].size * 6 // clusters.size if "cluster_extra" in self._file else 0
-                )
+                further = self._file.get("cluster_extra")
+                extra = further[row].size * 6 // clusters.size if isinstance(further, h5py.Dataset) else 0
                 return {5: "v2", 6: "v3"}.get(extra, "v3" if named[-1:] == ["v3"] else "v2")
         if named:
             return named[-1]

@@ -1,12 +1,15 @@
 """Targets of a jet: its class, or four-momenta of the particles that initiated it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import h5py
 import numpy as np
 
-from puffin.errors import InputError, first_line
+from puffin.data.hdf5 import ArrayFile
+from puffin.data.momenta import Source, find_particles
+from puffin.data.momentum_columns import CARTESIAN, cartesian
+from puffin.errors import InputError
+
+_REMEDY = "Choose another key with --target."
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,12 @@ class ClassLabels:
 
     key: str = "is_signal"
 
-    def read(self, file: h5py.File, path: Path, num_events: int) -> np.ndarray:
+    def read(self, file: ArrayFile, num_events: int) -> np.ndarray:
         """Read class numbers (N,) int64; InputError unless these are 0, 1, 2, ..., or rows with a single 1."""
-        labels = _read(file, path, self.key)
+        labels = file.values(self.key, remedy=_REMEDY)
         if np.ndim(labels) not in (1, 2) or len(labels) != num_events:
             raise InputError(
-                f"{path}: {self.key}: expected ({num_events},) or ({num_events}, classes), one row for each jet, "
+                f"{file.path}: {self.key}: expected ({num_events},) or ({num_events}, classes), one row for each jet, "
                 f"got {np.shape(labels)}"
             )
         if labels.ndim == 2 and labels.shape[1] == 1:
@@ -29,15 +32,14 @@ class ClassLabels:
             jet = first_not_one_hot(labels)
             if jet is not None:
                 raise InputError(
-                    f"{path}: {self.key}: jet {jet}: expected exactly one of the {labels.shape[1]} numbers to be 1 and "
-                    f"the others 0. Choose another key with --target."
+                    f"{file.path}: {self.key}: jet {jet}: expected exactly one of the {labels.shape[1]} numbers to be "
+                    f"1 and the others 0. {_REMEDY}"
                 )
             labels = labels.argmax(1)
         whole = labels.astype(np.int64)
         if not np.array_equal(whole, labels) or (whole < 0).any():
             raise InputError(
-                f"{path}: {self.key}: expected class numbers 0, 1, 2, ..., got other values. "
-                f"Choose another key with --target."
+                f"{file.path}: {self.key}: expected class numbers 0, 1, 2, ..., got other values. {_REMEDY}"
             )
         return whole
 
@@ -48,23 +50,25 @@ class ClassLabels:
 
 @dataclass(frozen=True)
 class Momenta:
-    """Four-momenta [GeV] of jets, stored under one or several keys, each (N, 4) or (N, T, 4); all zero: unknown."""
+    """Four-momenta [GeV] of jets, stored under one or several keys, each (N, 4) or (N, T, 4); all zero: unknown.
+
+    columns: what the four columns hold."""
 
     keys: tuple[str, ...] = ("truth_Pmu",)
+    columns: tuple[str, ...] = CARTESIAN
 
-    def read(self, file: h5py.File, path: Path, num_events: int) -> np.ndarray:
-        """Read the momenta (N, T, 4) float32; InputError for other shapes and for numbers that are not finite."""
+    def read(self, file: ArrayFile, num_events: int) -> np.ndarray:
+        """Read the momenta (N, T, 4) float32: E, px, py, pz; InputError for other shapes and for impossible momenta."""
         parts = []
         for key in self.keys:
-            momenta = _read(file, path, key)
-            if momenta.shape[0] != num_events or momenta.ndim not in (2, 3) or momenta.shape[-1] != 4:
+            momenta = file.values(key, remedy=_REMEDY)
+            if momenta.ndim not in (2, 3) or momenta.shape[0] != num_events or momenta.shape[-1] != 4:
                 raise InputError(
-                    f"{path}: {key}: expected ({num_events}, 4) or ({num_events}, targets, 4), got {momenta.shape}"
+                    f"{file.path}: {key}: expected ({num_events}, 4) or ({num_events}, targets, 4), got {momenta.shape}"
                 )
-            finite = np.isfinite(momenta).reshape(num_events, -1).all(1)
-            if not finite.all():
-                raise InputError(f"{path}: {key}: not finite for event {int(finite.argmin())}")
-            parts.append(momenta.reshape(num_events, -1, 4))
+            momenta = momenta.reshape(num_events, -1, 4)
+            find_particles(momenta, Source(f"{file.path}: {key}", what="event", columns=self.columns))
+            parts.append(cartesian(momenta, self.columns))
         return np.concatenate(parts, 1).astype(np.float32, copy=False)
 
     def known(self, momenta: np.ndarray) -> np.ndarray:
@@ -78,23 +82,16 @@ def first_not_one_hot(rows: np.ndarray) -> int | None:
     return int(wrong.argmax()) if wrong.any() else None
 
 
-def read_weights(file: h5py.File, path: Path, key: str, num_events: int) -> np.ndarray:
+def read_weights(file: ArrayFile, key: str, num_events: int) -> np.ndarray:
     """Read event weights (N,) float32; InputError unless they are finite and not negative."""
-    weights = _read(file, path, key)
+    weights = file.values(key, remedy="Choose another key with --weights-key.")
     if weights.shape != (num_events,):
-        raise InputError(f"{path}: {key}: expected ({num_events},), one weight for each jet, got {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise InputError(f"{path}: {key}: expected finite weights that are not negative")
-    return weights.astype(np.float32)
-
-
-def _read(file: h5py.File, path: Path, key: str) -> np.ndarray:
-    if key not in file:
+        raise InputError(f"{file.path}: {key}: expected ({num_events},), one weight for each jet, got {weights.shape}")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        event = int(wrong.argmax())
         raise InputError(
-            f"{path}: key '{key}' not found (has: {', '.join(sorted(file.keys())) or 'none'}). "
-            f"Choose one with --target or --weights-key."
+            f"{file.path}: {key} of event {event}: expected a finite weight that is not negative, got "
+            f"{weights[event]:g}. Correct the weights, or choose another key with --weights-key."
         )
-    try:
-        return file[key][()]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read {key} ({first_line(error)}). The file may be damaged.") from error
+    return weights.astype(np.float32)

@@ -63,7 +63,9 @@ def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
     model = make_network(run, PelicanRegressor)
     if settings.run.test:
         return show_symmetries(run, model)
-    datasets = open_jets(run, Momenta(settings.data.keys_of_momenta(settings.network.num_targets)))
+    datasets = open_jets(
+        run, Momenta(settings.data.keys_of_momenta(settings.network.num_targets), settings.data.momentum_columns)
+    )
     task = MomentumRegression(model, settings.loss.terms, settings.run.predict_format, settings.loss.best_by)
     for split, dataset in datasets.items():
         task.check_targets(dataset.labels(), split)
@@ -90,7 +92,16 @@ def open_jets(run: Run, target: ClassLabels | Momenta) -> Datasets:
     data, evaluating = run.settings.data, run.start.evaluating
     weights_needed = not evaluating or "weights_key" in run.start.flags.given
     scalars = chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
-    selection = JetSelection(target, data.nobj, data.scale, data.RAMdataset, scalars, data.weights_key, weights_needed)
+    selection = JetSelection(
+        target,
+        data.nobj,
+        data.scale,
+        data.RAMdataset,
+        scalars,
+        data.weights_key,
+        weights_needed,
+        data.momentum_columns,
+    )
     splits = SPLITS
     if evaluating:
         predicted = () if data.testfile else run.settings.run.predict

@@ -25,6 +25,8 @@ from puffin.settings.types import (
 )
 
 CLASS_WEIGHT_WORDS = ("balanced", "none")
+# columns of a four-momentum, which a file may have in any order; y is the rapidity
+COLUMNS = (("E", "px", "py", "pz"), ("pt", "eta", "phi", "m"), ("pt", "eta", "phi", "E"), ("pt", "y", "phi", "m"))
 
 
 def scalars_keys(text: str) -> str:
@@ -34,6 +36,16 @@ def scalars_keys(text: str) -> str:
         if colon and transform not in TRANSFORMS:
             raise argparse.ArgumentTypeError(f"{key}: expected one of {', '.join(TRANSFORMS)} after the colon")
     return text
+
+
+def momentum_columns(text: str) -> str:
+    """Accept four columns that determine a four-momentum, in any order; return them without spaces."""
+    spelling = {name.lower(): name for known in COLUMNS for name in known}
+    columns = [spelling.get(name.lower(), name) for name in names(text)]
+    if not any(sorted(columns) == sorted(known) for known in COLUMNS):
+        orders = "; ".join(",".join(known) for known in COLUMNS)
+        raise argparse.ArgumentTypeError(f"expected one of these in any order: {orders}; got {text!r}")
+    return ",".join(columns)
 
 
 def names(text: str) -> list[str]:
@@ -74,6 +86,14 @@ class JetDataSettings(DataSettings):
         metavar="KEYS",
         role=roles.PREPARATION,
     )
+    columns: str = setting(
+        "E,px,py,pz",
+        "what the four columns of Pmu and of true momenta hold: E,px,py,pz or pt,eta,phi with m or E, or pt,y,phi,m; "
+        "in any order",
+        type=momentum_columns,
+        metavar="C,C,C,C",
+        role=roles.PREPARATION,
+    )
     nobj: int = setting(
         -1,
         "maximum number of constituents per jet, in the order of the file",
@@ -86,6 +106,11 @@ class JetDataSettings(DataSettings):
     RAMdataset: bool = setting(
         True, "read all data into memory at the start; off: read as needed, shuffled by chunks", role=roles.ORIGIN
     )
+
+    @property
+    def momentum_columns(self) -> tuple[str, ...]:
+        """Names of the columns of a momentum, such as ("E", "px", "py", "pz")."""
+        return tuple(names(self.columns))
 
     def keys_of_momenta(self, num_targets: int) -> tuple[str, ...]:
         """Return the keys of the true momenta, numbered if one key is given for several targets."""
