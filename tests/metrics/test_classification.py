@@ -84,3 +84,44 @@ def test_weights_are_repetitions(num_classes):
     if num_classes == 3:
         reference = roc_auc_score(target, probabilities(logits), multi_class="ovo", average="macro")
         assert classification_metrics(logits, target, 0.5)["AUC"] == pytest.approx(reference, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("size", [1e-35, 1e-44, 1e35])
+def test_size_of_weights_does_not_matter(num_classes, size):
+    """Tiny and huge weights give the numbers of their ratios, whatever underflows or overflows in single precision."""
+    rng = np.random.default_rng(3)
+    logits, target = rng.normal(size=(300, num_classes)), rng.integers(0, num_classes, 300)
+    weights = rng.integers(0, 3, 300).astype(np.float32) * np.float32(size)
+    metrics = classification_metrics(logits, target, 0.5, weights)
+    expected = classification_metrics(logits, target, 0.5, weights / weights.max())
+    assert metrics == pytest.approx(expected, rel=1e-5) and not any(map(math.isnan, metrics.values()))
+
+
+def test_class_without_weight_is_absent():
+    """A background of weight 0 is no background: nan, not an AUC of the rest or a warning of a library."""
+    logits, target = np.random.default_rng(1).normal(size=(60, 2)), np.repeat([0, 1], 30)
+    metrics = classification_metrics(logits, target, 1.0, (target == 1).astype(float))
+    assert math.isnan(metrics["AUC"]) and math.isnan(metrics["FP_rate"]) and metrics["accuracy"] == metrics["accuracy"]
+    assert math.isnan(classification_metrics(logits, target, 1.0, np.zeros(60))["accuracy"])
+
+
+def test_scores_that_are_not_finite():
+    """They give the loss and nan, no exception of a library."""
+    metrics = classification_metrics(np.array([[0.0, 1.0], [np.nan, 0.0]]), np.array([1, 0]), 0.5)
+    assert metrics.pop("loss") == 0.5 and all(map(math.isnan, metrics.values()))
+
+
+def test_thinned_curve():
+    """A curve of millions of points becomes a short one with the same rejections, down to the last background event."""
+    number = 3_000_000
+    signal = np.linspace(0, 1, number)
+    background = np.maximum(signal**4 - 1e-9, 0)
+    curve = Roc(background, signal, 1 - signal)
+    thin = curve.thinned(10_000)
+    assert len(thin.signal) <= 10_003 and curve.thinned(number) is curve
+    assert thin.area == pytest.approx(curve.area, rel=1e-5)
+    for efficiency in (0.01, 0.3, 0.5, 0.995):
+        assert rejection(thin, efficiency) == pytest.approx(rejection(curve, efficiency), rel=1e-2)
+    positive = background[background > 0]
+    assert thin.background[thin.background > 0].min() == positive.min() and thin.signal[-1] == 1

@@ -250,7 +250,7 @@ def test_evaluation_repeats_the_numbers_of_the_training(data, tmp_path, capsys):
             "--num-targets 2 --best-by dm",
             "--best-by: expected one of loss, dPsi_0, dR_0, dpT_0, dm_0, loss_m_0, loss_3d_0, dPsi_1",
         ),
-        (regressor, "--best-by dm_0", "--best-by: expected one of loss, dPsi, dR, dpT, dm, loss_m, loss_3d, got dm_0"),
+        (regressor, "--best-by dm_0", "dm, loss_m, loss_3d, pT_resolution, m_resolution, got dm_0"),
         (classifier, "--target jet_tag --num-classes 5 --class-weights 1,2", "expected 5 numbers"),
         (classifier, "--target jet_tag --class-weights 1,-2", "expected 'balanced'"),
         (classifier, "--target jet_tag", "found class 4"),

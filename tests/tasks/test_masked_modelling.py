@@ -1,13 +1,19 @@
 """Masked modelling as a task: masks, counts, numbers."""
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from puffin.data.packing import CloudBatch
+from puffin.errors import InputError
 from puffin.models.point_mae import PointMAE
 from puffin.settings.clouds import PointMAEConfig
 from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
 from puffin.tasks.masked_modelling import BAD, DROPPED, FAINT, TOO_SMALL, MaskedModelling, fixed_mask
+from puffin.tasks.token_probe import TokenProbe
 from puffin.training.task import Evaluation, Progress
 from tests.layers.clouds import tracks
 
@@ -150,3 +156,47 @@ def test_when_to_probe():
         task.metrics({}, 0.0)
     assert Probe.calls == ["valid", "valid", "test"]
     assert task.metric_directions["probe_f1_mean"] == 1
+
+
+def test_no_masked_token_is_no_perfect_loss():
+    """A split of events with one token has no loss, and says why. Breaks if its loss is 0, which would be the best."""
+    task = make_task()
+    task.model.eval()
+    with torch.no_grad(), task.collector(VALID, shared=False) as collector:
+        collector.add(task.step(make_batch([1, 0])))
+        metrics, outputs = collector.finish()
+    assert all(map(math.isnan, metrics.values()))
+    assert task.why_missing(metrics, outputs)["loss"].startswith("no event has two tokens")
+
+
+class ClassesOfTokens(TokenProbe):
+    """A probe whose tokens have the given classes."""
+
+    def __init__(self, train, valid):
+        self.names, self.most, self.labels = ("shower", "track"), 100, {"train": train, "valid": valid}
+
+    def tokens(self, encoder, split):
+        return [SimpleNamespace(labels=np.array(self.labels[split], bool).reshape(-1, 2))]
+
+
+def test_best_by_of_a_class_that_the_probe_lacks():
+    """The start refuses the probe's F1 of a class that its tokens lack; the others, and their mean, are accepted."""
+    both, track = [[1, 0], [0, 1]], [[0, 1], [0, 1]]
+    for train, valid, reason in (
+        (both, track, "no valid token"),
+        (track, both, "no training token"),
+        ([[1, 1], [1, 0]], both, "every training token"),
+    ):
+        task = make_task(probe=ClassesOfTokens(train, valid), best_by="probe_f1_shower")
+        with pytest.raises(InputError, match=f"--best-by probe_f1_shower: .*{reason}.* contains shower"):
+            task.check_best_by(None, None, "valid")
+        task.best_by = "loss"
+        task.check_best_by(None, None, "valid")
+    task = make_task(probe=ClassesOfTokens(both, track), best_by="probe_f1_mean")
+    task.check_best_by(None, None, "valid")
+    with pytest.raises(InputError, match="probe_f1_mean"):
+        make_task(probe=ClassesOfTokens(track, []), best_by="probe_f1_mean").check_best_by(None, None, "valid")
+    nan = dict.fromkeys(("probe_f1_shower", "probe_f1_track"), math.nan)
+    assert task.why_missing(nan, {"hidden": torch.ones(1)}) == {}  # no probe was due
+    task._probed_split = "valid"
+    assert set(task.why_missing(nan, {"hidden": torch.ones(1)})) == {"probe_f1_shower"}

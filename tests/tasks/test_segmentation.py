@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudSelection
+from puffin.errors import InputError
 from puffin.losses.clouds import LossTerms
 from puffin.models.segmentation import Segmentation
 from puffin.settings.clouds import SegmentationConfig
@@ -33,7 +35,14 @@ class Places:
         return np.ones(len(index), np.int64), index.numpy() + 100
 
 
-def make_task(terms=("focal", "nll", "dice")):
+class Labels(list):
+    """The part of a data set that the check of classes needs: events with the given classes of their points."""
+
+    def __getitems__(self, numbers):
+        return SimpleNamespace(semantic=torch.cat([torch.tensor(self[k]) for k in numbers]))
+
+
+def make_task(terms=("focal", "nll", "dice"), **options):
     torch.manual_seed(2)
     config = SegmentationConfig(EncoderConfig(TOKENS, TransformerConfig("vit_tiny", 1)), layers=(0,), head_dim=16)
     loss = LossTerms({name: 1.0 + k for k, name in enumerate(terms)}, WEIGHT)
@@ -41,7 +50,7 @@ def make_task(terms=("focal", "nll", "dice")):
         Segmentation(config).double().eval(),
         loss,
         {"valid": Places},
-        SegmentationOptions(checkpoints={"best": Path("/m/x_best.pt")}),
+        SegmentationOptions(checkpoints={"best": Path("/m/x_best.pt")}, **options),
     )
 
 
@@ -111,6 +120,35 @@ def test_training_turns_events():
     first, second = task.step(batch).loss, task.step(batch).loss
     torch.set_rng_state(state)
     assert first != second and torch.equal(task.step(batch).loss, first)
+
+
+@pytest.mark.parametrize("metric", ["f1", "recall", "iou"])
+def test_best_by_of_an_absent_class(metric):
+    """The start refuses a number of a class that no validation point has: it would be 0 or nan in every epoch."""
+    task = make_task(best_by=f"{metric}_michel")
+    task.datasets = {"valid": Labels([[0, 1]] * 70 + [[0, 2]])}
+    task.check_best_by(None, None, "valid")
+    task.datasets = {"valid": Labels([[0, 1]] * 70)}
+    with pytest.raises(InputError, match=f"--best-by {metric}_michel: .*no point of them is of class michel"):
+        task.check_best_by(None, None, "valid")
+    make_task(best_by="f1_macro").check_best_by(None, None, "valid")
+    assert f"{metric}_michel" not in task.details and "iou_track" in task.details
+
+
+def test_reasons_for_missing_numbers():
+    """An absent class and a split without points have a reason; without points the loss is nan, not 0."""
+    task = make_task(["focal"])
+    metrics, outputs = evaluate(task, [make_batch([120, 90])])
+    outputs["confusion"][:, 3] = 0
+    metrics = task.metrics(outputs["confusion"], [torch.ones(2)])
+    reasons = task.why_missing(metrics, outputs)
+    assert set(reasons) == {f"{m}_delta" for m in ("precision", "recall", "f1", "iou")}
+    assert reasons["f1_delta"] == "no point is of class delta, or predicted as such"
+    metrics, outputs = evaluate(task, [make_batch([0, 0])])
+    assert np.isnan(metrics["loss"]) and set(task.why_missing(metrics, outputs).values()) == {"no event has a point"}
+    task.loss = LossTerms({"nll": 1.0}, torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    metrics, outputs = evaluate(task, [make_batch([120])])
+    assert np.isnan(metrics["loss"]) and task.why_missing(metrics, outputs)["loss"].startswith("the class weights")
 
 
 def test_predictions(tmp_path):

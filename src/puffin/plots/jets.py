@@ -5,25 +5,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from puffin.losses.momenta import angle, mass, transverse_momentum
-from puffin.metrics.classification import confusion, one_vs_rest
-from puffin.metrics.regression import half_width, relative_error
+from puffin.metrics.classification import Roc, confusion, one_vs_rest
+from puffin.plots.responses import draw_responses
+from puffin.plots.style import (
+    NETWORK,
+    POINTS_OF_CURVE,
+    TRAINING,
+    VALIDATION,
+    class_colour,
+    class_name,
+    integer_epochs,
+    legend_beside,
+)
 
 
-def _page(columns: int, rows: int = 1, width: float = 5.5):
+def _page(columns: int, rows: int = 1, width: float = 6.5):
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
 
     figure = Figure(figsize=(width * columns, 4.2 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def draw_classification(path: Path, history: list[dict], outputs: dict | None) -> None:
+def draw_classification(path: Path, history: list[dict], outputs: dict | None, names: Sequence[str] = ()) -> None:
     """Draw the losses, the ROC curves and, for more than two classes, the confusion matrix, to one PNG.
 
     The ROC curves show background rejection against signal efficiency. history: one dict per epoch; outputs: `predict`
-    (N, K) and `targets` (N,) of the test set, or None."""
+    (N, K) and `targets` (N,) of the test set, or None; names: of the classes, else their numbers."""
     arrays = None if outputs is None else (outputs["predict"].double().numpy(), outputs["targets"].numpy())
     multi_class = arrays is not None and arrays[0].shape[1] > 2
     curves = [] if arrays is None else one_vs_rest(*arrays)
@@ -31,9 +39,11 @@ def draw_classification(path: Path, history: list[dict], outputs: dict | None) -
     figure, axes = _page(1 + any_curve + multi_class)
     draw_losses(axes[0][0], history)
     if any_curve:
-        draw_rejections(axes[0][1], curves)
+        assert arrays is not None
+        backgrounds = [int((arrays[1] != (c if multi_class else 1)).sum()) for c in range(len(curves))]
+        draw_rejections(axes[0][1], curves, backgrounds, names)
     if multi_class:
-        draw_confusion(axes[0][-1], confusion(*arrays))
+        draw_confusion(axes[0][-1], confusion(*arrays), names)
     figure.savefig(path, dpi=130)
 
 
@@ -42,17 +52,16 @@ def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> No
 
     The response of the network is compared with that of the sum of the jet's constituents. history: one dict per epoch;
     outputs: `predict`, `targets` (N, T, 4) and `jet` (N, 4) of the test set, or None."""
-    true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"].double()
+    true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"]
     panels = 1 + 3 * true.shape[1]
     columns = min(panels, 2 if panels <= 4 else 4)
     figure, axes = _page(columns, -(-panels // columns))
     axes = list(axes.flat)
     draw_losses(axes[0], history)
     for t in range(true.shape[1]):
-        estimates = {"sum of constituents": outputs["jet"].double(), "this network": outputs["predict"][:, t].double()}
-        draw_responses(
-            axes[1 + 3 * t : 4 + 3 * t], estimates, true[:, t], "" if true.shape[1] == 1 else f", target {t}"
-        )
+        estimates = {"sum of constituents": outputs["jet"], "this network": outputs["predict"][:, t]}
+        name = "" if true.shape[1] == 1 else f", target {t}"
+        draw_responses(axes[1 + 3 * t : 4 + 3 * t], estimates, true[:, t], name)
     for unused in axes[panels:]:
         unused.set_axis_off()
     figure.savefig(path, dpi=130)
@@ -62,35 +71,55 @@ def draw_losses(axes, history: list[dict]) -> None:
     """Draw the training and validation loss against the epoch."""
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
-    axes.plot(epochs, [row["train_loss"] for row in history], marker=marker, ms=3, label="training")
+    axes.plot(epochs, [row["train_loss"] for row in history], marker=marker, ms=3, c=TRAINING, label="training")
     if "valid_loss" in history[0]:
-        axes.plot(epochs, [row["valid_loss"] for row in history], marker=marker, ms=3, label="validation")
-    axes.set(xlabel="epoch", ylabel="loss per jet", title="Loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
+        losses = [row["valid_loss"] for row in history]
+        axes.plot(epochs, losses, marker=marker, ms=3, c=VALIDATION, label="validation")
+    axes.set(ylabel="loss per jet", title="Loss")
+    integer_epochs(axes)
+    legend_beside(axes)
     axes.grid(alpha=0.3)
 
 
-def draw_rejections(axes, curves) -> None:
-    """Draw the background rejection 1/eB against the signal efficiency, logarithmic; one curve, or one per class."""
-    for c, curve in enumerate(curves):
+def draw_rejections(axes, curves: Sequence[Roc | None], backgrounds: Sequence[int], names: Sequence[str] = ()) -> None:
+    """Draw the background rejection 1/eB against the signal efficiency, logarithmic; one curve, or one per class.
+
+    backgrounds: number of background jets of each curve, from which the statistical error of eB follows."""
+    for c, (curve, number) in enumerate(zip(curves, backgrounds, strict=True)):
         if curve is None:
             continue
-        shown = curve.background > 0
-        area = float(np.trapezoid(curve.signal, curve.background))
-        label = "this network" if len(curves) == 1 else f"class {c} against the rest"
-        axes.step(curve.signal[shown], 1 / curve.background[shown], where="post", label=f"{label}, AUC = {area:.4f}")
+        alone = len(curves) == 1
+        label, colour = (
+            ("this network", NETWORK) if alone else (f"{class_name(c, names)} against the rest", class_colour(c))
+        )
+        shown = curve.thinned(POINTS_OF_CURVE)
+        shown = Roc(*(column[shown.background > 0] for column in shown))
+        axes.step(shown.signal, 1 / shown.background, where="post", c=colour, label=f"{label}\nAUC = {curve.area:.4f}")
+        axes.fill_between(
+            shown.signal, *rejection_band(shown.background, number), step="post", color=colour, alpha=0.2, lw=0
+        )
     efficiency = np.linspace(0.01, 1, 200)
-    axes.plot(efficiency, 1 / efficiency, ":", color="grey", label="chance")
+    axes.plot(efficiency, 1 / efficiency, ":", color="black", lw=1, label="chance")
+    signal = class_name(1, names) if len(curves) == 1 and names else "signal"
     axes.set(
-        xlabel="signal efficiency",
+        xlabel=f"{signal} efficiency",
         ylabel="background rejection 1 / efficiency",
         title="ROC on the test set",
         yscale="log",
         xlim=(0, 1),
     )
-    axes.legend()
+    legend_beside(axes, title="bands: statistical error\n(68%) of the rejection", title_fontsize=8)
     axes.grid(alpha=0.3, which="both")
+
+
+def rejection_band(background: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the lowest and highest rejections (N,) that agree with background efficiencies (N,) above 0.
+
+    They are one standard deviation away, by Wilson's interval for `number` background jets, which holds for a few
+    passing jets too. Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209."""
+    centre = (background + 1 / (2 * number)) / (1 + 1 / number)
+    width = np.sqrt(background * (1 - background) / number + 1 / (4 * number**2)) / (1 + 1 / number)
+    return 1 / np.minimum(centre + width, 1), 1 / np.maximum(centre - width, 1e-30)
 
 
 def draw_confusion(
@@ -98,39 +127,20 @@ def draw_confusion(
 ) -> None:
     """Draw the fractions of each true class (rows) that are predicted as each class (columns).
 
-    table (C, C): numbers of events or points; names: of the classes; without names the axes show class numbers."""
-    fractions = table / np.maximum(table.sum(1, keepdims=True), 1e-30)
+    table (C, C): numbers of events or points; names: of the classes; without names the axes show class numbers. A row
+    without events is empty."""
+    totals = table.sum(1, keepdims=True)
+    fractions = np.divide(table, totals, out=np.full(table.shape, np.nan), where=totals > 0)
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     for (true, predicted), fraction in np.ndenumerate(fractions):
         colour = "white" if fraction > 0.5 else "black"
-        axes.text(predicted, true, f"{fraction:.2f}", ha="center", va="center", color=colour)
-    ticks = {"xticks": range(len(fractions)), "yticks": range(len(fractions))}
-    ticks |= {"xticklabels": names, "yticklabels": names} if names else {}
-    axes.set(**ticks, xlabel="predicted class", ylabel="true class", title=f"{title} (fractions of rows)")
-
-
-def draw_responses(axes, estimates: dict[str, Tensor], true: Tensor, name: str) -> None:
-    """Draw histograms of the relative errors of mass and pT and of the angle, of estimates (N, 4), to three axes."""
-    errors = (
-        ("mass", "(m - m') / m'", lambda p: relative_error(mass(p).abs(), mass(true).abs()), (-0.6, 0.6)),
-        (
-            "transverse momentum",
-            "(pT - pT') / pT'",
-            lambda p: relative_error(transverse_momentum(p), transverse_momentum(true)),
-            (-0.4, 0.4),
-        ),
-        ("direction", "angle to the true momentum [rad]", lambda p: angle(p, true), (0.0, 0.3)),
-    )
-    for ax, (title, xlabel, error, limits) in zip(axes, errors, strict=True):
-        for label, p in estimates.items():
-            values = error(p)
-            if limits[0] < 0:
-                width = f"half of 16-84%: {half_width(values):.3f}"
-            else:
-                width = f"68% below {float(torch.quantile(values, 0.68)):.4f}"
-            ax.hist(
-                values.clamp(*limits).numpy(), bins=60, range=limits, histtype="step", lw=1.6, label=f"{label}\n{width}"
-            )
-        ax.set(xlabel=xlabel, ylabel="jets", title=f"Response: {title}{name}", xlim=limits)
-        ax.legend(fontsize=8)
-        ax.grid(alpha=0.3)
+        text = "-" if np.isnan(fraction) else f"{fraction:.2f}"
+        axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=9 if len(table) < 8 else 7)
+    labels = [names[c] if c < len(names) else str(c) for c in range(len(table))]
+    longest = max(map(len, labels), default=0)
+    axes.set(xticks=range(len(table)), yticks=range(len(table)), yticklabels=labels)
+    if longest * len(table) > 40:
+        axes.set_xticklabels(labels, rotation=30, ha="right")
+    else:
+        axes.set_xticklabels(labels)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{title} (fractions of rows)")

@@ -62,7 +62,9 @@ def _unnumbered(name: str) -> str:
 
 # Validation metrics that can choose the best epoch, or be optimized by a sweep: +1 if higher is better, -1 if lower is.
 CLASSIFICATION_METRICS = {"loss": -1, "accuracy": 1, "AUC": 1, "BgRejectionAt0.3": 1, "BgRejectionAt0.5": 1}
-REGRESSION_METRICS = PerTarget.fromkeys(("loss", "dPsi", "dR", "dpT", "dm", "loss_m", "loss_3d"), -1)
+REGRESSION_METRICS = PerTarget.fromkeys(
+    ("loss", "dPsi", "dR", "dpT", "dm", "loss_m", "loss_3d", "pT_resolution", "m_resolution"), -1
+)
 MASKED_MODELLING_METRICS = {"loss": -1, "chamfer": -1, "probe_f1_mean": 1}  # the last only with a linear probe
 SEGMENTATION_METRICS = {
     "loss": -1,

@@ -1,5 +1,6 @@
 """Classification of jets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,23 @@ from torch import Tensor
 
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
-from puffin.metrics.classification import classification_metrics, confusion, one_vs_rest
+from puffin.metrics.classification import classification_metrics, columns, confusion, one_vs_rest
+from puffin.metrics.missing import missing_of_classes, not_finite
 from puffin.models.pelican import PelicanClassifier
 from puffin.settings.names import CLASSIFICATION_METRICS
+from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions, save_table, stem_of
 from puffin.tasks.weighting import weighted_mean
 from puffin.training.task import Evaluation, InMemoryTask, StepOutput
+
+ROC_POINTS = 1_000_000  # in a table: some 30 MB; tens of millions of jets give as many points
 
 
 class JetClassification(InMemoryTask):
     """Cross entropy of class scores, weighted by the weight of the event and by that of its class.
 
-    class_weights: (K,) or None; predict_format: "pt" or "h5"; best_by: metric that chooses the best epoch."""
+    class_weights: (K,) or None; predict_format: "pt" or "h5"; best_by: metric that chooses the best epoch;
+    class_names: for messages, () for class numbers alone."""
 
     def __init__(
         self,
@@ -28,12 +34,16 @@ class JetClassification(InMemoryTask):
         class_weights: Tensor | None = None,
         predict_format: str = "pt",
         best_by: str = "loss",
+        class_names: Sequence[str] = (),
     ):
         super().__init__(model)
         self.class_weights, self.predict_format, self.best_by = class_weights, predict_format, best_by
+        self.class_names = tuple(class_names)
         self.num_classes = model.config.num_classes
         self.metric_directions = dict(CLASSIFICATION_METRICS)
         if self.num_classes != 2:  # rejections are numbered by class then
+            own = ("loss", "accuracy", "AUC", best_by)
+            self.details = tuple(name for name in columns(self.num_classes) if name not in own)
             self.metric_directions = {k: v for k, v in CLASSIFICATION_METRICS.items() if not k.startswith("BgRej")}
 
     def check_labels(self, labels: Tensor, split: str) -> None:
@@ -48,19 +58,40 @@ class JetClassification(InMemoryTask):
         losses = F.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"
         )
-        weights = batch.weights
-        if self.class_weights is not None:
-            of_class = self.class_weights.to(losses)[batch.target]
-            weights = of_class if weights is None else weights * of_class
+        of_class = None if self.class_weights is None else self.class_weights.to(losses)[batch.target]
         outputs = {"predict": logits.detach(), "targets": batch.target, "index": batch.index}
         if batch.weights is not None:
             outputs["weights"] = batch.weights
-        return StepOutput(*weighted_mean(losses, weights), outputs)
+        return StepOutput(*weighted_mean(losses, batch.weights, of_class), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
         scores, targets, weights = _arrays(outputs)
         return classification_metrics(scores, targets, loss, weights)
+
+    def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
+        """Name absent classes, weights that are all 0, and scores that are not finite."""
+        if "predict" not in outputs:
+            return {}
+        scores, targets, weights = _arrays(outputs)
+        reasons = self._missing(targets, weights)
+        bad = not_finite(scores, "class scores")
+        return explained(metrics, dict.fromkeys(metrics, bad) if bad else reasons)
+
+    def check_best_by(self, labels: Tensor | None, weights: Tensor | None, split: str) -> None:
+        """Raise InputError if --best-by needs a class that the split does not have, or weights that are all 0."""
+        if labels is not None:
+            plain = None if weights is None else weights.numpy()
+            refuse_best_by(self.best_by, self._missing(labels.numpy(), plain), split)
+
+    def _missing(self, targets: np.ndarray, weights: np.ndarray | None) -> dict[str, str]:
+        """Explain which metrics the labels and weights of events rule out."""
+        reasons = missing_of_classes(targets, weights, self.num_classes, self.class_names)
+        if self.class_weights is not None:
+            of_class = self.class_weights.numpy()[targets]
+            if not (of_class if weights is None else of_class * weights).any():
+                reasons = {"loss": "the class weights of all events are 0"} | reasons
+        return reasons
 
     def batch_metrics(self, output: StepOutput) -> dict[str, float]:
         """Compute the accuracy of a minibatch."""
@@ -77,7 +108,7 @@ class JetClassification(InMemoryTask):
             if curve is not None:
                 name = f"{stem.name}_ROC.csv" if self.num_classes == 2 else f"{stem.name}_ROC_{c}.csv"
                 header = "background_efficiency,signal_efficiency,threshold"
-                written.append(save_table(stem.with_name(name), np.stack(curve, 1), header))
+                written.append(save_table(stem.with_name(name), np.stack(curve.thinned(ROC_POINTS), 1), header))
         if self.num_classes > 2:
             header = ",".join(f"given_{c}" for c in range(self.num_classes))
             written.append(save_table(stem.with_name(f"{stem.name}_confusion.csv"), confusion(*arrays), header))

@@ -12,6 +12,7 @@ from puffin.layers.grouping import Tokens
 from puffin.layers.packed import event_of_row
 from puffin.losses.clouds import mean_of
 from puffin.models.point_mae import PointMAE, random_mask
+from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions
 from puffin.tasks.token_probe import TokenProbe
 from puffin.training import distributed
@@ -105,11 +106,13 @@ class MaskedModelling(InMemoryTask):
         self.counts[TOO_SMALL] += self._too_small.pop(split, 0)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
-        """Compute loss, its terms, and the F1 of the probe (nan if none was made): the same columns every time."""
+        """Compute loss, its terms, and the F1 of the probe (nan if none was made): the same columns every time.
+
+        Loss and terms are nan if no token was masked."""
         total = {name: float(value.double().sum()) for name, value in outputs.items() if name != "index"}
-        numbers = {"chamfer": total.get("chamfer_sum", 0.0) / max(total.get("hidden", 0), 1)}
+        numbers = {"chamfer": _mean(total, "chamfer_sum", "hidden")}
         if self.model.config.energy:
-            numbers["energy"] = total.get("energy_sum", 0.0) / max(total.get("hidden_points", 0), 1)
+            numbers["energy"] = _mean(total, "energy_sum", "hidden_points")
         numbers = {"loss": sum(numbers.values()), **numbers}
         if self.probe is not None:
             found = self.probe(self.model.encoder, self._probed_split) if self._probed_split else {}
@@ -118,9 +121,32 @@ class MaskedModelling(InMemoryTask):
             }
         return numbers
 
+    def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
+        """Name splits without masked tokens, and classes that the tokens of the probe do not have."""
+        reasons = {}
+        if not outputs.get("hidden", torch.zeros(0)).any():
+            reason = "no event has two tokens, one to mask and one to predict it from"
+            reasons = dict.fromkeys(("loss", "chamfer", "energy"), reason)
+        if self.probe is not None and self._probed_split:
+            reasons |= self.probe.why_missing(self.model.encoder, self._probed_split)
+        found = explained(metrics, reasons)
+        return {name: why for name, why in found.items() if name in reasons or not name.startswith("probe_")}
+
+    def check_best_by(self, labels: Tensor | None, weights: Tensor | None, split: str) -> None:
+        """Raise InputError if --best-by is the probe's F1 of a class that its tokens do not have.
+
+        The tokens are those of the data sets of the probe, and are chosen only if --best-by needs them."""
+        if self.probe is not None and self.best_by.startswith("probe_"):
+            refuse_best_by(self.best_by, self.probe.why_missing(self.model.encoder, split), split)
+
     def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write the rows of `step` to <stem>.pt or .h5; return the file."""
         return [save_predictions(evaluation, outputs, self.predict_format)]
+
+
+def _mean(total: dict[str, float], name: str, number: str) -> float:
+    """Divide a sum by the number of its terms; nan if there are none."""
+    return total[name] / total[number] if total.get(number) else float("nan")
 
 
 def fixed_mask(lengths: Tensor, ratio: float, seed: int, index: Tensor) -> Tensor:

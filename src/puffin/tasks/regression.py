@@ -7,11 +7,13 @@ from torch import Tensor
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.layers.packed import offsets
-from puffin.losses.momenta import momentum_loss
+from puffin.losses.momenta import momentum_loss, transverse_momentum
+from puffin.metrics.missing import NO_EVENTS, NO_WEIGHT, not_finite
 from puffin.metrics.regression import columns, regression_metrics
 from puffin.models.pelican import PelicanRegressor
 from puffin.ops.segments import segment_sum
 from puffin.settings.names import REGRESSION_METRICS
+from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions
 from puffin.tasks.weighting import weighted_mean
 from puffin.training.task import Evaluation, InMemoryTask, StepOutput
@@ -32,6 +34,9 @@ class MomentumRegression(InMemoryTask):
         self.metric_directions = {
             name: REGRESSION_METRICS[name] for name in names
         }  # numbered if there are several targets
+        self.details = tuple(
+            name for name in columns(model.config.num_targets) if name.startswith("loss_") and name != best_by
+        )
 
     def check_targets(self, targets: Tensor, name: str) -> None:
         """Raise InputError unless there are as many true momenta, targets (N, T, 4), as the network predicts."""
@@ -61,6 +66,32 @@ class MomentumRegression(InMemoryTask):
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
         return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
+
+    def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
+        """Name weights that are all 0, predictions that are not finite, and true momenta without pT."""
+        if "predict" not in outputs:
+            return {}
+        targets = outputs["targets"]
+        bad = not_finite(outputs["predict"].numpy(), "predicted momenta")
+        reasons = dict.fromkeys(metrics, bad) if bad else self._missing(targets, outputs.get("weights"))
+        still = (transverse_momentum(targets) == 0).sum(0).tolist()
+        for t, number in enumerate(still):
+            for name in ("dpT", "pT_response", "pT_resolution") if number else ():
+                column = name if len(still) == 1 else f"{name}_{t}"
+                reasons.setdefault(column, f"the true pT of {number} of {len(targets)} events is 0")
+        return explained(metrics, reasons)
+
+    def check_best_by(self, labels: Tensor | None, weights: Tensor | None, split: str) -> None:
+        """Raise InputError if the weights of the split are all 0."""
+        if labels is not None:
+            refuse_best_by(self.best_by, self._missing(labels, weights), split)
+
+    def _missing(self, targets: Tensor, weights: Tensor | None) -> dict[str, str]:
+        """Explain which metrics the events and weights of a split rule out: all of them or none."""
+        names = columns(self.model.config.num_targets)
+        if not len(targets):
+            return dict.fromkeys(names, NO_EVENTS)
+        return dict.fromkeys(names, NO_WEIGHT) if weights is not None and not weights.any() else {}
 
     def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or <stem>.h5: all outputs, momenta in GeV; return the files."""

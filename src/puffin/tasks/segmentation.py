@@ -1,6 +1,7 @@
 """Semantic segmentation of point clouds: every point gets a class."""
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_me
 from puffin.models.segmentation import Segmentation
 from puffin.plots.curves import draw_confusion_page
 from puffin.settings.names import SEGMENTATION_METRICS
+from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.point_predictions import PointPredictions
 from puffin.tasks.saving import save_table, stem_of
 from puffin.training import distributed
@@ -27,6 +29,7 @@ NO_TOKENS, DROPPED, BAD = (
     "tokens beyond --context dropped",
     "bad events skipped",
 )
+_EVENTS = 64  # read together
 TOO_SMALL = "events without labels, because they have fewer points than --min-points"
 
 
@@ -66,7 +69,8 @@ class PointSegmentation(Task):
         by_class = {f"{metric}_{name}": 1 for metric in PER_CLASS for name in self.names}
         self.metric_directions = SEGMENTATION_METRICS | by_class
         details = ("precision_", "recall_", "iou_")
-        self.details = tuple(name for name in self.metric_directions if name.startswith(details))
+        names = [name for name in self.metric_directions if name.startswith(details)]
+        self.details = tuple(name for name in names if name != self.best_by)
         self.counts = {NO_TOKENS: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
 
     def parameter_groups(self) -> list[dict]:
@@ -117,11 +121,44 @@ class PointSegmentation(Task):
         return PointSums(self, predictions, stem is not None, shared)
 
     def metrics(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
-        """Compute the CSV columns from the confusion matrix (C, C) and the sums of the loss over a split."""
+        """Compute the CSV columns from the confusion matrix (C, C) and the sums of the loss over a split.
+
+        The losses are nan if no point counts: there are none, or only points of classes with weight 0."""
         terms, losses = self.loss.values(sums), {"loss": float(self.loss.total(sums))}
         if len(terms) > 1:
             losses |= {f"loss_{name}": float(value) for name, value in terms.items()}
+        if not self._counted(confusion).any():
+            losses = dict.fromkeys(losses, float("nan"))
         return losses | segmentation_metrics(confusion.numpy(), self.names)
+
+    def _counted(self, confusion: Tensor) -> Tensor:
+        """Return for each class whether the loss counts some of its points, (C,) bool."""
+        present = confusion.sum(1) > 0
+        return present if self.loss.weight is None else present & (self.loss.weight.cpu() > 0)
+
+    def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
+        """Name the classes without points, and class weights that are 0 for all points."""
+        if "confusion" not in outputs:
+            return {}
+        confusion = outputs["confusion"]
+        if not confusion.any():
+            return explained(metrics, dict.fromkeys(metrics, "no event has a point"))
+        reasons = {}
+        if not self._counted(confusion).any():
+            reasons = dict.fromkeys(metrics, "the class weights of all points are 0")
+        for metric, name in product(PER_CLASS, self.names):
+            reasons[f"{metric}_{name}"] = f"no point is of class {name}, or predicted as such"
+        return explained(metrics, reasons)
+
+    def check_best_by(self, labels: Tensor | None, weights: Tensor | None, split: str) -> None:
+        """Raise InputError if --best-by is a number of a class that no point of the split has.
+
+        The classes are read from the split's data set, until a point of the class is found. Such a number would be 0
+        or nan in every epoch."""
+        wanted = [k for k, name in enumerate(self.names) if self.best_by in {f"{m}_{name}" for m in PER_CLASS}]
+        if wanted and split in self.datasets and not has_class(self.datasets[split], wanted[0]):
+            reason = f"no point of them is of class {self.names[wanted[0]]}"
+            refuse_best_by(self.best_by, {self.best_by: reason}, split)
 
     def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>_confusion.csv and, with `plot`, .png; return the files, <stem>.h5 among them."""
@@ -134,6 +171,15 @@ class PointSegmentation(Task):
             with whole_file(written[-1]) as temporary:
                 draw_confusion_page(temporary, outputs["confusion"].numpy(), self.names)
         return written
+
+
+def has_class(dataset: CloudDataset, number: int) -> bool:
+    """Return whether any point of a data set is of a class; reads only as many events as needed."""
+    for first in range(0, len(dataset), _EVENTS):
+        batch = dataset.__getitems__(list(range(first, min(first + _EVENTS, len(dataset)))))
+        if (batch.semantic == number).any():
+            return True
+    return False
 
 
 class PointSums:

@@ -50,6 +50,28 @@ class TokenProbe:
             arrays.append(np.concatenate([part.labels for part in parts])[: self.most])
         return linear_probe(*arrays, self.names)
 
+    @torch.no_grad()
+    def why_missing(self, encoder: PointEncoder, split: str) -> dict[str, str]:
+        """Explain, by metric, which F1 of the probe on a split the chosen tokens rule out; {} if none."""
+        labels = [
+            np.concatenate(
+                [np.zeros((0, len(self.names)), bool), *(part.labels for part in self.tokens(encoder, name))]
+            )
+            for name in ("train", split)
+        ]
+        train, test = (rows[: self.most] for rows in labels)
+        reasons = {}
+        for k, name in enumerate(self.names):
+            if not train[:, k].any():
+                reasons[f"probe_f1_{name}"] = f"no training token of the probe contains {name} points"
+            elif train[:, k].all():
+                reasons[f"probe_f1_{name}"] = f"every training token of the probe contains {name} points"
+            elif not test[:, k].any():
+                reasons[f"probe_f1_{name}"] = f"no {split} token of the probe contains {name} points"
+        if len(reasons) == len(self.names):
+            reasons["probe_f1_mean"] = "the probe has no class that it can be trained and tested on"
+        return reasons
+
     def tokens(self, encoder: PointEncoder, split: str) -> list[LabelledTokens]:
         """Return the tokens of a split; they do not depend on weights, so they are made only once."""
         if split not in self._chosen:

@@ -224,5 +224,5 @@ def global_loss(loss: Tensor, weight: int, flag: bool) -> tuple[Tensor, Callable
     local = loss.detach().double() * weight if weight else torch.zeros((), dtype=torch.float64, device=loss.device)
     numbers = torch.stack([local, torch.full_like(local, weight), torch.full_like(local, flag)])
     dist.all_reduce(numbers)
-    items = numbers[1].clamp_min(1e-30)  # all weights may be 0
+    items = torch.where(numbers[1] > 0, numbers[1], torch.ones_like(numbers[1]))  # all weights may be 0
     return loss * (weight * num_ranks() / items).to(loss.dtype), numbers.tolist

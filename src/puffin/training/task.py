@@ -112,6 +112,20 @@ class Task(ABC):
         """Write the outputs of an evaluation to files that begin with its stem; return the files."""
         return []
 
+    def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
+        """Explain in a few words, by metric, why metrics of an evaluation are not numbers.
+
+        metrics, outputs: from the collector's `finish`. A metric that this evaluation was not to compute is left
+        out."""
+        return {}
+
+    def check_best_by(self, labels: Tensor | None, weights: Tensor | None, split: str) -> None:
+        """Raise InputError if the metric that chooses the best epoch can only be nan on a split.
+
+        labels, weights: of the events of the split, None if there are none. Call it before training, for the split
+        that chooses the epoch."""
+        return None
+
     def batch_metrics(self, output: StepOutput) -> dict[str, float]:
         """Compute the numbers of a training minibatch that cost next to nothing, for the table of steps."""
         return {}
@@ -160,10 +174,11 @@ class GatheredOutputs:
             self.gathered.setdefault(key, []).append(value.cpu())
 
     def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
-        """Return the metrics and all outputs, on process 0."""
+        """Return the metrics and all outputs, on process 0; the loss is nan without items."""
         outputs = {key: torch.cat(values) for key, values in self.gathered.items()}
         if self.shared:
             self.loss_sum, self.items = distributed.total(self.loss_sum, self.items)
             outputs = distributed.gather_events(outputs)
-        metrics = self.task.metrics(outputs, self.loss_sum / (self.items or 1)) if distributed.is_main() else None
-        return metrics, outputs
+        if not distributed.is_main():
+            return None, outputs
+        return self.task.metrics(outputs, self.loss_sum / self.items if self.items else float("nan")), outputs
