@@ -1,6 +1,8 @@
 """Errors that the user can correct; scripts print them as one line and exit with a non-zero status."""
 
+import difflib
 import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -39,5 +41,17 @@ class MissingOutputs(Exception):
 
     def __init__(self, failures: list[str], history: list[dict]):
         self.history = history
-        number = f"{len(failures)} outputs" if len(failures) > 1 else "1 output"
+        number = plural(len(failures), "output")
         super().__init__(f"the run has finished, but {number} could not be written: {'; '.join(failures)}")
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 picture", "2 pictures", "3 minibatches", "2 processes"."""
+    ending = "es" if noun.endswith(("s", "ch", "sh", "x")) else "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
+
+
+def nearest(name: str, known: Iterable[str], show: Callable[[str], str] = str) -> str:
+    """Return the end of a message about an unknown name: " (did you mean dropout?)", or "" if none is similar."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {show(found[0])}?)" if found else ""

@@ -206,6 +206,23 @@ def test_continuing_refuses_another_order(data, tmp_path, capsys):
         assert "cannot be continued" in refused(command(data, tmp_path, "--load", *flags), capsys)
 
 
+def test_changed_settings_are_refused_or_logged(data, tmp_path, capsys):
+    """--load with other constituents is refused; with another learning rate the log shows both values.
+
+    So it does for an evaluation with other constituents, which is possible. Breaks if either is silent."""
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1"))
+    before = (tmp_path / "model/tiny.pt").read_bytes()
+    again = existing_run(data, tmp_path, "--no-plot", "--num-epoch", "2")
+    line = refused([*again, "--load", "--nobj", "7"], capsys)
+    assert "--nobj 7: the run was started with 12" in line and (tmp_path / "model/tiny.pt").read_bytes() == before
+    script.main([*again, "--load", "--lr-init", "0.0005"])
+    log = (tmp_path / "log/tiny.log").read_text()
+    assert "tiny.pt: --num-epoch 1 -> 2, --lr-init 0.0025 -> 0.0005\n" in log
+    capsys.readouterr()
+    script.main(existing_run(data, tmp_path, "--eval", "--nobj", "7"))
+    assert "tiny_best.pt: --nobj 12 -> 7\n" in capsys.readouterr().err
+
+
 def test_continuing_keeps_its_data(data, tmp_path, capsys):
     """--load without --datadir and --testfile takes those of the run, not the defaults.
 

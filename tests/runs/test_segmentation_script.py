@@ -266,7 +266,7 @@ def test_presets(data, tmp_path):
         ("--pretrained SEGMENTATION", "start from it with --loadfile"),
         ("--pretrained PRETRAINED --loadfile SEGMENTATION", "use only one of them"),
         ("--loadfile SEGMENTATION --layers 0", "--layers 0 contradicts"),
-        ("--loadfile SEGMENTATION --no-remove-led", "--remove-led False contradicts"),
+        ("--loadfile SEGMENTATION --no-remove-led", "--remove-led off contradicts"),
         ("--pretrained PRETRAINED --finetune peft --layer-decay 0.5", "only --finetune fft trains"),
         ("--layer-decay 1.5", "--layer-decay"),
         ("--eval --loadfile SEGMENTATION --pretrained PRETRAINED", "as it is; leave the flag out"),

@@ -14,15 +14,25 @@ from puffin.training.trainer import Trainer
 def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> list[str]:
     """Load the weights, or when resuming the whole state of the training; return warnings for the log."""
     start, model = run.start, trainer.task.model
+    notes = []
+    if start.checkpoint is not None and (changes := start.flags.changes_from(start.checkpoint.settings, start.purpose)):
+        notes.append(f"settings that differ from those of {start.checkpoint.path}: {', '.join(changes)}")
     if start.checkpoint is not None and not start.resuming:
         start.checkpoint.load_into(model)
     if distributed.rank() > 0:  # the same weights on every process, but different dropout
         torch.manual_seed(run.settings.run.seed + distributed.rank())
     if not start.resuming:
-        return []
+        return notes
     checkpoint = start.checkpoint
-    trainer.load_state_dict(checkpoint.resumable())
-    progress, notes = trainer.progress, []
+    state = checkpoint.resumable()
+    try:
+        trainer.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{checkpoint.path}: the run cannot be resumed from it, as it is damaged or belongs to another network: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    progress = trainer.progress
     changed = changes_of_best(start.flags.values, checkpoint.settings)
     if changed:
         notes.append(
@@ -47,7 +57,7 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
 
 def changes_of_best(values: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
     """Return the changed flags of a resumed run that affect which epoch is the best."""
-    names = ["best_by", "weights_key"] + ["loss", "class_weights"] * (values["best_by"] == "loss")
+    names = ["best_by", "weights_key", "num_valid"] + ["loss", "class_weights"] * (values["best_by"] == "loss")
     return [
         f"--{name.replace('_', '-')} {values[name]} instead of {stored[name]}"
         for name in names

@@ -34,7 +34,13 @@ class CloudDataSettings(DataSettings):
         collect=lambda paths: tuple(path for path in paths if path),  # older runs store '' for none
         metavar="PATH",
     )
-    min_points: int = setting(1024, "minimum number of points per event, before any cuts", type=integer(0), metavar="N")
+    min_points: int = setting(
+        1024,
+        "minimum number of points per event, before any cuts",
+        type=integer(0),
+        metavar="N",
+        role=roles.ORIGIN,
+    )
     energy_threshold: float = setting(
         0.13, "drop points at or below this energy [MeV]", type=number(0), metavar="MEV", role=roles.PREPARATION
     )
@@ -48,7 +54,7 @@ class CloudDataSettings(DataSettings):
     )
     remove_led: bool = setting(True, "remove the low-energy deposits", role=roles.PREPARATION)
     skip_bad: bool = setting(False, "skip bad files and events, and count them")
-    rotate: bool = setting(True, "apply a random rotation to each training event")
+    rotate: bool = setting(True, "apply a random rotation to each training event", role=roles.ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -267,7 +273,7 @@ class SegmentationSettings:
         + "; ".join(f"{name}: {text}" for name, text in CLASS_LOSSES.items()),
         type=checked(loss_terms, CLASS_LOSSES),
         metavar="TERMS",
-        role=roles.PREPARATION,
+        role=roles.KEPT_LOSS,
     )
     class_weights: str = setting(
         "pilarnet",
@@ -275,7 +281,7 @@ class SegmentationSettings:
         "set (pilarnet) or in this one (data); none; or numbers such as 1,1,20,5",
         type=checked(class_weights, POINT_WEIGHT_WORDS),
         metavar="W",
-        role=roles.PREPARATION,
+        role=roles.KEPT_LOSS,
     )
     best_by: str = setting(
         "f1_macro", "validation metric that chooses the best epoch", choices=tuple(SEGMENTATION_METRICS)

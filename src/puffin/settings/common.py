@@ -144,7 +144,7 @@ class DataSettings:
     TITLE: ClassVar[str] = "data"
 
     datadir: str = setting("./data/", "folder with HDF5 files for training, validation and test", metavar="DIR")
-    shuffle: bool = setting(True, "draw a new order of the training events in every epoch")
+    shuffle: bool = setting(True, "draw a new order of the training events in every epoch", role=roles.ORIGIN)
     num_train: int = setting(
         -1,
         "number of training events to use: a random subset that depends on --seed alone (of two classes: half each)",

@@ -5,9 +5,10 @@ values were given, because a value from a checkpoint replaces a default but not 
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from puffin.errors import InputError
 from puffin.settings.declare import Declared, Setting, build, declared
 from puffin.settings.obsolete import OBSOLETE, OBSOLETE_OF_SWEEPS, Obsolete, add_obsolete_flags
-from puffin.settings.presets import read_preset
+from puffin.settings.presets import Entry, read_preset
 from puffin.settings.roles import FIXED, OWN, Role
 
 _LAST_GROUPS = ("training", "device", "reports", "pictures")  # of --help
@@ -108,9 +109,13 @@ def _add(group: argparse._ArgumentGroup, entry: Declared) -> None:
 
 def shown_default(entry: Declared) -> str:
     """Return a default as --help shows it."""
-    value = entry.default
-    if entry.setting.shown:
-        return entry.setting.shown
+    return entry.setting.shown or shown_value(entry.default)
+
+
+def shown_value(value) -> str:
+    """Return the value of a setting as messages show it."""
+    if value is None:
+        return "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
@@ -124,12 +129,14 @@ def shown_default(entry: Declared) -> str:
 class Flags:
     """The values of all settings of a script by name.
 
-    given: names of those on the command line or in a preset; typed: of those on the command line itself."""
+    given: names of those on the command line or in a preset; typed: of those on the command line itself; sources: file
+    and line by the name of each that is from a preset."""
 
     schema: type
     values: Mapping[str, Any]
     given: frozenset[str] = frozenset()
     typed: frozenset[str] = frozenset()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -192,15 +199,41 @@ class Flags:
                 values[name] = value
             elif wanted == FIXED and value != self.values[name]:
                 role = roles.get(name, entry.role)
-                raise InputError(_contradiction(entry, role, self.values[name], value, source))
+                raise InputError(self._contradiction(entry, role, value, source))
         return replace(self, values=values)
 
+    def changes_from(self, stored: Mapping[str, Any], purpose: str) -> list[str]:
+        """Return what was given and differs from the settings of a checkpoint, such as "--lr-init 0.001 -> 0.0005".
 
-def _contradiction(entry: Declared, role: Role, value, stored, source: str | Path) -> str:
-    shown = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in (value, "none" if stored == "" else stored)]
-    if role.evaluate == FIXED:
-        return f"{entry.flag} {shown[0]} contradicts {source}, which was trained with {shown[1]}; leave the flag out"
-    return f"{entry.flag} {shown[0]}: the run was started with {shown[1]}, and cannot be continued with another value"
+        Settings that belong to a command, and not to the checkpoint, are left out; the arguments are those of
+        `starting_from`."""
+        changes = []
+        for name, entry in settings_of(self.schema).items():
+            kept = getattr(entry.role, purpose) != OWN and entry.role.preset == "always"  # a name may differ
+            if kept and name in stored and name in self.given:
+                value, now = entry.setting.canonical(stored[name]), self.values[name]
+                if value != now:
+                    changes.append(f"{entry.flag} {shown_value(value)} -> {shown_value(now)}")
+        return changes
+
+    def _contradiction(self, entry: Declared, role: Role, stored, source: str | Path) -> str:
+        line = self.sources.get(entry.name)
+        where = f"{entry.flag} {shown_value(self.values[entry.name])}" + (f" ({line})" if line else "")
+        trained = shown_value(stored)
+        if role.evaluate == FIXED:
+            problem = f"{where} contradicts {source}, which was trained with {trained}"
+        else:
+            problem = f"{where}: the run was started with {trained}, and cannot be continued with another value"
+        if line is None:
+            return f"{problem}; leave the flag out"
+        return f"{problem}; delete that line, or add {_typed(entry, stored)} to the command"
+
+
+def _typed(entry: Declared, value) -> str:
+    """Return the flag with a value as one types it."""
+    if entry.setting.switch:
+        return entry.flag if value else entry.flag.replace("--", "--no-", 1)
+    return f"{entry.flag} {shlex.join(map(str, value)) if isinstance(value, tuple) else shlex.quote(str(value))}"
 
 
 def defaults(schema) -> Flags:
@@ -218,14 +251,16 @@ def parse(schema, description: str, argv: Sequence[str] | None = None) -> Flags:
 
 def with_presets(schema, typed: Mapping[str, Any]) -> Flags:
     """Add presets and defaults to the values that are on a command line."""
-    presets: dict[str, Any] = {}
+    presets: dict[str, Entry] = {}
     known, hidden = settings_of(schema), hidden_settings(schema)
     inert = OBSOLETE | OBSOLETE_OF_SWEEPS | {name.replace("_", "-"): why for name, why in hidden.items()}
     usable = {name: entry.setting for name, entry in known.items() if name not in hidden}
     for path in typed.get("yaml", ()):
         presets |= read_preset(path, usable, inert)
-    everything = {name: entry.default for name, entry in known.items()} | presets | dict(typed)
-    return Flags(schema, everything, frozenset(presets) | frozenset(typed), frozenset(typed))
+    values = {name: entry.default for name, entry in known.items()}
+    values |= {name: entry.value for name, entry in presets.items()} | dict(typed)
+    sources = {name: entry.source for name, entry in presets.items() if name not in typed}
+    return Flags(schema, values, frozenset(presets) | frozenset(typed), frozenset(typed), sources)
 
 
 def command() -> str:

@@ -28,7 +28,8 @@ class Role(NamedTuple):
 
 
 NETWORK = Role(FIXED, FIXED, FIXED)  # the weights fit no other value
-PREPARATION = Role(STORED, STORED, STORED)  # how the data were prepared that the network was trained on
+PREPARATION = Role(FIXED, STORED, STORED)  # how the data were prepared that the network was trained on
+KEPT_LOSS = Role(STORED, STORED, STORED)  # a loss that further trainings from the weights keep
 LOSS = Role(STORED, STORED, OWN)  # an evaluation reports the loss that was trained
 TRAINING = Role(STORED, OWN, OWN)  # how to train, and what to write
 ORIGIN = Role(FIXED, OWN, OWN)  # a run cannot change it half-way

@@ -112,8 +112,8 @@ def read_space(path: str | Path, make_parser: Callable[[], argparse.ArgumentPars
     parser = make_parser()
     parser.exit_on_error = False
     parameters = []
-    for name, entry in content.items():
-        where = f"{path}: {name}"
+    for name, (entry, source) in content.items():
+        where = f"{source}: {name}"
         parameter = _parameter(str(name).replace("_", "-"), entry, where)
         _check_flags(parser, parameter, where)
         for other, _ in parameter.when:
