@@ -65,7 +65,8 @@ def odd_flags(rng: random.Random, schema) -> tuple[list[str], list[str]]:
     for name in rng.sample(names, rng.choice((1, 1, 1, 2, 3))):
         entry = settings_of(schema)[name]
         flags += _odd_flag(rng, entry)
-        words += [entry.flag, *entry.setting.flags, *entry.setting.shortcuts]
+        value = flags[-1].partition("=")[2]
+        words += [entry.flag, *entry.setting.flags, *entry.setting.shortcuts, *([value] if len(value) > 2 else [])]
     if rng.random() < 0.1:  # misspelt
         word = flags[0].split("=")[0]
         flags[0] = flags[0].replace(word, word[:-1] + rng.choice("qxz"), 1)
@@ -78,7 +79,7 @@ def _odd_flag(rng: random.Random, entry: Declared) -> list[str]:
     if setting.switch:
         return [rng.choice((entry.flag, entry.flag.replace("--", "--no-", 1), f"{entry.flag}=yes"))]
     if setting.choices and rng.random() < 0.6:
-        return [f"{entry.flag}={rng.choice(setting.choices)}"]
+        return [f"{entry.flag}={rng.choice(list(setting.choices))}"]
     is_number = isinstance(entry.default, (int, float)) and not isinstance(entry.default, bool)
     values: Sequence[str] = ODD_NUMBERS if is_number or rng.random() < 0.3 else ODD_TEXT
     if entry.name in COSTLY or any(part in entry.name for part in SIZES):

@@ -11,9 +11,10 @@ from torch import nn
 from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.data.sampler import EpochBatches
 from puffin.errors import InputError, Interrupted
+from puffin.training.reports import Reports
 from puffin.training.schedules import Schedule
 from puffin.training.task import Evaluation, InMemoryTask, Progress, StepOutput
-from puffin.training.trainer import Reports, Trainer, TrainerOptions
+from puffin.training.trainer import Trainer, TrainerOptions
 from puffin.training.update import Updater
 
 NAN = float("nan")
@@ -328,3 +329,33 @@ def test_checkpoint_before_the_first_step(tmp_path):
     again.fit(Loader(batches), batches, None)
     whole = run(tmp_path / "whole", num_epoch=2)[0]
     assert torch.equal(again.task.model.weight, whole.model.weight)
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_signal_in_a_validation(tmp_path, when):
+    """A signal in the first or second validation: the state is saved at once, and the resumed run makes the validation.
+
+    Breaks if the run waits until a long validation ends, or if the resumed run has no row for that epoch."""
+
+    class Signal(Loader):
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                if number == 1 and trainer.progress.unclosed == when:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                assert number < 2 or trainer.progress.unclosed != when
+                yield batch
+
+    batches = EpochBatches(len(DATA), 2, shuffle=False)
+    trainer = make_trainer(tmp_path, num_epoch=2)
+    with pytest.raises(Interrupted):
+        trainer.fit(Loader(batches), batches, Signal(batches))
+    again = make_trainer(tmp_path, num_epoch=2)
+    again.load_state_dict(Checkpoint.read(tmp_path / "last.pt").resumable())
+    assert len(again.progress.history) == when - 1
+    again.fit(Loader(batches), batches, Loader(batches))
+    whole = make_trainer(tmp_path / "whole", num_epoch=2)
+    whole.fit(Loader(batches), batches, Loader(batches))
+    assert torch.equal(again.task.model.weight, whole.task.model.weight)
+    drop = {"train_per_second"}
+    rows = [[{k: v for k, v in row.items() if k not in drop} for row in t.progress.history] for t in (again, whole)]
+    assert rows[0] == rows[1] and again.progress.best == whole.progress.best

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from puffin.data.chunks import open_with_cache, read_rows
 from puffin.errors import InputError, first_line
 
 _LISTED = 20  # keys that a message names
@@ -85,18 +86,17 @@ class ArrayFile:
     def array(self, key: str, remedy: str = "") -> h5py.Dataset:
         """Return the array under a key; InputError if there is none."""
         if key not in self._arrays:
-            self._arrays[key] = open_array(self._file, self.path, key, remedy)
+            self._arrays[key] = open_with_cache(self._file, key, open_array(self._file, self.path, key, remedy))
         return self._arrays[key]
 
-    def values(self, key: str, rows: slice = slice(None), last: int | None = None, remedy: str = "") -> np.ndarray:
-        """Read rows of an array, of each at most the first `last` entries; InputError if the file is damaged."""
+    def values(self, key: str, rows: slice | None = None, last: int | None = None, remedy: str = "") -> np.ndarray:
+        """Read an array or some of its rows, of each at most the first `last` entries; InputError if it is damaged."""
         array = self.array(key, remedy)
         try:
-            return array[rows, :last] if last is not None else array[rows] if array.ndim else array[()]
+            return array[()] if rows is None else read_rows(array, rows, last)
         except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"{self.path}: cannot read {key} ({first_line(error)}). The file may be damaged."
-            ) from error
+            reason = _missing_filter(array) or f"{first_line(error)}. The file may be damaged"
+            raise InputError(f"{self.path}: cannot read {key} ({reason}).") from error
 
 
 def keys_of(group: h5py.Group) -> str:
@@ -166,6 +166,19 @@ def _kind_problem(array: h5py.Dataset) -> str:
     if h5py.check_vlen_dtype(array.dtype) is not None:
         return "holds rows of different lengths, expected an array. Pad the rows with zeros to one length."
     return f"holds {array.dtype}, expected numbers."
+
+
+def _missing_filter(array: h5py.Dataset) -> str:
+    """Describe the compression of an array if this HDF5 does not have it, or return ''."""
+    stored = array.id.get_create_plist()
+    for number in range(stored.get_nfilters()):
+        code, _, _, name = stored.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            text = name.decode(errors="replace").strip() or str(code)
+            return (
+                f"it is compressed with '{text}', which is not installed; compress it anew: h5repack -f GZIP=4 OLD NEW"
+            )
+    return ""
 
 
 def _missing_sources(array: h5py.Dataset, path: Path) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,9 @@ def remove_earlier_run(run: Run) -> None:
     InputError if the run starts from one of them."""
     paths, start = run.paths, run.start
     earlier = paths.of_earlier_run()
+    for path in earlier:
+        if path.is_dir():
+            raise InputError(f"{path}: expected a file of an earlier run, found a folder; rename or remove it")
     for flag in ("loadfile", "pretrained"):
         source = start.flags.values.get(flag, "")
         if source and any(path.samefile(source) for path in earlier):

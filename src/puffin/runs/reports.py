@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from puffin.files import whole_file
 from puffin.runs.side_outputs import SideOutputs
 from puffin.training import distributed
+from puffin.training.reports import Reports
 from puffin.training.task import Progress, Task
-from puffin.training.trainer import Reports
 from puffin.training.update import Update
 
 Report = Callable[[list[dict]], None]

@@ -24,7 +24,14 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
     if not start.resuming:
         return notes
     checkpoint = start.checkpoint
-    trainer.load_state_dict(checkpoint.resumable())
+    state = checkpoint.resumable()
+    try:
+        trainer.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{checkpoint.path}: the run cannot be resumed from it, as it is damaged or belongs to another network: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
     progress = trainer.progress
     changed = changes_of_best(start.flags.values, checkpoint.settings)
     if changed:

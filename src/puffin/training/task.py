@@ -39,6 +39,7 @@ class Progress:
     items: float = 0.0  # or the sum of their weights
     batches: int = 0  # since the last row
     seconds: float = 0.0  # since the last row
+    unclosed: int = 0  # epoch of a row whose validation was interrupted, 0: none
     best: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import math
+import operator
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,25 +21,13 @@ from puffin.data.sampler import EpochBatches
 from puffin.errors import InputError, Interrupted
 from puffin.training import distributed
 from puffin.training.averaging import WeightAverage
+from puffin.training.reports import Reports
 from puffin.training.schedules import Schedule
 from puffin.training.stopping import StoppedWaiting, StopRequests
 from puffin.training.task import Evaluation, Progress, Task
-from puffin.training.update import Update, Updater, autocast
+from puffin.training.update import Updater, autocast
 
 log = logging.getLogger("puffin")
-
-
-class Reports:
-    """What the trainer tells while it trains; this one ignores everything."""
-
-    def after_step(self, epoch: int, progress: Progress, update: Update, lr: float) -> None:
-        """Take the numbers of an update; epoch: counted from 1."""
-
-    def after_row(self, history: list[dict]) -> None:
-        """Take all rows so far, after a new one; the model has the weights with which it is evaluated."""
-
-    def before_checkpoint(self) -> None:
-        """Prepare for a checkpoint; InputError if it must not be written."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +129,13 @@ class Trainer:
         with self._stop_requests:
             if not p.step:  # a run that is killed before its first checkpoint can be resumed, too
                 self.save(self.checkpoint)
-            while not self.finished():
-                batches.start(p.epoch, p.batch)
-                with contextlib.suppress(StoppedWaiting):  # between two steps
-                    self._train_epoch(update, train, batches.batches_per_epoch, valid)
+            while p.unclosed or not self.finished():
+                with contextlib.suppress(StoppedWaiting):  # between two steps, or in a validation
+                    if p.unclosed:
+                        self._close_row(p.unclosed, valid)
+                    else:
+                        batches.start(p.epoch, p.batch)
+                        self._train_epoch(update, train, batches.batches_per_epoch, valid)
                 if self._any_process_must_stop():  # after an epoch without minibatches, too
                     self._stop()
         return p.history
@@ -214,6 +206,7 @@ class Trainer:
     def _close_row(self, epoch: int, valid: Iterable | None) -> None:
         """Validate, add a row to the history, save and report."""
         p, task = self.progress, self.task
+        p.unclosed = epoch
         distributed.share_buffers_(task.model)
         self._log_counts("training")
         row = {"epoch": epoch, "step": p.step, "lr": self._lr, "train_loss": p.loss_sum / (p.items or 1)}
@@ -227,6 +220,7 @@ class Trainer:
             is_best = not math.isnan(value) and (math.isnan(before) or value > before)
             if is_best:
                 p.best = {"epoch": epoch, "value": value, **metrics}
+        p.unclosed = 0
         p.history.append(row)
         p.loss_sum, p.items, p.batches, p.seconds = 0.0, 0.0, 0, 0.0
         if is_best:
@@ -269,7 +263,8 @@ class Trainer:
         collector = self.task.collector(evaluation, shared)
         try:
             with self.average.in_place(), collector:
-                for batch in tqdm(loader, desc=str(evaluation), unit="batch", disable=None, leave=False):
+                batches = self._stop_requests.awaited(loader) if evaluation.during_training else loader
+                for batch in _progress_bar(str(evaluation), operator.length_hint(loader) or None, items=batches):
                     with autocast(self.device, self.options.amp):
                         output = self.task.step(batch.to(self.device, self.dtype))
                     collector.add(output)
@@ -291,9 +286,9 @@ class Trainer:
         raise Interrupted(self._stop_requests.signum or signal.SIGTERM, saved)
 
 
-def _progress_bar(text: str, total: int, initial: int) -> tqdm:
+def _progress_bar(text: str, total: int | None, initial: int = 0, items: Iterable | None = None) -> tqdm:
     options = {"unit": "batch", "disable": None, "leave": False, "dynamic_ncols": True}
-    return tqdm(total=total, initial=initial, desc=text, **options)
+    return tqdm(items, total=total, initial=initial, desc=text, **options)
 
 
 def _grouped(items: Iterable, size: int) -> Iterator[list]:
