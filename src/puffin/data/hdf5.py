@@ -1,5 +1,6 @@
 """Open HDF5 files and their arrays for reading. Needs no PyTorch."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from puffin.data.chunks import open_with_cache, read_rows, unwritten_fraction
 from puffin.errors import InputError, first_line
+
+log = logging.getLogger("puffin")
 
 _LISTED = 20  # keys that a message names
 
@@ -85,18 +89,20 @@ class ArrayFile:
     def array(self, key: str, remedy: str = "") -> h5py.Dataset:
         """Return the array under a key; InputError if there is none."""
         if key not in self._arrays:
-            self._arrays[key] = open_array(self._file, self.path, key, remedy)
+            self._arrays[key] = open_with_cache(self._file, key, open_array(self._file, self.path, key, remedy))
         return self._arrays[key]
 
-    def values(self, key: str, rows: slice = slice(None), last: int | None = None, remedy: str = "") -> np.ndarray:
-        """Read rows of an array, of each at most the first `last` entries; InputError if the file is damaged."""
+    def values(self, key: str, rows: slice | None = None, last: int | None = None, remedy: str = "") -> np.ndarray:
+        """Read an array or some of its rows, of each at most the first `last` entries; InputError if it is damaged."""
         array = self.array(key, remedy)
         try:
-            return array[rows, :last] if last is not None else array[rows] if array.ndim else array[()]
+            if rows is None:
+                _warn_if_unwritten(array, f"{self.path}: {key}")
+                return array[()]
+            return read_rows(array, rows, last)
         except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"{self.path}: cannot read {key} ({first_line(error)}). The file may be damaged."
-            ) from error
+            reason = _missing_filter(array) or f"{first_line(error)}. The file may be damaged"
+            raise InputError(f"{self.path}: cannot read {key} ({reason}).") from error
 
 
 def keys_of(group: h5py.Group) -> str:
@@ -166,6 +172,28 @@ def _kind_problem(array: h5py.Dataset) -> str:
     if h5py.check_vlen_dtype(array.dtype) is not None:
         return "holds rows of different lengths, expected an array. Pad the rows with zeros to one length."
     return f"holds {array.dtype}, expected numbers."
+
+
+def _warn_if_unwritten(array: h5py.Dataset, name: str) -> None:
+    """Warn if a part of an array was never written: labels that are read as zeros would count as class 0."""
+    fraction = unwritten_fraction(array)
+    if fraction:
+        log.warning(
+            f"{name}: {100 * fraction:.3g}% of it was never written and is read as zeros. Write the file again."
+        )
+
+
+def _missing_filter(array: h5py.Dataset) -> str:
+    """Describe the compression of an array if this HDF5 does not have it, or return ''."""
+    stored = array.id.get_create_plist()
+    for number in range(stored.get_nfilters()):
+        code, _, _, name = stored.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            text = name.decode(errors="replace").strip() or str(code)
+            return (
+                f"it is compressed with '{text}', which is not installed; compress it anew: h5repack -f GZIP=4 OLD NEW"
+            )
+    return ""
 
 
 def _missing_sources(array: h5py.Dataset, path: Path) -> Iterator[tuple[str, str]]:

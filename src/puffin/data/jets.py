@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from puffin.data.chunks import rows_at_once, warn_of_slow_chunks
 from puffin.data.events import EventDataset, choose_events
 from puffin.data.jet_blocks import MOMENTA, JetFile, JetSelection, log_empty, look_at
 from puffin.data.packing import JetBatch, rows_of_events
@@ -21,7 +22,7 @@ from puffin.errors import InputError
 
 log = logging.getLogger("puffin")
 
-_ROWS_AT_ONCE = 4096  # rows per read when a file is loaded into memory
+_ROWS_AT_ONCE = 4096  # rows per read when a file is loaded into memory: about this number
 _ROWS_OF_CHUNK = 1024  # rows per read otherwise: about this number, in whole chunks of the file
 
 
@@ -42,6 +43,7 @@ class JetDataset(EventDataset):
             with JetFile(path) as file:
                 sizes.append(file.check(selection))
                 stored = (file.array(MOMENTA).chunks or (1,))[0]
+                warn_of_slow_chunks(file.array(MOMENTA), str(path))
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
                 if selection.target is not None:
                     targets.append(selection.target.read(file, sizes[-1]))
@@ -127,8 +129,9 @@ class JetDataset(EventDataset):
         counts = [np.zeros(0, np.int64)]
         for f, path in enumerate(self.files):
             size, before = int(self.first[f + 1] - self.first[f]), len(counts)
-            for start in range(0, size, _ROWS_AT_ONCE):
-                rows = slice(start, min(start + _ROWS_AT_ONCE, size))
+            step = rows_at_once(self._opened(f).array(MOMENTA), _ROWS_AT_ONCE)
+            for start in range(0, size, step):
+                rows = slice(start, min(start + step, size))
                 block = self._opened(f).read(rows, self.selection, look=start == 0)
                 particles.append(block.particles)
                 counts.append(block.counts)

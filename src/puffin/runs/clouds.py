@@ -67,6 +67,8 @@ def run_pretraining(flags: Flags, report: Report | None = None) -> list[dict]:
         {split: dataset.too_small for split, dataset in datasets.items()},
         settings.pretraining.best_by,
     )
+    if not run.start.evaluating and "valid" in datasets:
+        task.check_best_by(None, None, "valid")
     pictures = Pictures.of(run, model, datasets, draw_events)
     return train_and_evaluate(run, task, datasets, draw_pretraining, report, pictures)
 
@@ -119,6 +121,8 @@ def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
         load_encoder_(model, weights, run.settings.finetuning.pretrained)
     datasets = open_clouds(run)
     run, task = make_segmentation(run, model, datasets)
+    if not run.start.evaluating and "valid" in datasets:
+        task.check_best_by(None, None, "valid")
     pictures = Pictures.of(run, model, datasets, draw_labels)
     return train_and_evaluate(run, task, datasets, draw_segmentation, report, pictures)
 

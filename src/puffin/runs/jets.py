@@ -1,16 +1,19 @@
 """Runs of the two jet scripts: from settings to data, network and task."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR
 from puffin.checkpoints.networks import pelican_config
+from puffin.data.class_names import class_names
 from puffin.data.jets import JetDataset, JetSelection, open_splits
 from puffin.data.scalars import chosen_scalars
 from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
+from puffin.metrics.missing import NO_WEIGHT
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
@@ -48,10 +51,13 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
         run = run.changed(class_weights=weights)
     settings = run.settings
     weights = weights_of_classes(settings.loss.class_weights, settings.network.num_classes)
-    task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by)
+    files = [file for dataset in datasets.values() for file in dataset.files]
+    named = class_names(files, settings.data.target, settings.network.num_classes)
+    task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by, named)
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
-    return train_and_evaluate(run, task, datasets, draw_classification, report)
+    check_weights(run, task, datasets)
+    return train_and_evaluate(run, task, datasets, partial(draw_classification, names=named), report)
 
 
 def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
@@ -69,7 +75,23 @@ def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
     task = MomentumRegression(model, settings.loss.terms, settings.run.predict_format, settings.loss.best_by)
     for split, dataset in datasets.items():
         task.check_targets(dataset.labels(), split)
+    check_weights(run, task, datasets)
     return train_and_evaluate(run, task, datasets, draw_regression, report)
+
+
+def check_weights(run: Run, task: JetClassification | MomentumRegression, datasets: Datasets) -> None:
+    """Raise InputError if a training has no event with a weight, or can never compute the metric of --best-by."""
+    if run.start.evaluating:
+        return
+    for split in ("train", "valid"):
+        if split in datasets:
+            dataset = datasets[split]
+            weights = None if dataset.weights is None else dataset.weights[dataset.events]
+            if split == "valid":
+                task.check_best_by(dataset.labels(), weights, split)
+            elif weights is not None and not weights.any():
+                key = run.settings.data.weights_key
+                raise InputError(f"--weights-key {key}: {NO_WEIGHT} in the {split} files; choose another key")
 
 
 def make_network(run: Run, network: Callable[[Any], PelicanBackbone]) -> PelicanBackbone:

@@ -88,7 +88,8 @@ class Evaluator:
             if "index" in outputs:  # counts the events in use; users have the rows of the files
                 outputs["row"] = self.datasets[split].events[outputs["index"]]
             everything[split] = outputs
-            log.info(f"{evaluation}: " + ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
+            shown = {name: value for name, value in metrics.items() if name not in self.task.details}
+            log.info(f"{evaluation}: " + ", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
             if evaluation.stem is not None:
                 with self.side.attempt(f"predictions {evaluation.stem}.*"):
                     written = self.task.save_outputs(evaluation, outputs)
