@@ -27,7 +27,7 @@ class TrainingMessages:
         """Log what the task has counted, in all processes if `shared`, and set the counts to 0."""
         counts = self.task.counts
         totals = distributed.total(*counts.values()) if shared and counts else list(counts.values())
-        text = ", ".join(f"{total:.0f} {name}" for name, total in zip(counts, totals, strict=True) if total)
+        text = "; ".join(f"{name}: {total:.0f}" for name, total in zip(counts, totals, strict=True) if total)
         if text:
             log.warning(f"{where}: {text}")
         counts.update(dict.fromkeys(counts, 0))
