@@ -480,3 +480,37 @@ def test_nan_and_truncated_files(data, tmp_path, capsys):
     (tmp_path / "cut/train.h5").write_bytes(whole[: len(whole) // 2])
     assert "train.h5" in refused(command(tmp_path / "cut", tmp_path / "w"), capsys)
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_start_methods_of_workers(data, tmp_path, method):
+    """Workers that start as on macOS (spawn) or with Python 3.14 (forkserver) give the same weights as none.
+
+    Breaks if something that a worker gets, such as a feature, cannot be pickled. The data have particle types."""
+    code = (
+        "import multiprocessing, sys\n"
+        "sys.path[:0] = ['.', 'src']\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{method}')\n"
+        "    import train_pelican_classifier as script\n"
+        "    script.main(sys.argv[1:])\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    flags = ["--no-plot", "--num-epoch", "1", "--read-pid"]
+    folder = tmp_path / "jets"
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        with (
+            h5py.File(ROOT / f"data/sample_data/run12/{split}.h5") as source,
+            h5py.File(folder / f"{split}.h5", "w") as file,
+        ):
+            for key in ("Pmu", "is_signal", "pdgid"):
+                file[key] = source[key][:40]
+    script.main(command(folder, tmp_path / "none", *flags))
+    argv = command(folder, tmp_path / method, *flags, "--num-workers", "2")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py"), *argv], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert same(weights(tmp_path / "none/model/tiny.pt"), weights(tmp_path / method / "model/tiny.pt"))
