@@ -22,9 +22,8 @@ def test_missing_checkpoint(tmp_path):
     assert "old.pt: is a link to a file that does not exist" in about_missing(model / "old.pt")
     for number in range(9):
         (model / f"run{number}.pt").touch()
-    assert about_missing(model / "zzz.pt").endswith(
-        "(" + f"{model} has cloud.ckpt, old.pt, run0.pt, run1.pt, run2.pt, run3.pt and 6 more)"
-    )
+    shown = f"({model} has cloud.ckpt, old.pt, run0.pt, run1.pt, run2.pt, run3.pt and 6 more)"
+    assert about_missing(model / "zzz.pt").endswith(shown)
 
 
 @pytest.mark.parametrize("place", ["nothing", "folder", "link"])

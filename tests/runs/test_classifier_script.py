@@ -396,7 +396,7 @@ def test_published_example_command(data, tmp_path):
         ("--config Z", "letters"),
         ("--nobj 0", "--nobj"),
         ("--drop-rate 1.5", "--drop-rate"),
-        ("--lr-final 1", "lr_init >= lr_final"),
+        ("--lr-final 1", "expected --lr-init >= --lr-final > 0"),
         ("--prefix a/b", "--prefix"),
         ("--load", "tiny.pt: no such checkpoint"),
         ("--load --eval", "--load resumes a training, and --eval trains nothing"),

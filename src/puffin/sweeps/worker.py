@@ -181,7 +181,10 @@ class Worker:
 
         No failure of a trial ends the worker, except a lost database and a signal."""
         try:
-            return TrialState.COMPLETE, self.run_trial(trial), ""
+            values = self.run_trial(trial)
+            if any(value != value for value in values):  # which Optuna does not take
+                return TrialState.FAIL, None, "a metric is not a number"
+            return TrialState.COMPLETE, values, ""
         except optuna.TrialPruned:
             return TrialState.PRUNED, None, ""
         except (StorageLost, UpdateFinishedTrialError, Interrupted):
