@@ -13,7 +13,6 @@ one readable line. What it leaves is resumed elsewhere, and must reach the same 
 before may be missing. This part needs user namespaces (unshare).
 """
 
-import argparse
 import csv
 import os
 import random
@@ -26,11 +25,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+import torch
+
 from puffin.checkpoints.reading import read_checkpoint
+from puffin.settings.parser import OneLineParser
 
 ROOT = Path(__file__).resolve().parents[1]
 JETS = f"--datadir {ROOT}/data/sample_data/run12 --num-train 120 --num-valid 30 --num-test 30 --nobj 10 --batch-size 12"
@@ -199,7 +204,7 @@ def filled(case: Case, reference: Path, duration: float, work: Path) -> tuple[st
 
 def main() -> None:
     """Run the campaign; exit with status 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="number of kills (default: %(default)s)")
     parser.add_argument("--disks", type=int, default=20, help="number of full disks (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the moments (default: %(default)s)")

@@ -26,6 +26,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
 import h5py
 import numpy as np
 import torch
@@ -34,6 +40,7 @@ from bench.timing import PeakMemory
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.loader import make_loader
 from puffin.data.sampler import EpochBatches
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +139,7 @@ def in_child(arguments: list[str], file: Path, quantity: str):
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     presets = sorted(path.stem for path in (ROOT / "config").glob("[0-9]*k.yaml")) + ["quickstart"]
     add("--num-jets", type=integer(1), default=200_000, metavar="N", help="jets in the file (default: %(default)s)")

@@ -7,7 +7,6 @@ PyTorch. Each time is the minimum of repetitions in which the libraries alternat
 affects all of them. A ratio above 1 means that Puffin is faster.
 """
 
-import argparse
 import importlib
 import subprocess
 import sys
@@ -15,15 +14,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.ops.chamfer import chamfer_distance
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_count, ball_query, knn
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import number
 
 SIZES = {"3k": 3_000, "10k": 10_000, "50k": 50_000, "1M": 1_000_000}
@@ -172,7 +177,7 @@ PEERS = ("fpsample", "torch_quickfps", "pykdtree.kdtree", "scipy.spatial")
 
 def main() -> None:
     """Measure each op for each size, and print one row each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="numbers of points of the clouds (default: all)")
     add(

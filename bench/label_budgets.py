@@ -21,6 +21,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
 import train_segmentation
 from puffin.data.pilarnet import CloudDataset, CloudSelection
 from puffin.data.splits import files_by_folder
@@ -29,6 +35,7 @@ from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.entry import run_script
 from puffin.settings.clouds import PointSegmentationSettings
 from puffin.settings.flags import parse
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 from puffin.tables import read_records
 
@@ -38,7 +45,7 @@ FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the flags of this benchmark; return them, and the flags for the script."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, sample = parser.add_argument, "data/sample_data/lartpc"
     add("--pretrained", required=True, metavar="FILE", help="checkpoint of a masked autoencoder")
     add("--datadir", default=sample, metavar="DIR", help="folder of LArTPC events (default: %(default)s)")

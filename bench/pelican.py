@@ -28,6 +28,12 @@ sys.path.pop(0)  # bench/, whose pelican.py would hide pelican-lite's package of
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
 import h5py
 import torch
 from torch import Tensor, nn
@@ -38,6 +44,7 @@ from bench.timing import add_timing_arguments, check_positive, in_turns, memory_
 from puffin.data.packing import pack_padded
 from puffin.models.pelican import PelicanClassifier
 from puffin.ops import library
+from puffin.settings.parser import OneLineParser
 from puffin.settings.pelican import PelicanConfig
 from puffin.training.memory import keep_freed_memory
 
@@ -224,7 +231,7 @@ def describe(args: argparse.Namespace, batches: list[Batch]) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="48k", help="widths (default: %(default)s)")
     parser.add_argument("--file", type=Path, default=ROOT / "data/sample_data/run12/train.h5", help="jets to run on")
     parser.add_argument("--batch-size", type=int, default=64, help="jets per step (default: %(default)s)")

@@ -22,6 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
 NEED = 2000  # events/s that training on one GPU uses
@@ -29,7 +36,7 @@ NEED = 2000  # events/s that training on one GPU uses
 
 def main() -> None:
     """Measure each file layout with each number of workers, and print one row each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--events", type=integer(1), default=2048, metavar="N", help="events in the data set (default: %(default)s)")
     add("--batch-size", type=integer(1), default=64, metavar="N", help="events per batch (default: %(default)s)")

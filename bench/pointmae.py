@@ -20,6 +20,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +38,7 @@ from puffin.losses.clouds import chamfer_by_group, energy_by_group
 from puffin.models.point_mae import PointMAE, random_mask
 from puffin.settings.clouds import PointMAEConfig
 from puffin.settings.encoder import ARCHITECTURES, VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 from puffin.training.memory import keep_freed_memory
 
@@ -170,7 +177,7 @@ def table(rows: dict[str, dict[str, float]], memory: dict[str, int]) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
     add("--arch", choices=ARCHITECTURES, default="vit_small", help="size of the transformer (default: %(default)s)")

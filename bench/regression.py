@@ -9,20 +9,25 @@ estimates that of a W inside a top jet: the jet is clustered into three subjets 
 and the pair whose mass is nearest to the W mass is chosen.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.data.hdf5 import open_hdf5
 from puffin.errors import InputError
 from puffin.metrics.regression import RESOLUTIONS, regression_metrics
 from puffin.runs.entry import run_script
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
 W_MASS = 80.4  # GeV
@@ -72,7 +77,7 @@ def read_predictions(path: Path, true: np.ndarray, source: str) -> tuple[np.ndar
 
 def main(argv: list[str] | None = None) -> None:
     """Print the resolutions of each estimate."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--testfile", required=True, metavar="FILE", help="HDF5 file of jets")
     add("--target", default="truth_Pmu", metavar="KEY", help="data set of the true four-momenta (default: %(default)s)")

@@ -22,6 +22,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +98,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--measure"]:
         return measure(arguments[1:])
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, preset = parser.add_argument, str(ROOT / "config/segmentation_quick.yaml")
     add("--events", type=integer(1), default=128, metavar="N", help="events in the first file (default: %(default)s)")
     add("--preset", default=preset, metavar="FILE", help="preset of the network (default: segmentation_quick.yaml)")

@@ -14,10 +14,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import h5py
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.data.commands import check_outputs, converter_parser, progress, run_converter
 from puffin.data.hdf5 import keys_of, open_array, open_hdf5

@@ -16,9 +16,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+import numpy as np
 
 from puffin.data.commands import check_outputs, converter_parser, progress, run_converter
 from puffin.data.jet_writer import BLOCK, jet_file, jet_rows, one_hot_numbers, report

@@ -19,10 +19,15 @@ import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import h5py
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.data.commands import check_outputs, converter_parser, progress, run_converter, split_path
 from puffin.data.hdf5 import open_hdf5

@@ -12,9 +12,14 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+from tqdm import tqdm
 
 from puffin.data.commands import Parser, local_path
 from puffin.data.parallel import ordered_map

@@ -35,10 +35,14 @@ from importlib.metadata import version
 from multiprocessing import parent_process
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+import numpy as np
 from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator
 
 from puffin.data.commands import Parser, progress

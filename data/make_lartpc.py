@@ -29,13 +29,17 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 
-import h5py
-import numpy as np
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+import h5py
+import numpy as np
 from lartpc.events import Recipe, simulate
+from tqdm import tqdm
 
 from puffin.data.commands import Parser
 from puffin.data.hdf5_output import whole_hdf5

@@ -16,11 +16,16 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import h5py
 import numpy as np
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.data.commands import Parser, local_path
 from puffin.data.hdf5_output import whole_hdf5

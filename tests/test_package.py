@@ -55,6 +55,28 @@ def test_scripts_run_from_a_clone(script, tmp_path):
     assert "argparse" in loaded and not [name for name in loaded if name.split(".")[0] == "src"]
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_without_the_environment(script):
+    """Under a Python without packages each script says in one line how to activate the environment, or works.
+
+    Breaks if an import comes before `explain_missing_packages`, or if --help of a training script needs a package."""
+
+    def run(*flags):
+        line = [sys.executable, "-S", str(ROOT / script), *flags]  # -S: without the installed packages
+        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
+
+    done, is_training = run("--help"), "/" not in script
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or not is_training
+    if is_training:
+        done = run("--task", "classifier") if script == "optuna_search.py" else run("--prefix", "a")
+    if done.returncode:
+        (line,) = done.stderr.strip().splitlines()
+        assert done.returncode == 1 and "is not installed for" in line and "/bin/activate" in line
+    else:
+        assert not is_training and "usage: " in done.stdout
+
+
 def test_nothing_imports_src():
     """Imports inside functions too. Breaks if a module is imported as `src.puffin...`, which would load it twice."""
     pattern = re.compile(r"^\s*(import|from)\s+src\b|import_module\(\s*[\"']src\b", re.MULTILINE)

@@ -66,6 +66,28 @@ def test_bad_jets(tagger, jets, message):
         tagger[0].predict([np.ones((3, 4))], batch_size=0)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda jet: jet[:, [1, 2, 3, 0]],
+            "momenta: expected .* look like px,py,pz,E. Pass the columns E, px, py, pz, not",
+        ),
+        (lambda jet: np.concatenate([jet, np.full((40, 4), -1)]), "momenta of jet 2: -1 is used as padding"),
+        (lambda jet: jet * [-1, 1, 1, 1], "momenta of jet 2, particle 0: the energy is negative"),
+        (lambda jet: jet * [0.5, 1, 1, 1], r"momenta of jet 2, particle 0: E = .* is less than \|p\|"),
+    ],
+)
+def test_momenta_are_checked(tagger, change, message):
+    """Arrays are checked like files. Breaks if a network is applied to what it cannot know."""
+    network, _, path = tagger
+    with h5py.File(path) as file:
+        jets = [jet[jet[:, 0] != 0][:3] for jet in file["Pmu"][:5]]
+    jets[2] = change(jets[2])
+    with pytest.raises(InputError, match=message):
+        network.predict(jets)
+
+
 def test_published_tagger(run_folder):
     """A published checkpoint gives the published scores."""
     found = puffin.load(run_folder / "ref_best.pt").predict(run_folder / "test.h5")

@@ -3,20 +3,25 @@
 python tools/describe_lartpc.py DIR_OR_FILES... --png events.png
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import numpy as np
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.data.commands import local_path
 from puffin.data.pilarnet_files import EventFile, find_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
+from puffin.settings.parser import OneLineParser
 
 MOST = 6  # events that are drawn by default
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "0.6")
@@ -25,7 +30,7 @@ POINTS_PER_EVENT = sum(PILARNET.class_counts) / PILARNET.training_events
 
 def main(argv: list[str] | None = None) -> None:
     """Describe the files, and draw events."""
-    parser = argparse.ArgumentParser(description="Compare LArTPC files with PILArNet-M, and draw events.")
+    parser = OneLineParser(description="Compare LArTPC files with PILArNet-M, and draw events.")
     parser.add_argument("paths", nargs="+", type=local_path, help="files, or folders that are searched for .h5 files")
     parser.add_argument("--png", type=Path, help="draw events to this file")
     parser.add_argument(

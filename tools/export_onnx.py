@@ -8,7 +8,6 @@ The file is written only if its outputs agree with PyTorch. docs/export_to_onnx.
 metadata, and shows how to run it.
 """
 
-import argparse
 import copy
 import importlib
 import json
@@ -18,11 +17,16 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import numpy as np
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, Checkpoint
 from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
@@ -36,6 +40,7 @@ from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.single_jet import SingleJet, single_jet
 from puffin.runs.entry import run_script
 from puffin.settings.jets import JetDataSettings, names
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer, number
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample_data/run12/test.h5"
@@ -51,9 +56,9 @@ Network = PelicanClassifier | PelicanRegressor
 Jet = tuple[Tensor, ...]  # fourmomenta (n, 4) [GeV] and, if the network takes scalars, scalars (n, S); float32
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """Return the parser of all flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
         "checkpoint",

@@ -4,20 +4,26 @@
 python3 tools/plot_label_budgets.py log/budgets.Best.metrics.csv     # writes log/budgets.Best.metrics.png
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
 from puffin.errors import InputError
 from puffin.plots.label_budgets import draw_label_budgets, markdown, read_runs, summarize
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """Return the parser of all flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("tables", nargs="+", metavar="CSV", help="metrics CSVs; the PREFIX.yaml of each run must be in the same folder")
     add("--out", type=Path, metavar="PNG", help="file for the plot (default: the name of the first table, with .png)")

@@ -8,15 +8,19 @@ random weights, of the mini-PointNet that embeds the points in each of the two, 
 each token. Every probe is fitted twice: to the features as they are, and to standardised features.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.checkpoints.checkpoint import AUTOENCODER, Checkpoint
 from puffin.checkpoints.networks import settings_of_checkpoint
@@ -25,6 +29,7 @@ from puffin.errors import InputError
 from puffin.layers.grouping import Tokens
 from puffin.models.point_mae import PointMAE
 from puffin.runs.entry import run_script
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 from puffin.tasks.token_probe import MOST, TokenProbe
 
@@ -56,9 +61,9 @@ def standardised(probe: TokenProbe, model: PointMAE, features: Features) -> Feat
     return lambda tokens: (features(tokens) - mean) / deviation
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """Return the parser of this tool's flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="FILE", help="checkpoint of train_pointmae.py, or a published one")
     add("--datadir", type=Path, required=True, metavar="DIR", help="folder with LArTPC events, in train/ and val/")

@@ -1,19 +1,25 @@
 #!/usr/bin/env python3
 """Print the last row of a metrics CSV, one number per line: show_metrics.py log/top.Best.metrics.csv"""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
 from puffin.errors import InputError
+from puffin.settings.parser import OneLineParser
 from puffin.tables import read_records
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print the row, without empty columns; exit with a message if the table has no rows."""
-    parser = argparse.ArgumentParser(description="Print the last row of a metrics CSV, one number per line.")
+    parser = OneLineParser(description="Print the last row of a metrics CSV, one number per line.")
     parser.add_argument("table", type=Path, metavar="FILE", help="a metrics CSV, such as log/top.Best.metrics.csv")
     path = parser.parse_args(argv).table
     if not path.is_file():

@@ -2,13 +2,30 @@
 
 import difflib
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeGuard
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's text, shortened to 200 characters."""
     return (str(error).splitlines() or [""])[0][:200]
+
+
+# packages that only some commands need: the extra of pyproject.toml that installs them
+_EXTRAS = {
+    "cmaes": "sweeps",
+    "plotly": "plots",
+    "uproot": "convert",
+    "awkward": "convert",
+    "hdf5plugin": "convert",
+    "pythia8mc": "generate",
+    "fastjet": "generate",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+}
 
 
 class InputError(Exception):
@@ -55,3 +72,40 @@ def nearest(name: str, known: Iterable[str], show: Callable[[str], str] = str) -
     """Return the end of a message about an unknown name: " (did you mean dropout?)", or "" if none is similar."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {show(found[0])}?)" if found else ""
+
+
+def missing_package(name: str) -> str:
+    """Return the message about a Python package that cannot be imported: how to activate the environment with it, or
+    how to install it. name: as it is imported."""
+    name, clone = name.partition(".")[0], Path(__file__).resolve().parents[2]
+    environment = clone / ".venv"
+    problem = f"the Python package '{name}' is not installed for {sys.executable}"
+    if name in _EXTRAS:
+        return f"{problem}; install it with: pip install --no-build-isolation -e '.[{_EXTRAS[name]}]'"
+    if environment.is_dir() and Path(sys.prefix).resolve() != environment.resolve():
+        return f"{problem}; activate Puffin's environment: source {environment}/bin/activate"
+    if environment.is_dir() or not (clone / "Makefile").is_file():
+        return f"{problem}; install it with: pip install -r requirements.txt"
+    return (
+        f"{problem}; create Puffin's environment with 'make install' in {clone} and activate it: "
+        f"source {environment}/bin/activate"
+    )
+
+
+def is_missing_package(error: BaseException) -> TypeGuard[ModuleNotFoundError]:
+    """Return whether the error says that a package is not installed which is not our own."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "puffin").partition(".")[0] != "puffin"
+
+
+def explain_missing_packages() -> None:
+    """Let an import that fails end the script with one line, instead of a traceback; for scripts that import packages
+    before they parse their flags."""
+    before = sys.excepthook
+
+    def report(kind, error, trace) -> None:
+        if is_missing_package(error):
+            print(f"error: {missing_package(error.name or '')}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = report

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, REGRESSOR, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
 from puffin.data.jets import JetDataset, JetSelection
+from puffin.data.momenta import Source, find_particles
 from puffin.data.packing import CloudBatch, JetBatch
 from puffin.data.pilarnet import CloudDataset, CloudSelection, normalize_coordinates, normalize_energy
 from puffin.data.scalars import chosen_scalars
@@ -122,10 +123,11 @@ class _JetPredictor(Predictor):
         if (scalars is None) != (wanted == 0):
             raise InputError(f"scalars: the network takes {wanted} features of each particle")
         nobj = self.settings.data.nobj
-        momenta, features, lengths = [], [], []
+        given, momenta, features, lengths = [], [], [], []
         for number in numbers:
             p = _array(jets[number], 4, f"jet {number}")[: nobj if nobj > 0 else None]
             real = p[:, 0] != 0
+            given.append(p)
             momenta.append(p[real] * np.float32(self.settings.data.scale))
             lengths.append(int(real.sum()))
             if scalars is not None:
@@ -133,6 +135,7 @@ class _JetPredictor(Predictor):
                 if len(x) != len(p):
                     raise InputError(f"scalars of jet {number}: expected {len(p)} particles, got {len(x)}")
                 features.append(x[real])
+        _check_momenta(given, numbers)
         return JetBatch(
             _joined(momenta, 4),
             torch.tensor(lengths, dtype=torch.int64),
@@ -254,6 +257,17 @@ def _array(rows, columns: int, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise InputError(f"{name}: holds numbers that are not finite")
     return array
+
+
+def _check_momenta(jets: list[np.ndarray], numbers: list[int]) -> None:
+    """Raise InputError if an entry of the jets (n, 4) is neither a particle nor padding; it names the jet."""
+    remedy = "Pass the columns E, px, py, pz, not {}.".format
+    try:  # all at once, which is faster
+        find_particles(np.concatenate(jets)[None], Source("jets", remedy=remedy))
+    except InputError:
+        for number, jet in zip(numbers, jets, strict=True):
+            find_particles(jet[None], Source("momenta", number, remedy=remedy))
+        raise
 
 
 def _joined(arrays: list[np.ndarray], columns: int) -> Tensor:

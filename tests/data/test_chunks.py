@@ -109,6 +109,28 @@ def test_slow_chunks_are_named_with_a_remedy(tmp_path, monkeypatch, caplog):
     assert message.endswith("Store it again: h5repack -l Pmu:CHUNK=163x200x4 a.h5 NEW_FILE")
 
 
+@pytest.mark.parametrize("kind, percent", [("chunks", 30), ("contiguous", 100), ("virtual", 25), ("written", None)])
+def test_labels_that_were_never_written(tmp_path, caplog, kind, percent):
+    """A warning. Breaks if signal counts as background without a word, as its labels are read as 0."""
+    path, labels = tmp_path / "train.h5", np.arange(100) % 2
+    save(path, np.tile(np.array([2, 1, 1, 1], np.float32), (100, 3, 1)))
+    with h5py.File(path, "a") as file:
+        if kind == "virtual":
+            file["part"] = labels[:75]
+            layout = h5py.VirtualLayout((100,), int)
+            layout[:75] = h5py.VirtualSource(file["part"])
+            file.create_virtual_dataset("is_signal", layout)
+        elif kind == "written":
+            file["is_signal"] = labels
+        else:
+            made = file.create_dataset("is_signal", (100,), int, chunks=(10,) if kind == "chunks" else None)
+            if kind == "chunks":
+                made[:70] = labels[:70]
+    JetDataset([path], JetSelection())
+    expected = [f"{path}: is_signal: {percent}% of it was never written and is read as zeros. Write the file again."]
+    assert caplog.messages == (expected if percent else [])
+
+
 def test_unknown_compression_is_named(tmp_path):
     """Breaks if the message calls a file damaged that another compression was used for."""
     with h5py.File(tmp_path / "train.h5", "w") as file:

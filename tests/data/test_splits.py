@@ -58,10 +58,10 @@ def test_two_names_of_one_split(tmp_path):
 
 def test_files_that_are_not_used_are_named(tmp_path, caplog):
     """Breaks if jets.h5, which belongs to no split, or train.npz, which is not read, is left out without a word."""
-    touch(tmp_path, "train.h5 jets.h5 trainjets.hdf5 test.npz other.npz notes.txt test.txt")
+    touch(tmp_path, "train.h5 jets.h5 trainjets.hdf5 test.npz other.npz notes.txt test.txt val/a.h5 old/train.h5")
     files_by_name(tmp_path)
     first, second = caplog.messages
-    assert "not used: jets.h5, trainjets.hdf5. The name of a file must contain train, training, valid" in first
+    assert "not used: jets.h5, trainjets.hdf5, val/a.h5. Files must lie in the folder itself, and their names" in first
     assert "not used: test.npz. Only .h5 and .hdf5" in second
 
 

@@ -75,6 +75,20 @@ def warn_of_slow_chunks(array: h5py.Dataset, name: str) -> None:
     )
 
 
+def unwritten_fraction(array: h5py.Dataset) -> float:
+    """Return the fraction of an array that was never written, and is read as zeros; 0 if HDF5 does not know it."""
+    if array.size == 0 or array.external is not None:
+        return 0.0
+    if array.is_virtual:
+        mapped = [source.vspace.get_select_npoints() for source in array.virtual_sources()]
+        unlimited = any(number > array.size for number in mapped)
+        return 0.0 if unlimited else max(0.0, 1 - sum(mapped) / array.size)
+    if array.chunks is None:
+        return float(array.id.get_storage_size() == 0)
+    expected = prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
+    return 1 - array.id.get_num_chunks() / expected
+
+
 def _chunks_of_a_row(array: h5py.Dataset) -> tuple[int, int]:
     """Return the bytes and the number of all chunks that hold parts of one row; 0 without chunks."""
     if array.chunks is None:

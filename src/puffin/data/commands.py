@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from puffin.errors import InputError
+from puffin.errors import InputError, is_missing_package, missing_package
+from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
 
@@ -25,14 +26,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return super()._get_help_string(action)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(OneLineParser):
     """A parser that shows defaults in --help and reports a bad flag in one line."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=_HelpFormatter, **options)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def local_path(text: str) -> Path:
@@ -89,4 +87,6 @@ def run_converter(main: Callable[[Sequence[str] | None], None], argv: Sequence[s
     except InputError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except Exception as error:  # whatever else fails is reported in one line as well
+        if is_missing_package(error):
+            sys.exit(f"error: {missing_package(error.name or '')}")
         sys.exit(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -1,5 +1,6 @@
 """Open HDF5 files and their arrays for reading. Needs no PyTorch."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from puffin.data.chunks import open_with_cache, read_rows
+from puffin.data.chunks import open_with_cache, read_rows, unwritten_fraction
 from puffin.errors import InputError, first_line
+
+log = logging.getLogger("puffin")
 
 _LISTED = 20  # keys that a message names
 
@@ -93,7 +96,10 @@ class ArrayFile:
         """Read an array or some of its rows, of each at most the first `last` entries; InputError if it is damaged."""
         array = self.array(key, remedy)
         try:
-            return array[()] if rows is None else read_rows(array, rows, last)
+            if rows is None:
+                _warn_if_unwritten(array, f"{self.path}: {key}")
+                return array[()]
+            return read_rows(array, rows, last)
         except (OSError, RuntimeError) as error:
             reason = _missing_filter(array) or f"{first_line(error)}. The file may be damaged"
             raise InputError(f"{self.path}: cannot read {key} ({reason}).") from error
@@ -166,6 +172,15 @@ def _kind_problem(array: h5py.Dataset) -> str:
     if h5py.check_vlen_dtype(array.dtype) is not None:
         return "holds rows of different lengths, expected an array. Pad the rows with zeros to one length."
     return f"holds {array.dtype}, expected numbers."
+
+
+def _warn_if_unwritten(array: h5py.Dataset, name: str) -> None:
+    """Warn if a part of an array was never written: labels that are read as zeros would count as class 0."""
+    fraction = unwritten_fraction(array)
+    if fraction:
+        log.warning(
+            f"{name}: {100 * fraction:.3g}% of it was never written and is read as zeros. Write the file again."
+        )
 
 
 def _missing_filter(array: h5py.Dataset) -> str:

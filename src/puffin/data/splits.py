@@ -32,8 +32,8 @@ def splits_of(name: str) -> list[str]:
 def files_by_name(folder: str | Path) -> Files:
     """Find the HDF5 files of each split in a folder by their names (train_1.h5, top-val.hdf5, ...), sorted.
 
-    A file of no split is a warning. InputError if the folder does not exist, or if a file has the names of two splits.
-    Hidden files are ignored: the temporary files of a killed writer begin with a dot."""
+    A file of no split, or in the folder of a split, is a warning. InputError if the folder does not exist, or if a file
+    has the names of two splits. Hidden files are ignored: the temporary files of a killed writer begin with a dot."""
     folder = _existing(folder, "train, valid and test files")
     found: Files = {split: [] for split in NAMES}
     unused, foreign = [], []
@@ -51,8 +51,12 @@ def files_by_name(folder: str | Path) -> Files:
             found[splits[0]].append(path)
         else:
             unused.append(path)
+    unused += sorted(path for path in hdf5_files(folder, "*/*") if splits_of(path.parent.name))
     if unused:
-        log.warning(f"{folder}: not used: {_list(unused)}. The name of a file must contain {_all_names()} as a word.")
+        log.warning(
+            f"{folder}: not used: {_list(unused, folder)}. Files must lie in the folder itself, and their names must "
+            f"contain {_all_names()} as a word."
+        )
     if foreign:
         log.warning(f"{folder}: not used: {_list(foreign)}. Only .h5 and .hdf5 files are read.")
     return found

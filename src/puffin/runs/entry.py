@@ -11,7 +11,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from puffin.errors import InputError, Interrupted, MissingOutputs, NonFiniteError
+from puffin.errors import (
+    InputError,
+    Interrupted,
+    MissingOutputs,
+    NonFiniteError,
+    is_missing_package,
+    missing_package,
+)
 
 log = logging.getLogger("puffin")
 
@@ -50,6 +57,11 @@ def run_script(
         if several:
             _distributed().disconnect()
         sys.exit(MISSING_OUTPUTS)
+    except ModuleNotFoundError as error:
+        if not is_missing_package(error):
+            raise  # a module of ours
+        print(f"error: {missing_package(error.name or '')}", file=sys.stderr)  # whatever else works needs packages too
+        sys.exit(1)
     except Exception as error:  # the last place that can turn a failure into a line
         _report(error, several, hint)
         sys.exit(1)

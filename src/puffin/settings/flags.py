@@ -16,14 +16,15 @@ from typing import Any
 from puffin.errors import InputError
 from puffin.settings.declare import Declared, Setting, build, declared
 from puffin.settings.obsolete import OBSOLETE, OBSOLETE_OF_SWEEPS, Obsolete, add_obsolete_flags
+from puffin.settings.parser import OneLineParser
 from puffin.settings.presets import Entry, read_preset
 from puffin.settings.roles import FIXED, OWN, Role
 
 _LAST_GROUPS = ("training", "device", "reports", "pictures")  # of --help
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with one line per error and help that is wide enough to read."""
+class Parser(OneLineParser):
+    """The parser of a training script, or of a search: its help is wide enough to read."""
 
     def __init__(self, description: str, epilog: str | None = None):
         super().__init__(
@@ -32,9 +33,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         )
 
-    def error(self, message: str):
-        """Print the error alone, not the usage, which is longer than a screen, and exit."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists all flags)\n")
+    def scripts_with(self, flag: str) -> list[str]:
+        """Return the names of other scripts that have the flag."""
+        from puffin.settings import scripts  # it knows the settings of all scripts, which import this module
+
+        return scripts.scripts_with(flag)
 
     def format_usage(self) -> str:
         """Show the form of a command; the flags are listed below it."""

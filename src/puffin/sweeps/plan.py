@@ -12,6 +12,7 @@ from puffin.errors import InputError
 from puffin.runs.paths import RunPaths
 from puffin.settings.common import RunSettings
 from puffin.settings.flags import Flags, settings_of, with_presets
+from puffin.settings.scripts import flags_of
 from puffin.settings.sweep import TASKS, SweepSettings, SweepTask, sweep_parser
 from puffin.sweeps.storage import check_url, postgresql_url
 
@@ -73,7 +74,9 @@ def make_plan(argv: Sequence[str], description: str) -> Plan:
     own = SweepSettings(**vars(typed))
     task = TASKS[own.task]
     script = importlib.import_module(task.script)
-    flags = with_presets(task.schema, vars(script.make_parser().parse_args(rest)))
+    parser = script.make_parser()
+    parser.further = tuple(sorted(flags_of(SweepSettings)))
+    flags = with_presets(task.schema, vars(parser.parse_args(rest)))
     _check_given(flags)
     metrics, directions = _objectives(own, task)
     added = {name: value for name, value in task.defaults.items() if name not in flags.given}
