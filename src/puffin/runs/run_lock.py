@@ -223,9 +223,13 @@ def _boot(owner: Mapping[str, Any]) -> str:
 
 
 def _start_of_process(process: int) -> str:
-    """Return when a process started, in ticks of the system's clock; '' if that is not known."""
+    """Return when a process started, in ticks of the system's clock; '' if that is not known, or if it has ended.
+
+    A process that has ended stays in the list of the system until its parent has taken note, in some containers for
+    ever."""
     try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""
 

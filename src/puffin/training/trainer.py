@@ -21,6 +21,7 @@ from puffin.data.sampler import EpochBatches
 from puffin.errors import InputError, Interrupted
 from puffin.training import distributed
 from puffin.training.averaging import WeightAverage
+from puffin.training.messages import TrainingMessages
 from puffin.training.reports import Reports
 from puffin.training.schedules import Schedule
 from puffin.training.stopping import StoppedWaiting, StopRequests
@@ -80,6 +81,7 @@ class Trainer:
         self.progress = Progress()
         self.commit = git_commit()
         self._stop_requests = StopRequests()
+        self._messages = TrainingMessages(task, options.num_epoch, bool(options.valid_every or options.num_step))
         self.average = WeightAverage(task.model, options.ema)
         self.reports = Reports()
         if task.best_by not in task.metric_directions:
@@ -208,7 +210,7 @@ class Trainer:
         p, task = self.progress, self.task
         p.unclosed = epoch
         distributed.share_buffers_(task.model)
-        self._log_counts("training")
+        self._messages.counts("training")
         row = {"epoch": epoch, "step": p.step, "lr": self._lr, "train_loss": p.loss_sum / (p.items or 1)}
         row["train_per_second"] = p.batches * p.batch_events / max(p.seconds, 1e-9)
         is_best = True
@@ -226,25 +228,9 @@ class Trainer:
         if is_best:
             self.save(self.best)
         self.save(self.checkpoint)
-        self._log_row(row, is_best and valid is not None)
+        self._messages.row(row, is_best and valid is not None)
         with self.average.in_place():  # of which it may make pictures
             self.reports.after_row(p.history)
-
-    def _log_row(self, row: dict, is_best: bool) -> None:
-        options = self.options
-        hidden = ("epoch", "step", *(f"valid_{name}" for name in self.task.details))
-        shown = ", ".join(f"{k} {v:.5g}" for k, v in row.items() if k not in hidden and not math.isnan(v))
-        step = f" step {row['step']}" if options.valid_every or options.num_step else ""
-        log.info(f"epoch {row['epoch']}/{options.num_epoch}{step}: {shown}{'  *best*' if is_best else ''}")
-
-    def _log_counts(self, where: str, shared: bool = True) -> None:
-        """Log what the task has counted, in all processes if `shared`, and set the counts to 0."""
-        counts = self.task.counts
-        totals = distributed.total(*counts.values()) if shared and counts else list(counts.values())
-        text = ", ".join(f"{total:.0f} {name}" for name, total in zip(counts, totals, strict=True) if total)
-        if text:
-            log.warning(f"{where}: {text}")
-        counts.update(dict.fromkeys(counts, 0))
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -269,10 +255,11 @@ class Trainer:
                         output = self.task.step(batch.to(self.device, self.dtype))
                     collector.add(output)
                 metrics, outputs = collector.finish()
+                self._messages.missing(evaluation, metrics, outputs)
             metrics = distributed.from_main(metrics)
         finally:
             model.train(was_training)
-        self._log_counts(str(evaluation), shared)
+        self._messages.counts(str(evaluation), shared)
         return metrics, outputs
 
     # -- interruption --------------------------------------------------------------------------------------------
