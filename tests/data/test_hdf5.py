@@ -121,3 +121,27 @@ def test_clouds_name_what_is_no_array(zoo, key, message):
         file.move(key, "point")
     with pytest.raises(InputError, match=f"zoo.h5: 'point' {message}"):
         EventFile(zoo)
+
+
+@pytest.mark.parametrize("key", ["point", "cluster"])
+def test_a_single_number_is_no_cloud(tmp_path, key):
+    """Breaks if h5py's TypeError appears."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, kind in (("point", np.float32), ("cluster", np.int32)):
+            if name == key:
+                file[name] = 3.0
+            else:
+                file.create_dataset(name, (2,), h5py.vlen_dtype(kind))
+    with pytest.raises(InputError, match=rf"a.h5: {key}: expected \w+ ?\w* rows of variable length"):
+        EventFile(tmp_path / "a.h5")
+
+
+def test_a_file_with_a_damaged_list_of_keys(tmp_path):
+    """A key cannot be found, and the keys cannot be listed for the message."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for k in range(100):
+            file.create_dataset(f"key{k:03}", data=[k], track_times=False)
+    content = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(content.replace(b"TREE", b"EERT").replace(b"SNOD", b"DONS"))
+    with pytest.raises(InputError, match=r"key 'Pmu' not found \(has: a damaged list of keys\)"):
+        JetDataset([tmp_path / "a.h5"], JetSelection())

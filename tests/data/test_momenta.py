@@ -72,7 +72,11 @@ WRONG = {
     "too heavy p": (lambda x: changed(x, 7, 1, [3, 4, 0, 0]), r"event 7, particle 1: E = 3 is less than \|p\| = 4"),
     "no energy": (lambda x: changed(x, 7, 125, [0, 4, 0, 0]), "particle 125: the energy is 0, as of padding, but"),
     "infinite": (lambda x: changed(x, 7, 1, np.inf), "Pmu of event 7 is not finite"),
-    "huge": (lambda x: x.astype(np.float64) * 1e36, "too large or too small for single precision"),
+    "huge": (
+        lambda x: x.astype(np.float64) * 1e36,
+        r"event 0, particle 0: the energy is \d.*, which is too large in any unit",
+    ),
+    "one flipped bit": (lambda x: changed(x, 3, 2, [1.84e21, 5, 0, 0]), "event 3, particle 2: the energy is 1.84e.21"),
 }
 
 
@@ -110,6 +114,13 @@ def test_valid_momenta_pass_unchanged(jets):
     at_rest = np.array([[[5, 0, 0, 0], [1, 0, 0, 1], [0, -0.0, 0, 0]]])  # integers, and a negative zero
     assert find_particles(at_rest, Source("x")).counts.tolist() == [2]
     assert len(find_particles(jets[:0], Source("x")).momenta) == 0
+
+
+def test_scale_must_fit(jets):
+    """Breaks if an infinite momentum, or one whose square is infinite, goes on to the network."""
+    for scale in (1e30, 1e37):
+        with pytest.raises(InputError, match="x of events from 5: momenta are too large or too small for single"):
+            find_particles(jets.astype(np.float64), Source("x", 5, "event"), scale=scale)
 
 
 def test_scale_comes_after_the_check(jets):

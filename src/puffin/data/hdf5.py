@@ -107,7 +107,10 @@ class ArrayFile:
 
 def keys_of(group: h5py.Group) -> str:
     """List the keys of a file or group for a message; 'none' if there are none."""
-    keys = sorted(group)
+    try:
+        keys = sorted(group)
+    except (OSError, RuntimeError):
+        return "a damaged list of keys"
     more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
     return ", ".join(keys[:_LISTED]) + more or "none"
 

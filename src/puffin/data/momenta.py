@@ -23,6 +23,7 @@ _METRIC = np.array([1 + LIGHTLIKE, -1, -1, -1])
 _FEW = 20  # particles; fewer are too few to say that their columns look like others
 # Median transverse momentum of jets that is still credible in GeV
 _SOFTEST, _HARDEST = 1.0, 2e4
+_LARGEST_ENERGY = 1e15  # of a particle, in any unit; from 1e19 on its square is infinite in single precision
 
 
 class Source(NamedTuple):
@@ -68,9 +69,9 @@ def find_particles(stored: np.ndarray, source: Source, scale: float = 1, dtype=n
         valid = block[..., 0] != 0
         momenta = block.reshape(-1, 4).take(np.flatnonzero(valid), 0)  # several times as fast as block[valid]
         squares = np.square(momenta)
-        wrong = (
-            momenta[:, 0].min(initial=1) < 0 or not (squares @ _metric(stored.dtype).astype(squares.dtype) >= 0).all()
-        )
+        energies = momenta[:, 0]
+        wrong = energies.min(initial=1) < 0 or energies.max(initial=1) > _LARGEST_ENERGY
+        wrong |= not (squares @ _metric(stored.dtype).astype(squares.dtype) >= 0).all()
     if wrong or np.count_nonzero(block != 0) != np.count_nonzero(momenta != 0):
         fail()
     return Particles(momenta, valid.sum(-1), valid)
@@ -210,7 +211,7 @@ def _unphysical(rows: np.ndarray, source: Source) -> tuple[int | None, str] | No
         momenta = cartesian(rows, source.columns)
         size = np.sqrt(np.square(momenta[..., 1:]).sum(-1))
         squares = np.square(momenta) @ _metric(rows.dtype)
-    wrong = (momenta[..., 0] < 0) | ~(squares >= 0)
+    wrong = (momenta[..., 0] < 0) | (momenta[..., 0] > _LARGEST_ENERGY) | ~(squares >= 0)
     if not wrong.any():
         return None
     jet = _first(wrong)
@@ -218,6 +219,8 @@ def _unphysical(rows: np.ndarray, source: Source) -> tuple[int | None, str] | No
     energy, p = momenta[jet, particle, 0], size[jet, particle]
     if energy < 0:
         return jet, f", particle {particle}: the energy is negative ({energy:g}). {advice}"
+    if energy > _LARGEST_ENERGY:
+        return jet, f", particle {particle}: the energy is {energy:g}, which is too large in any unit. {advice}"
     if energy == 0:
         return jet, f", particle {particle}: the energy is 0, as of padding, but |p| is {p:g}. {advice}"
     return jet, f", particle {particle}: E = {energy:g} is less than |p| = {p:g}. {advice}"

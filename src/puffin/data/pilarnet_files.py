@@ -163,10 +163,11 @@ class EventFile:
                 data.ndim != 1
                 or rows_of is None
                 or not np.issubdtype(rows_of, kinds)
-                or len(data) != len(self._data[0])
+                or data.shape[:1] != self._data[0].shape[:1]
             ):
+                number = len(self._data[0]) if self._data[0].ndim else "as many"
                 raise InputError(
-                    f"{self.path}: {name}: expected {len(self._data[0])} rows of variable length of {kinds.__name__} "
+                    f"{self.path}: {name}: expected {number} rows of variable length of {kinds.__name__} "
                     f"numbers, got {data.shape} {rows_of or data.dtype}"
                 )
 

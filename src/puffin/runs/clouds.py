@@ -289,7 +289,9 @@ def open_clouds(run: Run) -> Datasets:
         datasets["test"] = datasets["valid"]
     needed = "test" if evaluating else "train"
     if needed not in datasets:
-        raise InputError(f"{data.datadir}: no {needed} files (*.h5 in the folder {needed}/)")
+        raise InputError(
+            f"{Path(data.datadir) / needed}: no {needed} files (*.h5) there. Pass another folder with --datadir."
+        )
     return datasets
 
 
