@@ -7,7 +7,6 @@ import torch
 from puffin.data.pilarnet import CloudDataset, CloudSelection, energy_of, normalize_energy
 from puffin.errors import InputError
 from puffin.plots.clouds import (
-    CLASS_COLOURS,
     CM,
     Layer,
     Page,
@@ -22,6 +21,7 @@ from puffin.plots.clouds import (
     principal_colours,
     write_html,
 )
+from puffin.plots.style import CLASS_COLOURS
 from puffin.tasks.cloud_pictures import draw_events, event_pages
 from tests.conftest import ROOT
 from tests.tasks.test_masked_modelling import make_task
@@ -78,7 +78,16 @@ def test_draws_an_event(tmp_path):
     dataset = CloudDataset(files, CloudSelection())
     state = torch.get_rng_state()
     pages = event_pages(model, dataset, 2, seed=1)
-    assert list(pages) == ["energy", "class", "tokens", "truth", "predicted", "embedding"]
+    assert list(pages) == [
+        "energy",
+        "class",
+        "tokens",
+        "truth",
+        "predicted",
+        "true_energy",
+        "predicted_energy",
+        "embedding",
+    ]
     assert len(pages["energy"].layers[0].points) == sum(len(layer.points) for layer in pages["class"].layers)
     truth, predicted = pages["truth"].layers[1].points, pages["predicted"].layers[1].points
     everything = {tuple(p) for p in np.round(pages["energy"].layers[0].points * 1e4)}

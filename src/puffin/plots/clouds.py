@@ -12,11 +12,12 @@ import numpy as np
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
+from puffin.plots.style import class_colour
 
 CM = PILARNET.unit_cm  # scaled coordinates to cm, from the centre of the detector
-CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999")  # in the order of PILARNET.class_names
 _AXES = "xyz"
 _TOKEN_COLOURS = 20  # distinguishable colours of the palette
+_VISIBLE, _MASKED = "#bbbbbb", "#5a189a"  # no colours of classes
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Layer:
     """Points of a picture that are drawn in the same way.
 
     points (N, 3): scaled coordinates; name: in the legend, '' for no entry; colour: one colour, (N,) numbers for a
-    colour bar, or (N, 3) RGB from 0 to 1; size: area of a marker [typographic points squared]."""
+    colour bar, or (N, 3) RGB from 0 to 1; size: area of a marker [typographic points squared]; limits: of the colour
+    bar, None for those of the numbers; hollow: draw thin rings, which hide no points."""
 
     points: np.ndarray
     name: str = ""
     colour: str | np.ndarray = "#0072b2"
     size: float = 3.0
+    limits: tuple[float, float] | None = None
+    hollow: bool = False
 
     @property
     def is_scale(self) -> bool:
@@ -63,7 +67,7 @@ def by_class(points: np.ndarray, semantic: np.ndarray, title: str) -> Page:
     for k in sorted(range(len(PILARNET.class_names)), key=lambda k: -int((semantic == k).sum())):
         of_class = points[semantic == k, :3]
         if len(of_class):
-            layers.append(Layer(of_class, f"{PILARNET.class_names[k]} ({len(of_class)})", CLASS_COLOURS[k]))
+            layers.append(Layer(of_class, f"{PILARNET.class_names[k]} ({len(of_class)})", class_colour(k)))
     return Page(f"{title}: class", layers)
 
 
@@ -77,7 +81,7 @@ def by_error(points: np.ndarray, true: np.ndarray, predicted: np.ndarray, title:
         missed = wrong & (true == k)
         if missed.any():
             name = f"{PILARNET.class_names[k]} missed ({int(missed.sum())})"
-            layers.append(Layer(points[missed, :3], name, CLASS_COLOURS[k]))
+            layers.append(Layer(points[missed, :3], name, class_colour(k)))
     return Page(f"{title}: errors, coloured by the true class", layers)
 
 
@@ -97,7 +101,7 @@ def by_token(points: np.ndarray, members: list[np.ndarray], centres: np.ndarray,
         layers.append(Layer(points[free, :3], f"in no token ({len(free)})", "#bbbbbb", 2))
     layers += [
         Layer(in_tokens, "points, one colour per token", colours),
-        Layer(centres, f"centres of {len(centres)} tokens", "#000000", 1.5),
+        Layer(centres, f"centres of {len(centres)} tokens", "#000000", 16, hollow=True),
     ]
     return Page(f"{title}: tokens", layers)
 
@@ -105,13 +109,30 @@ def by_token(points: np.ndarray, members: list[np.ndarray], centres: np.ndarray,
 def reconstruction(visible: np.ndarray, true: np.ndarray, predicted: np.ndarray, title: str) -> list[Page]:
     """Make a page with the true points of the masked tokens (N, 3), and one with the predicted points (M, 3).
 
-    Both show the visible points (V, 3) in grey."""
-    background = Layer(visible, f"visible ({len(visible)} points)", "#bbbbbb", 2)
-    true_layer = Layer(true, f"masked ({len(true)} points)", "#d55e00")
-    predicted_layer = Layer(predicted, f"predicted ({len(predicted)} points)", "#0072b2")
+    Both show the visible points (V, 3) in grey. `draw_side_by_side` draws them to one picture."""
+    background = Layer(visible, f"visible ({len(visible)} points)", _VISIBLE, 2)
+    true_layer = Layer(true, f"masked ({len(true)} points)", _MASKED)
+    predicted_layer = Layer(predicted, f"predicted ({len(predicted)} points)", _MASKED)
     return [
         Page(f"{title}: masked tokens, true", [background, true_layer]),
         Page(f"{title}: masked tokens, predicted", [background, predicted_layer]),
+    ]
+
+
+def energies(visible: np.ndarray, true: np.ndarray, predicted: np.ndarray, title: str) -> list[Page]:
+    """Make a page with the true energies of masked points, and one with the predicted energies of the same points.
+
+    visible (V, 3): the visible points, in grey; true (N, 4): masked points and their energies [MeV]; predicted (N,)
+    [MeV]. Both pages have the colours of the middle 96% of the true energies."""
+    low, high = np.percentile(true[:, 3], [2, 98])
+    background = Layer(visible, f"visible ({len(visible)} points)", _VISIBLE, 2)
+    scale = "energy [MeV], from the 2nd to the 98th percentile of the true ones"
+    return [
+        Page(f"{title}: {name} energies of masked points", [background, layer], scale)
+        for name, layer in (
+            ("true", Layer(true[:, :3], colour=np.clip(true[:, 3], low, high), limits=(low, high))),
+            ("predicted", Layer(true[:, :3], colour=np.clip(predicted, low, high), limits=(low, high))),
+        )
     ]
 
 
@@ -172,9 +193,12 @@ def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
     for column, page in enumerate(pages, 1):
         space = figure.add_subplot(2, len(pages), column, projection="3d")
         space.set_title(page.title)
-        _draw_space(space, page, limits)
+        colours = _draw_space(space, page, limits)
         plane = figure.add_subplot(2, len(pages), len(pages) + column)
         _draw_plane(plane, page, limits, a, b)
+        if colours is not None:
+            bar = {"location": "bottom", "shrink": 0.8, "aspect": 30, "pad": 0.02}
+            figure.colorbar(colours, ax=space, label=page.scale, **bar).ax.tick_params(labelsize=8)
         if any(layer.name for layer in page.layers):
             _show_handles(plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9), page)
     with whole_file(path) as temporary:
@@ -206,8 +230,14 @@ def _draw_plane(axes, page: Page, limits: list[tuple[float, float]], a: int, b: 
 
 
 def _style(layer: Layer) -> dict:
-    style = {"s": layer.size, "c": layer.colour, "linewidths": 0, "label": layer.name or None}
-    return style | ({"cmap": "viridis"} if layer.is_scale else {})
+    style = {"s": layer.size, "label": layer.name or None}
+    if layer.hollow:
+        return style | {"facecolors": "none", "edgecolors": layer.colour, "linewidths": 0.4, "alpha": 0.7}
+    style |= {"c": layer.colour, "linewidths": 0}
+    if layer.is_scale:
+        low, high = layer.limits or (None, None)
+        style |= {"cmap": "viridis", "vmin": low, "vmax": high}
+    return style
 
 
 def _show_handles(legend, page: Page) -> None:
@@ -215,9 +245,7 @@ def _show_handles(legend, page: Page) -> None:
     for handle, layer in zip(legend.legend_handles, [layer for layer in page.layers if layer.name], strict=True):
         handle.set_sizes([25])
         if not isinstance(layer.colour, str):
-            handle.set_facecolor("none")
-            handle.set_edgecolor("black")
-            handle.set_linewidth(0.8)
+            handle.set_facecolor(layer.colour[0] if len(layer.colour) else "none")
 
 
 def _corners(pages: list[Page]) -> np.ndarray:
@@ -261,9 +289,11 @@ def write_html(path: Path, pages: list[Page]) -> None:
     figure, page_of_trace = go.Figure(), []
     for number, page in enumerate(pages):
         for layer in page.layers:
-            marker = {"size": max(1.5, layer.size**0.5 * 1.4)}
+            marker: dict = {"size": max(1.5, layer.size**0.5 * 1.4)}
+            marker |= {"symbol": "circle-open"} if layer.hollow else {}
             if layer.is_scale:
                 marker |= {"color": layer.colour, "colorscale": "Viridis", "colorbar": {"title": page.scale}}
+                marker |= dict(zip(("cmin", "cmax"), layer.limits, strict=True)) if layer.limits else {}
             elif isinstance(layer.colour, str):
                 marker |= {"color": layer.colour}
             else:

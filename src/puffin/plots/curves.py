@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from puffin.detector import PILARNET
-from puffin.plots.clouds import CLASS_COLOURS
 from puffin.plots.jets import draw_confusion
+from puffin.plots.style import TRAINING, VALIDATION, class_colour, integer_epochs, legend_beside, save
+
+_LOSSES = {"train_loss": TRAINING, "valid_loss": VALIDATION, "valid_chamfer": "#7f4f24", "valid_energy": "#e69f00"}
 
 
 def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> None:
@@ -17,24 +19,28 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
     probed = [
         row for row in history if row.get("valid_probe_f1_mean", float("nan")) == row.get("valid_probe_f1_mean", 0)
     ]
-    figure = Figure(figsize=(10 if probed else 5.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(13.5 if probed else 7, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if probed else 1, squeeze=False)[0]
     curves = {"train_loss": "training (rotated events)"}
     curves |= {f"valid_{name}": f"validation: {name}" for name in ("loss", "chamfer", "energy")}
     for name, label in curves.items():
         if name in history[0]:
-            _curve(axes[0], history, name, label)
-    axes[0].set(xlabel="step", ylabel="loss per masked token", title="Masked modelling", yscale="log")
+            _curve(axes[0], history, name, label, colour=_LOSSES.get(name))
+    axes[0].set(ylabel="loss per masked token", title="Masked modelling", yscale="log")
     if probed:
         names = [name for name in probed[0] if name.startswith("valid_probe_f1_")]
         for name in sorted(names, key=lambda name: name.endswith("mean")):
-            _curve(axes[1], probed, name, name.removeprefix("valid_probe_f1_"), lw=3 if name.endswith("mean") else 1.2)
-        axes[1].set(xlabel="step", ylabel="F1", title="Linear probe on tokens of validation events", ylim=(0, 1))
-        axes[1].legend(fontsize=8, loc="upper center", ncols=3)  # above all but perfect scores
-    axes[0].legend(fontsize=8)
+            of_class = name.removeprefix("valid_probe_f1_")
+            if of_class == "mean":
+                _curve(axes[1], probed, name, of_class, lw=3, colour="black")
+            else:
+                _curve(axes[1], probed, name, of_class, lw=1.2, colour=_colour_of(of_class))
+        axes[1].set(ylabel="F1", title="Linear probe on tokens of validation events", ylim=(0, 1))
     for ax in axes:
+        integer_epochs(ax, "step")
+        legend_beside(ax)
         ax.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> None:
@@ -44,26 +50,27 @@ def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> 
     from matplotlib.figure import Figure
 
     scored = "valid_f1_macro" in history[0]
-    figure = Figure(figsize=(5.5 * (1 + scored + bool(outputs)), 4.4), layout="constrained")
+    figure = Figure(figsize=(6.5 * (1 + scored + bool(outputs)), 4.4), layout="constrained")
     axes = list(figure.subplots(1, 1 + scored + bool(outputs), squeeze=False)[0])
     for name, label in {"train_loss": "training", "valid_loss": "validation"}.items():
         if name in history[0]:
-            _curve(axes[0], history, name, label)
-    axes[0].set(xlabel="step", ylabel="loss", title="Segmentation")
+            _curve(axes[0], history, name, label, colour=_LOSSES[name])
+    axes[0].set(ylabel="loss", title="Segmentation")
     curves = axes[: 1 + scored]
     if scored:
-        names = [name for name in PILARNET.class_names if f"valid_f1_{name}" in history[0]]
-        for name, colour in zip(names, CLASS_COLOURS, strict=False):
-            _curve(axes[1], history, f"valid_f1_{name}", name, lw=1.2, colour=colour)
+        for name in PILARNET.class_names:
+            if f"valid_f1_{name}" in history[0]:
+                _curve(axes[1], history, f"valid_f1_{name}", name, lw=1.2, colour=_colour_of(name))
         _curve(axes[1], history, "valid_f1_macro", "macro", lw=3, colour="black")
-        axes[1].set(xlabel="step", ylabel="F1", title="Points of validation events", ylim=(0, 1))
+        axes[1].set(ylabel="F1", title="Points of validation events", ylim=(0, 1))
     for ax in curves:
-        ax.legend(fontsize=8)
+        integer_epochs(ax, "step")
+        legend_beside(ax)
         ax.grid(alpha=0.3)
     if outputs:
         table = outputs["confusion"].numpy()
         draw_confusion(axes[-1], table, PILARNET.class_names[: len(table)])
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_confusion_page(path: Path, table, names: Sequence[str]) -> None:
@@ -72,7 +79,12 @@ def draw_confusion_page(path: Path, table, names: Sequence[str]) -> None:
 
     figure = Figure(figsize=(5, 4.4), layout="constrained")
     draw_confusion(figure.subplots(), table, names, "Confusion of points")
-    figure.savefig(path, dpi=130)
+    save(figure, path)
+
+
+def _colour_of(name: str) -> str | None:
+    """Return the colour of a class of points by its name; None, the next free colour, for a name without one."""
+    return class_colour(PILARNET.class_names.index(name)) if name in PILARNET.class_names else None
 
 
 def _curve(axes, rows: list[dict], name: str, label: str, lw: float = 1.6, colour: str | None = None) -> None:

@@ -17,6 +17,7 @@ from puffin.plots.style import (
     class_name,
     integer_epochs,
     legend_beside,
+    save,
 )
 
 
@@ -44,7 +45,7 @@ def draw_classification(path: Path, history: list[dict], outputs: dict | None, n
         draw_rejections(axes[0][1], curves, backgrounds, names)
     if multi_class:
         draw_confusion(axes[0][-1], confusion(*arrays), names)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> None:
@@ -53,18 +54,19 @@ def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> No
     The response of the network is compared with that of the sum of the jet's constituents. history: one dict per epoch;
     outputs: `predict`, `targets` (N, T, 4) and `jet` (N, 4) of the test set, or None."""
     true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"]
-    panels = 1 + 3 * true.shape[1]
-    columns = min(panels, 2 if panels <= 4 else 4)
-    figure, axes = _page(columns, -(-panels // columns))
+    targets = true.shape[1]
+    columns, rows = {0: (1, 1), 1: (2, 2)}.get(targets, (3, 1 + targets))  # of several targets one in each row
+    figure, axes = _page(columns, rows)
     axes = list(axes.flat)
     draw_losses(axes[0], history)
-    for t in range(true.shape[1]):
+    first = 1 if targets == 1 else columns
+    for t in range(targets):
         estimates = {"sum of constituents": outputs["jet"], "this network": outputs["predict"][:, t]}
-        name = "" if true.shape[1] == 1 else f", target {t}"
-        draw_responses(axes[1 + 3 * t : 4 + 3 * t], estimates, true[:, t], name)
-    for unused in axes[panels:]:
+        name = "" if targets == 1 else f", target {t}"
+        draw_responses(axes[first + 3 * t : first + 3 * t + 3], estimates, true[:, t], name)
+    for unused in axes[1:first]:
         unused.set_axis_off()
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_losses(axes, history: list[dict]) -> None:

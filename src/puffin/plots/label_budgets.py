@@ -10,6 +10,7 @@ import yaml
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
+from puffin.plots.style import save
 from puffin.tables import read_records
 
 METHODS = ("scratch", "peft", "lora", "fft")
@@ -102,7 +103,7 @@ def markdown(summaries: dict[tuple[str, int], Summary]) -> str:
 
 
 def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) -> None:
-    """Draw F1 against the number of labelled events to one PNG, with standard deviations as error bars.
+    """Draw F1 against the number of labelled events to one PNG; the picture says what the error bars are.
 
     One panel shows the mean over the classes, and one panel each class."""
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
@@ -130,6 +131,12 @@ def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) ->
         axes.grid(alpha=0.3)
     for unused in panels[len(names) :]:
         unused.set_axis_off()
-    panels[0].legend(fontsize=9)
+    seeds = sorted({s.runs for s in summaries.values()})
+    number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    bars = (
+        f"error bars: standard deviation over the seeds ({number} per point)" if seeds[-1] > 1 else "one seed per point"
+    )
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(METHODS), fontsize=9, title=bars, title_fontsize=9)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+        save(figure, temporary)

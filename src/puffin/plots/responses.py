@@ -34,8 +34,10 @@ def _describe_angle(errors: Tensor) -> str:
 
 
 ERRORS = (
-    Error("mass", "(m - m') / m'", (-0.6, 0.6), mass_error, _describe_response),
-    Error("transverse momentum", "(pT - pT') / pT'", (-0.4, 0.4), pt_error, _describe_response),
+    Error("mass", "relative error, (predicted - true) / true mass", (-0.6, 0.6), mass_error, _describe_response),
+    Error(
+        "transverse momentum", "relative error, (predicted - true) / true pT", (-0.4, 0.4), pt_error, _describe_response
+    ),
     Error("direction", "angle to the true momentum [rad]", (0.0, 0.3), angle, _describe_angle),
 )
 
@@ -68,15 +70,15 @@ def draw_responses(axes: Sequence, estimates: dict[str, Tensor], true: Tensor, n
             ax.stairs(counts.numpy(), edges.numpy(), color=colour, lw=1.6, label=text)
             _mark_outside(ax, outside(errors, panel.limits), row, colour)
         ax.set(xlabel=panel.label, ylabel="jets", title=f"Response: {panel.title}{name}", xlim=panel.limits)
-        ax.margins(y=0.1)
-        ax.set_ylim(bottom=0)
+        ax.margins(y=0.05)
+        ax.set_ylim(0, ax.get_ylim()[1] * (1.06 + 0.06 * len(estimates)))  # room for the fractions outside
         legend_below(ax)
         ax.grid(alpha=0.3)
 
 
 def _mark_outside(ax, fractions: Outside, row: int, colour: str) -> None:
     """Write the fractions of events outside the range at its edges; nothing for 0."""
-    edges = ((fractions.below, 0.01, "left", "\u25c0 {}"), (fractions.above, 0.99, "right", "{} \u25b6"))
+    edges = ((fractions.below, 0.01, "left", "\u25c0 {} below"), (fractions.above, 0.99, "right", "{} above \u25b6"))
     for fraction, x, side, text in edges:
         if fraction:
             style = {"ha": side, "va": "top", "color": colour, "fontsize": 8, "transform": ax.transAxes}

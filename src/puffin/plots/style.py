@@ -1,6 +1,7 @@
 """The look that all pictures share: colours of classes, axes of epochs, legends beside the curves."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, then darker and lighter ones for ten classes
 CLASS_COLOURS = (
@@ -9,6 +10,7 @@ CLASS_COLOURS = (
 )
 NETWORK, REFERENCE = "#0072b2", "#999999"  # the curve of the network, and what it is compared with
 TRAINING, VALIDATION = "#56b4e9", "#d55e00"
+MOST_PIXELS = 2000  # width of a picture
 POINTS_OF_CURVE = 20_000  # of a line: more cannot be seen, and Matplotlib refuses some millions
 
 
@@ -20,6 +22,11 @@ def class_colour(number: int) -> str:
 def class_name(number: int, names: Sequence[str] = ()) -> str:
     """Return the name of a class, or "class 3" if it has none."""
     return names[number] if number < len(names) else f"class {number}"
+
+
+def save(figure, path: Path) -> None:
+    """Write a figure to a PNG that is at most MOST_PIXELS wide."""
+    figure.savefig(path, dpi=min(130.0, MOST_PIXELS / figure.get_figwidth()))
 
 
 def integer_epochs(axes, label: str = "epoch") -> None:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from puffin.plots.style import integer_epochs, legend_beside, save
+
+MOST_INCHES = 12.0  # width of a picture, which then fits on a screen
+
 
 def _axes(width: float = 7.0, height: float = 4.4):
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
@@ -19,11 +23,11 @@ def draw_history(path: Path, numbers: list[int], values: list[float], metric: st
     ax.plot(numbers, values, "o", ms=4, label="trial")
     best = np.maximum.accumulate(values) if maximize else np.minimum.accumulate(values)
     ax.step(numbers, best, where="post", label="best so far")
-    ax.set(xlabel="trial", ylabel=metric, title="History")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend()
+    ax.set(ylabel=metric, title="History")
+    integer_epochs(ax, "trial")
+    legend_beside(ax)
     ax.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_importance(path: Path, importances: dict[str, float], metric: str) -> None:
@@ -33,7 +37,7 @@ def draw_importance(path: Path, importances: dict[str, float], metric: str) -> N
     ax.barh(names, [importances[n] for n in names])
     ax.set(xlabel=f"importance for {metric}", title="Importance of flags")
     ax.grid(alpha=0.3, axis="x")
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_parallel(
@@ -47,7 +51,7 @@ def draw_parallel(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    figure, ax = _axes(width=2 + 1.5 * len(columns))
+    figure, ax = _axes(width=min(2 + 1.5 * len(columns), MOST_INCHES))
     heights = np.array(
         [_heights(ax, x, column, name in logarithmic) for x, (name, column) in enumerate(columns.items())]
     )
@@ -55,10 +59,11 @@ def draw_parallel(
     for trial, value in enumerate(values):
         ax.plot(range(len(columns)), heights[:, trial], "o-", ms=3, lw=1.2, color=scale.to_rgba(value))
     ax.set(xticks=range(len(columns)), yticks=[], ylim=(-0.08, 1.08), xlim=(-0.3, len(columns) - 0.5), title="Trials")
-    ax.set_xticklabels(columns, rotation=20, ha="right")
+    crowded = len(columns) > 8
+    ax.set_xticklabels(columns, rotation=60 if crowded else 20, ha="right", fontsize=8 if crowded else None)
     ax.grid(axis="x")
     figure.colorbar(scale, ax=ax, label=metric)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def _heights(ax, x: int, column: list, logarithmic: bool) -> list[float]:
@@ -88,6 +93,6 @@ def draw_pareto(path: Path, values: list[list[float]], front: list[bool], metric
     ax.plot(*table[~on_front, :2].T, "o", ms=4, color="grey", label="trial")
     ax.plot(*table[on_front, :2].T, "o", ms=6, label="Pareto front")
     ax.set(xlabel=metrics[0], ylabel=metrics[1], title="Pareto front")
-    ax.legend()
+    legend_beside(ax)
     ax.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    save(figure, path)

@@ -21,15 +21,21 @@ from puffin.plots.clouds import (
     by_token,
     draw_page,
     draw_side_by_side,
+    energies,
     reconstruction,
     write_html,
 )
 from puffin.tasks.masked_modelling import fixed_mask
 
+# pictures of two pages side by side
+PAIRS = {"reconstruction": ("truth", "predicted"), "energies": ("true_energy", "predicted_energy")}
+
 
 @torch.no_grad()
 def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) -> dict[str, Page]:
     """Make the pages of an event by name: its points and, if it has at least two tokens, the reconstruction.
+
+    A network that predicts energies has pages with the true and the predicted ones.
 
     The mask is the one of the validation. The model keeps its mode, and no random numbers are drawn."""
     weight = model.mask_token
@@ -57,6 +63,12 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
             predicted = unpad(result.points, hidden.counts)[:, :3] * radius + centre
             visible = batch.points[tokens.select(~masked).index.unique(), :3]
             pages["truth"], pages["predicted"] = reconstruction(_array(visible), _array(true), _array(predicted), title)
+            if result.energy is not None:
+                eps, emax = dataset.selection.eps, dataset.selection.emax
+                own = energy_of(hidden.groups[:, 3:4], eps, emax)
+                guess = energy_of(unpad(result.energy, hidden.counts), eps, emax)
+                arrays = (_array(visible), _array(torch.cat([true, own], 1)), _array(guess))
+                pages["true_energy"], pages["predicted_energy"] = energies(*arrays, title)
             pages["embedding"] = by_embedding(_array(tokens.centres), _array(model.encoder.encode(tokens)), title)
         return pages
     finally:
@@ -66,13 +78,23 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
 def draw_events(
     folder: Path, stem: str, model: PointMAE, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
 ) -> list[Path]:
-    """Draw events to FOLDER/STEM.event<k>.<page>.png, and with html to one .html file per event; returns the files."""
+    """Draw events to FOLDER/STEM.event<k>.<page>.png, and with html to one .html file per event; returns the files.
+
+    Truth and prediction are side by side in one picture, as PAIRS says."""
     written = []
     for number in numbers:
         pages = event_pages(model, dataset, number, seed)
+        in_pairs = {page for pair in PAIRS.values() for page in pair}
         for name, page in pages.items():
-            written.append(folder / f"{stem}.event{number}.{name}.png")
-            draw_page(written[-1], page)
+            if name not in in_pairs:
+                written.append(folder / f"{stem}.event{number}.{name}.png")
+                draw_page(written[-1], page)
+        for name, pair in PAIRS.items():
+            if pair[0] in pages:
+                written.append(folder / f"{stem}.event{number}.{name}.png")
+                title, *_ = pages[pair[0]].title.split(": ")
+                both = [replace(pages[page], title=pages[page].title.removeprefix(f"{title}: ")) for page in pair]
+                draw_side_by_side(written[-1], title, both)
         if html and pages:
             written.append(folder / f"{stem}.event{number}.html")
             write_html(written[-1], list(pages.values()))
