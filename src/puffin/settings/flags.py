@@ -202,7 +202,7 @@ class Flags:
             wanted = getattr(roles.get(name, entry.role), purpose)
             if name not in stored or wanted == OWN:
                 continue
-            value = entry.setting.canonical(stored[name])
+            value = entry.setting.canonical(_plain(entry, stored[name], source))
             if name not in self.given:
                 values[name], sources[name] = value, str(source)
             elif wanted == FIXED and value != self.values[name]:
@@ -235,6 +235,29 @@ class Flags:
         if line is None:
             return f"{problem}; leave the flag out"
         return f"{problem}; delete that line, or add {_typed(entry, stored)} to the command"
+
+
+def _plain(entry: Declared, value, source: str | Path):
+    """Return a value of a checkpoint; InputError if it is of a kind that this setting never has."""
+
+    def is_plain(item) -> bool:
+        if isinstance(item, (list, tuple)):
+            return all(map(is_plain, item))
+        return item is None or isinstance(item, (bool, int, float, str))
+
+    fits = is_plain(value)
+    if value is not None and isinstance(entry.default, str):
+        fits = isinstance(value, (str, tuple, list))
+    elif value is not None and isinstance(entry.default, (int, float)):
+        fits = isinstance(value, (int, float))
+    elif value is not None and isinstance(entry.default, tuple):
+        fits = fits and isinstance(value, (tuple, list, str))
+    if not fits:
+        raise InputError(
+            f"{source}: is damaged: {entry.flag} is stored as {type(value).__name__} {str(value)[:40]!r}; use another "
+            "checkpoint"
+        )
+    return value
 
 
 def _typed(entry: Declared, value) -> str:

@@ -70,6 +70,8 @@ def _entries(loader, node, path: Path) -> dict[str, Entry]:
     lines: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
+        if not isinstance(key.value, str):
+            raise InputError(f"{path} line {line}: expected the name of a flag, got a list or a mapping")
         if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
             raise InputError(f"{path} line {line}: {key.value}: set in line {lines[key.value]} too; delete one of them")
         lines.setdefault(str(key.value), line)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +44,15 @@ class Progress:
     unclosed: int = 0  # epoch of a row whose validation was interrupted, 0: none
     best: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
+
+    def checked(self) -> "Progress":
+        """Return the same; ValueError if a value is of another kind, as in a damaged file."""
+        for name, initial in asdict(Progress()).items():
+            value = getattr(self, name)
+            kinds = (int, float) if isinstance(initial, float) else type(initial)
+            if not isinstance(value, kinds) or (isinstance(value, int) and value < 0):
+                raise ValueError(f"progress: {name} is {str(value)[:40]!r}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,12 @@ class Trainer:
         """Continue from the content of a checkpoint."""
         self.task.model.load_state_dict(state["model_state"])
         self.optimizer.load_state_dict(state["optimizer_state"])
+        for group in self.optimizer.param_groups:
+            for name, value in group.items():
+                if name != "params" and not isinstance(value, (bool, int, float, tuple, list, str, type(None))):
+                    raise ValueError(f"optimizer: {name} is {str(value)[:40]!r}")
         self.average.load_state_dict(state["average_state"])
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**state["progress"]).checked()
         states = state["rng"] if isinstance(state["rng"], list) else [state["rng"]]
         if distributed.rank() < len(states):
             restore_rng_state(states[distributed.rank()])
