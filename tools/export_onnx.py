@@ -142,8 +142,6 @@ def load_network(path: Path) -> tuple[Network, JetDataSettings, Checkpoint]:
     """Load a network in float32 and eval mode; return it with the settings of its data and the checkpoint.
 
     InputError if there is no such file, or no PELICAN network in it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Pass a checkpoint, such as model/PREFIX_best.pt.")
     checkpoint = Checkpoint.read(path).expect(CLASSIFIER, REGRESSOR)
     model = network_of_checkpoint(checkpoint)
     return model.float().eval(), settings_of_checkpoint(checkpoint).data, checkpoint

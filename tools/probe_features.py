@@ -25,7 +25,6 @@ from torch import Tensor
 from puffin.checkpoints.checkpoint import AUTOENCODER, Checkpoint
 from puffin.checkpoints.networks import settings_of_checkpoint
 from puffin.data.pilarnet import CloudSelection, open_splits
-from puffin.errors import InputError
 from puffin.layers.grouping import Tokens
 from puffin.models.point_mae import PointMAE
 from puffin.runs.entry import run_script
@@ -89,8 +88,6 @@ def main(argv: list[str] | None = None) -> None:
     """Print one row of F1 scores for each kind of features."""
     own = make_parser().parse_args(argv)
     torch.set_num_threads(1)
-    if not own.checkpoint.is_file():
-        raise InputError(f"{own.checkpoint}: no such file. Pass a checkpoint, such as model/PREFIX_best.pt.")
     checkpoint = Checkpoint.read(own.checkpoint).expect(AUTOENCODER)
     settings = settings_of_checkpoint(checkpoint)
     data = settings.data

@@ -281,3 +281,13 @@ def test_bad_flags_and_folders(data, tmp_path, capsys, monkeypatch, kind, flags,
             data.mkdir()
     assert message in refused(command(data, tmp_path / "w", *flags.split()), capsys)
     assert {p: p.read_bytes() for p in (tmp_path / "w").rglob("*") if p.is_file()} == files
+
+
+def test_diverged_network(data, tmp_path, capsys):
+    """A huge learning rate: the validation after the step ends the run, and names the flag; no epoch is stored.
+
+    Breaks if the probe passes nan on to scikit-learn, or if a checkpoint with nan replaces a good one."""
+    line = refused_by(script.main, command(data, tmp_path, *"--lr-init 1e30 --warmup 0 --num-step 1".split()), capsys)
+    assert "valid: the loss is" in line and "--lr-init" in line
+    progress = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]
+    assert not progress["history"] and not (tmp_path / "model/tiny_best.pt").exists()

@@ -267,3 +267,21 @@ def test_bad_input(data, tmp_path, capsys, script, argv, message):
     with pytest.raises(SystemExit) as stop:
         run_script(script.main, flags(data, tmp_path, *argv.split()))
     assert stop.value.code not in (0, None) and message in capsys.readouterr().err
+
+
+def test_checkpoint_of_the_other_script(data, tmp_path, capsys):
+    """The message names the script that the checkpoint belongs to, whatever is done with it."""
+    regressor.main(flags(data, tmp_path, "--num-epoch", "1", "--no-plot", "--num-train", "20"))
+    checkpoint = f"{tmp_path}/model/tiny.pt"
+    for further in (["--load"], ["--eval"], ["--loadfile", checkpoint, "--prefix", "b"]):
+        line = refused_by(classifier.main, existing_run(data, tmp_path, *further), capsys)
+        assert "found a PELICAN regressor; its script is train_pelican_cov.py" in line
+
+
+def test_diverged_network(data, tmp_path, capsys):
+    """A learning rate that makes the network nan is named, in the step or in the validation after it."""
+    huge = ["--lr-init", "1e30", "--warmup", "0", "--num-epoch", "1", "--batch-size", "120"]
+    for script in (regressor, classifier):
+        target = ["--target", "jet_tag", "--num-classes", "5"] if script is classifier else []
+        line = refused_by(script.main, flags(data, tmp_path, "--no-plot", *huge, *target), capsys)
+        assert "--lr-init" in line and "nan" in line

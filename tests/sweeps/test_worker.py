@@ -53,6 +53,20 @@ def states(study) -> list[str]:
     return [t.state.name for t in study.get_trials()]
 
 
+def test_a_missing_package_ends_the_worker(storage):
+    """All further trials would miss it too. Breaks if the sweep goes on, and ends with status 0."""
+
+    def run(trial):
+        if trial.number == 2:
+            raise ModuleNotFoundError("No module named 'cmaes'", name="cmaes")
+        return value(trial)
+
+    study = study_in(storage)
+    with pytest.raises(InputError, match="'cmaes' is not installed .*pip install"):
+        work(study, run, 10)
+    assert states(study) == ["COMPLETE", "COMPLETE", "FAIL"]
+
+
 def test_failures_do_not_end_the_sweep(storage):
     """A crash, too little memory, nan, pruning: each is stored with its reason, and all ten trials run."""
 

@@ -184,7 +184,7 @@ def test_what_cannot_be_exported_is_refused(onnxruntime, tmp_path):
 def test_errors_name_no_flag_that_the_tool_lacks(tmp_path, capsys, monkeypatch):
     """Breaks if a missing checkpoint is blamed on --loadfile, or an unexpected error advises --log-level."""
     monkeypatch.setattr(logging.getLogger("puffin"), "handlers", [])  # of earlier tests; a tool has none
-    with pytest.raises(InputError, match=r"none.pt: no such file. Pass a checkpoint, such as"):
+    with pytest.raises(InputError, match=r"none.pt: no such checkpoint \(.* has no checkpoints: train"):
         tool.load_network(tmp_path / "none.pt")
 
     def fail(argv):

@@ -17,6 +17,12 @@ from puffin.settings.pelican import norm_name
 PUFFIN, PELICAN, POLARMAE = "puffin", "pelican", "polarmae"
 CLASSIFIER, REGRESSOR = "PELICAN classifier", "PELICAN regressor"
 AUTOENCODER, SEGMENTATION = "masked autoencoder", "segmentation network"
+SCRIPTS = {  # the script that trains each network
+    CLASSIFIER: "train_pelican_classifier.py",
+    REGRESSOR: "train_pelican_cov.py",
+    AUTOENCODER: "train_pointmae.py",
+    SEGMENTATION: "train_segmentation.py",
+}
 
 # what the published PELICAN networks always have, and our flags must ask for
 _PUBLISHED_PELICAN = {"irc_diagonal": True, "published_projections": True}
@@ -72,9 +78,13 @@ class Checkpoint:
         return AUTOENCODER if {"voxels", "decoder_depth"} <= known else ""
 
     def expect(self, *networks: str, hint: str = "") -> "Checkpoint":
-        """Return the checkpoint if it is of one of these networks; InputError, which ends with the hint, if not."""
+        """Return the checkpoint if it is of one of these networks; InputError, which ends with the hint, if not.
+
+        Without a hint the message names the script for the network that it is of."""
         if self.network not in networks:
             found = f"a {self.network}" if self.network else "no network that we know"
+            if self.network and not hint:
+                hint = f"; its script is {SCRIPTS[self.network]}"
             raise InputError(f"{self.path}: expected a checkpoint of a {' or '.join(networks)}, found {found}{hint}")
         return self
 

@@ -15,6 +15,7 @@ from puffin.models.segmentation import Segmentation
 from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings, SegmentationConfig
 from puffin.settings.flags import defaults
 from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings, names
+from puffin.settings.messages import with_flags
 from puffin.settings.pelican import PelicanConfig
 
 SCHEMAS: Mapping[str, Any] = {
@@ -31,7 +32,7 @@ def pelican_config(network: PelicanConfig, data: JetDataSettings) -> PelicanConf
     try:
         return replace(network, scale=data.scale, num_scalars=sum(scalar.width for scalar in scalars))
     except ValueError as error:
-        raise InputError(f"flags: {error}") from error
+        raise InputError(with_flags(str(error), PelicanConfig)) from error
 
 
 def segmentation_config(network: SegmentationConfig, remove_led: bool) -> SegmentationConfig:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import torch
 
-from puffin.errors import InputError, first_line
+from puffin.errors import InputError, first_line, nearest
 
 
 def _defaultdict(factory=None, items=()):
@@ -34,6 +34,8 @@ _PLAIN = {
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("torch.storage", "UntypedStorage"): torch.UntypedStorage,
 }
+_ENDINGS = (".pt", ".ckpt")  # of checkpoints, ours and published ones
+_MOST_NAMES = 6  # that a message lists
 
 
 class Placeholder:
@@ -85,7 +87,7 @@ def read_checkpoint(path: str | Path) -> dict:
     InputError if the file is missing, is not a checkpoint, or holds no dict."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; give one with --loadfile, or train one first")
+        raise InputError(about_missing(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module)
     except Exception as error:  # a damaged file fails in many ways, all of them the user's to hear of
@@ -93,3 +95,24 @@ def read_checkpoint(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a checkpoint (a dict), got {type(content).__name__}")
     return content
+
+
+def about_missing(path: Path) -> str:
+    """Return the message about a checkpoint that is not there: what is in its place, and what may be meant."""
+    if path.is_dir():
+        return f"{path}: is a folder; expected a checkpoint{_found_in(path)}"
+    problem = "is a link to a file that does not exist" if path.is_symlink() else "no such checkpoint"
+    if not path.parent.is_dir():
+        return f"{path}: {problem}; {path.parent} is not a folder"
+    similar = nearest(path.name, _checkpoints(path.parent), lambda name: str(path.parent / name))
+    return f"{path}: {problem}{similar or _found_in(path.parent)}"
+
+
+def _found_in(folder: Path) -> str:
+    names = _checkpoints(folder)
+    shown = ", ".join(names[:_MOST_NAMES]) + (f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES))
+    return f" ({folder} has {shown})" if names else f" ({folder} has no checkpoints: train a network first)"
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.suffix in _ENDINGS and not file.name.startswith("."))

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import segmentation_config
+from puffin.checkpoints.reading import about_missing
 from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
@@ -177,11 +178,12 @@ def take_pretrained(flags: Flags) -> tuple[Flags, dict[str, Tensor] | None]:
         log.info("encoder: " + (f"that of {loadfile}" if loadfile else "random weights"))
         return flags, None
     if not Path(pretrained).is_file():
-        raise InputError(f"--pretrained {pretrained}: no such file; make one with train_pointmae.py")
+        raise InputError(f"--pretrained {about_missing(Path(pretrained))}; make one with train_pointmae.py")
     checkpoint = Checkpoint.read(pretrained)
     if checkpoint.network != AUTOENCODER:
         hint = "; start from it with --loadfile" if checkpoint.network == SEGMENTATION else ""
-        raise InputError(f"--pretrained {pretrained}: not a checkpoint of a masked autoencoder{hint}")
+        found = f"found a {checkpoint.network}" if checkpoint.network else "found no network that we know"
+        raise InputError(f"--pretrained {pretrained}: not a checkpoint of a masked autoencoder, {found}{hint}")
     # how many classes there are is up to this run
     flags = flags.starting_from(checkpoint.settings, "finetune", pretrained, {"remove_led": roles.PREPARATION})
     log.info(f"encoder: {f'random weights, with the settings of {pretrained}' if flags['scratch'] else pretrained}")

@@ -114,4 +114,4 @@ class Run:
             files = (self.paths.checkpoint, self.paths.best)
             return Trainer(task, optimizer, schedule, options, self.device, *files, stored, self.start.run_id)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise InputError(self.start.flags.explained(error)) from error

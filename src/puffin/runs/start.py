@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from puffin.checkpoints.checkpoint import Checkpoint
+from puffin.checkpoints.reading import about_missing
 from puffin.errors import InputError
 from puffin.runs.paths import RunPaths
 from puffin.settings.common import RunSettings
@@ -115,16 +116,24 @@ def make_reproducible(wanted: bool) -> None:
 def _where_from(flags: Flags) -> tuple[str, Path | None]:
     """Return the purpose of the run, and the checkpoint that the flags name; None for a new network."""
     paths = RunPaths.of(flags.part(RunSettings))
+    if flags["load"] and (flags["task"] == "eval" or flags["test"]):
+        other = "--eval" if flags["task"] == "eval" else "--test"
+        raise InputError(f"--load resumes a training, and {other} trains nothing; use only one of them")
     purpose = EVALUATE if flags["task"] == "eval" else RESUME if flags["load"] else FINETUNE
     if flags["loadfile"]:
         return purpose, Path(flags["loadfile"])
     if purpose == EVALUATE:
+        if not (paths.best.exists() or paths.checkpoint.exists()):
+            raise InputError(
+                f"--eval: {about_missing(paths.best)}; check --prefix and --modeldir, or give a checkpoint with "
+                "--loadfile"
+            )
         return purpose, paths.best if paths.best.exists() else paths.checkpoint
     if purpose == RESUME:
         if not paths.checkpoint.exists():
             raise InputError(
-                f"--load: {paths.checkpoint} does not exist; start the run without --load, or check "
-                "--prefix and --modeldir"
+                f"--load: {about_missing(paths.checkpoint)}; start the run without --load, or check --prefix and "
+                "--modeldir"
             )
         return purpose, paths.checkpoint
     if flags["test"] and paths.best.exists():

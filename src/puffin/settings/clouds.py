@@ -190,10 +190,9 @@ class SegmentationConfig:
     def __post_init__(self):
         if self.finetune not in FINETUNE:
             raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
-        if self.num_classes < 2 or self.head_dim < 2 or self.head_depth < 0:
-            raise ValueError(
-                f"expected 2 classes or more, head_dim of 2 or more and head_depth of 0 or more, got {self}"
-            )
+        for name, minimum in (("num_classes", 2), ("head_dim", 2), ("head_depth", 0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
         depth = self.encoder.transformer.depth
         if not self.averaged_layers or not all(0 <= layer < depth for layer in self.averaged_layers):
             raise ValueError(f"layers: expected blocks of the encoder, 0 to {depth - 1}, got {self.layers}")

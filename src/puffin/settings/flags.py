@@ -15,6 +15,7 @@ from typing import Any
 
 from puffin.errors import InputError
 from puffin.settings.declare import Declared, Setting, build, declared
+from puffin.settings.messages import with_flags
 from puffin.settings.obsolete import OBSOLETE, OBSOLETE_OF_SWEEPS, Obsolete, add_obsolete_flags
 from puffin.settings.parser import OneLineParser
 from puffin.settings.presets import Entry, read_preset
@@ -133,7 +134,7 @@ class Flags:
     """The values of all settings of a script by name.
 
     given: names of those on the command line or in a preset; typed: of those on the command line itself; sources: file
-    and line by the name of each that is from a preset."""
+    and line by the name of each that is from a preset, and the file of each that is from a checkpoint."""
 
     schema: type
     values: Mapping[str, Any]
@@ -149,7 +150,11 @@ class Flags:
         try:
             return build(self.schema, self.values)
         except ValueError as error:
-            raise InputError(f"flags: {error}") from error
+            raise InputError(self.explained(error)) from error
+
+    def explained(self, error: ValueError) -> str:
+        """Return the message of settings that contradict each other, with flags, and the file that a value is from."""
+        return with_flags(str(error), self.schema, self.sources)
 
     def part(self, settings: type) -> Any:
         """Build the settings of one part alone, whatever the others hold: they may not be complete yet."""
@@ -192,18 +197,18 @@ class Flags:
         stored: its settings; what it lacks, and what this script does not know, stays. purpose: resume, evaluate or
         finetune. roles: of settings that this time have another role. InputError if a flag contradicts the
         checkpoint."""
-        values = dict(self.values)
+        values, sources = dict(self.values), dict(self.sources)
         for name, entry in settings_of(self.schema).items():
             wanted = getattr(roles.get(name, entry.role), purpose)
             if name not in stored or wanted == OWN:
                 continue
             value = entry.setting.canonical(stored[name])
             if name not in self.given:
-                values[name] = value
+                values[name], sources[name] = value, str(source)
             elif wanted == FIXED and value != self.values[name]:
                 role = roles.get(name, entry.role)
                 raise InputError(self._contradiction(entry, role, value, source))
-        return replace(self, values=values)
+        return replace(self, values=values, sources=sources)
 
     def changes_from(self, stored: Mapping[str, Any], purpose: str) -> list[str]:
         """Return what was given and differs from the settings of a checkpoint, such as "--lr-init 0.001 -> 0.0005".

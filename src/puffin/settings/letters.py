@@ -55,10 +55,12 @@ def all_linear(config: str) -> bool:
     return all(letter(name).is_linear for name in config)
 
 
-def check_letters(config: str, irc_safe: bool = False) -> None:
-    """Raise ValueError unless `config` is one or more known letters, and linear ones if `irc_safe`."""
+def check_letters(config: str, irc_safe: bool = False, setting: str = "config") -> None:
+    """Raise ValueError unless `config` is one or more known letters, and linear ones if `irc_safe`.
+
+    setting: its name, with which the message begins."""
     if not config or any(name.lower() not in LETTERS for name in config):
-        raise ValueError(f"config: expected one or more of the letters {LETTER_NAMES}, got {config!r}")
+        raise ValueError(f"{setting}: expected one or more of the letters {LETTER_NAMES}, got {config!r}")
     if irc_safe and not all_linear(config):
         allowed = ", ".join(name for name in LETTER_NAMES if letter(name).is_linear)
-        raise ValueError(f"config: max and min are not IRC-safe, got {config!r}; use the letters {allowed}")
+        raise ValueError(f"{setting}: max and min are not IRC-safe, got {config!r}; use the letters {allowed}")

@@ -130,7 +130,7 @@ class PelicanConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         check_letters(self.config, self.irc_safe)
-        check_letters(self.config_out, self.irc_safe)
+        check_letters(self.config_out, self.irc_safe, "config_out")
         if len(self.num_channels_m) != len(self.num_channels_2to2):
             raise ValueError(
                 f"num_channels_m and num_channels_2to2: expected one entry per block in both, got "

@@ -92,10 +92,7 @@ def make_sampler(plan: Plan, space: Space, num_trials: int, earlier: int) -> opt
     """Return the sampler; earlier: trials of the study, whose proposals one that begins later must not repeat."""
     own = plan.own
     seed = None if own.sampler_seed is None else own.sampler_seed + earlier
-    try:
-        return SAMPLERS[own.sampler](space, num_trials, seed)
-    except ImportError as error:
-        raise InputError(f"--sampler {own.sampler}: pip install 'cmaes==0.13.1' ({error.name} is missing)") from error
+    return SAMPLERS[own.sampler](space, num_trials, seed)
 
 
 def compare_with_earlier_trials(plan: Plan, study: optuna.Study) -> None:

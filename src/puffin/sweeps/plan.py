@@ -1,20 +1,23 @@
 """What a sweep does, from its flags: all checks that need no storage."""
 
 import importlib
+import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from puffin.errors import InputError
+from puffin.errors import InputError, missing_package
 from puffin.runs.paths import RunPaths
 from puffin.settings.common import RunSettings
 from puffin.settings.flags import Flags, settings_of, with_presets
 from puffin.settings.scripts import flags_of
 from puffin.settings.sweep import TASKS, SweepSettings, SweepTask, sweep_parser
 from puffin.sweeps.storage import check_url, postgresql_url
+
+SAMPLER_PACKAGES = {"cmaes": ("cmaes",), "gp": ("scipy", "torch")}  # that Optuna imports when it proposes a trial
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def make_plan(argv: Sequence[str], description: str) -> Plan:
     parser.further = tuple(sorted(flags_of(SweepSettings)))
     flags = with_presets(task.schema, vars(parser.parse_args(rest)))
     _check_given(flags)
+    check_packages(own.sampler, flags.values)
     metrics, directions = _objectives(own, task)
     added = {name: value for name, value in task.defaults.items() if name not in flags.given}
     if "best_by" not in flags.typed and metrics[0] in task.directions:
@@ -85,6 +89,19 @@ def make_plan(argv: Sequence[str], description: str) -> Plan:
     flags = flags.changed(**added)
     fixed = (*rest, *(f"--{name.replace('_', '-')}={value}" for name, value in added.items()))
     return Plan(own, task, script, flags, fixed, metrics, directions, _pruner(own, metrics), _storage(own, flags))
+
+
+def check_packages(sampler: str, values: Mapping[str, Any]) -> None:
+    """Raise InputError if the search or its trials need a package that is not installed.
+
+    Optuna and the pictures import theirs when they need them, and the trials would fail one by one."""
+    needed = {f"--sampler {sampler}": SAMPLER_PACKAGES.get(sampler, ())}
+    if values.get("plot_html"):
+        needed["--plot-html"] = ("plotly",)
+    for flag, names in needed.items():
+        for name in names:
+            if importlib.util.find_spec(name) is None:
+                raise InputError(f"{flag}: {missing_package(name)}")
 
 
 def _check_given(flags: Flags) -> None:

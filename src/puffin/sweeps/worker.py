@@ -15,7 +15,7 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from puffin.errors import InputError, Interrupted, NonFiniteError
+from puffin.errors import InputError, Interrupted, NonFiniteError, is_missing_package, missing_package
 from puffin.sweeps.storage import StorageLost
 from puffin.sweeps.study import claim, queue_again
 
@@ -95,6 +95,7 @@ class Worker:
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.heartbeat = Heartbeat(study, interval)
         self._failures, self._reason, self._succeeded = 0, "", False
+        self._missing = ""  # the message about a package that is not installed
 
     def work(self) -> None:
         """Run trials; after a signal queue the current trial again and raise Interrupted or KeyboardInterrupt."""
@@ -170,6 +171,8 @@ class Worker:
         self._succeeded |= not reason
         if reason:
             self._failures, self._reason = self._failures + 1, reason
+        if self._missing:
+            raise InputError(self._missing)
         if self._failures >= _MOST_FAILURES and not self._succeeded:
             raise InputError(f"the first {self._failures} trials all failed; the last one: {reason}")
 
@@ -178,11 +181,18 @@ class Worker:
 
         No failure of a trial ends the worker, except a lost database and a signal."""
         try:
-            return TrialState.COMPLETE, self.run_trial(trial), ""
+            values = self.run_trial(trial)
+            if any(value != value for value in values):  # which Optuna does not take
+                return TrialState.FAIL, None, "a metric is not a number"
+            return TrialState.COMPLETE, values, ""
         except optuna.TrialPruned:
             return TrialState.PRUNED, None, ""
         except (StorageLost, UpdateFinishedTrialError, Interrupted):
             raise
+        except ModuleNotFoundError as error:
+            if is_missing_package(error):  # all further trials would miss it too
+                self._missing = missing_package(error.name or "")
+            return TrialState.FAIL, None, _line(error)
         except (MemoryError, torch.OutOfMemoryError) as error:
             return TrialState.FAIL, None, f"out of memory: {_line(error)}"
         except (InputError, NonFiniteError) as error:

@@ -22,7 +22,7 @@ from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.point_predictions import PointPredictions
 from puffin.tasks.saving import save_table, stem_of
 from puffin.training import distributed
-from puffin.training.task import Evaluation, Progress, StepOutput, Task
+from puffin.training.task import Evaluation, Progress, StepOutput, Task, check_loss
 
 NO_TOKENS, DROPPED, BAD = (
     "events without any point after the cuts",
@@ -118,7 +118,7 @@ class PointSegmentation(Task):
             predictions = PointPredictions(
                 stem, self.datasets[evaluation.split], self.names, checkpoint, evaluation.run_id
             )
-        return PointSums(self, predictions, stem is not None, shared)
+        return PointSums(self, predictions, evaluation, shared)
 
     def metrics(self, confusion: Tensor, sums: list[Tensor]) -> dict[str, float]:
         """Compute the CSV columns from the confusion matrix (C, C) and the sums of the loss over a split.
@@ -185,10 +185,13 @@ def has_class(dataset: CloudDataset, number: int) -> bool:
 class PointSums:
     """Adds up the confusion matrix and the sums of the loss of an evaluation, exactly over minibatches and processes.
 
-    Memory does not grow with the split. save: points are gathered on process 0, which writes them to `predictions`."""
+    Memory does not grow with the split. If the evaluation has a stem, points are gathered on process 0, which writes
+    them to `predictions`."""
 
-    def __init__(self, task: PointSegmentation, predictions: PointPredictions | None, save: bool, shared: bool):
-        self.task, self.predictions, self.save, self.shared = task, predictions, save, shared
+    def __init__(
+        self, task: PointSegmentation, predictions: PointPredictions | None, evaluation: Evaluation, shared: bool
+    ):
+        self.task, self.predictions, self.evaluation, self.shared = task, predictions, evaluation, shared
         classes = len(task.names)
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.sums = task.loss.sums(torch.zeros(0, classes, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
@@ -208,7 +211,7 @@ class PointSums:
         self.confusion += confusion_of(rows["particle_truth"], rows["particle_class"], len(self.confusion)).cpu()
         for total, part in zip(self.sums, rows.pop("sums").cpu().split([len(s) for s in self.sums]), strict=True):
             total += part
-        if not self.save:
+        if self.evaluation.stem is None:
             return
         rows = {name: value.cpu() for name, value in rows.items()}
         rows["particle_probability"] = rows["particle_probability"].half()
@@ -217,12 +220,13 @@ class PointSums:
             self.predictions.append(rows)
 
     def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
-        """Return the metrics and the confusion matrix (C, C) int64, on process 0."""
+        """Return the metrics and the confusion matrix (C, C) int64, on process 0. NonFiniteError as in `check_loss`."""
         if self.shared:
             mine = torch.cat([self.confusion.flatten().double(), *self.sums])
             every = torch.tensor(distributed.total(*mine.tolist()), dtype=torch.float64)
             confusion, *self.sums = every.split([self.confusion.numel(), *map(len, self.sums)])
             self.confusion = confusion.view_as(self.confusion).long()
+        check_loss(float(sum(part.sum() for part in self.sums)), self.evaluation)
         if not distributed.is_main():
             return None, {}
         return self.task.metrics(self.confusion, self.sums), {"confusion": self.confusion}

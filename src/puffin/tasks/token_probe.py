@@ -42,12 +42,14 @@ class TokenProbe:
 
     @torch.no_grad()
     def judge(self, encoder: PointEncoder, split: str, features: Callable[[Tokens], Tensor]) -> dict[str, float]:
-        """Probe any features (T, D) of the encoder's tokens."""
+        """Probe any features (T, D) of the encoder's tokens; {} if one is not finite, as of a network that diverged."""
         arrays = []
         for name in ("train", split):
             parts = self.tokens(encoder, name)
             arrays.append(np.concatenate([features(part.tokens).float().cpu().numpy() for part in parts])[: self.most])
             arrays.append(np.concatenate([part.labels for part in parts])[: self.most])
+        if not all(np.isfinite(array).all() for array in arrays):
+            return {}
         return linear_probe(*arrays, self.names)
 
     @torch.no_grad()

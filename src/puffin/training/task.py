@@ -1,5 +1,6 @@
 """What differs between the kinds of training: the `Task` that the trainer drives."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from puffin.errors import NonFiniteError
 from puffin.training import distributed
 
 
@@ -64,6 +66,17 @@ class Evaluation:
 
     def __str__(self) -> str:
         return f"{self.weights} {self.split}".strip()
+
+
+def check_loss(loss_sum: float, evaluation: Evaluation) -> None:
+    """Raise NonFiniteError if the loss of a validation during training is not finite: the network has diverged.
+
+    loss_sum: over all items. The evaluations of a finished run go on, and report what can be computed."""
+    if evaluation.during_training and not math.isfinite(loss_sum):
+        raise NonFiniteError(
+            f"{evaluation}: the loss is {loss_sum}, so the network has diverged; stopped. The last checkpoint is "
+            "intact. Try a lower --lr-init or --clip, or look at the validation events"
+        )
 
 
 class Collector(Protocol):
@@ -148,14 +161,14 @@ class InMemoryTask(Task):
 
     def collector(self, evaluation: Evaluation, shared: bool) -> Collector:
         """Return a collector that keeps all outputs."""
-        return GatheredOutputs(self, shared)
+        return GatheredOutputs(self, shared, evaluation)
 
 
 class GatheredOutputs:
     """Keeps all outputs in memory until the task computes its metrics. shared: by all processes."""
 
-    def __init__(self, task: InMemoryTask, shared: bool):
-        self.task, self.shared = task, shared
+    def __init__(self, task: InMemoryTask, shared: bool, evaluation: Evaluation):
+        self.task, self.shared, self.evaluation = task, shared, evaluation
         self.loss_sum, self.items = 0.0, 0.0
         self.gathered: dict[str, list[Tensor]] = {}
 
@@ -174,11 +187,14 @@ class GatheredOutputs:
             self.gathered.setdefault(key, []).append(value.cpu())
 
     def finish(self) -> tuple[dict[str, float] | None, dict[str, Tensor]]:
-        """Return the metrics and all outputs, on process 0; the loss is nan without items."""
+        """Return the metrics and all outputs, on process 0; the loss is nan without items.
+
+        NonFiniteError as in `check_loss`."""
         outputs = {key: torch.cat(values) for key, values in self.gathered.items()}
         if self.shared:
             self.loss_sum, self.items = distributed.total(self.loss_sum, self.items)
             outputs = distributed.gather_events(outputs)
+        check_loss(self.loss_sum, self.evaluation)
         if not distributed.is_main():
             return None, outputs
         return self.task.metrics(outputs, self.loss_sum / self.items if self.items else float("nan")), outputs
