@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from puffin.settings.clouds import PointSegmentationSettings, PretrainingSetting
 from puffin.settings.jets import ClassifierSettings, RegressorSettings
 from puffin.tables import read_table
 from tests.fuzz.mutations import odd_checkpoint, odd_flags, odd_hdf5, odd_preset
+from tests.fuzz.other_scripts import sweep_case, tool_case
 from tests.runs.helpers import TINY_PELICAN, walk, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +108,7 @@ class Case:
     number: int
     kind: str
     script: str
+    main: Callable
     argv: list[str]
     folder: Path
     words: list[str] = field(default_factory=list)
@@ -113,7 +116,7 @@ class Case:
     def outcome(self) -> tuple[int | None, str]:
         """Run it; return the exit status, and what is wrong with how it ended ('' if nothing)."""
         before = _contents(self.folder)
-        code, errors = run(SCRIPTS[self.script].main, self.argv)
+        code, errors = run(self.main, self.argv)
         wrong = _wrong_ending(code, errors, self.words) or self._wrong_files(before, code)
         return code, wrong
 
@@ -151,7 +154,7 @@ def make_case(campaign: Campaign, number: int, seed: int) -> Case:
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text("precious")
     argv = [*script.flags, "--datadir", str(data), "--workdir", str(folder), "--prefix", "case"]
-    case = Case(number, rng.choice(list(KINDS)), name, argv, folder)
+    case = Case(number, rng.choice(list(KINDS)), name, script.main, argv, folder)
     KINDS[case.kind](rng, campaign, case)
     return case
 
@@ -213,7 +216,25 @@ def _outputs(rng: random.Random, campaign: Campaign, case: Case) -> None:
     case.argv += ["--summarize-csv", "all"]
 
 
-KINDS = {"flags": _flags, "data": _data, "checkpoint": _checkpoint, "preset": _preset, "outputs": _outputs}
+def _tool(rng: random.Random, campaign: Campaign, case: Case) -> None:
+    case.main, case.argv, case.words = tool_case(rng, case.folder)
+    case.script = case.argv[0]
+
+
+def _sweep(rng: random.Random, campaign: Campaign, case: Case) -> None:
+    case.script = "sweep"
+    case.main, case.argv, case.words = sweep_case(rng, case.folder, campaign.valid["jets"], JETS)
+
+
+KINDS = {
+    "flags": _flags,
+    "data": _data,
+    "checkpoint": _checkpoint,
+    "preset": _preset,
+    "outputs": _outputs,
+    "tool": _tool,
+    "sweep": _sweep,
+}
 
 
 def run(main: Callable, argv: list[str]) -> tuple[int | None, str]:
@@ -225,6 +246,8 @@ def run(main: Callable, argv: list[str]) -> tuple[int | None, str]:
             run_script(main, argv)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) or stop.code is None else 1
+            if isinstance(stop.code, str):
+                errors.write(f"\n{stop.code}\n")
     return code or 0, errors.getvalue()
 
 
@@ -235,7 +258,7 @@ def _wrong_ending(code: int | None, errors: str, words: list[str]) -> str:
     if not code:
         return ""
     last = lines[-1] if lines else ""
-    if DEBUG_HINT in last:
+    if DEBUG_HINT in last or re.search(r"error: \w+(Error|Exception): ", last):
         return f"an error that nobody expected: {last}"
     if not last or len(last) > LONGEST_LINE:
         return f"no readable line: {last[:300]}"

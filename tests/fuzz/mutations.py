@@ -64,9 +64,10 @@ def odd_flags(rng: random.Random, schema) -> tuple[list[str], list[str]]:
     flags, words = [], []
     for name in rng.sample(names, rng.choice((1, 1, 1, 2, 3))):
         entry = settings_of(schema)[name]
-        flags += _odd_flag(rng, entry)
+        flags += odd_flag(rng, entry)
         value = flags[-1].partition("=")[2]
-        words += [entry.flag, *entry.setting.flags, *entry.setting.shortcuts, *([value] if len(value) > 2 else [])]
+        words += [entry.flag, *entry.setting.flags, *entry.setting.shortcuts, f"{value}: "]
+        words += [value] if len(value) > 2 else []
     if rng.random() < 0.1:  # misspelt
         word = flags[0].split("=")[0]
         flags[0] = flags[0].replace(word, word[:-1] + rng.choice("qxz"), 1)
@@ -74,7 +75,8 @@ def odd_flags(rng: random.Random, schema) -> tuple[list[str], list[str]]:
     return flags, words
 
 
-def _odd_flag(rng: random.Random, entry: Declared) -> list[str]:
+def odd_flag(rng: random.Random, entry: Declared) -> list[str]:
+    """Return a flag with an odd value."""
     setting = entry.setting
     if setting.switch:
         return [rng.choice((entry.flag, entry.flag.replace("--", "--no-", 1), f"{entry.flag}=yes"))]
@@ -92,11 +94,12 @@ def _odd_flag(rng: random.Random, entry: Declared) -> list[str]:
 
 def odd_hdf5(rng: random.Random, path: Path) -> list[str]:
     """Change an HDF5 file; return the words that an error may name."""
-    mutation = rng.choice((_bytes, _key, _key, _key, _values, _values, _values))
+    mutation = rng.choice((change_bytes, _key, _key, _key, _values, _values, _values))
     return [path.name, str(path.parent), *mutation(rng, path)]
 
 
-def _bytes(rng: random.Random, path: Path) -> list[str]:
+def change_bytes(rng: random.Random, path: Path) -> list[str]:
+    """Cut a file, change bytes of it, or put something else in its place; no words are returned."""
     content = bytearray(path.read_bytes())
     kind = rng.choice(("cut", "noise", "empty", "text", "folder", "gone"))
     if kind == "cut":
@@ -119,9 +122,7 @@ def _bytes(rng: random.Random, path: Path) -> list[str]:
 def _key(rng: random.Random, path: Path) -> list[str]:
     """Remove, rename, empty or replace a data set."""
     with h5py.File(path, "r+") as file:
-        key = rng.choice(sorted(file))
-        values = file[key][()]
-        del file[key]
+        key, values = _taken(rng, file)
         kind = rng.choice(("gone", "renamed", "group", "soft", "external", "shorter", "none", "scalar", "transposed"))
         if kind == "renamed":
             file[key.upper() + "_"] = values if values.dtype != object else len(values)
@@ -143,9 +144,10 @@ def _key(rng: random.Random, path: Path) -> list[str]:
 def _values(rng: random.Random, path: Path) -> list[str]:
     """Change values or the type of a data set."""
     with h5py.File(path, "r+") as file:
-        key = rng.choice(sorted(file))
-        values = file[key][()]
-        del file[key]
+        key, values = _taken(rng, file)
+        if values.dtype.names or values.dtype.kind == "S":  # a table, or names of columns
+            file[key] = np.zeros(len(values))
+            return [key]
         if values.dtype == object:
             rows = [np.array(row) for row in values]
             row = rows[rng.randrange(len(rows))]
@@ -176,6 +178,16 @@ def _values(rng: random.Random, path: Path) -> list[str]:
     return [key]
 
 
+def _taken(rng: random.Random, file: h5py.File) -> tuple[str, np.ndarray]:
+    """Remove a data set from a file; return its name and its values."""
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    key = rng.choice(sorted(found))
+    values = file[key][()]
+    del file[key]
+    return key, values
+
+
 def _write(file: h5py.File, key: str, values: np.ndarray) -> None:
     if values.dtype == object:
         kind = np.int32 if key == "cluster" else np.float32
@@ -193,7 +205,7 @@ def odd_checkpoint(rng: random.Random, path: Path) -> list[str]:
     """Change a checkpoint; return the words that an error may name."""
     kind = rng.choice(("bytes", "bytes", "without", "values", "not a dict", "pickle"))
     if kind == "bytes":
-        _bytes(rng, path)
+        change_bytes(rng, path)
         return [path.name, "loss nan", "gradient norm nan"]  # flipped bits can make weights that are just too large
     elif kind == "not a dict":
         torch.save([1, 2], path)

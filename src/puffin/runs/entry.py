@@ -100,6 +100,8 @@ def _one_line(error: Exception, several: bool, hint: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, (InputError, NonFiniteError)):
         return text
+    if isinstance(error, OSError) and error.filename and error.strerror:  # of a file: the system says what is wrong
+        return f"{str(error.filename)[:200]}: {error.strerror}"
     if several and "gloo" in text.lower():
         return f"lost another process; was it killed, or out of memory? ({text[:200]})"
     return f"{type(error).__name__}: {text[:500]}{hint}"

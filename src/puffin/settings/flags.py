@@ -62,7 +62,10 @@ class _Values(argparse.Action):
         values = list(values) or list(found.bare or ())
         if found.extend:
             values = [*getattr(namespace, self.dest, ()), *values]
-        setattr(namespace, self.dest, found.collect(values))
+        try:
+            setattr(namespace, self.dest, found.collect(values))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
 
 
 def settings_of(schema) -> dict[str, Declared]:

@@ -96,7 +96,7 @@ class PelicanConfig:
     activate_lin_out: bool = setting(False, "--activate-lin of the output layer")
     mlp_out: bool = setting(True, "add an MLP after the last aggregation")
     nobj_avg: float = setting(
-        49, "typical number of particles per jet, by which aggregations are scaled", type=number(above=0), metavar="N"
+        49, "typical number of particles per jet, by which aggregations are scaled", type=number(minimum=1), metavar="N"
     )
     irc_safe: bool = setting(False, "infrared- and collinear-safe network (without scalars and spurions)")
     irc_diagonal: bool = setting(

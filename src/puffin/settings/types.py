@@ -113,6 +113,13 @@ def flat_widths(values: int | list | tuple) -> tuple[int, ...]:
     values = [values] if isinstance(values, int) else list(values)
     if len(values) == 1 and isinstance(values[0], (list, tuple)):
         values = list(values[0])
+    return _numbers(values)
+
+
+def _numbers(values: list | tuple) -> tuple[int, ...]:
+    """Return widths as a tuple; ArgumentTypeError for lists within them."""
+    if not all(isinstance(value, int) for value in values):
+        raise argparse.ArgumentTypeError(f"expected widths, for example [25,15], got {values}")
     return tuple(values)
 
 
@@ -122,7 +129,7 @@ def widths_by_block(values: list | tuple) -> tuple[tuple[int, ...], ...]:
     first = values[0] if len(values) == 1 else None
     if isinstance(first, (list, tuple)) and first and all(isinstance(block, (list, tuple)) for block in first):
         values = list(first)
-    return tuple((block,) if isinstance(block, int) else tuple(block) for block in values)
+    return tuple((block,) if isinstance(block, int) else _numbers(block) for block in values)
 
 
 # -- losses and their weights ----------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -171,6 +173,13 @@ class _Journal(JournalFileBackend):
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Read the entries from a number on; InputError if one of them is none."""
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise InputError(f"{self._file_path}: not a readable journal of Optuna ({first_line(error)})") from error
 
     def _remove_incomplete_line(self) -> None:
         with open(self._file_path, "rb+") as file:
