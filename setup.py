@@ -7,7 +7,9 @@ changed are compiled again. An editable installation (`pip install -e .`) uses t
 Environment variables:
 PUFFIN_CUDA            1: build the CUDA library even without a CUDA build of PyTorch; 0: never build it
 TORCH_CUDA_ARCH_LIST   such as "9.0" or "8.0;9.0+PTX" (default: those of 8.0;9.0;10.0 that nvcc offers, and PTX)
-PUFFIN_SANITIZE        1: build the CPU library with AddressSanitizer and UBSan (`make check-sanitizers` runs the tests)
+PUFFIN_EMULATE         1: build only puffin_emulated, the CUDA kernels for tests on a CPU (`make check-cuda` runs them)
+PUFFIN_SANITIZE        1: build the CPU library with AddressSanitizer and UBSan (`make check-sanitizers` runs the tests);
+                       with PUFFIN_EMULATE=1: puffin_emulated_asan, the same for the emulated CUDA kernels
 CXX, NVCC              the compilers
 MAX_JOBS               maximum number of compilers that run at the same time (default: number of CPU cores)
 """
@@ -122,6 +124,10 @@ class BuildKernels(Command):
         home = Path(torch.__file__).parent
         jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         with ThreadPoolExecutor(jobs) as pool:
+            if os.environ.get("PUFFIN_EMULATE") == "1":
+                name = "puffin_emulated_asan" if os.environ.get("PUFFIN_SANITIZE") == "1" else "puffin_emulated"
+                self.build_library(pool, name, *self.emulated_commands(home))
+                return
             self.build_library(pool, "puffin_cpu", *self.cpu_commands(home))
             if self.wants_cuda(torch):
                 self.build_library(pool, "puffin_cuda", *self.cuda_commands(home))
@@ -153,6 +159,26 @@ class BuildKernels(Command):
         return [ROOT / "csrc" / "puffin.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))], compile_, link
 
     @staticmethod
+    def emulated_commands(home: Path) -> tuple[list[Path], list[str], list[str]]:
+        """Return the sources, the compile command and the link command of the CUDA kernels for a CPU, for tests.
+
+        With -fsanitize=thread the compiler reports every access to memory to csrc/emulate/memory.cpp; that is not
+        linked with ThreadSanitizer, and is itself compiled without the flag (it starts no kernel).
+        """
+        cxx, checks = os.environ.get("CXX", "c++"), os.environ.get("PUFFIN_SANITIZE") == "1"
+        flags = "-std=c++20 -O1 -g1 -ffp-contract=off -fPIC -fvisibility=hidden -Wall -DPUFFIN_EMULATED"
+        compile_ = [cxx, *flags.split(), ABI, f"-I{ROOT / 'csrc' / 'emulate'}", "-isystem", str(home / "include")]
+        link = [cxx, "-shared", f"-L{home / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu"]
+        if checks:
+            sanitizers = "-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined".split()
+            compile_, link = [*compile_, *sanitizers], [*link, *sanitizers]
+        else:
+            compile_ += "-fsanitize=thread --param tsan-distinguish-volatile=1".split()
+            compile_ += "--param tsan-instrument-func-entry-exit=0".split()
+        sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu")) + sorted((ROOT / "csrc" / "emulate").glob("*.cpp"))
+        return [ROOT / "csrc" / "puffin.cpp", *sources], compile_, link
+
+    @staticmethod
     def cuda_commands(home: Path) -> tuple[list[Path], list[str], list[str]]:
         """Return the sources, the compile command and the link command of the CUDA library."""
         nvcc = find_nvcc()
@@ -165,7 +191,14 @@ class BuildKernels(Command):
         return sorted((ROOT / "csrc" / "cuda").glob("*.cu")), compile_, link
 
     @staticmethod
-    def build_library(pool: ThreadPoolExecutor, name: str, sources: list[Path], compile_: list[str], link: list[str]):
+    def language(name: str, source: Path) -> list[str]:
+        """Return the flags of one source of the emulated library."""
+        if not name.startswith("puffin_emulated"):
+            return []
+        return ["-x", "c++"] if source.suffix == ".cu" else ["-fno-sanitize=thread"]
+
+    @classmethod
+    def build_library(cls, pool: ThreadPoolExecutor, name: str, sources: list[Path], compile_: list[str], link: list[str]):
         """Compile the sources in parallel, and link them to a library."""
         variant = hashlib.sha256(" ".join(compile_).encode()).hexdigest()[:8]
         folder = ROOT / "build" / "kernels" / f"{name}-{variant}"
@@ -173,14 +206,14 @@ class BuildKernels(Command):
         steps = []
         for source, target in zip(sources, objects, strict=True):
             dependencies = ["-MMD", "-MF", str(target.with_suffix(".d"))]
-            command = [*compile_, *dependencies, "-c", str(source), "-o", str(target)]
+            command = [*compile_, *dependencies, *cls.language(name, source), "-c", str(source), "-o", str(target)]
             steps.append(pool.submit(make, target, command, "compiling"))
         for step in steps:
             step.result()
         library = OUT / f"{name}.so"
         objects_first = [link[0], *map(str, objects), *link[1:]]
         make(library, [*objects_first, "-o", str(library)], "linking")
-        if name == "puffin_cpu":  # src/puffin/ops/library.py compares this hash
+        if name != "puffin_cuda":  # src/puffin/ops/library.py compares this hash
             tag = hashlib.sha256((ROOT / "csrc" / "puffin.cpp").read_bytes()).hexdigest()
             (OUT / "schemas").write_text(tag, encoding="utf-8")
 

@@ -71,7 +71,7 @@ __device__ bool walk(const View<T>& view, int64_t event, int64_t size, const Ent
 
 template <class T>
 __global__ void find_bounds(const T* points, const int64_t* lengths, int64_t rows, int64_t stride, Box<T>* bounds) {
-  __shared__ Box<T> part[warp];
+  PUFFIN_SHARED(Box<T>[warp], part);
   const int64_t event = blockIdx.x, n = event_size(lengths, event, rows);
   Box<T> box;
   for (int c = 0; c < 3; ++c) {
@@ -198,22 +198,18 @@ struct Blocks {
     if (sorted) {
       Tensor bounds = new_tensor(points, {batch, 6}, points.scalar_type()), keys = new_index(points, {batch, rows});
       Box<T>* bounds_data = reinterpret_cast<Box<T>*>(bounds.template mutable_data_ptr<T>());
-      find_bounds<T><<<unsigned(batch), 1024, 0, stream>>>(data, view.lengths, rows, stride, bounds_data);
-      check_launch();
-      make_keys<T><<<blocks_for(batch * rows), threads_per_block, 0, stream>>>(
-          data, view.lengths, batch, rows, stride, bounds_data, keys.mutable_data_ptr<int64_t>());
-      check_launch();
+      PUFFIN_LAUNCH(find_bounds<T>, unsigned(batch), 1024, stream, data, view.lengths, rows, stride, bounds_data);
+      PUFFIN_LAUNCH(make_keys<T>, blocks_for(batch * rows), threads_per_block, stream, data, view.lengths, batch, rows,
+                    stride, bounds_data, keys.mutable_data_ptr<int64_t>());
       order = std::get<1>(sort_rows(keys));
       order_data = order.const_data_ptr<int64_t>();
     }
-    fill_slots<T><<<blocks_for(batch * view.slots), threads_per_block, 0, stream>>>(
-        data, view.lengths, order_data, batch, rows, view.slots, stride, coords.template mutable_data_ptr<T>(),
-        index.mutable_data_ptr<int32_t>());
-    check_launch();
+    PUFFIN_LAUNCH(
+        fill_slots<T>, blocks_for(batch * view.slots), threads_per_block, stream, data, view.lengths, order_data, batch,
+        rows, view.slots, stride, coords.template mutable_data_ptr<T>(), index.mutable_data_ptr<int32_t>());
     for (int level = 0; level < 3; ++level) {
-      fill_boxes<T><<<blocks_for(batch * view.blocks[level]), threads_per_block, 0, stream>>>(
-          view, level, reinterpret_cast<Box<T>*>(boxes[level].template mutable_data_ptr<T>()));
-      check_launch();
+      PUFFIN_LAUNCH(fill_boxes<T>, blocks_for(batch * view.blocks[level]), threads_per_block, stream, view, level,
+                    reinterpret_cast<Box<T>*>(boxes[level].template mutable_data_ptr<T>()));
     }
   }
 };
@@ -254,10 +250,8 @@ void launch_count(const View<T>& view, const Tensor& queries, const Tensor& leng
                   cudaStream_t stream) {
   const int64_t total = queries.size(0) * queries.size(1);
   if (total == 0) return;
-  count_inside<T><<<blocks_for(total * warp), threads_per_block, 0, stream>>>(
-      view, queries.const_data_ptr<T>(), lengths.const_data_ptr<int64_t>(), queries.size(1), queries.size(2), r2,
-      counts);
-  check_launch();
+  PUFFIN_LAUNCH(count_inside<T>, blocks_for(total * warp), threads_per_block, stream, view, queries.const_data_ptr<T>(),
+                lengths.const_data_ptr<int64_t>(), queries.size(1), queries.size(2), r2, counts);
 }
 
 }  // namespace puffin::cuda

@@ -68,10 +68,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor x_in, const Tens
     using T = decltype(type);
     const auto run = [&](const Tensor& a, const Tensor& b, const Tensor& la, const Tensor& lb, Tensor& d, Tensor& i) {
       if (d.numel() == 0) return;
-      find_nearest<T><<<blocks_for(d.numel()), threads_per_block, 0, scope.stream>>>(
-          a.const_data_ptr<T>(), b.const_data_ptr<T>(), la.const_data_ptr<int64_t>(), lb.const_data_ptr<int64_t>(),
-          batch, a.size(1), b.size(1), dims, d.mutable_data_ptr<T>(), i.mutable_data_ptr<int64_t>());
-      check_launch();
+      PUFFIN_LAUNCH(find_nearest<T>, blocks_for(d.numel()), threads_per_block, scope.stream, a.const_data_ptr<T>(),
+                    b.const_data_ptr<T>(), la.const_data_ptr<int64_t>(), lb.const_data_ptr<int64_t>(), batch, a.size(1),
+                    b.size(1), dims, d.mutable_data_ptr<T>(), i.mutable_data_ptr<int64_t>());
     };
     run(x, y, lengths_x, lengths_y, dx, ix);
     run(y, x, lengths_y, lengths_x, dy, iy);
@@ -100,11 +99,9 @@ std::tuple<Tensor, Tensor> chamfer_backward(const Tensor grad_x_in, const Tensor
     const auto run = [&](const Tensor& ga, const Tensor& gb, const Tensor& a, const Tensor& b, const Tensor& ja,
                          const Tensor& jb, Tensor& out) {
       if (ga.numel() == 0) return;
-      gather_gradient<T><<<blocks_for(ga.numel()), threads_per_block, 0, scope.stream>>>(
-          ga.const_data_ptr<T>(), gb.const_data_ptr<T>(), a.const_data_ptr<T>(), b.const_data_ptr<T>(),
-          ja.const_data_ptr<int64_t>(), jb.const_data_ptr<int64_t>(), batch, a.size(1), b.size(1), dims,
-          out.mutable_data_ptr<T>());
-      check_launch();
+      PUFFIN_LAUNCH(gather_gradient<T>, blocks_for(ga.numel()), threads_per_block, scope.stream, ga.const_data_ptr<T>(),
+                    gb.const_data_ptr<T>(), a.const_data_ptr<T>(), b.const_data_ptr<T>(), ja.const_data_ptr<int64_t>(),
+                    jb.const_data_ptr<int64_t>(), batch, a.size(1), b.size(1), dims, out.mutable_data_ptr<T>());
     };
     run(grad_x, grad_y, x, y, index_x, index_y, out_x);
     run(grad_y, grad_x, y, x, index_y, index_x, out_y);
@@ -114,7 +111,7 @@ std::tuple<Tensor, Tensor> chamfer_backward(const Tensor grad_x_in, const Tensor
 
 }  // namespace puffin::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) {
+PUFFIN_KERNELS(m) {
   m.impl("chamfer", TORCH_BOX(&puffin::cuda::chamfer));
   m.impl("chamfer_backward", TORCH_BOX(&puffin::cuda::chamfer_backward));
 }

@@ -68,8 +68,8 @@ __global__ void suppress(View<T> view, const T* points, int64_t stride, const in
 
 // One block of threads per event: the kept indices in ascending order, then -1.
 __global__ void compact(const int32_t* state, const int64_t* lengths, int64_t rows, int64_t* index, int64_t* count) {
-  __shared__ int in_warp[warp];
-  __shared__ int64_t written;
+  PUFFIN_SHARED(int[warp], in_warp);
+  PUFFIN_SHARED(int64_t, written);
   const int64_t event = blockIdx.x, n = event_size(lengths, event, rows);
   const int lane = lane_id(), group = threadIdx.x / warp, groups = blockDim.x / warp;
   if (threadIdx.x == 0) written = 0;
@@ -113,25 +113,22 @@ std::tuple<Tensor, Tensor> cnms(const Tensor points_in, const Tensor lengths_in,
       const T r2 = T(radius) * T(radius);
       const Blocks<T> blocks(points, lengths, true, scope.stream);
       launch_count<T>(blocks.view, points, lengths, r2, counts.mutable_data_ptr<int64_t>(), scope.stream);
-      make_priorities<<<blocks_for(batch * rows), threads_per_block, 0, scope.stream>>>(
-          counts.const_data_ptr<int64_t>(), n, batch, rows, keys.mutable_data_ptr<int64_t>(),
-          state.mutable_data_ptr<int32_t>());
-      check_launch();
+      PUFFIN_LAUNCH(
+          make_priorities, blocks_for(batch * rows), threads_per_block, scope.stream, counts.const_data_ptr<int64_t>(),
+          n, batch, rows, keys.mutable_data_ptr<int64_t>(), state.mutable_data_ptr<int32_t>());
       const Tensor sorted = std::get<0>(sort_rows(keys));
       const unsigned grid = std::min(blocks_for(batch * rows * warp), 4096u);
-      suppress<T><<<grid, threads_per_block, 0, scope.stream>>>(
-          blocks.view, points.const_data_ptr<T>(), stride, counts.const_data_ptr<int64_t>(),
-          sorted.const_data_ptr<int64_t>(), r2, state.mutable_data_ptr<int32_t>(),
+      PUFFIN_LAUNCH(
+          suppress<T>, grid, threads_per_block, scope.stream, blocks.view, points.const_data_ptr<T>(), stride,
+          counts.const_data_ptr<int64_t>(), sorted.const_data_ptr<int64_t>(), r2, state.mutable_data_ptr<int32_t>(),
           reinterpret_cast<unsigned long long*>(drawn.mutable_data_ptr<int64_t>()));
-      check_launch();
     });
   }
-  compact<<<unsigned(batch), 1024, 0, scope.stream>>>(
-      state.const_data_ptr<int32_t>(), n, rows, index.mutable_data_ptr<int64_t>(), count.mutable_data_ptr<int64_t>());
-  check_launch();
+  PUFFIN_LAUNCH(compact, unsigned(batch), 1024, scope.stream, state.const_data_ptr<int32_t>(), n, rows,
+                index.mutable_data_ptr<int64_t>(), count.mutable_data_ptr<int64_t>());
   return {index, count};
 }
 
 }  // namespace puffin::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) { m.impl("cnms", TORCH_BOX(&puffin::cuda::cnms)); }
+PUFFIN_KERNELS(m) { m.impl("cnms", TORCH_BOX(&puffin::cuda::cnms)); }

@@ -1,13 +1,10 @@
-// Helpers of the CUDA kernels: device guard and stream of a call, launches, warps.
+// Helpers of the CUDA kernels: sizes of launches, warps, lengths of events, distances.
 #pragma once
 
 #include "../common.h"
+#include "launch.cuh"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
-
-#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <array>
@@ -21,19 +18,6 @@ constexpr int warp = 32;
 constexpr unsigned all_lanes = 0xffffffffu;
 constexpr int threads_per_block = 128;
 constexpr int64_t last_key = std::numeric_limits<int64_t>::max();
-
-// Makes the tensor's device current as long as it lives, and holds that device's current stream.
-struct Scope {
-  torch::stable::accelerator::DeviceGuard guard;
-  cudaStream_t stream;
-  explicit Scope(const Tensor& on) : guard(on.get_device_index()) {
-    void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &current));
-    stream = static_cast<cudaStream_t>(current);
-  }
-};
-
-inline void check_launch() { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
 
 // Number of blocks for `threads` threads in total; kernels loop with the stride of the grid.
 inline unsigned blocks_for(int64_t threads) {

@@ -47,9 +47,9 @@ template <class T>
 __global__ void __launch_bounds__(sampling_threads)
     sample(View<T> view, const int64_t* k, const int64_t* start, int64_t width, T* distance, T* farthest,
            int32_t* farthest_index, const int32_t* slot_of, int64_t* out) {
-  __shared__ T part_distance[warp];
-  __shared__ int32_t part_index[warp];
-  __shared__ int32_t next;
+  PUFFIN_SHARED(T[warp], part_distance);
+  PUFFIN_SHARED(int32_t[warp], part_index);
+  PUFFIN_SHARED(int32_t, next);
   const int lane = lane_id(), group = threadIdx.x / warp, groups = blockDim.x / warp;
   const int64_t event = blockIdx.x, n = view.size(event), blocks = (n + warp - 1) / warp;
   int64_t count = k[event] < n ? k[event] : n;
@@ -136,22 +136,18 @@ Tensor farthest_point_sampling(const Tensor points_in, const Tensor lengths_in, 
     Tensor farthest_index = new_tensor(points, {batch, view.blocks[0]}, ScalarType::Int);
     Tensor slot_of = new_tensor(points, {batch, view.slots}, ScalarType::Int);
     if (view.slots > 0) {
-      prepare<T><<<blocks_for(batch * view.slots), threads_per_block, 0, scope.stream>>>(
-          view, distance.mutable_data_ptr<T>(), farthest.mutable_data_ptr<T>(),
-          farthest_index.mutable_data_ptr<int32_t>(), slot_of.mutable_data_ptr<int32_t>());
-      check_launch();
+      PUFFIN_LAUNCH(prepare<T>, blocks_for(batch * view.slots), threads_per_block, scope.stream, view,
+                    distance.mutable_data_ptr<T>(), farthest.mutable_data_ptr<T>(),
+                    farthest_index.mutable_data_ptr<int32_t>(), slot_of.mutable_data_ptr<int32_t>());
     }
-    sample<T><<<unsigned(batch), sampling_threads, 0, scope.stream>>>(
-        view, k.const_data_ptr<int64_t>(), start.const_data_ptr<int64_t>(), width, distance.mutable_data_ptr<T>(),
-        farthest.mutable_data_ptr<T>(), farthest_index.mutable_data_ptr<int32_t>(), slot_of.const_data_ptr<int32_t>(),
-        out.mutable_data_ptr<int64_t>());
-    check_launch();
+    PUFFIN_LAUNCH(
+        sample<T>, unsigned(batch), sampling_threads, scope.stream, view, k.const_data_ptr<int64_t>(),
+        start.const_data_ptr<int64_t>(), width, distance.mutable_data_ptr<T>(), farthest.mutable_data_ptr<T>(),
+        farthest_index.mutable_data_ptr<int32_t>(), slot_of.const_data_ptr<int32_t>(), out.mutable_data_ptr<int64_t>());
   });
   return out;
 }
 
 }  // namespace puffin::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) {
-  m.impl("farthest_point_sampling", TORCH_BOX(&puffin::cuda::farthest_point_sampling));
-}
+PUFFIN_KERNELS(m) { m.impl("farthest_point_sampling", TORCH_BOX(&puffin::cuda::farthest_point_sampling)); }

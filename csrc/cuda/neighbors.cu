@@ -195,11 +195,10 @@ std::tuple<Tensor, Tensor> knn(const Tensor queries, const Tensor points, const 
   for_float_type(in.queries, [&](auto type) {
     using T = decltype(type);
     const Blocks<T> blocks(in.points, in.lengths2, true, in.scope.stream);
-    const auto kernel = k <= warp ? &find_nearest<T, LaneList<T>> : &find_nearest<T, MemoryList<T>>;
-    kernel<<<blocks_for(in.batch * in.rows * warp), threads_per_block, 0, in.scope.stream>>>(
-        blocks.view, in.queries.const_data_ptr<T>(), in.lengths1.const_data_ptr<int64_t>(), in.rows, in.stride, k,
-        distance.mutable_data_ptr<T>(), index.mutable_data_ptr<int64_t>());
-    check_launch();
+    const auto find_neighbors = k <= warp ? &find_nearest<T, LaneList<T>> : &find_nearest<T, MemoryList<T>>;
+    PUFFIN_LAUNCH(find_neighbors, blocks_for(in.batch * in.rows * warp), threads_per_block, in.scope.stream, blocks.view,
+                  in.queries.const_data_ptr<T>(), in.lengths1.const_data_ptr<int64_t>(), in.rows, in.stride, k,
+                  distance.mutable_data_ptr<T>(), index.mutable_data_ptr<int64_t>());
   });
   return {distance, index};
 }
@@ -226,17 +225,16 @@ Tensor ball_query(const Tensor queries, const Tensor points, const Tensor length
   for_float_type(in.queries, [&](auto type) {
     using T = decltype(type);
     const Blocks<T> blocks(in.points, in.lengths2, false, in.scope.stream);
-    find_inside<T><<<blocks_for(in.batch * in.rows * warp), threads_per_block, 0, in.scope.stream>>>(
-        blocks.view, in.queries.const_data_ptr<T>(), in.lengths1.const_data_ptr<int64_t>(), in.rows, in.stride,
-        T(radius) * T(radius), k, index.mutable_data_ptr<int64_t>());
-    check_launch();
+    PUFFIN_LAUNCH(find_inside<T>, blocks_for(in.batch * in.rows * warp), threads_per_block, in.scope.stream,
+                  blocks.view, in.queries.const_data_ptr<T>(), in.lengths1.const_data_ptr<int64_t>(), in.rows,
+                  in.stride, T(radius) * T(radius), k, index.mutable_data_ptr<int64_t>());
   });
   return index;
 }
 
 }  // namespace puffin::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) {
+PUFFIN_KERNELS(m) {
   m.impl("knn", TORCH_BOX(&puffin::cuda::knn));
   m.impl("ball_count", TORCH_BOX(&puffin::cuda::ball_count));
   m.impl("ball_query", TORCH_BOX(&puffin::cuda::ball_query));

@@ -120,11 +120,10 @@ std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::opt
   if (diagonal.numel() == 0) return {diagonal, rows, columns};
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    reduce_nodes<T><<<blocks_for(nodes * warp), threads_per_block, 0, scope.stream>>>(
-        x.const_data_ptr<T>(), data_or_null<T>(weights), node_ptr.const_data_ptr<int64_t>(),
-        upper_ptr.const_data_ptr<int64_t>(), node_ptr.size(0) - 1, nodes, uppers, channels,
-        diagonal.mutable_data_ptr<T>(), rows.mutable_data_ptr<T>(), columns.mutable_data_ptr<T>());
-    check_launch();
+    PUFFIN_LAUNCH(reduce_nodes<T>, blocks_for(nodes * warp), threads_per_block, scope.stream, x.const_data_ptr<T>(),
+                  data_or_null<T>(weights), node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(),
+                  node_ptr.size(0) - 1, nodes, uppers, channels, diagonal.mutable_data_ptr<T>(),
+                  rows.mutable_data_ptr<T>(), columns.mutable_data_ptr<T>());
   });
   return {diagonal, rows, columns};
 }
@@ -146,18 +145,17 @@ Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Ten
   if (out.numel() == 0) return out;
   for_float_type(u, [&](auto type) {
     using T = decltype(type);
-    expand_nodes<T><<<blocks_for(nodes * warp), threads_per_block, 0, scope.stream>>>(
-        u.const_data_ptr<T>(), v.const_data_ptr<T>(), data_or_null<T>(d), data_or_null<T>(weights),
-        data_or_null<T>(base), node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(),
-        node_ptr.size(0) - 1, nodes, uppers, channels, out.mutable_data_ptr<T>());
-    check_launch();
+    PUFFIN_LAUNCH(expand_nodes<T>, blocks_for(nodes * warp), threads_per_block, scope.stream, u.const_data_ptr<T>(),
+                  v.const_data_ptr<T>(), data_or_null<T>(d), data_or_null<T>(weights), data_or_null<T>(base),
+                  node_ptr.const_data_ptr<int64_t>(), upper_ptr.const_data_ptr<int64_t>(), node_ptr.size(0) - 1, nodes,
+                  uppers, channels, out.mutable_data_ptr<T>());
   });
   return out;
 }
 
 }  // namespace puffin::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) {
+PUFFIN_KERNELS(m) {
   m.impl("pair_reduce", TORCH_BOX(&puffin::cuda::pair_reduce));
   m.impl("pair_expand", TORCH_BOX(&puffin::cuda::pair_expand));
 }

@@ -91,10 +91,9 @@ Tensor reduced(const Tensor& x_in, const Tensor& ptr, int sign) {
   if (out.numel() == 0) return out;
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    reduce_runs<T><<<blocks_for(segments * channels), threads_per_block, 0, scope.stream>>>(
-        x.const_data_ptr<T>(), ptr.const_data_ptr<int64_t>(), segments, x.size(0), channels, sign,
-        out.mutable_data_ptr<T>());
-    check_launch();
+    PUFFIN_LAUNCH(
+        reduce_runs<T>, blocks_for(segments * channels), threads_per_block, scope.stream, x.const_data_ptr<T>(),
+        ptr.const_data_ptr<int64_t>(), segments, x.size(0), channels, sign, out.mutable_data_ptr<T>());
   });
   return out;
 }
@@ -116,10 +115,8 @@ Tensor segment_expand(const Tensor x_in, const Tensor ptr, int64_t rows) {
   if (out.numel() == 0) return out;
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    expand_runs<T><<<blocks_for(rows * channels), threads_per_block, 0, scope.stream>>>(
-        x.const_data_ptr<T>(), ptr.const_data_ptr<int64_t>(), ptr.size(0) - 1, rows, channels,
-        out.mutable_data_ptr<T>());
-    check_launch();
+    PUFFIN_LAUNCH(expand_runs<T>, blocks_for(rows * channels), threads_per_block, scope.stream, x.const_data_ptr<T>(),
+                  ptr.const_data_ptr<int64_t>(), ptr.size(0) - 1, rows, channels, out.mutable_data_ptr<T>());
   });
   return out;
 }
@@ -137,17 +134,16 @@ Tensor segment_extremum_backward(const Tensor grad_in, const Tensor extremum_in,
   if (out.numel() == 0) return out;
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    share_gradient<T><<<blocks_for(segments * channels), threads_per_block, 0, scope.stream>>>(
-        grad.const_data_ptr<T>(), extremum.const_data_ptr<T>(), x.const_data_ptr<T>(), ptr.const_data_ptr<int64_t>(),
-        segments, x.size(0), channels, out.mutable_data_ptr<T>());
-    check_launch();
+    PUFFIN_LAUNCH(share_gradient<T>, blocks_for(segments * channels), threads_per_block, scope.stream,
+                  grad.const_data_ptr<T>(), extremum.const_data_ptr<T>(), x.const_data_ptr<T>(),
+                  ptr.const_data_ptr<int64_t>(), segments, x.size(0), channels, out.mutable_data_ptr<T>());
   });
   return out;
 }
 
 }  // namespace puffin::cuda
 
-STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m) {
+PUFFIN_KERNELS(m) {
   m.impl("segment_sum", TORCH_BOX(&puffin::cuda::segment_sum));
   m.impl("segment_expand", TORCH_BOX(&puffin::cuda::segment_expand));
   m.impl("segment_extremum", TORCH_BOX(&puffin::cuda::segment_extremum));

@@ -4,7 +4,8 @@ Every operation is a PyTorch operator in the namespace `puffin`. Its schema and 
 that is built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle.
 So `torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way.
 
-PUFFIN_KERNELS=0 in the environment disables the compiled libraries.
+PUFFIN_KERNELS=0 in the environment disables the compiled libraries. Tests of the CUDA kernels on a CPU set it to
+emulated or emulated_asan: the library of that name (csrc/emulate) then serves CPU tensors.
 """
 
 import contextlib
@@ -22,6 +23,10 @@ FOLDER = Path(__file__).parent / "_lib"
 SCHEMAS = Path(__file__).parents[3] / "csrc" / "puffin.cpp"
 # dispatch keys that the oracles serve, and the library whose kernels replace them
 KEYS = {"CPU": "puffin_cpu", "CUDA": "puffin_cuda", "MPS": None, "XPU": None}
+
+EMULATED = os.environ.get("PUFFIN_KERNELS", "").startswith("emulated")
+if EMULATED:
+    KEYS = {"CPU": f"puffin_{os.environ['PUFFIN_KERNELS']}", "MPS": None, "XPU": None}
 
 _definitions = torch.library.Library("puffin", "FRAGMENT")
 _state: dict[str, str] = {}  # library -> "loaded" or why it is not
@@ -48,7 +53,7 @@ def _load(name: str) -> str:
             return "puffin_cpu, which holds the schemas, is not loaded"
     tag = FOLDER / "schemas"
     if (
-        name == "puffin_cpu"
+        name != "puffin_cuda"
         and SCHEMAS.exists()
         and (not tag.exists() or tag.read_text(encoding="utf-8") != schema_tag(SCHEMAS))
     ):
@@ -62,7 +67,7 @@ def _load(name: str) -> str:
 
 def loaded(key: str = "CPU") -> bool:
     """Return whether compiled kernels serve the dispatch key "CPU" or "CUDA"."""
-    return _state.get(KEYS[key] or "") == "loaded"
+    return _state.get(KEYS.get(key) or "") == "loaded"
 
 
 @contextlib.contextmanager
@@ -110,7 +115,7 @@ def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, .
         _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _ops.add(name)
     for key in KEYS:
-        if not loaded(key) or key not in compiled:
+        if not loaded(key) or ("CUDA" if EMULATED else key) not in compiled:
             _definitions.impl(name, _announced(name, key, oracle), key)
     torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
 
@@ -131,5 +136,5 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-for _name in ("puffin_cpu", "puffin_cuda"):
+for _name in [_library for _library in KEYS.values() if _library]:
     _state[_name] = _load(_name)
