@@ -25,7 +25,7 @@ import torch
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.data.hdf5 import open_hdf5
 from puffin.errors import InputError
-from puffin.metrics.regression import RESOLUTIONS, regression_metrics
+from puffin.metrics.regression import RESOLUTIONS, RESPONSES, regression_metrics
 from puffin.runs.entry import run_script
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
@@ -108,12 +108,12 @@ def main(argv: list[str] | None = None) -> None:
     estimates["best pair of subjets"] = np.stack([best_pair(jet) for jet in jets])
     if args.predictions:
         estimates["network"] = network
-    columns = (*RESOLUTIONS, "loss_m", "loss_3d")
+    columns = (*RESOLUTIONS, *RESPONSES, "loss_m", "loss_3d")  # a resolution alone hides a bias
     print(f"{len(true)} jets of {args.testfile}, {args.target}")
-    print(f"{'':22s}" + "".join(f"{c:>10s}" for c in columns))
+    print(f"{'':22s}" + "".join(f"{c:>15s}" for c in columns))
     for name, estimate in estimates.items():
         metrics = regression_metrics(torch.from_numpy(estimate)[:, None], torch.from_numpy(true)[:, None], 0.0)
-        print(f"{name:22s}" + "".join(f"{metrics[c]:10.4g}" for c in columns))
+        print(f"{name:22s}" + "".join(f"{metrics[c]:15.4g}" for c in columns))
 
 
 if __name__ == "__main__":

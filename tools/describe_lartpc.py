@@ -21,10 +21,10 @@ from puffin.data.pilarnet_files import EventFile, find_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.files import whole_file
+from puffin.plots.style import class_colour
 from puffin.settings.parser import OneLineParser
 
 MOST = 6  # events that are drawn by default
-COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "0.6")
 POINTS_PER_EVENT = sum(PILARNET.class_counts) / PILARNET.training_events
 
 
@@ -88,7 +88,7 @@ def draw(path: Path, numbers: list[int] | None, png: Path) -> None:
             semantic = np.repeat(clusters[:, 4], clusters[:, 0])
             for c in (PILARNET.low_energy_deposits, 0, 1, 3, 2):
                 of_class = points[semantic == c]
-                style = {"s": 1.5, "lw": 0, "color": COLOURS[c], "label": PILARNET.class_names[c]}
+                style = {"s": 1.5, "lw": 0, "color": class_colour(c), "label": PILARNET.class_names[c]}
                 axes.scatter(of_class[:, 2], of_class[:, 1], **style)
             limits = (0, PILARNET.size)
             axes.set(xlim=limits, ylim=limits, title=f"event {number}: {len(points)} points", aspect="equal")

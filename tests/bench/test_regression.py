@@ -58,6 +58,8 @@ def test_predictions_of_a_part_of_the_jets(jets, capsys):
     main(["--testfile", str(folder / "test.h5"), "--predictions", str(folder / "p.pt")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("6 jets of") and lines[-1].startswith("network")
+    row = dict(zip(lines[1].split(), lines[-1].split()[1:], strict=True))
+    assert row["pT_response"] == row["m_response"] == "1.1" and float(row["pT_resolution"]) < 1e-6  # the bias is shown
     main(["--testfile", str(folder / "test.h5")])
     assert capsys.readouterr().out.startswith("11 jets of")
 

@@ -6,11 +6,14 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from puffin.detector import PILARNET
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.plots.jets import draw_classification, draw_regression
 from puffin.plots.label_budgets import Summary, draw_label_budgets
 from puffin.plots.style import MOST_PIXELS, class_colour, class_name, integer_epochs
 from puffin.plots.sweeps import draw_history, draw_parallel, draw_pareto
+from tests.conftest import ROOT
+from tools import describe_lartpc
 
 NAMES = ("shower", "track", "michel", "delta")
 
@@ -106,6 +109,14 @@ def test_a_class_has_one_colour(tmp_path, drawn, monkeypatch):
     curves = drawn("ten classes").axes[1].lines
     assert [to_hex(line.get_color()) for line in curves[:10]] == [class_colour(k) for k in range(10)]
     assert len({class_colour(k) for k in range(10)}) == 10
+
+
+def test_tool_has_the_same_colours(tmp_path, drawn, monkeypatch):
+    """tools/describe_lartpc.py draws classes in the colours of the other pictures."""
+    event = ROOT / "data/sample_data/lartpc/val/lartpc_16_v2.h5"
+    monkeypatch.setitem(DRAWINGS, "tool", lambda path: describe_lartpc.draw(event, [0], path))
+    for dots in drawn("tool").axes[0].collections:
+        assert to_hex(dots.get_facecolor()[0]) == class_colour(PILARNET.class_names.index(dots.get_label()))
 
 
 def test_classes_have_names(drawn):
