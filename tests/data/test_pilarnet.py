@@ -408,7 +408,7 @@ def test_repack_continues_and_verifies(events, tmp_path, capsys):
     (out / "train" / "1.h5").unlink()
     before = (out / "train" / "0.h5").stat().st_mtime_ns
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(out)])
-    assert "1 files repacked (1 already existed): 4 events" in capsys.readouterr().out
+    assert "1 file repacked (1 already existed): 4 events" in capsys.readouterr().out
     assert (out / "train" / "0.h5").stat().st_mtime_ns == before
     assert np.array_equal(np.load(index_path(out / "train" / "1.h5")), make_index(tmp_path / "in" / "train" / "1.h5"))
     repack_pilarnet.main([str(out), "--verify"])
@@ -429,7 +429,7 @@ def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
     repack_pilarnet.main(again)
     (tmp_path / "packed" / "1.h5").unlink()
     repack_pilarnet.main(again)
-    assert "1 files repacked (1 already existed)" in capsys.readouterr().out
+    assert "1 file repacked (1 already existed)" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["0.h5", "0_points.npy", "1.h5", "1_points.npy"]
 
 
