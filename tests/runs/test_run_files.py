@@ -119,7 +119,7 @@ def test_predictions_of_points_on_a_full_disk(small_clouds, pretrained, tmp_path
 def test_picture_that_fails(small_jets, tmp_path, monkeypatch, capsys):
     """A failure in the drawing of curves costs a warning and exit status 3, not the evaluation."""
 
-    def fail(*args):
+    def fail(*args, **options):
         raise ValueError("no fonts")
 
     monkeypatch.setattr("puffin.runs.jets.draw_classification", fail)
