@@ -7,11 +7,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 import torch
 
 from puffin.errors import InputError, Interrupted, plural
+from puffin.runs.places import check_places
 from puffin.sweeps.plan import Plan, make_plan
 from puffin.sweeps.report import Report
 from puffin.sweeps.space import Space, read_space
@@ -35,6 +37,8 @@ def run_sweep(program: str, description: str, argv: Sequence[str] | None) -> Non
             "torchrun: the workers of a sweep have one process each; start several with -j, or see slurm/sweep.sbatch"
         )
     plan = make_plan(argv, description)
+    # before a study is created
+    check_places([plan.log] if "://" in plan.storage else [plan.log, Path(plan.storage)])
     start_logging(plan.flags["log_level"], plan.log, append=True)
     own = plan.own
     if own.copy_to or own.copy_from:
