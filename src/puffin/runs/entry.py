@@ -77,7 +77,7 @@ def _replace_closed_streams() -> None:
     a library would be written into a checkpoint."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open as long as the process lives
+            stream = open(os.devnull, mode, encoding="utf-8")
             os.set_inheritable(stream.fileno(), True)  # for workers
             setattr(sys, name, stream)
 
