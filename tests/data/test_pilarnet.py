@@ -327,7 +327,9 @@ def test_bad_files(events, tmp_path):
         file["Pmu"] = np.zeros((3, 4))
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file["point"], file["cluster"] = np.zeros((3, 8)), np.zeros((3, 5))
+    write(tmp_path / "empty.h5", [])
     for name, complaint in (
+        ("empty", "holds no events"),
         ("text", "not a readable HDF5 file"),
         ("cut", "not a readable HDF5 file"),
         ("none", "no such file"),
