@@ -190,7 +190,7 @@ def filled(case: Case, reference: Path, duration: float, work: Path) -> tuple[st
     moment = random.uniform(0.2, 1.0) * duration
     fill = f"(sleep {moment:.2f}; cat /dev/zero > {disk}/filling 2> /dev/null) & "
     shell = (
-        f'mount -t tmpfs -o size=50m none {disk} && {{ {fill} "$@"; code=$?; kill $! 2> /dev/null; '
+        f'mount -t tmpfs -o size=300m none {disk} && {{ {fill} "$@"; code=$?; kill $! 2> /dev/null; '
         f"rm -f {disk}/filling; cp -r {disk} {work}/kept; exit $code; }}"
     )
     code, _, errors = run(["unshare", "-rm", "sh", "-c", shell, "sh", *case.command(disk)])

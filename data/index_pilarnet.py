@@ -24,7 +24,7 @@ from tqdm import tqdm
 from puffin.data.commands import Parser, local_path
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import find_files, index_path, make_index
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 from puffin.settings.types import integer
 
 
@@ -57,7 +57,7 @@ def main(argv=None):
         sys.exit(f"index_pilarnet.py: error: {error}")
     except KeyboardInterrupt:
         sys.exit("index_pilarnet.py: interrupted; run it again to index the remaining files")
-    print(f"{len(files)} files indexed: {events} events, {bad} bad")
+    print(f"{plural(len(files), 'file')} indexed: {plural(events, 'event')}, {bad} bad")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from puffin.data.commands import Parser, local_path
 from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.parallel import ordered_map
 from puffin.data.pilarnet_files import BadEvent, EventFile, checksum, find_files, index_path
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 from puffin.files import whole_file
 from puffin.settings.types import integer
 
@@ -150,9 +150,8 @@ def main(argv=None):
     try:
         files = find_files([args.source])
         if args.verify:
-            print(
-                f"{len(files)} files, {sum(_all(verify, files, args.jobs, 'verify'))} events: all match their checksums"
-            )
+            events = sum(_all(verify, files, args.jobs, "verify"))
+            print(f"{plural(len(files), 'file')}, {plural(events, 'event')}: all match their checksums")
             return
         root = args.source if args.source.is_dir() else args.source.parent
         outdir = args.outdir.resolve()
@@ -164,7 +163,10 @@ def main(argv=None):
         todo = [pair for pair in pairs if not is_done(*pair)]
         done = _all(partial(repack, compress=args.compress, skip_bad=args.skip_bad), todo, args.jobs, "repack")
         events, bad = (sum(column) for column in zip((0, 0), *done, strict=True))
-        print(f"{len(done)} files repacked ({len(pairs) - len(todo)} already existed): {events} events, {bad} bad")
+        print(
+            f"{plural(len(done), 'file')} repacked ({len(pairs) - len(todo)} already existed): "
+            f"{plural(events, 'event')}, {bad} bad"
+        )
     except (InputError, OSError) as error:
         sys.exit(f"repack_pilarnet.py: error: {error}")
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from puffin.data.commands import local_path
 from puffin.data.pilarnet_files import EventFile, find_files
 from puffin.detector import PILARNET
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 from puffin.files import whole_file
 from puffin.plots.style import class_colour
 from puffin.settings.parser import OneLineParser
@@ -60,7 +60,7 @@ def describe(files: list[Path]) -> None:
     if not sum(number for number, _ in sizes):
         raise InputError(f"{', '.join(map(str, files))}: expected events with points, found none")
     points, clusters = np.array(sizes).T
-    print(f"{events} events           here  {PILARNET.name}")
+    print(f"{plural(events, 'event'):<18}     here  {PILARNET.name}")
     published = np.array(PILARNET.class_counts) / sum(PILARNET.class_counts)
     for name, fraction, reference in zip(PILARNET.class_names, classes / classes.sum(), published, strict=True):
         print(f"{name:18} {fraction:8.4f} {reference:11.4f}")

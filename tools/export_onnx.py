@@ -34,7 +34,7 @@ from puffin.checkpoints.writing import git_commit
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.packing import JetBatch
 from puffin.data.scalars import chosen_scalars
-from puffin.errors import InputError, first_line
+from puffin.errors import InputError, first_line, plural
 from puffin.files import whole_file
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.single_jet import SingleJet, single_jet
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes = f"{min(args.check_sizes)} to {max(args.check_sizes)} particles"
     print(f"{out}: {type(model).__name__}, {out.stat().st_size / 1024:.0f} KiB, opset {args.opset}")
     print(
-        f"{len(jets)} jets of {sizes} agree with PyTorch; largest relative deviation {largest}, "
+        f"{plural(len(jets), 'jet')} of {sizes} agree with PyTorch; largest relative deviation {largest}, "
         f"tolerance {tolerance:.2g} ({reason})"
     )
 

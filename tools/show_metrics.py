@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before an import can fail
     explain_missing_packages()
 
 
-from puffin.errors import InputError
+from puffin.errors import InputError, not_a_file
 from puffin.settings.parser import OneLineParser
 from puffin.tables import read_records
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("table", type=Path, metavar="FILE", help="a metrics CSV, such as log/top.Best.metrics.csv")
     path = parser.parse_args(argv).table
     if not path.is_file():
-        sys.exit(f"error: {path}: no such file. Metrics CSVs are in the folder log/ of a run.")
+        sys.exit(f"error: {not_a_file(path)}. Metrics CSVs are in the folder log/ of a run.")
     try:
         rows = read_records(path)
     except (InputError, OSError) as error:

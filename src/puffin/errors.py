@@ -62,6 +62,11 @@ class MissingOutputs(Exception):
         super().__init__(f"the run has finished, but {number} could not be written: {'; '.join(failures)}")
 
 
+def not_a_file(path: Path) -> str:
+    """Return the beginning of a message about a path where a file is expected: what is there instead."""
+    return f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}"
+
+
 def plural(number: int, noun: str) -> str:
     """Return a number with its noun: "1 picture", "2 pictures", "3 minibatches", "2 processes"."""
     ending = "es" if noun.endswith(("s", "ch", "sh", "x")) else "s"

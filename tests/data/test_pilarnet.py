@@ -327,7 +327,9 @@ def test_bad_files(events, tmp_path):
         file["Pmu"] = np.zeros((3, 4))
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file["point"], file["cluster"] = np.zeros((3, 8)), np.zeros((3, 5))
+    write(tmp_path / "empty.h5", [])
     for name, complaint in (
+        ("empty", "holds no events"),
         ("text", "not a readable HDF5 file"),
         ("cut", "not a readable HDF5 file"),
         ("none", "no such file"),
@@ -408,7 +410,7 @@ def test_repack_continues_and_verifies(events, tmp_path, capsys):
     (out / "train" / "1.h5").unlink()
     before = (out / "train" / "0.h5").stat().st_mtime_ns
     repack_pilarnet.main([str(tmp_path / "in"), "--outdir", str(out)])
-    assert "1 files repacked (1 already existed): 4 events" in capsys.readouterr().out
+    assert "1 file repacked (1 already existed): 4 events" in capsys.readouterr().out
     assert (out / "train" / "0.h5").stat().st_mtime_ns == before
     assert np.array_equal(np.load(index_path(out / "train" / "1.h5")), make_index(tmp_path / "in" / "train" / "1.h5"))
     repack_pilarnet.main([str(out), "--verify"])
@@ -429,7 +431,7 @@ def test_repack_into_a_folder_of_the_source(events, tmp_path, capsys):
     repack_pilarnet.main(again)
     (tmp_path / "packed" / "1.h5").unlink()
     repack_pilarnet.main(again)
-    assert "1 files repacked (1 already existed)" in capsys.readouterr().out
+    assert "1 file repacked (1 already existed)" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "packed").iterdir()) == ["0.h5", "0_points.npy", "1.h5", "1_points.npy"]
 
 

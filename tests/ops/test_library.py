@@ -59,7 +59,7 @@ def test_description_names_both_libraries():
     """Breaks when `python -m puffin.ops` fails or does not say why a library is not loaded."""
     text = run("-m", "puffin.ops")
     assert re.search(r"puffin_cpu: (loaded|not built)", text)
-    assert re.search(r"puffin_cuda: (loaded|not built|this PyTorch)", text)
+    assert re.search(r"puffin_cuda: (loaded|not built|not needed|this PyTorch)", text)
     assert "PUFFIN_KERNELS=0" in run("-m", "puffin.ops", PUFFIN_KERNELS="0")
 
 
@@ -139,3 +139,15 @@ def test_compiles_without_graph_breaks(backend, device):
     eager[0].backward()
     compiled[0].backward()
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+
+
+def test_no_advice_about_cuda_without_a_gpu(monkeypatch):
+    """Breaks if a user without a GPU is told to compile CUDA kernels; with one, the advice stays."""
+    monkeypatch.setitem(library._state, "puffin_cuda", "not built: run `make kernels`")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (
+        library.states()["puffin_cuda"] == "not needed (no GPU found)"
+        and "make" not in library.describe().split("puffin_cuda")[1].split("\n")[0]
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "make kernels" in library.states()["puffin_cuda"]

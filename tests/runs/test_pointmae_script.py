@@ -250,7 +250,7 @@ def test_bad_event(data, tmp_path, capsys, kind, workers):
         ("", "--seeds -5", "seeds: expected"),
         ("", "--radius nan", "radius: expected"),
         ("", "--accumulate 0", "--accumulate"),
-        ("", "--lr-start 1", "lr_start"),
+        ("", "--lr-start 1", "--lr-start"),
         ("", "--compile", "--compile"),
         ("", "--test", "--test"),
         ("", "--best-by probe_f1_mean --probe-every 1 --no-probe", "--best-by probe_f1_mean: training makes no probes"),

@@ -119,7 +119,7 @@ def test_predictions_of_points_on_a_full_disk(small_clouds, pretrained, tmp_path
 def test_picture_that_fails(small_jets, tmp_path, monkeypatch, capsys):
     """A failure in the drawing of curves costs a warning and exit status 3, not the evaluation."""
 
-    def fail(*args):
+    def fail(*args, **options):
         raise ValueError("no fonts")
 
     monkeypatch.setattr("puffin.runs.jets.draw_classification", fail)
@@ -213,12 +213,30 @@ def test_evaluation_replaces_nothing(small_jets, tmp_path, capsys):
     script.main([*evaluate, "--overwrite"])
 
 
+def test_evaluation_uses_the_data_of_the_run(small_jets, tmp_path, capsys):
+    """Without --datadir, an evaluation takes the events of the run, not the default; with it, those and no other file.
+
+    If they have gone, the error says so."""
+    data = tmp_path / "jets"
+    data.mkdir()
+    for split in ("train", "valid", "test"):
+        (data / f"{split}.h5").write_bytes((small_jets / f"{split}.h5").read_bytes())
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1", "--testfile", str(data / "valid.h5")))
+    again = ["--eval", "--cpu", "--prefix", "tiny", "--workdir", str(tmp_path), "--overwrite"]
+    script.main(again)
+    script.main([*again, "--datadir", str(small_jets)])
+    found = [row["evaluated"] for row in table(tmp_path / "log/tiny.Best.metrics.csv")]
+    assert found == [str(data / "valid.h5")] * 2 + [str(small_jets)]
+    (data / "valid.h5").unlink()
+    assert "--testfile: the run was started with" in refused_by(script.main, again, capsys)
+
+
 def test_evaluation_of_clouds_replaces_nothing(small_clouds, pretrained, tmp_path):
     """A relative of it: confusion matrices and pictures of events."""
     flags = f"--pretrained {pretrained} --datadir {small_clouds} --workdir {tmp_path} --num-epoch 1".split()
     train_segmentation.main([*TINY_CLOUDS, *flags])
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".csv", ".log")}
-    train_segmentation.main(existing_run(small_clouds, tmp_path, "--eval", "--min-points", "50"))
+    train_segmentation.main(existing_run(small_clouds, tmp_path, "--eval"))
     assert before.items() < {p: p.read_bytes() for p in tmp_path.rglob("*") if p in before or p.is_file()}.items()
     assert list((tmp_path / "log/tiny").glob(f"eval.{small_clouds.name}.event*.png"))
 

@@ -197,6 +197,7 @@ def test_pretraining_is_judged_by_the_probe(tmp_path):
         ("--host a --storage b.db", "give only one of them"),
         ("--lr-init 0.01 --activation gelu", "nothing is left to vary"),
         ("--sampler grid", "without steps"),
+        (f"--logdir {__file__}", "expected a folder, found a file"),
         ("--datadir nowhere", "the first 5 trials all failed"),
     ],
 )

@@ -4,13 +4,14 @@ import argparse
 
 import pytest
 
-from puffin.settings.types import integer, number
+from puffin.settings.types import file_name, integer, number
 
 
 def test_accepted_values():
     """The limits themselves: included by minimum and maximum, excluded by above and below."""
     assert integer(1)("1") == 1 and integer(0, 3)("3") == 3
     assert number(minimum=0, maximum=1)("0") == 0 and number(maximum=1)("1") == 1
+    assert file_name("top é-1.2 [x]*") == "top é-1.2 [x]*"
     assert number(above=0)("1e-9") == 1e-9 and number(below=1)("-5") == -5
 
 
@@ -28,6 +29,9 @@ def test_accepted_values():
         (number(above=0), "inf", "expected a number above 0, got 'inf'"),
         (number(below=1), "1", "expected a number below 1, got '1'"),
         (number(), "many", "expected a number, got 'many'"),
+        (file_name, "a/b", "expected a plain file name, got 'a/b'"),
+        (file_name, "-top", "expected a plain file name, got '-top'"),
+        (file_name, "top\nqcd", "expected a plain file name, got 'top\\nqcd'"),
     ],
 )
 def test_refused_values(kind, text, message):

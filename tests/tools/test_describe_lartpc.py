@@ -21,7 +21,7 @@ def test_draws_as_many_events_as_there_are(tmp_path, monkeypatch, capsys, number
     file = write(tmp_path / "a_v2.h5", [walk(rng, 120) for _ in range(number)])
     describe_lartpc.main([str(file), "--png", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").stat().st_size > 1000
-    assert f"{number} events" in capsys.readouterr().out
+    assert ("1 event " if number == 1 else f"{number} events") in capsys.readouterr().out
 
 
 def test_an_event_that_is_missing(tmp_path, capsys):

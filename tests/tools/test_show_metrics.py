@@ -21,3 +21,5 @@ def test_a_missing_or_empty_table(tmp_path):
         show_metrics.main([str(tmp_path / "t.csv")])
     with pytest.raises(SystemExit, match="missing.csv: no such file"):
         show_metrics.main([str(tmp_path / "missing.csv")])
+    with pytest.raises(SystemExit, match="is a folder, not a file"):
+        show_metrics.main([str(tmp_path)])

@@ -134,7 +134,7 @@ def test_continues_on_another_number_of_processes(runs, small_jets):
     script.main(flags(str(small_jets), str(runs / "fewer"), "--cpu", "--load", "--no-plot", "--prefix", "tiny"))
     text = (runs / "fewer/log/tiny.log").read_text()
     assert (
-        "2 process(es), now on 1" in text
+        "2 processes, now on 1" in text
         and "minibatches of 10 events instead of 20: continuing at minibatch 4, step 4" in text
     )
     progress = state(runs / "fewer")["progress"]

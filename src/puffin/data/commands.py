@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from puffin.errors import InputError, is_missing_package, missing_package
+from puffin.errors import InputError, is_missing_package, missing_package, not_a_file
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
@@ -59,7 +59,7 @@ def check_outputs(args: argparse.Namespace, outputs: Sequence[Path]) -> None:
     """Check the paths of a converter: InputError for a missing input, and for an output that is an input or exists."""
     for path in args.inputs:
         if not path.is_file():
-            raise InputError(f"{path}: no such file")
+            raise InputError(not_a_file(path))
     for path in outputs:
         if path.resolve() in [p.resolve() for p in args.inputs]:
             raise InputError(f"{path}: is an input. Choose another --out.")

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from puffin.data.chunks import open_with_cache, read_rows, unwritten_fraction
-from puffin.errors import InputError, first_line
+from puffin.errors import InputError, first_line, not_a_file
 
 log = logging.getLogger("puffin")
 
@@ -19,7 +19,7 @@ _LISTED = 20  # keys that a message names
 def open_hdf5(path: Path) -> h5py.File:
     """Open a file for reading; InputError if it does not exist or is not an HDF5 file."""
     if not path.is_file():
-        raise InputError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+        raise InputError(not_a_file(path))
     try:
         return h5py.File(path, "r")
     except OSError as error:

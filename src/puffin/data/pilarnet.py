@@ -30,7 +30,7 @@ from puffin.data.pilarnet_files import (
 )
 from puffin.data.splits import files_by_folder, log_splits
 from puffin.detector import PILARNET
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 
 log = logging.getLogger("puffin")
 
@@ -118,7 +118,7 @@ class CloudDataset(EventDataset):
         self.events = torch.nonzero(self.points >= max(selection.min_points, 0)).flatten()
         self.too_small = int((self.points >= 0).sum()) - len(self.events)
         if self.skipped:
-            log.warning(f"skipped {self.skipped} files or events that cannot be read")
+            log.warning(f"skipped files or events that cannot be read: {self.skipped}")
         if len(self.events) == 0:
             raise InputError(
                 f"{self.files[0].parent}: none of {len(self.points)} events has {selection.min_points} points; "
@@ -174,7 +174,8 @@ class CloudDataset(EventDataset):
                 f"like data/index_pilarnet.py --force"
             )
         if missing:
-            log.info(f"indexing {len(missing)} files (once; data/index_pilarnet.py -j does this with more processes)")
+            number = plural(len(missing), "file")
+            log.info(f"indexing {number} (once; data/index_pilarnet.py -j does this with more processes)")
             work = ordered_map(partial(make_index, skip_bad=self.selection.skip_bad), missing, min(jobs, len(missing)))
             progress = tqdm(work, total=len(missing), desc="index", unit="file", disable=None)
             counts |= dict(zip(missing, progress, strict=True))

@@ -196,6 +196,8 @@ class EventFile:
                 return {5: "v2", 6: "v3"}.get(extra, "v3" if named[-1:] == ["v3"] else "v2")
         if named:
             return named[-1]
+        if not len(self):
+            raise InputError(f"{self.path}: holds no events; the program that wrote it may not have finished")
         raise InputError(
             f"{self.path}: expected clusters of 5 (v1) or 6 (v2, v3) numbers that add up to the points, "
             f"found none in the first events"

@@ -121,14 +121,17 @@ def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, .
 
 
 def states() -> dict[str, str]:
-    """Return for each library "loaded", or why it is not."""
-    return dict(_state)
+    """Return for each library "loaded", or why it is not; without a GPU nobody is told to build the one for CUDA."""
+    states = dict(_state)
+    if states["puffin_cuda"] != "loaded" and not torch.cuda.is_available():
+        states["puffin_cuda"] = "not needed (no GPU found)"
+    return states
 
 
 def describe() -> str:
     """Return one line per library, and one with the operators of the modules that are imported."""
     lines = [f"PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} threads"]
-    for name, state in _state.items():
+    for name, state in states().items():
         path = FOLDER / f"{name}.so"
         size = f"{path.stat().st_size / 2**20:.1f} MB" if path.exists() else "no file"
         lines.append(f"{name}: {state} ({path.relative_to(FOLDER.parents[3])}, {size})")

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from puffin.detector import PILARNET
-from puffin.errors import InputError
+from puffin.errors import InputError, not_a_file
 from puffin.files import whole_file
 from puffin.plots.style import save
 from puffin.tables import read_records
@@ -45,7 +45,7 @@ def read_runs(
     runs = {}
     for table in map(Path, tables):
         if not table.is_file():
-            raise InputError(f"{table}: no such file. Pass a table such as log/NAME.Best.metrics.csv.")
+            raise InputError(f"{not_a_file(table)}. Pass a table such as log/NAME.Best.metrics.csv.")
         for row in read_records(table):
             if "f1_macro" not in row:
                 raise InputError(f"{table}: column 'f1_macro' not found. Pass a table of train_segmentation.py.")

@@ -18,7 +18,7 @@ from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
 from puffin.detector import PILARNET
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation
@@ -341,4 +341,4 @@ class Pictures:
             folder, html = self.run.paths.folder, settings.pictures.plot_html
             arguments = (folder, stem, self.model, self.dataset, self.numbers, settings.run.seed, html)
             written = self.draw_events(*arguments)
-            log.info(f"{len(written)} pictures: {folder}/{stem}.*")
+            log.info(f"{plural(len(written), 'picture')}: {folder}/{stem}.*")

@@ -37,6 +37,7 @@ def run_script(
     SIGTERM ends the script as an exception does, so that no half-written file stays; training, which saves first, and
     sweeps handle the signal themselves. Under torchrun the processes are connected first; the failure of any of them
     is a line in the log of process 0."""
+    _replace_closed_streams()
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
@@ -67,6 +68,18 @@ def run_script(
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _replace_closed_streams() -> None:
+    """Connect standard streams that the caller has closed (`2>&-`, some daemons) to the null device.
+
+    Otherwise there is nothing to log to, and the next file that is opened gets the number of the stream: messages of
+    a library would be written into a checkpoint."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")
+            os.set_inheritable(stream.fileno(), True)  # for workers
+            setattr(sys, name, stream)
 
 
 def _distributed():

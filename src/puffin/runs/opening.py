@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from puffin.checkpoints.writing import git_commit
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 from puffin.files import whole_file
 from puffin.ops import library
 from puffin.runs.places import check_places
@@ -53,7 +53,7 @@ def remove_earlier_run(run: Run) -> None:
             )
     if earlier:
         log.warning(
-            f"replacing {len(earlier)} files of an earlier run '{paths.prefix}' (resume it with --load): "
+            f"replacing {plural(len(earlier), 'file')} of an earlier run '{paths.prefix}' (resume it with --load): "
             f"{', '.join(map(str, earlier))}"
         )
         for path in earlier:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from puffin.errors import InputError
+from puffin.errors import InputError, plural
 from puffin.runs.run import Run
 from puffin.training import distributed
 from puffin.training.trainer import Trainer
@@ -49,7 +49,8 @@ def load_checkpoint(run: Run, trainer: Trainer, datasets: Mapping[str, Any]) -> 
         )
     if checkpoint.num_processes != distributed.num_ranks():
         notes.append(
-            f"the run was on {checkpoint.num_processes} process(es), now on {distributed.num_ranks()}: it continues, "
+            f"the run was on {plural(checkpoint.num_processes, 'process')}, now on {distributed.num_ranks()}: it "
+            "continues, "
             "but is not bitwise identical"
         )
     return notes
@@ -78,7 +79,8 @@ def where_it_resumes(run: Run, trainer: Trainer) -> list[str]:
         )
     if trainer.finished():
         lines.append(
-            f"the run has finished already ({len(p.history)} rows, step {p.step}): nothing is trained, only evaluated; "
+            f"the run has finished already ({plural(len(p.history), 'row')}, step {p.step}): nothing is trained, only "
+            "evaluated; "
             "to train longer, give more --num-epoch or --num-step"
         )
     return lines

@@ -16,7 +16,7 @@ from puffin.errors import InputError
 from puffin.runs.paths import RunPaths
 from puffin.settings.common import RunSettings
 from puffin.settings.flags import Flags
-from puffin.settings.roles import TRAINING, Role
+from puffin.settings.roles import MOMENT, TRAINING, Role
 from puffin.training import distributed
 from puffin.training.logs import start_logging
 from puffin.training.memory import keep_freed_memory
@@ -91,12 +91,16 @@ def start(
         if checkpoint.num_processes != distributed.num_ranks():
             extra["batch_size"] = TRAINING  # the minibatches differ anyway
         flags = flags.starting_from(stored, purpose, checkpoint.path, extra)
-        _check_paths(flags)
+        _check_paths(flags, "datadir", "testfile")
         # where the weights came from; the file is not read again
         flags = flags.changed(loadfile=flags["loadfile"] or stored.get("loadfile", ""))
         make_reproducible(flags["reproducible"])
     else:
+        if "datadir" in flags.given:
+            extra["testfile"] = MOMENT  # the test file of the training is not meant then
         flags = flags.starting_from(stored, purpose, checkpoint.path, extra)
+        if purpose == EVALUATE:
+            _check_paths(flags, "testfile" if flags["testfile"] else "datadir")
     run_id = checkpoint.run_id if purpose == RESUME and is_own(flags, checkpoint) else new_id
     return Start(flags, purpose, device, run_id, checkpoint)
 
@@ -153,9 +157,9 @@ def _own_continuation(flags: Flags, checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _check_paths(flags: Flags) -> None:
+def _check_paths(flags: Flags, *names: str) -> None:
     """Raise InputError if the data of the run that is resumed are not where they were."""
-    for name in ("datadir", "testfile"):
+    for name in names:
         paths = flags[name]
         for path in [paths] if isinstance(paths, str) else paths:
             if name not in flags.given and not Path(path).exists():

@@ -26,6 +26,7 @@ class CloudDataSettings(DataSettings):
         "./data/sample_data/lartpc",
         "folder with HDF5 files in train/, val/ and, if there is one, test/",
         metavar="DIR",
+        role=roles.EVENTS,
     )
     testfile: tuple[str, ...] = setting(
         (),
@@ -33,13 +34,14 @@ class CloudDataSettings(DataSettings):
         many="+",
         collect=lambda paths: tuple(path for path in paths if path),  # older runs store '' for none
         metavar="PATH",
+        role=roles.EVENTS,
     )
     min_points: int = setting(
         1024,
         "minimum number of points per event, before any cuts",
         type=integer(0),
         metavar="N",
-        role=roles.ORIGIN,
+        role=roles.SELECTION,
     )
     energy_threshold: float = setting(
         0.13, "drop points at or below this energy [MeV]", type=number(0), metavar="MEV", role=roles.PREPARATION

@@ -143,7 +143,9 @@ class DataSettings:
 
     TITLE: ClassVar[str] = "data"
 
-    datadir: str = setting("./data/", "folder with HDF5 files for training, validation and test", metavar="DIR")
+    datadir: str = setting(
+        "./data/", "folder with HDF5 files for training, validation and test", metavar="DIR", role=roles.EVENTS
+    )
     shuffle: bool = setting(True, "draw a new order of the training events in every epoch", role=roles.ORIGIN)
     num_train: int = setting(
         -1,

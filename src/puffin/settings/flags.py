@@ -253,8 +253,6 @@ def _plain(entry: Declared, value, source: str | Path):
         fits = isinstance(value, (str, tuple, list))
     elif value is not None and isinstance(entry.default, (int, float)):
         fits = isinstance(value, (int, float))
-    elif value is not None and isinstance(entry.default, tuple):
-        fits = fits and isinstance(value, (tuple, list, str))
     if not fits:
         raise InputError(
             f"{source}: is damaged: {entry.flag} is stored as {type(value).__name__} {str(value)[:40]!r}; use another "

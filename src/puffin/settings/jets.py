@@ -58,9 +58,12 @@ class JetDataSettings(DataSettings):
     """Which jets to read, and which of their particles and features to use."""
 
     datadir: str = setting(
-        "./data/sample_data/run12", "folder with HDF5 files for training, validation and test", metavar="DIR"
+        "./data/sample_data/run12",
+        "folder with HDF5 files for training, validation and test",
+        metavar="DIR",
+        role=roles.EVENTS,
     )
-    testfile: str = setting("", "test file, instead of those in --datadir", metavar="FILE")
+    testfile: str = setting("", "test file, instead of those in --datadir", metavar="FILE", role=roles.EVENTS)
     target: str = setting(
         "is_signal",
         "key of the labels: class numbers or one-hot",

@@ -29,6 +29,8 @@ class Role(NamedTuple):
 
 NETWORK = Role(FIXED, FIXED, FIXED)  # the weights fit no other value
 PREPARATION = Role(FIXED, STORED, STORED)  # how the data were prepared that the network was trained on
+SELECTION = Role(FIXED, STORED, OWN)  # which events of the data are used
+EVENTS = Role(STORED, STORED, OWN)  # where the data are
 KEPT_LOSS = Role(STORED, STORED, STORED)  # a loss that further trainings from the weights keep
 LOSS = Role(STORED, STORED, OWN)  # an evaluation reports the loss that was trained
 TRAINING = Role(STORED, OWN, OWN)  # how to train, and what to write

@@ -73,8 +73,10 @@ def any_integer(text: str) -> int:
 
 
 def file_name(text: str) -> str:
-    """Accept what can begin the name of a file: not empty, no folder, not hidden."""
-    if not text or "/" in text or text.startswith("."):
+    """Accept what can begin the name of a file: not empty, no folder, not hidden, printable, not like a flag.
+
+    A prefix up to its first dash names the table of metrics, so one that begins with a dash would leave no name."""
+    if not text or "/" in text or text.startswith((".", "-")) or not text.isprintable():
         raise argparse.ArgumentTypeError(f"expected a plain file name, got {text!r}")
     return text
 

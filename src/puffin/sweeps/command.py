@@ -7,11 +7,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 import torch
 
-from puffin.errors import InputError, Interrupted
+from puffin.errors import InputError, Interrupted, plural
+from puffin.runs.places import check_places
 from puffin.sweeps.plan import Plan, make_plan
 from puffin.sweeps.report import Report
 from puffin.sweeps.space import Space, read_space
@@ -35,6 +37,8 @@ def run_sweep(program: str, description: str, argv: Sequence[str] | None) -> Non
             "torchrun: the workers of a sweep have one process each; start several with -j, or see slurm/sweep.sbatch"
         )
     plan = make_plan(argv, description)
+    # before a study is created
+    check_places([plan.log] if "://" in plan.storage else [plan.log, Path(plan.storage)])
     start_logging(plan.flags["log_level"], plan.log, append=True)
     own = plan.own
     if own.copy_to or own.copy_from:
@@ -60,7 +64,9 @@ def copy(plan: Plan) -> None:
     other = check_url(own.copy_to or own.copy_from, "--copy-to" if own.copy_to else "--copy-from")
     source, target = (plan.storage, other) if own.copy_to else (other, plan.storage)
     number = copy_study(own.study_name, source, target)
-    log.info(f"study '{own.study_name}': {number} trials copied from {describe(source)} to {describe(target)}")
+    log.info(
+        f"study '{own.study_name}': {plural(number, 'trial')} copied from {describe(source)} to {describe(target)}"
+    )
 
 
 def open_sweep(plan: Plan) -> tuple[optuna.Study, TrialRunner, int]:
@@ -83,7 +89,7 @@ def open_sweep(plan: Plan) -> tuple[optuna.Study, TrialRunner, int]:
     log.info(
         f"study '{own.study_name}' in {describe(plan.storage)}: {own.task}, {objectives}; "
         f"varied: {', '.join(p.name for p in space.parameters)}; {own.sampler}, pruner {plan.pruner}, "
-        f"{num_trials} trials"
+        f"{plural(num_trials, 'trial')}"
     )
     return study, runner, num_trials
 

@@ -12,6 +12,7 @@ from puffin.files import whole_file
 from puffin.settings.common import OptimisationSettings
 from puffin.sweeps.plan import Plan
 from puffin.sweeps.space import Space
+from puffin.training.logs import line_prefix
 
 log = logging.getLogger("puffin")
 
@@ -32,7 +33,8 @@ class TrialRunner:
         log.info(f"trial {trial.number}: {' '.join(varied)}")
         prefix = f"--prefix={plan.paths(trial.number).prefix}"
         try:
-            history = plan.script.main([*flags, prefix, *self._resumed(trial)], _Reports(self, trial).add)
+            with line_prefix(f"trial {trial.number}: "):
+                history = plan.script.main([*flags, prefix, *self._resumed(trial)], _Reports(self, trial).add)
         except MissingOutputs as error:  # a picture or a table, without which the trial has its metrics all the same
             log.warning(f"trial {trial.number}: {error}")
             history = error.history

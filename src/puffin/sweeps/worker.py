@@ -121,7 +121,8 @@ class Worker:
             self.heartbeat.stopped.set()
             self.heartbeat.join(timeout=10)
         if self._failures and not self._succeeded:
-            raise InputError(f"all {self._failures} trials of this worker failed; the last one: {self._reason}")
+            failed = "the only trial" if self._failures == 1 else f"all {self._failures} trials"
+            raise InputError(f"{failed} of this worker failed; the last one: {self._reason}")
 
     def _must_wait(self, idle_since: float | None) -> bool:
         """Return whether to wait, as the worker of a running trial may turn out to be dead.

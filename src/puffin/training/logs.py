@@ -1,13 +1,34 @@
 """Logging: coloured lines on the terminal, plain lines in the file."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import colorlog
 from tqdm import tqdm
 
 LEVELS = ("debug", "info", "warning", "error")
+_prefix: ContextVar[str] = ContextVar("prefix", default="")  # of this thread's lines on the terminal
+
+
+@contextlib.contextmanager
+def line_prefix(text: str) -> Iterator[None]:
+    """A context in which every line of this thread on the terminal begins with a text, such as "trial 3: ".
+
+    Several workers share a terminal; log files belong to one training each, and stay as they are."""
+    token = _prefix.set(text)
+    try:
+        yield
+    finally:
+        _prefix.reset(token)
+
+
+def _add_prefix(record: logging.LogRecord) -> bool:
+    record.prefix = _prefix.get()
+    return True
 
 
 class _BesideProgressBar(colorlog.StreamHandler):
@@ -33,11 +54,12 @@ def start_logging(level: str, logfile: Path | None = None, append: bool = False)
     terminal = _BesideProgressBar(sys.stderr)
     terminal.setFormatter(
         colorlog.ColoredFormatter(
-            "%(log_color)s%(asctime)s %(levelname)-7s%(reset)s %(message)s",
+            "%(log_color)s%(asctime)s %(levelname)-7s%(reset)s %(prefix)s%(message)s",
             "%H:%M:%S",
             no_color=not sys.stderr.isatty(),
         )
     )
+    terminal.addFilter(_add_prefix)
     logger.addHandler(terminal)
     if logfile is not None:
         logfile.parent.mkdir(parents=True, exist_ok=True)
