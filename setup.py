@@ -7,9 +7,9 @@ changed are compiled again. An editable installation (`pip install -e .`) uses t
 Environment variables:
 PUFFIN_CUDA            1: build the CUDA library even without a CUDA build of PyTorch; 0: never build it
 TORCH_CUDA_ARCH_LIST   such as "9.0" or "8.0;9.0+PTX" (default: those of 8.0;9.0;10.0 that nvcc offers, and PTX)
-PUFFIN_EMULATE         1: build only puffin_emulated, the CUDA kernels for tests on a CPU (`make check-cuda` runs them)
-PUFFIN_SANITIZE        1: build the CPU library with AddressSanitizer and UBSan (`make check-sanitizers` runs the tests);
-                       with PUFFIN_EMULATE=1: puffin_emulated_asan, the same for the emulated CUDA kernels
+PUFFIN_EMULATE         1: build only puffin_emulated, the CUDA kernels for tests on a CPU (PUFFIN_KERNELS=emulated)
+PUFFIN_SANITIZE        1: build the CPU library, or with PUFFIN_EMULATE=1 puffin_emulated_asan, with AddressSanitizer
+                       and UBSan (`make check-sanitizers` runs the tests of the CPU library)
 CXX, NVCC              the compilers
 MAX_JOBS               maximum number of compilers that run at the same time (default: number of CPU cores)
 """
@@ -198,7 +198,9 @@ class BuildKernels(Command):
         return ["-x", "c++"] if source.suffix == ".cu" else ["-fno-sanitize=thread"]
 
     @classmethod
-    def build_library(cls, pool: ThreadPoolExecutor, name: str, sources: list[Path], compile_: list[str], link: list[str]):
+    def build_library(
+        cls, pool: ThreadPoolExecutor, name: str, sources: list[Path], compile_: list[str], link: list[str]
+    ):
         """Compile the sources in parallel, and link them to a library."""
         variant = hashlib.sha256(" ".join(compile_).encode()).hexdigest()[:8]
         folder = ROOT / "build" / "kernels" / f"{name}-{variant}"

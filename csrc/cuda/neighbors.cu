@@ -196,9 +196,9 @@ std::tuple<Tensor, Tensor> knn(const Tensor queries, const Tensor points, const 
     using T = decltype(type);
     const Blocks<T> blocks(in.points, in.lengths2, true, in.scope.stream);
     const auto find_neighbors = k <= warp ? &find_nearest<T, LaneList<T>> : &find_nearest<T, MemoryList<T>>;
-    PUFFIN_LAUNCH(find_neighbors, blocks_for(in.batch * in.rows * warp), threads_per_block, in.scope.stream, blocks.view,
-                  in.queries.const_data_ptr<T>(), in.lengths1.const_data_ptr<int64_t>(), in.rows, in.stride, k,
-                  distance.mutable_data_ptr<T>(), index.mutable_data_ptr<int64_t>());
+    PUFFIN_LAUNCH(find_neighbors, blocks_for(in.batch * in.rows * warp), threads_per_block, in.scope.stream,
+                  blocks.view, in.queries.const_data_ptr<T>(), in.lengths1.const_data_ptr<int64_t>(), in.rows,
+                  in.stride, k, distance.mutable_data_ptr<T>(), index.mutable_data_ptr<int64_t>());
   });
   return {distance, index};
 }
