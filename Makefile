@@ -8,7 +8,7 @@ READY   = $(VENV)/.installed
 CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-cuda \
+.PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-cuda check-emulated \
   check-sanitizers fuzz crash generate bench clean
 
 quickstart: $(READY)
@@ -58,6 +58,13 @@ kernels: $(READY)
 check-cuda: $(READY)
 	@if command -v nvcc > /dev/null || test -x /usr/local/cuda/bin/nvcc; then \
 	  PUFFIN_CUDA=1 $(BIN)/python setup.py --quiet build_kernels; else echo "nvcc not found: the CUDA sources are not compiled"; fi
+
+# Run the CUDA kernels on a CPU, thread by thread, with the tests of their CPU twins (about four minutes). Not taken: tests
+# that are about speed or CPU threads, and those of operations that have no CUDA kernel.
+check-emulated: $(READY)
+	PUFFIN_EMULATE=1 $(BIN)/python setup.py --quiet build_kernels
+	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops -k "not large and not threads and not quadratic and not refuse \
+	  and not example and not library and not signed_power"
 
 # Run the tests of the kernels under AddressSanitizer and UBSan, then build the usual library again
 check-sanitizers: $(READY)
