@@ -58,7 +58,15 @@ def tree(tmp_path):
 def build(tree, **environment) -> subprocess.CompletedProcess:
     """Run `make kernels`, with a CPU build of PyTorch by default."""
     commands = {"CXX": str(tree / "bin/cxx"), "NVCC": str(tree / "bin/nvcc"), "PYTHONPATH": str(tree / "modules")}
-    hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "TORCH_CUDA_ARCH_LIST", "PUFFIN_CUDA", "PUFFIN_EMULATE", "PUFFIN_SANITIZE")
+    hidden = (
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "TORCH_CUDA_ARCH_LIST",
+        "PUFFIN_CUDA",
+        "PUFFIN_EMULATE",
+        "PUFFIN_SANITIZE",
+    )
     outer = {k: v for k, v in os.environ.items() if k not in hidden}
     environment = outer | commands | {"KNOWN": "80 90 100"} | environment
     return subprocess.run(
