@@ -123,7 +123,8 @@ def sweep_case(rng: random.Random, folder: Path, data: Path, tiny: list[str]) ->
             rng.choice((b"", b"\0\1\2", b"{}\n", b"text\n", b'{"op_code": 99}\n'))
         )
     own = ["--task", "classifier", "--study-name", "fuzz", "--num-trials", "1", "--no-report", "--space", str(space)]
-    words = [space.name, given.flag, "--metric", "--storage", "fuzz.journal", "trial", "no such search space"]
+    words = [space.name, given.flag, "--metric", "--storage", "fuzz.journal", "trial"]
+    words += ["no such search space", "File name too long"]
     argv = [*own, *flags, *tiny, "--datadir", str(data), "--workdir", str(folder)]
     return optuna_search.main, argv, words
 
