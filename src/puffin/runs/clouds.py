@@ -331,8 +331,7 @@ class Pictures:
         run = self.run
         if not run.start.evaluating:
             return self.draw("end")
-        sources = run.settings.data.testfile or [run.settings.data.datadir]
-        self.draw(f"eval.{name_of_events(sources)}")
+        self.draw(f"eval.{name_of_events(run.sources)}")
 
     def draw(self, stem: str) -> None:
         """Draw the events with the weights in place."""

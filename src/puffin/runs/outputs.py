@@ -45,15 +45,8 @@ class Evaluator:
         Those of an evaluation are named after what it evaluates, so that they replace none of the training."""
         if split not in self.run.settings.run.predict:
             return None
-        events = name_of_events(self.sources) if self.run.start.evaluating else ""
+        events = name_of_events(self.run.sources) if self.run.start.evaluating else ""
         return self.run.paths.predictions(weights, split, events)
-
-    @property
-    def sources(self) -> list[str]:
-        """The test files, or the folder of the events that are evaluated."""
-        data = self.run.settings.data
-        files = [data.testfile] if isinstance(data.testfile, str) else list(data.testfile)
-        return [str(file) for file in files if file] or [data.datadir]
 
     def check_overwriting(self, weights: str) -> None:
         """Raise InputError if outputs of an earlier evaluation would be replaced, unless --overwrite says so."""
@@ -115,7 +108,7 @@ class Evaluator:
     def _add_row(self, weights: str, metrics: Mapping[str, float], run_id: str) -> None:
         table = self.run.paths.table(weights)
         row = {"prefix": self.run.paths.prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics}
-        row |= {"evaluated": " ".join(str(Path(source).resolve()) for source in self.sources), "run": run_id}
+        row |= {"evaluated": " ".join(str(Path(source).resolve()) for source in self.run.sources), "run": run_id}
         with self.side.attempt(str(table)):
             append_row(table, row)
             log.info(f"metrics: {table}")

@@ -49,6 +49,13 @@ class Run:
         return self.start.device
 
     @property
+    def sources(self) -> list[str]:
+        """The test files, or the folder of the events that are evaluated."""
+        data = self.settings.data
+        files = [data.testfile] if isinstance(data.testfile, str) else list(data.testfile)
+        return [str(file) for file in files if file] or [data.datadir]
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of weights and features."""
         return torch.float64 if self.settings.machine.dtype == "double" else torch.float32

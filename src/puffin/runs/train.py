@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from puffin.checkpoints.checkpoint import Checkpoint
@@ -77,7 +78,7 @@ def _open(run: Run, evaluator: Evaluator, stack: ExitStack) -> Callable[[], None
     An evaluation needs no lock, as it replaces nothing."""
     start = run.start
     if start.evaluating:
-        weights = [name for name, _ in _evaluated_checkpoints(run)]
+        weights = list(_evaluated_files(run))
         for name in weights:
             evaluator.check_overwriting(name)
         check_places([run.paths.log, *(path for name in weights for path in evaluator.places(name))])
@@ -117,20 +118,21 @@ def evaluate_checkpoints(evaluator: Evaluator) -> None:
     missing = [split for split in run.settings.run.predict if split not in evaluator.datasets]
     if missing:
         log.warning(f"--predict: found no {' and no '.join(missing)} events")
-    for weights, checkpoint in _evaluated_checkpoints(run):
+    first = run.start.checkpoint
+    assert first is not None  # an evaluation starts from one
+    for weights, path in _evaluated_files(run).items():
+        checkpoint = first if path == first.path else Checkpoint.read(path)
         checkpoint.load_into(evaluator.task.model)
         evaluator.trainer.average.switch_off()
         evaluator.evaluate(weights, checkpoint.run_id)
 
 
-def _evaluated_checkpoints(run: Run) -> list[tuple[str, Checkpoint]]:
-    """Return "final" and "best" with their checkpoints; the pictures are of the last one."""
-    first = run.start.checkpoint
-    assert first is not None  # an evaluation starts from one
+def _evaluated_files(run: Run) -> dict[str, Path]:
+    """Return the files of the "final" and the "best" weights; the pictures are of the last one."""
     if run.settings.run.loadfile:
-        return [("best", first)]
-    named = [("final", run.paths.checkpoint), ("best", run.paths.best)]
-    return [(name, first if path == first.path else Checkpoint.read(path)) for name, path in named if path.exists()]
+        return {"best": Path(run.settings.run.loadfile)}
+    files = {"final": run.paths.checkpoint, "best": run.paths.best}
+    return {name: path for name, path in files.items() if path.exists()}
 
 
 def _check_best(task: Task, history: list[dict]) -> None:
