@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
-from tests.runs.helpers import TINY_CLOUDS, hard_events, walk, write
+from tests.runs.helpers import TINY_CLOUDS, copy_jets, hard_events, walk, write
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["PYTHONPATH"] = str(ROOT / "src")  # for tests that start Python in a separate process
@@ -60,10 +59,7 @@ def small_jets(tmp_path_factory):
     """A folder of 100 training, 40 validation and 60 test jets of the golden run."""
     folder = tmp_path_factory.mktemp("jets")
     for split, n in (("train", 100), ("valid", 40), ("test", 60)):
-        path = GOLDEN / "pelican_run" / f"{split}.h5"
-        with h5py.File(path) as source, h5py.File(folder / f"{split}.h5", "w") as file:
-            for key in ("Pmu", "is_signal"):
-                file[key] = source[key][:n]
+        copy_jets(GOLDEN / "pelican_run" / f"{split}.h5", folder / f"{split}.h5", ("Pmu", "is_signal"), n)
     return folder
 
 

@@ -45,7 +45,7 @@ def segments_of(start, end, energy, fragment):
 
 
 def fragments_of(semantic):
-    """Make the fragments of one event, one for each of the given classes."""
+    """Make the fragments of one event, one for each entry of `semantic`, their classes."""
     n = len(semantic)
     return Fragments(
         np.zeros(n, int),

@@ -36,7 +36,7 @@ from puffin.settings.jets import ClassifierSettings, RegressorSettings
 from puffin.tables import read_table
 from tests.fuzz.mutations import odd_checkpoint, odd_flags, odd_hdf5, odd_preset
 from tests.fuzz.other_scripts import sweep_case, tool_case
-from tests.runs.helpers import TINY_PELICAN, walk, write
+from tests.runs.helpers import TINY_PELICAN, copy_jets, walk, write
 
 ROOT = Path(__file__).resolve().parents[2]
 JETS = [*TINY_PELICAN, *"--nobj 10 --batch-size 8 --num-epoch 1 --warmup 0 --cooldown 0 --no-plot".split()]
@@ -86,12 +86,8 @@ class Campaign:
         folder = self.folder / "valid-jets"
         folder.mkdir()
         for split, number in (("train", 24), ("valid", 12), ("test", 12)):
-            with (
-                h5py.File(ROOT / f"data/sample_data/run12/{split}.h5") as source,
-                h5py.File(folder / f"{split}.h5", "w") as file,
-            ):
-                for key in ("Pmu", "is_signal", "truth_Pmu"):
-                    file[key] = source[key][:number]
+            sample = ROOT / f"data/sample_data/run12/{split}.h5"
+            copy_jets(sample, folder / f"{split}.h5", ("Pmu", "is_signal", "truth_Pmu"), number)
         return folder
 
     def _clouds(self) -> Path:

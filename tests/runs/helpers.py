@@ -72,6 +72,13 @@ def check_resumed(main, data, folder, *flags) -> list[dict]:
     return whole
 
 
+def copy_jets(source, target, keys, number) -> None:
+    """Copy the first jets of some data sets from one file to a new one."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        for key in keys:
+            new[key] = old[key][:number]
+
+
 def weights(path):
     """Return the model state of a checkpoint."""
     return read_checkpoint(path)["model_state"]

@@ -23,7 +23,7 @@ from puffin.settings.jets import ClassifierSettings
 from puffin.tasks.classification import JetClassification
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
-from tests.runs.helpers import TINY_PELICAN, existing_run, refused_by, same, stop_in_training_step, weights
+from tests.runs.helpers import TINY_PELICAN, copy_jets, existing_run, refused_by, same, stop_in_training_step, weights
 
 TINY = [
     *TINY_PELICAN,
@@ -502,12 +502,8 @@ def test_start_methods_of_workers(data, tmp_path, method):
     folder = tmp_path / "jets"
     folder.mkdir()
     for split in ("train", "valid", "test"):
-        with (
-            h5py.File(ROOT / f"data/sample_data/run12/{split}.h5") as source,
-            h5py.File(folder / f"{split}.h5", "w") as file,
-        ):
-            for key in ("Pmu", "is_signal", "pdgid"):
-                file[key] = source[key][:40]
+        sample = ROOT / f"data/sample_data/run12/{split}.h5"
+        copy_jets(sample, folder / f"{split}.h5", ("Pmu", "is_signal", "pdgid"), 40)
     script.main(command(folder, tmp_path / "none", *flags))
     argv = command(folder, tmp_path / method, *flags, "--num-workers", "2")
     done = subprocess.run(

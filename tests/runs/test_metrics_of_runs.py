@@ -8,7 +8,7 @@ import train_pelican_classifier as classifier
 import train_pelican_cov as regressor
 from puffin.metrics.classification import columns
 from tests.conftest import ROOT
-from tests.runs.helpers import refused_by, row
+from tests.runs.helpers import copy_jets, refused_by, row
 from tests.runs.test_classifier_script import TINY
 
 
@@ -17,12 +17,9 @@ def data(tmp_path_factory):
     """Jets of five classes; the validation jets are all signal. Weights: none for background, and none at all."""
     folder = tmp_path_factory.mktemp("one_class")
     for split, n in (("train", 60), ("valid", 20), ("test", 40)):
-        with (
-            h5py.File(ROOT / "data/sample_data/multiclass" / f"{split}.h5") as source,
-            h5py.File(folder / f"{split}.h5", "w") as file,
-        ):
-            for key in ("Pmu", "jet_tag", "truth_Pmu"):
-                file[key] = source[key][:n]
+        sample = ROOT / "data/sample_data/multiclass" / f"{split}.h5"
+        copy_jets(sample, folder / f"{split}.h5", ("Pmu", "jet_tag", "truth_Pmu"), n)
+        with h5py.File(sample) as source, h5py.File(folder / f"{split}.h5", "a") as file:
             file.attrs["processes"] = source.attrs["processes"]
             top = file["jet_tag"][()] == 4
             file["is_signal"] = np.ones(n, int) if split == "valid" else top.astype(int)

@@ -14,7 +14,7 @@ from puffin.metrics.classification import columns as classification_columns
 from puffin.metrics.regression import columns as regression_columns
 from puffin.runs.entry import run_script
 from tests.conftest import ROOT
-from tests.runs.helpers import existing_run, refused_by, same, weights
+from tests.runs.helpers import copy_jets, existing_run, refused_by, same, weights
 from tests.runs.test_classifier_script import TINY
 
 
@@ -23,12 +23,9 @@ def data(tmp_path_factory):
     """Jets of five classes with particle types; each event has a weight and two target momenta."""
     folder = tmp_path_factory.mktemp("jets")
     for split, n in (("train", 120), ("valid", 40), ("test", 61)):
-        with (
-            h5py.File(ROOT / "data/sample_data/multiclass" / f"{split}.h5") as source,
-            h5py.File(folder / f"{split}.h5", "w") as file,
-        ):
-            for key in ("Pmu", "jet_tag", "pdgid", "truth_Pmu"):
-                file[key] = source[key][:n]
+        sample = ROOT / "data/sample_data/multiclass" / f"{split}.h5"
+        copy_jets(sample, folder / f"{split}.h5", ("Pmu", "jet_tag", "pdgid", "truth_Pmu"), n)
+        with h5py.File(folder / f"{split}.h5", "a") as file:
             file["jet_tag_one_hot"] = np.eye(5)[file["jet_tag"][()]]
             file["event_weight"] = np.where(file["jet_tag"][()] == 4, 2.0, 0.5)
             file["truth_Pmu_0"], file["truth_Pmu_1"] = file["truth_Pmu"][()], 0.5 * file["truth_Pmu"][()]

@@ -170,7 +170,7 @@ def test_no_masked_token_is_no_perfect_loss():
 
 
 class ClassesOfTokens(TokenProbe):
-    """A probe whose tokens have the given classes."""
+    """A probe whose tokens have known classes."""
 
     def __init__(self, train, valid):
         self.names, self.most, self.labels = ("shower", "track"), 100, {"train": train, "valid": valid}

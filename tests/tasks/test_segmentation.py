@@ -36,7 +36,7 @@ class Places:
 
 
 class Labels(list):
-    """The part of a data set that the check of classes needs: events with the given classes of their points."""
+    """The part of a data set that the check of classes needs: events whose points have known classes."""
 
     def __getitems__(self, numbers):
         return SimpleNamespace(semantic=torch.cat([torch.tensor(self[k]) for k in numbers]))

@@ -9,7 +9,8 @@ from puffin.training.logs import line_prefix, start_logging
 def test_prefix_of_a_trial(tmp_path, capsys):
     """Lines of a training say which trial they belong to, on the terminal alone; those of other threads do not.
 
-    The prefix stays when a training opens its log. Breaks if the lines of parallel trials cannot be told apart."""
+    The prefix remains when a training opens a log file of its own. Breaks if the lines of parallel trials look
+    alike."""
     log = logging.getLogger("puffin")
     before = list(log.handlers), log.level, log.propagate
     start_logging("info")
