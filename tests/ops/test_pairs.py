@@ -231,8 +231,8 @@ def test_kernel_equals_oracle(name, channels, dtype, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [(33, 65), (65, 33), (130, 70), (1, 64), (64, 1), (61, 2)])
 def test_mix_in_pieces_equals_oracle(channels, dtype, device):
-    """More channels than a block of threads takes at once, pieces that are shorter than the others, and a last tile that
-    is not full. Breaks if a piece is left out, added twice or padded with anything but zeros."""
+    """More channels than a block of threads takes at once, pieces that are shorter than the others, a last tile that is
+    not full. Breaks if a piece is left out, added twice or padded with anything but zeros."""
     for lengths in ([9, 1, 0, 13], [16]):
         args = arguments(lengths, dtype, channels, device)["pair_mix"]
         got = outputs_and_gradients(torch.ops.puffin.pair_mix, args)
@@ -261,7 +261,7 @@ def test_mix_without_diagonal_term(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["pair_reduce", "pair_expand", "pair_mix"])
 def test_result_is_reproducible(name, device):
-    """Bit for bit in a second call, although blocks run in another order: a sum in the order of arrival would differ."""
+    """Bit for bit in a second call, though blocks run in another order: a sum in the order of arrival would differ."""
     args = arguments([40, 1, 25], torch.float32, (35, 12), device)[name]
     for a, b in zip(*(outputs_and_gradients(getattr(torch.ops.puffin, name), args) for _ in range(2)), strict=True):
         assert torch.equal(a, b)
