@@ -134,7 +134,7 @@ WITH_LENGTHS = {"farthest_point_sampling", "knn", "ball_count", "ball_query", "c
 
 @pytest.mark.parametrize("name", sorted(set(faces(*inputs())) - ONLY_FEATURES))
 def test_faces_refuse_tensors_of_two_devices(name):
-    """Features on another device than lengths, pointers or pairs: one line that says which tensor to move, from the face itself.
+    """Features on another device than lengths, pointers or pairs: one line that says what to move.
 
     Breaks if a face passes them on: kernels would read host memory, and PyTorch's own messages name no argument."""
     points, lengths, rows, ptr = inputs()
