@@ -174,7 +174,7 @@ def _mix_fake(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
 
 def _mix_backward_fake(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, slope):
     nodes = (grad.new_empty(num_nodes, grad.shape[1]) for _ in range(3))
-    return torch.empty_like(x), torch.empty_like(even), torch.empty_like(odd), *nodes
+    return *(t.new_empty(t.shape) for t in (x, even, odd)), *nodes
 
 
 library.define(REDUCE, _reduce_oracle, _reduce_fake)
