@@ -21,7 +21,7 @@ constexpr int64_t last_key = std::numeric_limits<int64_t>::max();
 
 // Number of blocks for `threads` threads in total; kernels loop with the stride of the grid.
 inline unsigned blocks_for(int64_t threads) {
-  return unsigned(std::min<int64_t>((threads + threads_per_block - 1) / threads_per_block, int64_t(1) << 20));
+  return unsigned(std::min<int64_t>((threads + threads_per_block - 1) / threads_per_block, most_blocks));
 }
 
 __device__ inline int64_t thread_id() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }

@@ -37,6 +37,9 @@ T& shared_variable(const char* name, Site site) {
 
 namespace puffin::cuda {
 
+// Few, so that the loops of the kernels over more threads than a grid has run in tests.
+constexpr int64_t most_blocks = 8;
+
 struct Scope {
   cudaStream_t stream = nullptr;
   template <class Tensor>

@@ -141,10 +141,13 @@ void forget_accesses() {
 
 void start_shared(Block& block) {
   char* memory = shared_memory + block.slot * shared_stride;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(memory, shared_stride);
+#endif
   std::memset(memory, 0xcb, shared_limit);
   std::memset(block.written, 0, sizeof block.written);
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(memory, shared_stride);
+  __asan_poison_memory_region(memory, shared_stride);  // until `shared` opens the variables
 #endif
 }
 

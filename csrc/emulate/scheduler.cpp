@@ -151,9 +151,6 @@ void clean_up() {
   current.kernel = nullptr;
   running = nullptr;
   runnable.clear();
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stacks, stacks_size + max_resident * shared_stride);  // threads that were given up
-#endif
 }
 
 }  // namespace
@@ -204,6 +201,9 @@ void launch(const char* kernel, unsigned blocks, unsigned threads, const std::fu
     run_blocks();
   } catch (...) {
     clean_up();
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(stacks, stacks_size);  // the frames of the threads that were given up
+#endif
     throw;
   }
   clean_up();
