@@ -6,6 +6,7 @@
 // ends.
 #include "launch.h"
 #include "state.h"
+#include "traffic.h"
 
 #include <sys/mman.h>
 
@@ -173,6 +174,7 @@ void exchange(Warp& warp, unsigned mask) {
     }
   }
   if (op == Op::sync_warp && mask == warp.exists) ++warp.epoch;
+  if (counting && mask == warp.exists) close_requests(warp);
   warp.waits &= ~mask;
   warp.ready |= mask;
 }
@@ -236,6 +238,8 @@ void start_block(unsigned index, unsigned slot) {
 
 // All threads of the block have arrived at a barrier or returned. Returns whether the block has ended.
 bool pass_barrier(Block& block) {
+  if (counting)
+    for (const Warp& warp : block.warps) close_requests(warp);
   if (block.done == current.threads) return true;
   const Site* site = nullptr;
   unsigned first = 0;
@@ -304,6 +308,7 @@ void run_blocks() {
 }
 
 void clean_up() {
+  if (counting) close_launch();
   current.kernel = nullptr;
   running = nullptr;
   runnable.clear();
