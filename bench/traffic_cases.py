@@ -117,7 +117,7 @@ def cloud_cases() -> list[Case]:
             "chamfer_distance",
             lambda: chamfer_distance(tokens()[0].requires_grad_(), tokens()[1].requires_grad_()).sum().backward(),
             {
-                "find_nearest": 2 * token_points * (2 * 3 * FLOAT + FLOAT + LONG),
+                "find_partner": 2 * token_points * (2 * 3 * FLOAT + FLOAT + LONG),
                 "gather_gradient": 2 * token_points * (3 * 3 * FLOAT + 2 * (FLOAT + LONG)),
             },
         ),
