@@ -34,7 +34,7 @@ check-python: $(CHECKS)
 	$(BIN)/ruff check
 
 check-cpp: $(CHECKS)
-	git ls-files csrc | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files csrc '*.cu' '*.cpp' '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
 
 check-types: $(CHECKS)
 	$(BIN)/mypy
@@ -47,7 +47,7 @@ check-imports: $(CHECKS)
 format: $(CHECKS)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
-	git ls-files csrc | xargs $(BIN)/clang-format -i
+	git ls-files csrc '*.cu' '*.cpp' '*.h' | xargs $(BIN)/clang-format -i
 
 # The kernel libraries: for the CPU, and for CUDA where nvcc and a CUDA build of PyTorch are installed.
 # setup.py compiles only what is missing or out of date.

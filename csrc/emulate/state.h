@@ -4,7 +4,7 @@
 #include "cuda_runtime.h"
 #include "fiber.h"
 
-#include <random>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,6 +47,7 @@ struct Variable {  // in shared memory
 
 struct Launch {
   const char* kernel = nullptr;  // null: no kernel runs
+  const std::function<void()>* body = nullptr;
   unsigned blocks, threads;
   std::vector<Variable> variables;
   std::string failure;
@@ -59,10 +60,18 @@ extern int running_lane;
 extern char *stacks, *shared_memory;  // of all resident blocks
 extern size_t stacks_size;
 
-// Stop the launch with a message about the running thread; does not return.
-[[noreturn]] void fail(const std::string& what);
+// Stop the launch with a message about the running thread, or another lane of its warp; does not return.
+[[noreturn]] void fail(const std::string& what, int lane = running_lane);
 std::string place(unsigned block, unsigned thread);
 std::string text(const Site& site);
+
+// fibers.cpp: prepare a thread, switch to it, and from the running thread back to the host.
+void start_lane(Lane& lane, char* stack);
+void to_lane(Warp& warp, int lane);
+void to_host();
+
+// warps.cpp: why the lanes of a warp that wait will do so for ever.
+std::string stuck(const Warp& warp);
 
 void forget_accesses();  // at the start of a launch
 void start_shared(Block& block);

@@ -28,7 +28,8 @@ def random_rotations(number: int, generator: torch.Generator | None = None) -> T
 def rotate(batch: CloudBatch, rotations: Tensor) -> CloudBatch:
     """Rotate each event about the origin, the centre of the detector, by its own matrix; rotations (B, 3, 3)."""
     points = batch.points
-    lengths = batch.lengths.to(points.device)
-    matrices = torch.repeat_interleave(rotations.to(points), lengths, dim=0, output_size=len(points))
+    lengths = batch.lengths.to(points.device, non_blocking=True)
+    rotations = rotations.to(points.device, points.dtype, non_blocking=True)
+    matrices = torch.repeat_interleave(rotations, lengths, dim=0, output_size=len(points))
     rotated = (matrices @ points[:, :3, None]).squeeze(2)
     return replace(batch, points=torch.cat([rotated, points[:, 3:]], 1))

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from puffin.layers.packed import offsets, pad, unpad
+from puffin.layers.packed import offsets, pad, to_device, unpad
 
 
 class Attention(nn.Module):
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         if len(lengths) == 0:
             return qkv[:, : qkv.shape[1] // 3]
         q, k, v = self._split(pad(qkv, lengths))
-        valid = (torch.arange(q.shape[-2]) < lengths[:, None]).to(qkv.device)[:, None, None]
+        valid = to_device(torch.arange(q.shape[-2]) < lengths[:, None], qkv.device)[:, None, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)
         return unpad(out.transpose(1, 2).flatten(2), lengths)
 
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = qkv.unflatten(1, (3, self.heads, -1)).unbind(1)
-        begin = offsets(lengths).to(qkv.device, torch.int32)
+        begin = to_device(offsets(lengths).int(), qkv.device)
         longest = int(lengths.max()) if len(lengths) else 0
         if longest == 0:
             return qkv[:, : qkv.shape[1] // 3]

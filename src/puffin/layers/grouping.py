@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from puffin.layers.packed import check_packed, offsets, pad, unpad
+from puffin.layers.packed import check_packed, offsets, pad, to_device, unpad
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_query, knn
@@ -37,8 +37,8 @@ class Tokens:
 
     def select(self, chosen: Tensor) -> "Tokens":
         """Return the tokens where chosen (T,) bool, on the CPU, is True."""
-        token = chosen.nonzero()[:, 0].to(self.centres.device)
-        point = chosen.repeat_interleave(self.counts).nonzero()[:, 0].to(self.groups.device)
+        token = to_device(chosen.nonzero()[:, 0], self.centres.device)
+        point = to_device(chosen.repeat_interleave(self.counts).nonzero()[:, 0], self.groups.device)
         return Tokens(
             self.groups[point],
             self.index[point],
@@ -60,31 +60,37 @@ def tokenize(points: Tensor, lengths: Tensor, config: TokenizerConfig) -> Tokens
 
     Groups overlap.  A point that is at the radius or farther from every centre is in no group; this happens to a few
     points if C-NMS has an overlap above 0.5.
+
+    Waits for a GPU twice: the number of tokens, and then that of their points, decide the sizes of all that follows.
     """
     config = config.complete()
     check_packed(points, lengths, 4 if config.reduction == "energy" else 3)
     cloud = pad(points, lengths, max([1, *lengths.tolist()]))  # one column at least, so that index 0 exists
-    sizes = lengths.to(points.device)
+    sizes = to_device(lengths, points.device)
     chosen, num_chosen = _centres(cloud, sizes, config)
-    num_tokens = num_chosen.cpu().clamp(max=config.context)
+    num_chosen = num_chosen.cpu()
+    num_tokens = num_chosen.clamp(max=config.context)
     longest = int(num_tokens.max()) if len(num_tokens) else 0
     centres = cloud.gather(1, chosen[:, :longest, None].expand(-1, -1, 3).clamp(min=0))
 
-    members = _members(centres, cloud, num_tokens.to(points.device), sizes, config)  # (B, tokens, width), -1 = none
+    members = _members(
+        centres, cloud, to_device(num_tokens, points.device), sizes, config
+    )  # (B, tokens, width), -1 = none
     members, centres = unpad(members, num_tokens), unpad(centres, num_tokens)
-    counts = (members >= 0).sum(1)
-    begin = offsets(lengths)[:-1].repeat_interleave(num_tokens).to(points.device)
-    members = _reduced(points, members[:, : int(counts.max()) if len(counts) else 0], begin[:, None], counts, config)
+    found = (members >= 0).sum(1)
+    counts = found.cpu()
+    begin = to_device(offsets(lengths)[:-1].repeat_interleave(num_tokens), points.device)
+    members = _reduced(points, members[:, : int(counts.max()) if len(counts) else 0], begin[:, None], found, config)
 
-    counts = counts.clamp(max=config.group_size).cpu()
+    counts = counts.clamp(max=config.group_size)
     index = unpad(members, counts)
-    token = torch.repeat_interleave(counts).to(points.device)
+    token = to_device(torch.repeat_interleave(counts), points.device)
     features = points[index]
     if config.mean_centres:
         total = torch.zeros_like(centres).index_add_(0, token, features[:, :3])
-        centres = total / counts.to(total)[:, None]
+        centres = total / to_device(counts, total.device).to(total.dtype)[:, None]
     groups = torch.cat([(features[:, :3] - centres[token]) / config.radius, features[:, 3:]], 1)
-    return Tokens(groups, index, centres, counts, num_tokens, num_chosen.cpu() - num_tokens)
+    return Tokens(groups, index, centres, counts, num_tokens, num_chosen - num_tokens)
 
 
 def _centres(cloud: Tensor, sizes: Tensor, config: TokenizerConfig) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,11 @@ def minkowski(p: Tensor, q: Tensor) -> Tensor:
     return 2 * e - (e + x + y + z)
 
 
+def _constant(rows: tuple, like: Tensor) -> Tensor:
+    """Return numbers as a tensor, without waiting for a GPU as `like.new_tensor` does."""
+    return torch.tensor(rows, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
+
+
 def num_rank2_inputs(stabilizer: str, method: str) -> int:
     """Return the number of channels of `rank2_inputs`."""
     if method == "spurions":
@@ -71,7 +76,7 @@ def rank2_inputs(p: Tensor, geometry: PairGeometry, stabilizer: str, method: str
     dots = minkowski(left, right)[..., None]
     if method == "spurions" or not COMPONENTS[stabilizer]:
         return dots
-    forms = p.new_tensor(COMPONENTS[stabilizer]).t()
+    forms = _constant(COMPONENTS[stabilizer], p).t()
     products = (left @ forms) * (right @ forms)
     return products if stabilizer in WITHOUT_DOT_PRODUCT else torch.cat([products, dots], -1)
 
@@ -98,16 +103,17 @@ def prepend_spurions(p: Tensor, scalars: Tensor | None, lengths: Tensor, spurion
     position = torch.arange(len(p), device=p.device) + num_spurions * (event_of_particle + 1)
     first = (counts.cumsum(0) - counts) + num_spurions * events
 
+    table = _constant(spurions, p)
     momenta = p.new_empty(total, 4)
     momenta[position] = p
-    width = 0 if scalars is None else scalars.shape[1]
-    labels = p.new_zeros(total, width + 1 + num_spurions)
-    labels[position, width] = 1
+    kind = torch.zeros(total, dtype=torch.int64, device=p.device)
+    for k in range(num_spurions):
+        momenta[first + k] = table[k]
+        kind.index_fill_(0, first + k, k + 1)  # unlike an assignment of a number, without a wait for a GPU
+    labels = (kind[:, None] == torch.arange(num_spurions + 1, device=p.device)).to(p.dtype)
     if scalars is not None:
-        labels[position, :width] = scalars.to(p.dtype)
-    for k, spurion in enumerate(spurions):
-        momenta[first + k] = p.new_tensor(spurion)
-        labels[first + k, width + 1 + k] = 1
+        of_rows = p.new_zeros(total, scalars.shape[1]).index_copy(0, position, scalars.to(p.dtype))
+        labels = torch.cat([of_rows, labels], 1)
     return WithSpurions(momenta, labels, lengths + num_spurions)
 
 

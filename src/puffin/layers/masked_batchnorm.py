@@ -64,7 +64,7 @@ class MaskedBatchNorm(nn.Module):
         """
         count = float(rows)
         if self._synchronises():
-            total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_tensor([count])]))
+            total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_full((1,), count)]))
             count = total[-1].item()
             common = total[:-1] / max(count, 1)
             squares = variance + (mean - common).square()

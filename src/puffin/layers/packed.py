@@ -6,6 +6,18 @@ Lengths (B,) int64 stay on the CPU, as in the batches, so that index arithmetic 
 import torch
 from torch import Tensor
 
+_PAGEABLE = 1 << 16  # bytes; the driver may wait for the GPU before it copies more than this from ordinary memory
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor to a device, without waiting for the work that the device still has to do.
+
+    `Tensor.to` alone waits until a GPU has done all of it.
+    """
+    if device.type == "cuda" and x.device.type == "cpu" and x.nbytes > _PAGEABLE:
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
 
 def offsets(lengths: Tensor) -> Tensor:
     """Return the first row of each event, then the number of rows: (B + 1,) int64."""
@@ -32,12 +44,12 @@ def pad(x: Tensor, lengths: Tensor, width: int | None = None) -> Tensor:
     if width is None:
         width = int(lengths.max()) if len(lengths) else 0
     table = x.new_zeros(len(lengths) * width, *x.shape[1:])
-    return table.index_copy(0, slots(lengths, width).to(x.device), x).view(len(lengths), width, *x.shape[1:])
+    return table.index_copy(0, to_device(slots(lengths, width), x.device), x).view(len(lengths), width, *x.shape[1:])
 
 
 def unpad(table: Tensor, lengths: Tensor) -> Tensor:
     """Return the rows of a padded (B, width, ...) table, one event after another: undo `pad`."""
-    return table.flatten(0, 1).index_select(0, slots(lengths, table.shape[1]).to(table.device))
+    return table.flatten(0, 1).index_select(0, to_device(slots(lengths, table.shape[1]), table.device))
 
 
 def check_packed(x: Tensor, lengths: Tensor, columns: int) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
-from puffin.layers.packed import offsets, rank_in_event
+from puffin.layers.packed import offsets, rank_in_event, to_device
 from puffin.ops.segments import segment_expand, segment_extremum
 
 _FIRST, _STAGE, _SECOND = 128, 256, 512
@@ -60,11 +60,11 @@ class MiniPointNet(nn.Module):
 
     def forward(self, groups: Tensor, counts: Tensor) -> Tensor:
         """Embed groups (G, in_channels), one after another; counts (T,) int64 on the CPU, 1..size points of each."""
-        ptr = offsets(counts).to(groups.device)
+        ptr = to_device(offsets(counts), groups.device)
         code = None if self.order is None else self.order()
         x = self.stage(F.relu(self.first_norm(self.first(groups))))
         if code is not None:
-            x = x + code[rank_in_event(counts).to(groups.device)]
+            x = x + code[to_device(rank_in_event(counts), groups.device)]
         largest = segment_extremum(x, ptr, True)
         if self.padding_row:
             padding = self.stage(F.relu(self.first_norm.bias)).expand(self.size, -1)
@@ -82,6 +82,7 @@ class MiniPointNet(nn.Module):
     def _with_padding(self, largest: Tensor, padding: Tensor, counts: Tensor) -> Tensor:
         """Return the maximum of largest (T, C) and the padding rows (size, C) from each group's count on."""
         later = padding.flip(0).cummax(0).values.flip(0)
-        short = (counts < self.size).to(largest.device)[:, None]
-        candidate = later[counts.clamp(max=self.size - 1).to(largest.device)].to(largest.dtype)
+        counts = to_device(counts, largest.device)
+        short = (counts < self.size)[:, None]
+        candidate = later[counts.clamp(max=self.size - 1)].to(largest.dtype)
         return torch.where(short, torch.maximum(largest, candidate), largest)

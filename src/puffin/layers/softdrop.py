@@ -40,11 +40,10 @@ def soft_drop_multiplicity(dots: Tensor, pairs: PairIndex) -> Tensor:
         z = torch.minimum(e_a, e_b) / (e_a + e_b)
         passes = z * (nearest.clamp_min(0).sqrt() / R0) > Z_CUT  # z > z_cut (theta / R0)^beta with beta = -1
         count = torch.where(e_a >= e_b, passed[events, a], passed[events, b]) + passes
-        # branch b joins branch a
-        m, ka, kb = events[merges], a[merges], b[merges]
-        d[m, ka] += d[m, kb]
-        d[m, :, ka] += d[m, :, kb]
-        energy[m, ka] += energy[m, kb]
-        passed[m, ka] = count[merges].to(d.dtype)
-        alive[m, kb] = False
+        # branch b joins branch a; events without a pair add 0, as choosing the others would wait for a GPU
+        d[events, a] += torch.where(merges[:, None], d[events, b], 0)
+        d[events, :, a] += torch.where(merges[:, None], d[events, :, b], 0)
+        energy[events, a] += torch.where(merges, energy[events, b], 0)
+        passed[events, a] = torch.where(merges, count.to(d.dtype), passed[events, a])
+        alive[events, b] = alive[events, b] & ~merges
     return passed[:, 0].clamp_min(1) if longest else d.new_ones(num_events)

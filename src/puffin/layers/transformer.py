@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.layers.attention import Attention
+from puffin.layers.packed import to_device
 from puffin.settings.encoder import ARCHITECTURES, TransformerConfig
 
 
@@ -57,7 +58,7 @@ class DropPath(nn.Module):
         """Return x + branch(inputs) (T, dim) for a branch that acts on each token alone, and skips dropped tokens."""
         if not self.training or self.p == 0:
             return x + branch(inputs)
-        active = (torch.rand(len(x)) >= self.p).nonzero()[:, 0].to(x.device)  # drawn on the CPU: no wait for a GPU
+        active = to_device((torch.rand(len(x)) >= self.p).nonzero()[:, 0], x.device)  # drawn on the CPU: no wait
         return x.index_add(0, active, (branch(inputs[active]) / (1 - self.p)).to(x.dtype))
 
     def extra_repr(self) -> str:

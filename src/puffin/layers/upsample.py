@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
-from puffin.layers.packed import event_of_row, offsets, pad, unpad
+from puffin.layers.packed import event_of_row, offsets, pad, to_device, unpad
 from puffin.ops.neighbors import knn
 from puffin.ops.segments import segment_extremum, segment_sum
 
@@ -35,12 +35,12 @@ def nearest_tokens(
     squared, index = knn(
         pad(points[:, :3], lengths),
         pad(centres, token_lengths),
-        lengths.to(device),
-        token_lengths.to(device),
+        to_device(lengths, device),
+        to_device(token_lengths, device),
         k,
     )
     squared, index = unpad(squared, lengths), unpad(index, lengths)
-    begin = offsets(token_lengths)[:-1][event_of_row(lengths)].to(device)
+    begin = to_device(offsets(token_lengths)[:-1][event_of_row(lengths)], device)
     weights = 1 / (squared + eps)
     weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     return Neighbours(torch.where(index >= 0, index + begin[:, None], 0), weights)
@@ -78,6 +78,6 @@ class Upsampler(nn.Module):
 
 def global_features(features: Tensor, lengths: Tensor) -> Tensor:
     """Return [maximum, mean] over the tokens (T, dim) of each event: (B, 2 dim); lengths (B,) int64 on the CPU."""
-    ptr = offsets(lengths).to(features.device)
-    number = lengths.clamp(min=1).to(features)[:, None]
+    ptr = to_device(offsets(lengths), features.device)
+    number = to_device(lengths.clamp(min=1), features.device).to(features.dtype)[:, None]
     return torch.cat([segment_extremum(features, ptr, True), segment_sum(features, ptr) / number], 1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from puffin.layers.packed import pad, unpad
+from puffin.layers.packed import pad, to_device, unpad
 from puffin.ops.chamfer import chamfer_distance
 from puffin.settings import names
 
@@ -22,7 +22,7 @@ def chamfer_by_group(predicted: Tensor, groups: Tensor, counts: Tensor) -> Tenso
     predicted (M, size, D), of which the first counts[k] rows of group k are used; counts (M,) int64 on the CPU;
     groups (G, D): the true points, group after group."""
     predicted = predicted.to(torch.promote_types(predicted.dtype, groups.dtype))
-    true, sizes = pad(groups, counts, predicted.shape[1]), counts.to(groups.device)
+    true, sizes = pad(groups, counts, predicted.shape[1]), to_device(counts, groups.device)
     return chamfer_distance(predicted, true.to(predicted.dtype), sizes, sizes, reduction="none")
 
 
@@ -32,7 +32,7 @@ def energy_by_group(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tens
     predicted (M, size), of which the first counts[k] numbers of group k are used; counts (M,) int64 on the CPU;
     energies (G,): the true ones, group after group."""
     squares = (unpad(predicted, counts).to(energies.dtype) - energies).square()
-    group = torch.repeat_interleave(counts).to(squares.device)
+    group = to_device(torch.repeat_interleave(counts), squares.device)
     return squares.new_zeros(len(counts)).index_add(0, group, squares)
 
 
@@ -53,7 +53,7 @@ def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> 
     log_p = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]
     each = -log_p * log_p.expm1().square()
     each = each if weight is None else each * weight.to(each)[target]
-    return torch.stack([each.sum(), each.new_tensor(len(target))])
+    return torch.stack([each.sum(), each.new_full((), len(target))])
 
 
 def mean_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from puffin.layers.grouping import Tokens
-from puffin.layers.packed import event_of_row, rank_in_event
+from puffin.layers.packed import event_of_row, rank_in_event, to_device
 from puffin.layers.pointnet import MiniPointNet
 from puffin.layers.transformer import Transformer, init_weights
 from puffin.losses.clouds import chamfer_by_group, energy_by_group, mean_of
@@ -125,7 +125,7 @@ class PointMAE(nn.Module):
         encoder, visible = self.encoder, tokens.select(~masked)
         features = encoder.embed(visible) if self.decoder is None else encoder.encode(visible)
         device = features.device
-        visible_rows, masked_rows = (~masked).nonzero()[:, 0].to(device), masked.nonzero()[:, 0].to(device)
+        visible_rows, masked_rows = (to_device(rows.nonzero()[:, 0], device) for rows in (~masked, masked))
         x = self.mask_token.to(features.dtype).expand(len(tokens), -1).index_copy(0, visible_rows, features)
         last = encoder.transformer if self.decoder is None else self.decoder
         return last(x, encoder.position(tokens.centres), tokens.lengths)[masked_rows]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from puffin.layers.grouping import Tokens
 from puffin.layers.lora import add_lora_
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
-from puffin.layers.packed import offsets
+from puffin.layers.packed import offsets, to_device
 from puffin.layers.transformer import Transformer
 from puffin.layers.upsample import Upsampler, global_features, nearest_tokens
 from puffin.models.point_encoder import PointEncoder
@@ -45,7 +45,8 @@ class SegmentationHead(nn.Module):
     def forward(self, x: Tensor, event: Tensor, lengths: Tensor) -> Tensor:
         """Compute the logits; lengths (B,) int64 on the CPU: points of each event."""
         of_point, of_event = self.linear1.weight.split((x.shape[1], event.shape[1]), 1)
-        x = F.linear(x, of_point) + segment_expand(F.linear(event, of_event), offsets(lengths).to(x.device), len(x))
+        ptr = to_device(offsets(lengths), x.device)
+        x = F.linear(x, of_point) + segment_expand(F.linear(event, of_event), ptr, len(x))
         x = self.dropout(F.relu(self.norm1(x)))
         x = F.relu(self.norm2(self.linear2(x)))
         return self.linear3(x)

@@ -58,7 +58,11 @@ class JetClassification(InMemoryTask):
         losses = F.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"
         )
-        of_class = None if self.class_weights is None else self.class_weights.to(losses)[batch.target]
+        of_class = (
+            None
+            if self.class_weights is None
+            else self.class_weights.to(losses.device, losses.dtype, non_blocking=True)[batch.target]
+        )
         outputs = {"predict": logits.detach(), "targets": batch.target, "index": batch.index}
         if batch.weights is not None:
             outputs["weights"] = batch.weights

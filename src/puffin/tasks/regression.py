@@ -6,7 +6,7 @@ from torch import Tensor
 
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
-from puffin.layers.packed import offsets
+from puffin.layers.packed import offsets, to_device
 from puffin.losses.momenta import momentum_loss, transverse_momentum
 from puffin.metrics.missing import NO_EVENTS, NO_WEIGHT, not_finite
 from puffin.metrics.regression import columns, regression_metrics
@@ -58,7 +58,7 @@ class MomentumRegression(InMemoryTask):
         if batch.weights is not None:
             outputs["weights"] = batch.weights
         if not self.model.training:
-            ptr = offsets(batch.lengths).to(batch.fourmomenta.device)
+            ptr = to_device(offsets(batch.lengths), batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
             outputs |= {"particle_weights": out.weights.detach(), "lengths": out.lengths}
         return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)
