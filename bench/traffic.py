@@ -26,11 +26,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
-os.environ.setdefault("PUFFIN_KERNELS", "emulated")
 
 import torch
 
-from bench.traffic_cases import Case, cloud_cases, jet_cases
+from bench.traffic_cases import Case, jet_cases, loss_cases, search_cases
 from puffin.errors import InputError
 from puffin.files import whole_file
 from puffin.ops import library
@@ -38,6 +37,7 @@ from puffin.runs.entry import run_script
 from puffin.settings.parser import OneLineParser
 
 SECTOR = 32  # bytes
+USE = "run PUFFIN_EMULATE=1 python3 setup.py build_kernels, and set PUFFIN_KERNELS=emulated"
 
 
 @dataclass
@@ -130,9 +130,10 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", type=Path, metavar="FILE", help="also write the table to this file (default: only print it)")
     args = parser.parse_args(argv)
     if not library.EMULATED or not library.loaded("CPU"):
-        raise InputError("no emulated kernels; run PUFFIN_EMULATE=1 python3 setup.py build_kernels")
+        raise InputError(f"the emulated kernels are not loaded; {USE}")
     torch.set_num_threads(1)
-    lines = report([case for case in jet_cases() + cloud_cases() if args.only in case.name], args.lines)
+    cases = jet_cases() + search_cases() + loss_cases()
+    lines = report([case for case in cases if args.only in case.name], args.lines)
     print("\n".join(lines))
     if args.out:
         with whole_file(args.out) as path:

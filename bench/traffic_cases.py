@@ -23,11 +23,9 @@ from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample_data" / "run12" / "test.h5"
 JETS, MESSAGE, MIXED = 4, 60, 35  # events; channels of the messages and of the 2 -> 2 layers of the 48k preset
-POINTS, CENTRES, NEIGHBOURS, TOKEN = 10_000, 1024, 32, 32
+POINTS, TOKEN = 10_000, 32  # points of an event and of a token; every tenth point is a centre
 RADIUS, OVERLAP = 5.0, 0.72  # voxels
 FLOAT, INT, LONG = 4, 4, 8  # bytes
-SLOTS = -(-POINTS // 32) * 32  # positions of the points in blocks of 32
-BOXES = [SLOTS // 32, -(-SLOTS // 32**2), -(-SLOTS // 32**3)]  # of each level
 
 
 @dataclass
@@ -47,16 +45,17 @@ def pairs() -> PairIndex:
 
 
 @cache
-def cloud() -> torch.Tensor:
-    """Return the points (1, N, 3)."""
-    return torch.from_numpy(lartpc_cloud(POINTS))[None]
+def cloud(points: int) -> torch.Tensor:
+    """Return an event (1, N, 3)."""
+    return torch.from_numpy(lartpc_cloud(points))[None]
 
 
 @cache
-def tokens() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two sets of points (G, K, 3), those of the tokens and a reconstruction of them."""
-    index = farthest_point_sampling(cloud(), None, CENTRES)
-    groups = cloud()[0][knn(cloud()[:, index[0]], cloud(), None, None, TOKEN)[1][0]]
+def tokens(points: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the points (G, K, 3) of the tokens of an event, and a reconstruction of them."""
+    event = cloud(points)
+    index = farthest_point_sampling(event, None, points // 10)
+    groups = event[0][knn(event[:, index[0]], event, None, None, TOKEN)[1][0]]
     return groups, groups + 0.3 * torch.randn(groups.shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -65,70 +64,94 @@ def random(rows: int, channels: int, grad: bool = False) -> torch.Tensor:
     return torch.randn(rows, channels, generator=torch.Generator().manual_seed(1)).requires_grad_(grad)
 
 
-def block_kernels(sorted_: bool) -> dict[str, int]:
-    """Return the bytes of the kernels that put the cloud into blocks of 32 points and compute their boxes."""
-    points, boxes = POINTS * 3 * FLOAT, sum(BOXES) * 6 * FLOAT
-    must = {
-        "fill_slots": points + (POINTS * LONG if sorted_ else 0) + SLOTS * (3 * FLOAT + INT),
-        "fill_boxes": points + boxes + sum(BOXES[:2]) * 6 * FLOAT,
+@dataclass
+class Blocks:
+    """The points of an event in blocks of 32, with their boxes (csrc/cuda/boxes.cuh)."""
+
+    points: int
+
+    @property
+    def slots(self) -> int:
+        """Positions in whole blocks."""
+        return -(-self.points // 32) * 32
+
+    @property
+    def boxes(self) -> list[int]:
+        """Boxes of each level."""
+        return [-(-self.slots // 32**level) for level in (1, 2, 3)]
+
+    @property
+    def searched(self) -> int:
+        """Bytes of the coordinates, indices and boxes, which a search reads."""
+        return self.slots * (3 * FLOAT + INT) + sum(self.boxes) * 6 * FLOAT
+
+    def kernels(self, ordered: bool = True) -> dict[str, int]:
+        """Return the bytes of the kernels that fill the blocks. ordered: in Morton order."""
+        points, keys = self.points * 3 * FLOAT, self.points * LONG
+        must = {
+            "fill_slots": points + keys * ordered + self.slots * (3 * FLOAT + INT),
+            "fill_boxes": points + sum(self.boxes) * 6 * FLOAT + sum(self.boxes[:2]) * 6 * FLOAT,
+        }
+        return {"find_bounds": points, "make_keys": points + keys, **must} if ordered else must
+
+
+def search_cases(points: int = POINTS) -> list[Case]:
+    """Return the operations of the tokenizers."""
+    event, blocks, centres = cloud(points), Blocks(points), points // 10
+    queries, point = event[:, :centres], 3 * FLOAT
+    counts = {"count_inside": blocks.searched + points * (point + LONG)}
+    sampling = {
+        "prepare": blocks.slots * (3 * INT + FLOAT) + blocks.boxes[0] * (FLOAT + INT),
+        "sample": blocks.searched + blocks.slots * (2 * FLOAT + INT) + centres * LONG,
     }
-    return {"find_bounds": points, "make_keys": points + POINTS * LONG, **must} if sorted_ else must
-
-
-def cloud_cases() -> list[Case]:
-    """Return the operations of the tokenizers and of the loss of Point-MAE."""
-    search = SLOTS * (3 * FLOAT + INT) + sum(BOXES) * 6 * FLOAT  # the points by slots, and their boxes
-    queries = cloud()[:, :CENTRES]
-    token_points = CENTRES * TOKEN
+    suppression = {
+        "make_priorities": points * (2 * LONG + INT),
+        "suppress": blocks.searched + points * (point + 2 * LONG + 2 * INT),
+        "compact": points * (INT + LONG),
+    }
     return [
         Case(
             "farthest_point_sampling",
-            lambda: farthest_point_sampling(cloud(), None, CENTRES),
-            block_kernels(True)
-            | {"prepare": SLOTS * (3 * INT + FLOAT) + BOXES[0] * 8, "sample": search + SLOTS * 3 * 4 + CENTRES * LONG},
+            lambda: farthest_point_sampling(event, None, centres),
+            blocks.kernels() | sampling,
         ),
         Case(
             "knn",
-            lambda: knn(queries, cloud(), None, None, NEIGHBOURS),
-            block_kernels(True) | {"find_neighbors": search + CENTRES * (3 * FLOAT + NEIGHBOURS * (FLOAT + LONG))},
+            lambda: knn(queries, event, None, None, TOKEN),
+            blocks.kernels() | {"find_neighbors": blocks.searched + centres * (point + TOKEN * (FLOAT + LONG))},
         ),
         Case(
             "ball_query",
-            lambda: ball_query(queries, cloud(), RADIUS, 256),
-            block_kernels(False) | {"find_inside": search + CENTRES * (3 * FLOAT + 256 * LONG)},
+            lambda: ball_query(queries, event, RADIUS, 256),
+            blocks.kernels(ordered=False) | {"find_inside": blocks.searched + centres * (point + 256 * LONG)},
         ),
-        Case(
-            "ball_count",
-            lambda: ball_count(cloud(), cloud(), 2 * RADIUS * OVERLAP),
-            block_kernels(True) | {"count_inside": search + POINTS * (3 * FLOAT + LONG)},
-        ),
+        Case("ball_count", lambda: ball_count(event, event, 2 * RADIUS * OVERLAP), blocks.kernels() | counts),
         Case(
             "cnms",
-            lambda: centrality_nms(cloud(), None, RADIUS, OVERLAP),
-            block_kernels(True)
-            | {
-                "count_inside": search + POINTS * (3 * FLOAT + LONG),
-                "make_priorities": POINTS * (2 * LONG + INT),
-                "suppress": search + POINTS * (3 * FLOAT + 2 * LONG + 2 * INT),
-                "compact": POINTS * (INT + LONG),
-            },
+            lambda: centrality_nms(event, None, RADIUS, OVERLAP),
+            blocks.kernels() | counts | suppression,
         ),
+    ]
+
+
+def loss_cases(points: int = POINTS) -> list[Case]:
+    """Return the loss of Point-MAE."""
+    x, y = (t.clone().requires_grad_() for t in tokens(points))
+    both = x.shape[0] * x.shape[1] * 2
+    nearest, point = FLOAT + LONG, 3 * FLOAT
+    return [
         Case(
             "chamfer_distance",
-            lambda: chamfer_distance(tokens()[0].requires_grad_(), tokens()[1].requires_grad_()).sum().backward(),
-            {
-                "find_partner": 2 * token_points * (2 * 3 * FLOAT + FLOAT + LONG),
-                "gather_gradient": 2 * token_points * (3 * 3 * FLOAT + 2 * (FLOAT + LONG)),
-            },
-        ),
+            lambda: chamfer_distance(x, y).sum().backward(),
+            {"find_partner": both * (2 * point + nearest), "gather_gradient": both * (3 * point + 2 * nearest)},
+        )
     ]
 
 
 def jet_cases() -> list[Case]:
     """Return the operations of PELICAN."""
-    nodes, all_pairs = pairs().num_nodes, pairs().num_pairs
+    nodes, all_pairs, ptr = pairs().num_nodes, pairs().num_pairs, pairs().node_ptr
     rows = FLOAT * nodes
-    ptr = pairs().node_ptr
     return [
         Case(
             "pair_reduce",

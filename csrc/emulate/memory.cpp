@@ -110,6 +110,8 @@ void note(const void* pointer, size_t size, bool read, bool write, bool atomic, 
   if (p >= stacks && p < stacks + stacks_size) return;  // local variables
   const auto* fixed = reinterpret_cast<const char*>(&built_ins);
   if (p >= fixed && p < fixed + sizeof built_ins) return;
+  const char* arguments = static_cast<const char*>(current.call.arguments);
+  if (p >= arguments && p < arguments + current.call.size) return;
   const bool in_shared = p >= shared_memory && p < shared_memory + max_resident * shared_stride;
   const size_t offset = in_shared ? size_t(p - shared_memory) : 0;
   if (in_shared) check_shared(offset, size, write && !read, caller);

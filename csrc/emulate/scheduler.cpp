@@ -193,7 +193,7 @@ void sleep() {
   to_host();
 }
 
-void launch(const char* kernel, unsigned blocks, unsigned threads, const std::function<void()>& function) {
+void launch(const char* kernel, unsigned blocks, unsigned threads, const Call& call) {
   const std::lock_guard<std::mutex> lock(one_launch);
   static const bool seeded = (random_numbers.seed(number_of("PUFFIN_EMULATE_SEED", 0)), true);
   (void)seeded;
@@ -201,7 +201,7 @@ void launch(const char* kernel, unsigned blocks, unsigned threads, const std::fu
     throw std::runtime_error(std::string(kernel) + ": a launch of " + std::to_string(blocks) + " blocks of " +
                              std::to_string(threads) + " threads is not possible");
   allocate();
-  current = {kernel, &function, blocks, threads, {}, "", 0};
+  current = {kernel, call, blocks, threads, {}, "", 0};
   built_ins = {{}, {}, {threads, 1, 1}, {blocks, 1, 1}};
   forget_accesses();
   try {
