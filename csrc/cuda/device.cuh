@@ -39,6 +39,11 @@ __device__ inline T larger(T a, T b) {
   return a > b ? a : b;
 }
 
+template <class T>
+__device__ inline T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+
 // Summed from left to right, and compiled with --fmad=false: the same numbers as on the CPU.
 template <class T>
 __device__ inline T squared_distance(T dx, T dy, T dz) {

@@ -3,6 +3,7 @@
 //
 // PUFFIN_LAUNCH(kernel, blocks, threads, stream, arguments...)  launch, and check the launch
 // PUFFIN_SHARED(type, name)                                     static shared memory; an array is T[n]
+// PUFFIN_UNROLL(), PUFFIN_UNROLL(n)                             unroll the loop that follows, or n steps of it
 // PUFFIN_KERNELS(m)                                             register implementations
 #pragma once
 
@@ -45,6 +46,9 @@ inline void check_launch() { STD_CUDA_KERNEL_LAUNCH_CHECK(); }
   } while (false)
 
 #define PUFFIN_SHARED(type, name) __shared__::puffin::cuda::Itself<type> name
+
+#define PUFFIN_PRAGMA(text) _Pragma(#text)
+#define PUFFIN_UNROLL(steps) PUFFIN_PRAGMA(unroll steps)
 
 #define PUFFIN_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(puffin, CUDA, m)
 

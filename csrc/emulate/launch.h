@@ -42,6 +42,8 @@ T& shared_variable(const char* name, Site site) {
 #define PUFFIN_SHARED(type, name) \
   auto& name = ::puffin::emulate::shared_variable<type>(#name, ::puffin::emulate::Site{__FILE__, __LINE__})
 
+#define PUFFIN_UNROLL(steps)  // changes the speed only
+
 // The CUDA kernels take the place of the CPU kernels, so that the tests of these run unchanged.
 #define PUFFIN_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(puffin, CPU, m)
 

@@ -9,6 +9,7 @@ import torch
 
 from puffin.ops import chamfer, cnms, fps, library, neighbors
 from tests.ops.clouds import DEVICES, cloud, require_kernels
+from tests.ops.samples import stated_schemas
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,12 +36,6 @@ def run(*command, **environment):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def stated_schemas() -> set[str]:
-    """The schemas of csrc/puffin.cpp."""
-    source = re.sub(r'"\s+"', "", (ROOT / "csrc" / "puffin.cpp").read_text())
-    return set(re.findall(r'm\.def\(\s*"([^"]+)"', source))
 
 
 def test_schemas_are_those_of_the_sources():

@@ -227,6 +227,46 @@ def test_kernel_equals_oracle(name, channels, dtype, device):
             assert a.shape == b.shape and relative(a, b) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [(33, 65), (65, 33), (130, 70), (1, 64), (64, 1), (61, 2)])
+def test_mix_in_pieces_equals_oracle(channels, dtype, device):
+    """More channels than a block of threads takes at once, pieces that are shorter than the others, a last tile that is
+    not full. Breaks if a piece is left out, added twice or padded with anything but zeros."""
+    for lengths in ([9, 1, 0, 13], [16]):
+        args = arguments(lengths, dtype, channels, device)["pair_mix"]
+        got = outputs_and_gradients(torch.ops.puffin.pair_mix, args)
+        for a, b in zip(got, plain("pair_mix", args), strict=True):
+            assert a.shape == b.shape and relative(a, b) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_mix_of_many_pairs_equals_oracle(device):
+    """More tiles than blocks of threads on CUDA. Breaks if a block forgets its sums, its matrices or its last tile."""
+    args = arguments([70] * 11, torch.float64, (64, 1), device)["pair_mix"]
+    got = outputs_and_gradients(torch.ops.puffin.pair_mix, args)
+    for a, b in zip(got, plain("pair_mix", args), strict=True):
+        assert relative(a, b) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_mix_without_diagonal_term(device):
+    """w = None equals w = 0, and u and v get the same gradients."""
+    args = arguments([5, 2], device=device)["pair_mix"]
+    without, zero = [*args[:5], None, *args[6:]], [*args[:5], torch.zeros_like(args[5]), *args[6:]]
+    for a, b in zip(*(outputs_and_gradients(torch.ops.puffin.pair_mix, a) for a in (without, zero)), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["pair_reduce", "pair_expand", "pair_mix"])
+def test_result_is_reproducible(name, device):
+    """Bit for bit in a second call, though blocks run in another order: a sum in the order of arrival would differ."""
+    args = arguments([40, 1, 25], torch.float32, (35, 12), device)[name]
+    for a, b in zip(*(outputs_and_gradients(getattr(torch.ops.puffin, name), args) for _ in range(2)), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_operators_are_well_formed():
     """opcheck: schema, fake kernels, autograd registration."""
     for name, args in arguments([3, 1, 4]).items():
@@ -280,15 +320,34 @@ def test_result_does_not_depend_on_threads(name):
 
 @pytest.mark.skipif(not library.loaded(), reason="the oracle trusts its caller; kernels not built")
 def test_kernels_refuse_what_does_not_fit():
-    """Wrong shapes must raise, not read beyond the end."""
+    """Pointers that do not fit must raise, not read beyond the end."""
     args = list(arguments([3, 2])["pair_mix"])
+    with pytest.raises(RuntimeError):
+        torch.ops.puffin.pair_mix(*args[:7], args[7] + 1, *args[8:])
+
+
+@pytest.mark.skipif(not library.loaded(), reason="the oracle trusts its caller; kernels not built")
+@pytest.mark.parametrize("device", DEVICES)
+def test_wrong_shapes_raise(device):
+    """On every device, unlike wrong values of the pointers, which CUDA would have to wait for."""
+    args = list(arguments([3, 2], device=device)["pair_mix"])
     for position, bad in (
         (0, args[0][:-1]),
+        (0, args[0][:, :-1]),
         (1, args[1][:-1]),
+        (2, args[2][:, :-1]),
         (3, args[3][:-1]),
         (3, args[3].float()),
-        (7, args[7] + 1),
+        (4, args[4][:, :-1]),
+        (5, args[5][:-1]),
+        (6, args[6][:-1]),
+        (7, args[7].int()),
         (8, 2.0),
     ):
         with pytest.raises(RuntimeError):
             torch.ops.puffin.pair_mix(*args[:position], bad, *args[position + 1 :])
+    y = torch.ops.puffin.pair_mix(*args).detach()
+    backward = [y, y, *args[:3], *args[6:8], args[3].shape[0], args[8]]
+    for position, bad in ((0, y[:-1]), (1, y.float()), (2, args[0][:, :-1]), (3, args[1][:, :-1]), (7, 4)):
+        with pytest.raises(RuntimeError):
+            torch.ops.puffin.pair_mix_backward(*backward[:position], bad, *backward[position + 1 :])

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,10 @@ def _announced(name: str, key: str, oracle: Callable) -> Callable:
             _announced_keys.add(key)
             reason = _state[library] if library else "no compiled kernels for this device"
             logger.info("puffin ops on %s use plain PyTorch: %s", key, reason)
-        return oracle(*args)
+        with torch.autocast(key.lower(), enabled=False):  # kernels ignore it, too
+            results = oracle(*args)
+        # results of kernels are contiguous, and so the fake kernels state
+        return tree_map_only(torch.Tensor, torch.Tensor.contiguous, results)
 
     run.__name__ = f"{name}_oracle"
     return run

@@ -36,7 +36,8 @@ def message(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
     """
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: expected (rows, {weight.shape[1]}), got {tuple(x.shape)}")
-    return Message(*_Message.apply(x, weight, bias, slope))
+    with torch.autocast(x.device.type, enabled=False):
+        return Message(*_Message.apply(x, weight, bias, slope))
 
 
 @torch.compiler.disable
@@ -44,7 +45,8 @@ def activated(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
     """Return the values of `message` alone, for inference.  Not differentiable with compiled kernels."""
     if _compiled(x):
         return torch.ops.puffin.message(x, weight, bias, slope)[0]
-    return F.leaky_relu(F.linear(x, weight, bias), slope)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.leaky_relu(F.linear(x, weight, bias), slope)
 
 
 def _compiled(x: Tensor) -> bool:
@@ -83,11 +85,11 @@ def _backward_oracle(grad, y, x, weight, mean, offset, factor, slope):
 
 
 def _fake(x, weight, bias, slope):
-    return x.new_empty(x.shape[0], weight.shape[0]), torch.empty_like(bias), torch.empty_like(bias)
+    return x.new_empty(x.shape[0], weight.shape[0]), *(bias.new_empty(bias.shape) for _ in range(2))
 
 
 def _backward_fake(grad, y, x, weight, mean, offset, factor, slope):
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(mean)
+    return tuple(t.new_empty(t.shape) for t in (x, weight, mean))
 
 
 library.define(FORWARD, _oracle, _fake, compiled=("CPU",))

@@ -33,6 +33,7 @@ def segment_expand(x: Tensor, ptr: Tensor, rows: int) -> Tensor:
     >>> segment_expand(torch.tensor([[7.0], [8.0]]), torch.tensor([0, 2, 3]), rows=3).flatten()
     tensor([7., 7., 8.])
     """
+    _check_ptr(x, ptr)
     if x.dim() != 2 or x.shape[0] != len(ptr) - 1:
         raise ValueError(f"x: expected ({len(ptr) - 1}, C), one row for each segment, got {tuple(x.shape)}")
     return torch.ops.puffin.segment_expand(*_supported(x), ptr, rows).to(x.dtype)
@@ -53,6 +54,10 @@ def segment_extremum(x: Tensor, ptr: Tensor, largest: bool) -> Tensor:
 def _check(x: Tensor, ptr: Tensor) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x: expected (M, C) floating point, got {tuple(x.shape)} {x.dtype}")
+    _check_ptr(x, ptr)
+
+
+def _check_ptr(x: Tensor, ptr: Tensor) -> None:
     if ptr.dim() != 1 or len(ptr) == 0 or ptr.dtype != torch.int64 or ptr.device != x.device:
         raise ValueError(
             f"ptr: expected (S + 1,) int64 on {x.device}, got {tuple(ptr.shape)} {ptr.dtype} on {ptr.device}"
@@ -122,7 +127,7 @@ def _fake(x, ptr, *_):
 library.define(SUM, _sum_oracle, _fake)
 library.define(EXPAND, _expand_oracle, lambda x, ptr, rows: x.new_empty(rows, x.shape[1]))
 library.define(EXTREMUM, _extremum_oracle, _fake)
-library.define(EXTREMUM_BACKWARD, _extremum_backward_oracle, lambda grad, extremum, x, ptr: torch.empty_like(x))
+library.define(EXTREMUM_BACKWARD, _extremum_backward_oracle, lambda grad, extremum, x, ptr: x.new_empty(x.shape))
 torch.library.register_autograd("puffin::segment_sum", _sum_derivative, setup_context=_sum_setup)
 torch.library.register_autograd("puffin::segment_expand", _expand_derivative, setup_context=_expand_setup)
 torch.library.register_autograd("puffin::segment_extremum", _extremum_derivative, setup_context=_extremum_setup)

@@ -1,0 +1,90 @@
+"""Arguments for every operator of `torch.ops.puffin`, for tests that concern all of them."""
+
+import importlib
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from puffin.ops.pair_index import PairIndex
+
+SOURCE = Path(__file__).resolve().parents[2] / "csrc" / "puffin.cpp"
+DIFFERENTIABLE = {
+    "chamfer",
+    "pair_expand",
+    "pair_mix",
+    "pair_reduce",
+    "segment_expand",
+    "segment_extremum",
+    "segment_sum",
+}
+
+
+def stated_schemas() -> set[str]:
+    """The schemas of csrc/puffin.cpp."""
+    source = re.sub(r'"\s+"', "", SOURCE.read_text(encoding="utf-8"))
+    return set(re.findall(r'm\.def\(\s*"([^"]+)"', source))
+
+
+for _module in ("chamfer", "cnms", "fps", "messages", "neighbors", "pairs", "segments"):
+    importlib.import_module(f"puffin.ops.{_module}")  # defines its operators
+OPERATORS = sorted(schema.split("(")[0] for schema in stated_schemas())
+
+
+def samples(dtype: torch.dtype = torch.float32, lengths: tuple[int, ...] = (7, 0, 4)) -> dict[str, tuple]:
+    """Arguments by operator, on the CPU; lengths: points, nodes or rows of each event."""
+    sizes = torch.tensor(lengths, dtype=torch.int64)
+    batch, most = len(lengths), max([0, *lengths])
+
+    def make(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype)
+
+    points, others = make(batch, most, 3), make(batch, most + 2, 3)
+    count, start = torch.full_like(sizes, 3), torch.zeros_like(sizes)
+    both = (points, others, sizes, sizes + 2)
+    out = {
+        "farthest_point_sampling": (points, sizes, count, start, 3),
+        "knn": (*both, 3),
+        "ball_count": (*both, 0.7),
+        "ball_query": (*both, 0.7, 3),
+        "cnms": (points, sizes, 0.7),
+        "chamfer": both,
+    }
+    index_x = torch.zeros(batch, most, dtype=torch.int64)
+    index_y = torch.zeros(batch, most + 2, dtype=torch.int64) if most else torch.full((batch, most + 2), -1)
+    gradients = make(batch, most), make(batch, most + 2)
+    return out | {
+        "chamfer_backward": (*gradients, points, others, index_x, index_y),
+        **_of_pairs(make, sizes),
+        **_of_rows(make, sizes),
+    }
+
+
+def _of_pairs(make, sizes: Tensor) -> dict[str, tuple]:
+    index = PairIndex(sizes, torch.device("cpu"))
+    nodes, uppers, total = index.num_nodes, index.num_upper, index.num_pairs
+    where = (index.node_ptr, index.upper_ptr)
+    x, y, even, odd = make(total, 5), make(total, 4), make(5, 4), make(5, 4)
+    u, v, w = (make(nodes, 4) for _ in range(3))
+    weights = make(nodes)
+    return {
+        "pair_reduce": (x, weights, *where, nodes),
+        "pair_expand": (u, v, w, weights, make(total, 4), *where, uppers),
+        "pair_mix": (x, even, odd, u, v, w, *where, 0.1),
+        "pair_mix_backward": (make(total, 4), y, x, even, odd, *where, nodes, 0.1),
+        "message": (x, make(4, 5), make(4), 0.1),
+        "message_backward": (make(total, 4), y, x, make(4, 5), make(4), make(4), make(4), 0.1),
+    }
+
+
+def _of_rows(make, sizes: Tensor) -> dict[str, tuple]:
+    ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    rows, segments = make(int(ptr[-1]), 3), make(len(sizes), 3)
+    extremum = torch.ops.puffin.segment_extremum(rows, ptr, True)
+    return {
+        "segment_sum": (rows, ptr),
+        "segment_expand": (segments, ptr, len(rows)),
+        "segment_extremum": (rows, ptr, True),
+        "segment_extremum_backward": (segments, extremum, rows, ptr),
+    }
