@@ -17,6 +17,7 @@ shared    passes per request of shared memory, over the fewest: 1 without bank c
 import argparse
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ if __name__ == "__main__":  # before an import can fail
 
 import torch
 
-from bench.traffic_cases import Case, jet_cases, loss_cases, search_cases
+from bench.traffic_cases import Case, jet_cases, loss_cases, mix_cases, search_cases
 from puffin.errors import InputError
 from puffin.files import whole_file
 from puffin.ops import library
@@ -87,7 +88,7 @@ def count(run: Callable[[], object]) -> dict[str, Traffic]:
         lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     kernels: dict[str, Traffic] = {}
     for row in (dict(zip(lines[0], line, strict=True)) for line in lines[1:]):
-        name = row["kernel"].split("<")[0]
+        name = re.sub("<(T|Job)>", "", row["kernel"])
         touched = SECTOR * (int(row["sectors_read"]) + int(row["sectors_written"]))
         traffic = kernels.setdefault(name, Traffic(touched))
         (traffic.in_shared if row["shared"] == "1" else traffic.in_global).add(row)
@@ -100,7 +101,7 @@ def table_row(case: str, kernel: str, traffic: Traffic, must: int) -> str:
     """Return a line of the table."""
     touched, loaded = traffic.touched / must, SECTOR * traffic.in_global.passes / must
     ratios = f"{touched:9.2f}{loaded:9.2f}{traffic.in_global.ratio():>9}{traffic.in_shared.ratio():>8}"
-    return f"{case:<24}{kernel:<17}{must / 2**20:9.2f}{ratios}"
+    return f"{case:<24}{kernel:<28}{must / 2**20:9.2f}{ratios}"
 
 
 def source_line(row: dict[str, str]) -> str:
@@ -117,7 +118,7 @@ def source_line(row: dict[str, str]) -> str:
 
 def report(cases: list[Case], with_lines: bool) -> list[str]:
     """Return the lines of the table."""
-    lines = [f"{'operation':<24}{'kernel':<17}{'must MiB':>9}{'touched':>9}{'loaded':>9}{'request':>9}{'shared':>8}"]
+    lines = [f"{'operation':<24}{'kernel':<28}{'must MiB':>9}{'touched':>9}{'loaded':>9}{'request':>9}{'shared':>8}"]
     for case in cases:
         for name, traffic in count(case.run).items():
             lines.append(table_row(case.name, name, traffic, case.must[name]))
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     if not library.EMULATED or not library.loaded("CPU"):
         raise InputError(f"the emulated kernels are not loaded; {USE}")
     torch.set_num_threads(1)
-    cases = jet_cases() + search_cases() + loss_cases()
+    cases = jet_cases() + mix_cases() + search_cases() + loss_cases()
     lines = report([case for case in cases if args.only in case.name], args.lines)
     print("\n".join(lines))
     if args.out:

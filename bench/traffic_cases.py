@@ -18,7 +18,7 @@ from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
 from puffin.ops.neighbors import ball_count, ball_query, knn
 from puffin.ops.pair_index import PairIndex
-from puffin.ops.pairs import pair_expand, pair_reduce
+from puffin.ops.pairs import pair_expand, pair_mix, pair_reduce
 from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample_data" / "run12" / "test.h5"
@@ -148,15 +148,37 @@ def loss_cases(points: int = POINTS) -> list[Case]:
     ]
 
 
+def mix_cases() -> list[Case]:
+    """Return the 2 -> 2 layer of PELICAN. The sums over rows that its kernels share out are not counted as needed."""
+    nodes, all_pairs, sizes = pairs().num_nodes, pairs().num_pairs, (MESSAGE, MIXED)
+    x, even, odd = random(all_pairs, MESSAGE, True), random(*sizes, True), random(*sizes, True)
+    vectors = [random(nodes, MIXED, True) for _ in "uvw"]
+    wide, narrow = FLOAT * all_pairs * MESSAGE, FLOAT * all_pairs * MIXED
+    matrices, sums = 2 * FLOAT * MESSAGE * MIXED, 3 * FLOAT * nodes * MIXED
+    return [
+        Case(
+            "pair_mix",
+            lambda: pair_mix(x, even, odd, vectors, pairs(), 0.01).sum().backward(),
+            {
+                "multiply_tiles<MixForward>": wide + narrow + matrices + sums,
+                "multiply_tiles<MixBackward>": 2 * narrow + wide + matrices,
+                "reduce_nodes<Activated>": 2 * narrow + sums,
+                "add_outer_products": wide + 2 * narrow,
+                "add_partial_sums": matrices,
+            },
+        )
+    ]
+
+
 def jet_cases() -> list[Case]:
-    """Return the operations of PELICAN."""
+    """Return the other operations of PELICAN."""
     nodes, all_pairs, ptr = pairs().num_nodes, pairs().num_pairs, pairs().node_ptr
     rows = FLOAT * nodes
     return [
         Case(
             "pair_reduce",
             lambda: pair_reduce(random(all_pairs, MESSAGE), pairs()),
-            {"reduce_nodes": FLOAT * MESSAGE * all_pairs + 3 * rows * MESSAGE},
+            {"reduce_nodes<Stored>": FLOAT * MESSAGE * all_pairs + 3 * rows * MESSAGE},
         ),
         Case(
             "pair_expand",
