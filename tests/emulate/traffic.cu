@@ -10,7 +10,9 @@ int* const source = numbers;
 int* const target = numbers + 2048;
 
 // One warp: reads with a distance between neighbouring lanes, writes neighbouring words.
-__global__ void copy(const int* from, int* to, int distance) { to[blockIdx.x * 32 + threadIdx.x] = from[threadIdx.x * distance]; }
+__global__ void copy(const int* from, int* to, int distance) {
+  to[blockIdx.x * 32 + threadIdx.x] = from[threadIdx.x * distance];
+}
 
 // Three reads of each lane; the lanes meet after the first.
 __global__ void meet(const int* from, int* to) {
