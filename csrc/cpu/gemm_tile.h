@@ -26,54 +26,99 @@ static inline typename Simd<T>::V multiply_add(typename Simd<T>::V a, typename S
 #endif
 }
 
-// Computes ROWS x (VECTORS lanes) of c = a b, or c += a b, with the sums in registers.
-template <class T, int ROWS, int VECTORS>
+// Computes ROWS x (VECTORS lanes) of a b in registers, and calls use(row, column, sums) with them.
+template <class T, int ROWS, int VECTORS, class Use>
 static inline void micro_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t inner, const T* b,
-                                 int64_t ldb, T* c, int64_t ldc, bool add) {
+                                 int64_t ldb, int64_t row, int64_t column, const Use& use) {
   using S = Simd<T>;
   using V = typename S::V;
-  V sum[ROWS][VECTORS];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) sum[r][v] = add ? S::load(c + r * ldc + v * S::lanes) : V{};
+  V sum[ROWS][VECTORS] = {};
+  a += row * row_stride;
+  b += column;
   for (int64_t k = 0; k < inner; ++k) {
     V right[VECTORS];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int v = 0; v < VECTORS; ++v) right[v] = S::load(b + k * ldb + v * S::lanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
       const V left = S::splat(a[r * row_stride + k * inner_stride]);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int v = 0; v < VECTORS; ++v) sum[r][v] = multiply_add<T>(left, right[v], sum[r][v]);
     }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) S::store(c + r * ldc + v * S::lanes, sum[r][v]);
+  use(row, column, sum);
 }
 
-template <class T, int ROWS>
-static inline void product_rows(const T* a, int64_t row_stride, int64_t inner_stride, int64_t inner, const T* b,
-                                int64_t ldb, int64_t columns, T* c, int64_t ldc, bool add) {
-  constexpr int lanes = Simd<T>::lanes;
-  constexpr int vectors = PUFFIN_WIDTH == 64 ? 4 : 2;  // number of vectors that fit in the registers with ROWS rows
-  int64_t n = 0;
-  for (; n + vectors * lanes <= columns; n += vectors * lanes)
-    micro_product<T, ROWS, vectors>(a, row_stride, inner_stride, inner, b + n, ldb, c + n, ldc, add);
-  for (; n < columns; n += lanes)
-    micro_product<T, ROWS, 1>(a, row_stride, inner_stride, inner, b + n, ldb, c + n, ldc, add);
+// The last `rows` rows, of which there are at most ROWS.
+template <class T, int ROWS, int VECTORS, class Use>
+static inline void last_rows(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
+                             const T* b, int64_t ldb, int64_t row, int64_t column, const Use& use) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS)
+      micro_product<T, ROWS, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, row, column, use);
+    else
+      last_rows<T, ROWS - 1, VECTORS>(a, row_stride, inner_stride, rows, inner, b, ldb, row, column, use);
+  }
 }
 
-// c (rows, columns) = a b, or c += a b. a[r, k] = a[r row_stride + k inner_stride]; columns: whole vectors.
-template <class T>
-static void tile_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner, const T* b,
-                         int64_t ldb, int64_t columns, T* c, int64_t ldc, bool add) {
-  constexpr int block = PUFFIN_WIDTH == 64 ? 6 : 4;
+// All rows of VECTORS vectors of columns, as many rows at once as fit in the registers.
+template <class T, int VECTORS, class Use>
+static inline void product_columns(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
+                                   const T* b, int64_t ldb, int64_t column, const Use& use) {
+  constexpr int block = VECTORS == 1 ? 8 : (PUFFIN_WIDTH == 64 ? 24 : 12) / VECTORS;
   int64_t r = 0;
   for (; r + block <= rows; r += block)
-    product_rows<T, block>(a + r * row_stride, row_stride, inner_stride, inner, b, ldb, columns, c + r * ldc, ldc, add);
-  for (; r < rows; ++r)
-    product_rows<T, 1>(a + r * row_stride, row_stride, inner_stride, inner, b, ldb, columns, c + r * ldc, ldc, add);
+    micro_product<T, block, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, r, column, use);
+  last_rows<T, block - 1, VECTORS>(a, row_stride, inner_stride, rows - r, inner, b, ldb, r, column, use);
+}
+
+// Computes a b (rows, columns) piece by piece, and calls use(row, column, sums) for each piece: sums[r][v] is the
+// vector of row `row + r` that begins at column `column + v lanes`. a[r, k] = a[r row_stride + k inner_stride];
+// columns: whole vectors.
+template <class T, class Use>
+static void tile_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner, const T* b,
+                         int64_t ldb, int64_t columns, const Use& use) {
+  constexpr int lanes = Simd<T>::lanes;
+  constexpr int most = PUFFIN_WIDTH == 64 ? 4 : 2;  // vectors of columns at once
+  int64_t n = 0;
+  for (; n + most * lanes <= columns; n += most * lanes)
+    product_columns<T, most>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+  const int64_t rest = (columns - n) / lanes;
+  if (most > 3 && rest == 3)
+    product_columns<T, 3>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+  else if (most > 2 && rest == 2)
+    product_columns<T, 2>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+  else if (rest == 1)
+    product_columns<T, 1>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+}
+
+// Calls each(row, column, sum) for every vector of a piece, row by row; a `use` of tile_product.
+template <class T, class Each>
+struct ForEachVector {
+  Each each;
+  template <int ROWS, int VECTORS>
+  inline void operator()(int64_t row, int64_t column, const typename Simd<T>::V (&sum)[ROWS][VECTORS]) const {
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 12
+      for (int v = 0; v < VECTORS; ++v) each(row + r, column + v * Simd<T>::lanes, sum[r][v]);
+  }
+};
+
+template <class T, class Each>
+static inline ForEachVector<T, Each> for_each_vector(const Each& each) {
+  return {each};
+}
+
+// c (rows, ldc) = or += the product
+template <class T>
+static inline auto write_to(T* c, int64_t ldc) {
+  return for_each_vector<T>([=](int64_t r, int64_t n, auto sum) { Simd<T>::store(c + r * ldc + n, sum); });
+}
+template <class T>
+static inline auto add_to(T* c, int64_t ldc) {
+  return for_each_vector<T>([=](int64_t r, int64_t n, auto sum) {
+    T* at = c + r * ldc + n;
+    Simd<T>::store(at, Simd<T>::load(at) + sum);
+  });
 }

@@ -87,12 +87,14 @@ std::tuple<Tensor, Tensor, Tensor> message_backward(const Tensor grad_in, const 
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
     const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
-    std::vector<T> moments;
+    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out);
+    std::vector<T> moments(3 * ldo, T(0));
+    int64_t at = 0;
     for (const Tensor& t : {mean, offset, factor}) {
       const Tensor values = torch::stable::contiguous(t);
-      moments.insert(moments.end(), values.const_data_ptr<T>(), values.const_data_ptr<T>() + out);
+      std::copy(values.const_data_ptr<T>(), values.const_data_ptr<T>() + out, moments.begin() + at);
+      at += ldo;
     }
-    const int64_t blocks = num_blocks(rows), ldo = baseline::padded<T>(out);
     const std::vector<T> matrix = pad_matrix<T>(weight, false);
     std::vector<T> parts(blocks * in * ldo, T(0));
     std::vector<double> biases(blocks * out, 0.0);

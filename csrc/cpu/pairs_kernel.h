@@ -65,41 +65,17 @@ static inline void split_even_odd(const T* __restrict a, const T* __restrict b, 
   }
 }
 
-// x or slope x, depending on the sign of y; the product is always computed, so that the loop has no branch
-template <class T>
-static inline T leaky(T x, T y, T slope) {
-  const T scaled = x * slope;
-  return y > T(0) ? x : scaled;
-}
+// The two nodes of each pair i < j of a tile.
+struct Ends {
+  int64_t i[mix_tile], j[mix_tile];
+};
 
-// Result for the pairs (i, j) and (j, i): sum and difference of the even and the odd product, plus the vectors of the
-// two nodes.
-template <class T>
-static inline void combine_pair(const T* __restrict even, const T* __restrict odd, const T* __restrict ui,
-                                const T* __restrict vi, const T* __restrict uj, const T* __restrict vj, T slope,
-                                int64_t count, T* __restrict up, T* __restrict lo) {
-  for (int64_t s = 0; s < count; ++s) {
-    const T a = even[s] + odd[s] + (ui[s] + vj[s]), b = even[s] - odd[s] + (uj[s] + vi[s]);
-    up[s] = larger(a, a * slope);  // leaky ReLU, since slope <= 1
-    lo[s] = larger(b, b * slope);
-  }
-}
-
-// The backward pass of the same: computes the gradients of the two products from those of both pairs, and adds them to
-// the row and column sums.
-template <class T>
-static inline void split_pair(const T* __restrict gu, const T* __restrict gl, const T* __restrict yu,
-                              const T* __restrict yl, T slope, int64_t count, T* __restrict even, T* __restrict odd,
-                              T* __restrict row_i, T* __restrict column_i, T* __restrict row_j,
-                              T* __restrict column_j) {
-  for (int64_t s = 0; s < count; ++s) {
-    const T a = leaky(gu[s], yu[s], slope), b = leaky(gl[s], yl[s], slope);
-    even[s] = a + b;
-    odd[s] = a - b;
-    row_i[s] += a;
-    column_j[s] += a;
-    row_j[s] += b;
-    column_i[s] += b;
+// Fills in the ends of the next pairs of an event with n nodes, from pair (i, j), which becomes the first after them.
+static inline void next_ends(Ends& ends, int64_t rows, int64_t n, int64_t& i, int64_t& j) {
+  for (int64_t r = 0; r < rows; ++r) {
+    ends.i[r] = i;
+    ends.j[r] = j;
+    if (++j == n) j = ++i + 1;
   }
 }
 
@@ -109,32 +85,71 @@ template <class T>
 void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_odd, T slope, int64_t n,
                const T* diagonal, const T* upper, const T* lower, const T* u, const T* v, const T* d, T* out_diagonal,
                T* out_upper, T* out_lower, T* scratch) {
+  using S = Simd<T>;
   const int64_t ld = padded<T>(out);
-  T *even = scratch, *odd = even + mix_tile * in, *sum = odd + mix_tile * in, *difference = sum + mix_tile * ld;
+  const typename S::V slopes = S::splat(slope);
+  T *even = scratch, *odd = even + mix_tile * in, *sum = odd + mix_tile * in;
+  const auto write = [=](T* to, int64_t s, typename S::V value) {
+    S::store_first(to + s, S::max(value, value * slopes), out - s);  // leaky ReLU, since slope <= 1
+  };
   for (int64_t first = 0; first < n; first += mix_tile) {
     const int64_t rows = std::min(mix_tile, n - first);
     for (int64_t c = 0; c < rows * in; ++c) even[c] = 2 * diagonal[first * in + c];
-    tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, sum, ld, false);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (first + r) * out;
-      for (int64_t s = 0; s < out; ++s) {
-        const T value = sum[r * ld + s] + u[at + s] + v[at + s] + (d ? d[at + s] : T(0));
-        out_diagonal[at + s] = larger(value, value * slope);
-      }
-    }
+    tile_product<T>(
+        even, in, 1, rows, in, weight_even, ld, ld, for_each_vector<T>([=](int64_t r, int64_t s, auto value) {
+          const int64_t at = (first + r) * out, left = out - s;
+          value += S::load_first(u + at + s, left) + S::load_first(v + at + s, left);
+          write(out_diagonal + at, s, d ? value + S::load_first(d + at + s, left) : value);
+        }));
   }
   int64_t i = 0, j = 1;
+  Ends ends;
   for (int64_t first = 0, count = n * (n - 1) / 2; first < count; first += mix_tile) {
     const int64_t rows = std::min(mix_tile, count - first);
+    next_ends(ends, rows, n, i, j);
     split_even_odd(upper + first * in, lower + first * in, rows * in, even, odd);
-    tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, sum, ld, false);
-    tile_product<T>(odd, in, 1, rows, in, weight_odd, ld, ld, difference, ld, false);
-    for (int64_t r = 0; r < rows; ++r) {
-      combine_pair(sum + r * ld, difference + r * ld, u + i * out, v + i * out, u + j * out, v + j * out, slope, out,
-                   out_upper + (first + r) * out, out_lower + (first + r) * out);
-      if (++j == n) j = ++i + 1;
-    }
+    tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, write_to(sum, ld));
+    tile_product<T>(odd, in, 1, rows, in, weight_odd, ld, ld, for_each_vector<T>([&](int64_t r, int64_t s, auto value) {
+                      const int64_t left = out - s, from_i = ends.i[r] * out + s, from_j = ends.j[r] * out + s;
+                      const typename S::V same = S::load(sum + r * ld + s);
+                      write(out_upper + (first + r) * out, s,
+                            same + value + (S::load_first(u + from_i, left) + S::load_first(v + from_j, left)));
+                      write(out_lower + (first + r) * out, s,
+                            same - value + (S::load_first(u + from_j, left) + S::load_first(v + from_i, left)));
+                    }));
   }
+}
+
+// x or slope x, depending on the sign of y; the product is always computed, so that there is no branch
+template <class T>
+static inline typename Simd<T>::V leaky(typename Simd<T>::V x, typename Simd<T>::V y, typename Simd<T>::V slope) {
+  const typename Simd<T>::V scaled = x * slope;
+  return y > typename Simd<T>::V{} ? x : scaled;
+}
+
+// For the pairs of a tile: the gradients of the two products (padded rows) from those of both pairs, which are also
+// added to the sums of rows and columns of their nodes.
+template <class T>
+static inline void split_pairs(const T* gu, const T* gl, const T* yu, const T* yl, T slope, const Ends& ends,
+                               int64_t rows, int64_t out, int64_t ld, T* even, T* odd, T* rows_sum, T* columns_sum) {
+  using S = Simd<T>;
+  using V = typename S::V;
+  const V slopes = S::splat(slope);
+  const auto add = [out](T* to, V value, int64_t s) {
+    S::store_first(to + s, S::load_first(to + s, out - s) + value, out - s);
+  };
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t s = 0; s < ld; s += S::lanes) {
+      const int64_t at = r * out + s, left = out - s, i = ends.i[r] * out, j = ends.j[r] * out;
+      const V a = leaky<T>(S::load_first(gu + at, left), S::load_first(yu + at, left), slopes);
+      const V b = leaky<T>(S::load_first(gl + at, left), S::load_first(yl + at, left), slopes);
+      S::store(even + r * ld + s, a + b);
+      S::store(odd + r * ld + s, a - b);
+      add(rows_sum + i, a, s);
+      add(columns_sum + j, a, s);
+      add(rows_sum + j, b, s);
+      add(columns_sum + i, b, s);
+    }
 }
 
 // Gradients of mix_event. y: its result, which the activation needs; even_t, odd_t (out, padded in): transposed
@@ -145,39 +160,42 @@ void mix_event_backward(int64_t in, int64_t out, const T* even_t, const T* odd_t
                         const T* y_lower, const T* diagonal, const T* upper, const T* lower, T* x_diagonal, T* x_upper,
                         T* x_lower, T* rows_sum, T* columns_sum, T* diagonal_sum, T* grad_even, T* grad_odd,
                         T* scratch) {
+  using S = Simd<T>;
+  using V = typename S::V;
   const int64_t ldo = padded<T>(out), ldi = padded<T>(in);
   T *even = scratch, *odd = even + mix_tile * in;
-  T *ge = odd + mix_tile * in, *go = ge + mix_tile * ldo, *p = go + mix_tile * ldo, *q = p + mix_tile * ldi;
-  std::fill(ge, ge + 2 * mix_tile * ldo, T(0));  // the padding of a row stays zero
+  T *ge = odd + mix_tile * in, *go = ge + mix_tile * ldo, *p = go + mix_tile * ldo;
+  const V slopes = S::splat(slope);
   for (int64_t first = 0; first < n; first += mix_tile) {
     const int64_t rows = std::min(mix_tile, n - first);
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t s = 0; s < out; ++s) {
-        const int64_t at = (first + r) * out + s;
-        const T g = leaky(g_diagonal[at], y_diagonal[at], slope);
-        ge[r * ldo + s] = rows_sum[at] = columns_sum[at] = diagonal_sum[at] = g;
+      for (int64_t s = 0; s < ldo; s += S::lanes) {
+        const int64_t at = (first + r) * out + s, left = out - s;
+        const V g = leaky<T>(S::load_first(g_diagonal + at, left), S::load_first(y_diagonal + at, left), slopes);
+        S::store(ge + r * ldo + s, g);
+        for (T* to : {rows_sum, columns_sum, diagonal_sum}) S::store_first(to + at, g, left);
       }
     for (int64_t c = 0; c < rows * in; ++c) even[c] = 2 * diagonal[first * in + c];
-    tile_product<T>(ge, ldo, 1, rows, out, even_t, ldi, ldi, p, ldi, false);
-    tile_product<T>(even, 1, in, in, rows, ge, ldo, ldo, grad_even, ldo, true);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < in; ++c) x_diagonal[(first + r) * in + c] = 2 * p[r * ldi + c];
+    tile_product<T>(even, 1, in, in, rows, ge, ldo, ldo, add_to(grad_even, ldo));
+    tile_product<T>(ge, ldo, 1, rows, out, even_t, ldi, ldi, for_each_vector<T>([=](int64_t r, int64_t c, auto value) {
+                      S::store_first(x_diagonal + (first + r) * in + c, value + value, in - c);
+                    }));
   }
   int64_t i = 0, j = 1;
+  Ends ends;
   for (int64_t first = 0, count = n * (n - 1) / 2; first < count; first += mix_tile) {
-    const int64_t rows = std::min(mix_tile, count - first);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (first + r) * out;
-      split_pair(g_upper + at, g_lower + at, y_upper + at, y_lower + at, slope, out, ge + r * ldo, go + r * ldo,
-                 rows_sum + i * out, columns_sum + i * out, rows_sum + j * out, columns_sum + j * out);
-      if (++j == n) j = ++i + 1;
-    }
+    const int64_t rows = std::min(mix_tile, count - first), at = first * out;
+    next_ends(ends, rows, n, i, j);
+    split_pairs(g_upper + at, g_lower + at, y_upper + at, y_lower + at, slope, ends, rows, out, ldo, ge, go, rows_sum,
+                columns_sum);
     split_even_odd(upper + first * in, lower + first * in, rows * in, even, odd);
-    tile_product<T>(even, 1, in, in, rows, ge, ldo, ldo, grad_even, ldo, true);
-    tile_product<T>(odd, 1, in, in, rows, go, ldo, ldo, grad_odd, ldo, true);
-    tile_product<T>(ge, ldo, 1, rows, out, even_t, ldi, ldi, p, ldi, false);
-    tile_product<T>(go, ldo, 1, rows, out, odd_t, ldi, ldi, q, ldi, false);
-    for (int64_t r = 0; r < rows; ++r)
-      split_even_odd(p + r * ldi, q + r * ldi, in, x_upper + (first + r) * in, x_lower + (first + r) * in);
+    tile_product<T>(even, 1, in, in, rows, ge, ldo, ldo, add_to(grad_even, ldo));
+    tile_product<T>(odd, 1, in, in, rows, go, ldo, ldo, add_to(grad_odd, ldo));
+    tile_product<T>(ge, ldo, 1, rows, out, even_t, ldi, ldi, write_to(p, ldi));
+    tile_product<T>(go, ldo, 1, rows, out, odd_t, ldi, ldi, for_each_vector<T>([=](int64_t r, int64_t c, auto value) {
+                      const V same = S::load(p + r * ldi + c);
+                      S::store_first(x_upper + (first + r) * in + c, same + value, in - c);
+                      S::store_first(x_lower + (first + r) * in + c, same - value, in - c);
+                    }));
   }
 }

@@ -9,6 +9,33 @@ struct Simd {
   static inline V load(const T* p) { return *reinterpret_cast<const U*>(p); }
   static inline void store(T* p, V v) { *reinterpret_cast<U*>(p) = v; }
   static inline V splat(T x) { return x - V{}; }
+
+  // The first n lanes only; the others are read as 0 and not written. n may be more than the vector has, or less than
+  // 0.
+  static inline V load_first(const T* p, int64_t n) {
+#if PUFFIN_WIDTH == 64
+    if constexpr (sizeof(T) == 4)
+      return (V)_mm512_maskz_loadu_ps(__mmask16(first_bits(n)), p);
+    else
+      return (V)_mm512_maskz_loadu_pd(__mmask8(first_bits(n)), p);
+#else
+    if (n >= lanes) return load(p);
+    V v{};
+    for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+    return v;
+#endif
+  }
+  static inline void store_first(T* p, V v, int64_t n) {
+#if PUFFIN_WIDTH == 64
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_ps(p, __mmask16(first_bits(n)), (__m512)v);
+    else
+      _mm512_mask_storeu_pd(p, __mmask8(first_bits(n)), (__m512d)v);
+#else
+    if (n >= lanes) return store(p, v);
+    for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+#endif
+  }
   static inline V min(V a, V b) { return a < b ? a : b; }
   static inline V max(V a, V b) { return a > b ? a : b; }
 
@@ -56,6 +83,14 @@ struct Simd {
   static inline V gap(V q, V lo, V hi) { return max(max(lo - q, q - hi), V{}); }
 
  private:
+#if PUFFIN_WIDTH == 64
+  // Without a branch, so that loops over whole and partial vectors are the same code.
+  static inline unsigned first_bits(int64_t n) {
+    n = n < lanes ? n : int64_t(lanes);
+    return _bzhi_u32(~0u, unsigned(n > 0 ? n : 0));
+  }
+#endif
+
   template <class M>
   static inline unsigned bits(M mask) {
 #if PUFFIN_TARGETS > 1 && PUFFIN_WIDTH == 32
