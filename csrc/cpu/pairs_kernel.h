@@ -88,7 +88,7 @@ void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_od
   using S = Simd<T>;
   const int64_t ld = padded<T>(out);
   const typename S::V slopes = S::splat(slope);
-  T *even = scratch, *odd = even + mix_tile * in, *sum = odd + mix_tile * in;
+  T *even = scratch, *odd = even + mix_tile * in, *sum = odd + mix_tile * in, *difference = sum + mix_tile * ld;
   const auto write = [=](T* to, int64_t s, typename S::V value) {
     S::store_first(to + s, S::max(value, value * slopes), out - s);  // leaky ReLU, since slope <= 1
   };
@@ -109,14 +109,16 @@ void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_od
     next_ends(ends, rows, n, i, j);
     split_even_odd(upper + first * in, lower + first * in, rows * in, even, odd);
     tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, write_to(sum, ld));
-    tile_product<T>(odd, in, 1, rows, in, weight_odd, ld, ld, for_each_vector<T>([&](int64_t r, int64_t s, auto value) {
-                      const int64_t left = out - s, from_i = ends.i[r] * out + s, from_j = ends.j[r] * out + s;
-                      const typename S::V same = S::load(sum + r * ld + s);
-                      write(out_upper + (first + r) * out, s,
-                            same + value + (S::load_first(u + from_i, left) + S::load_first(v + from_j, left)));
-                      write(out_lower + (first + r) * out, s,
-                            same - value + (S::load_first(u + from_j, left) + S::load_first(v + from_i, left)));
-                    }));
+    tile_product<T>(odd, in, 1, rows, in, weight_odd, ld, ld, write_to(difference, ld));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t s = 0; s < ld; s += S::lanes) {
+        const int64_t left = out - s, from_i = ends.i[r] * out + s, from_j = ends.j[r] * out + s;
+        const typename S::V same = S::load(sum + r * ld + s), other = S::load(difference + r * ld + s);
+        write(out_upper + (first + r) * out, s,
+              same + other + (S::load_first(u + from_i, left) + S::load_first(v + from_j, left)));
+        write(out_lower + (first + r) * out, s,
+              same - other + (S::load_first(u + from_j, left) + S::load_first(v + from_i, left)));
+      }
   }
 }
 
