@@ -15,11 +15,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.mutants.kernels import MUTANTS, Mutant
+from tests.mutants.kernels import Mutant, read_mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("csrc", "src", "tests", "setup.py", "pyproject.toml", "build/kernels")
 HANGS = 300  # seconds; the slowest of these tests takes a tenth of it
+MESSAGES = (
+    r"ERROR: (AddressSanitizer: [\w-]+)",
+    r"runtime error: (.*)",
+    r"Fatal Python error: (.*)",
+    r"E +RuntimeError: (.*)",
+    r"E +(.*)",
+)
 SKIP = "not large and not threads and not quadratic and not refuse and not errors and not compile and not opcheck"
 EXAMPLES = (  # the other clouds of knn take longer and differ only in their points
     " and not (knn_equals and (tracks or outliers or collinear or far_away or all_equal or dtype1))"
@@ -62,7 +69,7 @@ def run_tests(folder: Path, tests: list[str], sanitize: bool) -> tuple[str, str]
         environment |= {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
         environment["PUFFIN_KERNELS"] = "emulated_asan"
     files = [f"tests/ops/{name}" for name in tests]
-    command = [sys.executable, "-m", "pytest", "-x", "-v", "--tb=short", "-s", *files, "-k", SKIP + EXAMPLES]
+    command = [sys.executable, "-m", "pytest", "-x", "-vv", "--tb=short", "-s", *files, "-k", SKIP + EXAMPLES]
     try:
         done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=HANGS)
     except subprocess.TimeoutExpired as stopped:
@@ -81,7 +88,7 @@ def last_test(output: str) -> str:
 
 def message_of(output: str) -> str:
     """Return what the emulator, the sanitizer or the test says, in one line."""
-    for pattern in (r"ERROR: (AddressSanitizer: [\w-]+)", r"runtime error: (.*)", r"E +RuntimeError: (.*)", r"E +(.*)"):
+    for pattern in MESSAGES:
         if found := re.search(pattern, output):
             return re.sub(r" \(addr2line.*|, which has .*(?=,)", "", found[1]).strip()
     return output.strip().splitlines()[-1] if output.strip() else "no output"
@@ -112,8 +119,8 @@ def table(rows: list[tuple[Mutant, str, str]]) -> str:
     lines = [
         "# Wrong CUDA kernels and the tests that catch them",
         "",
-        f"{caught} of {len(rows)} wrong versions of the CUDA kernels are caught by the tests that run with the emulator "
-        "([kernels.md](kernels.md)). This command breaks the kernels in a copy, one at a time, and writes this page:",
+        f"The tests that run with the emulator ([kernels.md](kernels.md)) catch {caught} of {len(rows)} wrong versions "
+        "of the CUDA kernels. This command breaks the kernels in a copy, one at a time, and writes this page:",
         "",
         "<!-- not run: takes a quarter of an hour -->",
         "```bash",
@@ -136,19 +143,22 @@ def main() -> int:
     """Run the study; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="file for the table (default: print it)")
-    parser.add_argument("--only", default="", help="run only the mutants whose name or file contains this text")
+    parser.add_argument(
+        "--only", default="", help="run only the mutants whose file and name match this regular expression"
+    )
     options = parser.parse_args()
-    mutants = [m for m in MUTANTS if options.only in f"{m.file} {m.name}"]
+    mutants = [m for m in read_mutants() if re.search(options.only, f"{m.file} {m.name}")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_repository(folder)
+        rows = []
         for sanitize in sorted({m.sanitize for m in mutants}):
+            chosen = [m for m in mutants if m.sanitize == sanitize]
             if error := build(folder, sanitize):
                 raise SystemExit(f"the kernels as they are do not compile\n{error}")
-            files = sorted({m.tests for m in mutants if m.sanitize == sanitize})
-            if failure := run_tests(folder, files, sanitize):
+            if failure := run_tests(folder, sorted({m.tests for m in chosen}), sanitize):
                 raise SystemExit(f"the kernels as they are fail {failure[0]}: {failure[1]}")
-        rows = study(folder, mutants)
+            rows += study(folder, chosen)
     if options.out:
         options.out.write_text(table(rows), encoding="utf-8")
     else:
