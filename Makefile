@@ -8,8 +8,8 @@ READY   = $(VENV)/.installed
 CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-cuda check-emulated \
-  check-sanitizers fuzz crash generate bench clean
+.PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-nvcc check-cuda check-emulated \
+  check-emulated-part check-emulated-sanitizers check-sanitizers emulator fuzz crash generate bench clean
 
 quickstart: $(READY)
 	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
@@ -23,7 +23,7 @@ quickstart: $(READY)
 	@echo "predictions  predict/quickstart.best.test.pt   predict/quickstart.best.test_ROC.csv"
 	@echo "weights      model/quickstart_best.pt"
 
-test: kernels check-cuda
+test: kernels check-nvcc check-emulated-part
 	PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 # The checks that need no tests. The hooks of .pre-commit-config.yaml run the same four targets.
@@ -55,21 +55,40 @@ kernels: $(READY)
 	@$(BIN)/python setup.py --quiet build_kernels
 
 # nvcc compiles without a GPU, so every machine with nvcc checks that the CUDA sources compile
-check-cuda: $(READY)
+check-nvcc: $(READY)
 	@if command -v nvcc > /dev/null || test -x /usr/local/cuda/bin/nvcc; then \
 	  PUFFIN_CUDA=1 $(BIN)/python setup.py --quiet build_kernels; else echo "nvcc not found: the CUDA sources are not compiled"; fi
 
-# Run the CUDA kernels on a CPU, thread by thread, with the tests of their CPU twins (about four minutes). Not taken: tests
-# that are about speed or CPU threads, operations that have no CUDA kernel, and values that CUDA does not check (it would wait).
-check-emulated: $(READY)
+# Everything that can be said about the CUDA kernels without a GPU (about 15 minutes)
+check-cuda: check-nvcc check-emulated check-emulated-sanitizers
+
+# Run the CUDA kernels on a CPU, thread by thread, with the tests of their CPU twins. Not taken: tests that are about speed
+# or CPU threads, operations that have no CUDA kernel, and values that CUDA does not check (it would wait).
+EMULATED = not large and not threads and not quadratic and not refuse and not errors and not example and not library \
+  and not signed_power
+check-emulated: emulator
+	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/emulate tests/ops -k "$(EMULATED)"
+
+# A part of about a minute, for `make test`
+check-emulated-part: emulator
+	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops \
+	  -k "$(EMULATED) and not opcheck and not compile and not dtype1 and not float64 and not knn_equals"
+
+emulator: $(READY)
 	PUFFIN_EMULATE=1 $(BIN)/python setup.py --quiet build_kernels
-	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops -k "not large and not threads and not quadratic and not refuse and not errors \
-	  and not example and not library and not signed_power"
+
+# The same under AddressSanitizer and UBSan, which check all memory, but not races. The slowest tests are left out.
+check-emulated-sanitizers: $(READY)
+	PUFFIN_EMULATE=1 PUFFIN_SANITIZE=1 $(BIN)/python setup.py --quiet build_kernels
+	LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 PUFFIN_KERNELS=emulated_asan $(BIN)/python -m pytest tests/ops \
+	  -k "$(EMULATED) and not (knn_equals and (dtype1 or tracks or outliers))"
+
+ASAN = $$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)
 
 # Run the tests of the kernels under AddressSanitizer and UBSan, then build the usual library again
 check-sanitizers: $(READY)
 	PUFFIN_SANITIZE=1 PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels
-	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 \
 	  PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest tests/ops \
 	  -k "equals_oracle or golden or padded or threads or tree or per_event or equals_separate or refuse"; \
 	  status=$$?; PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels; exit $$status

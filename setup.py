@@ -9,7 +9,7 @@ PUFFIN_CUDA            1: build the CUDA library even without a CUDA build of Py
 TORCH_CUDA_ARCH_LIST   such as "9.0" or "8.0;9.0+PTX" (default: those of 8.0;9.0;10.0 that nvcc offers, and PTX)
 PUFFIN_EMULATE         1: build only puffin_emulated, the CUDA kernels for tests on a CPU (PUFFIN_KERNELS=emulated)
 PUFFIN_SANITIZE        1: build the CPU library, or with PUFFIN_EMULATE=1 puffin_emulated_asan, with AddressSanitizer
-                       and UBSan (`make check-sanitizers` runs the tests of the CPU library)
+                       and UBSan (`make check-sanitizers` and `make check-emulated-sanitizers` run the tests with them)
 CXX, NVCC              the compilers
 MAX_JOBS               maximum number of compilers that run at the same time (default: number of CPU cores)
 """

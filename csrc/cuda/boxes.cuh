@@ -10,7 +10,6 @@
 
 namespace puffin::cuda {
 
-// lo x y z, hi x y z
 template <class T>
 struct Box {
   T lo[3], hi[3];
@@ -23,14 +22,20 @@ struct View {
   int64_t blocks[3];           // boxes per event and level
   const T* coords;             // (B, 3, slots)
   const int32_t* index;        // (B, slots) the point of a slot
-  const Box<T>* boxes[3];      // (B, blocks[level])
+  const T* boxes[3];           // (B, 6, blocks[level]): all lo x, lo y, lo z, hi x, hi y, hi z
   const int64_t* lengths;      // (B,)
 
   __device__ int64_t size(int64_t event) const { return event_size(lengths, event, rows); }
   __device__ const T* x(int64_t event) const { return coords + event * 3 * slots; }
   __device__ const int32_t* indices(int64_t event) const { return index + event * slots; }
-  __device__ const Box<T>& box(int level, int64_t event, int64_t i) const {
-    return boxes[level][event * blocks[level] + i];
+  __device__ Box<T> box(int level, int64_t event, int64_t i) const {
+    const T* p = boxes[level] + event * 6 * blocks[level] + i;
+    Box<T> box;
+    for (int c = 0; c < 3; ++c) {
+      box.lo[c] = p[c * blocks[level]];
+      box.hi[c] = p[(c + 3) * blocks[level]];
+    }
+    return box;
   }
 };
 
@@ -70,34 +75,54 @@ __device__ bool walk(const View<T>& view, int64_t event, int64_t size, const Ent
 }
 
 template <class T>
-__global__ void find_bounds(const T* points, const int64_t* lengths, int64_t rows, int64_t stride, Box<T>* bounds) {
-  PUFFIN_SHARED(Box<T>[warp], part);
-  const int64_t event = blockIdx.x, n = event_size(lengths, event, rows);
+__device__ Box<T> empty_box() {
   Box<T> box;
   for (int c = 0; c < 3; ++c) {
     box.lo[c] = infinity<T>();
     box.hi[c] = -infinity<T>();
   }
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+  return box;
+}
+
+// Comparisons with NaN are false, so a NaN coordinate does not change a box.
+template <class T>
+__device__ void enclose(Box<T>& box, const T* lo, const T* hi) {
+  for (int c = 0; c < 3; ++c) {
+    box.lo[c] = lo[c] < box.lo[c] ? lo[c] : box.lo[c];
+    box.hi[c] = hi[c] > box.hi[c] ? hi[c] : box.hi[c];
+  }
+}
+
+// The box around the boxes of all lanes.
+template <class T>
+__device__ void enclose_lanes(Box<T>& box) {
+  for (int offset = warp / 2; offset; offset /= 2) {
+    T lo[3], hi[3];
     for (int c = 0; c < 3; ++c) {
-      const T v = points[(event * rows + i) * stride + c];
-      box.lo[c] = v < box.lo[c] ? v : box.lo[c];
-      box.hi[c] = v > box.hi[c] ? v : box.hi[c];
+      lo[c] = __shfl_xor_sync(all_lanes, box.lo[c], offset);
+      hi[c] = __shfl_xor_sync(all_lanes, box.hi[c], offset);
     }
-  const auto reduce = [&] {
-    for (int offset = warp / 2; offset; offset /= 2)
-      for (int c = 0; c < 3; ++c) {
-        const T lo = __shfl_xor_sync(all_lanes, box.lo[c], offset), hi = __shfl_xor_sync(all_lanes, box.hi[c], offset);
-        box.lo[c] = lo < box.lo[c] ? lo : box.lo[c];
-        box.hi[c] = hi > box.hi[c] ? hi : box.hi[c];
-      }
-  };
-  reduce();
+    enclose(box, lo, hi);
+  }
+}
+
+template <class T>
+__global__ void find_bounds(const T* points, const int64_t* lengths, int64_t rows, int64_t stride, Box<T>* bounds) {
+  PUFFIN_SHARED(Box<T>[warp], part);
+  const int64_t event = blockIdx.x, n = event_size(lengths, event, rows);
+  Box<T> box = empty_box<T>();
+  for (int64_t base = int64_t(threadIdx.x) - lane_id(); base < n; base += blockDim.x) {
+    const int64_t i = base + lane_id();
+    T x[3];
+    load_points(points + event * rows * stride, i < n ? i : -1, stride, x);
+    if (i < n) enclose(box, x, x);
+  }
+  enclose_lanes(box);
   if (lane_id() == 0) part[threadIdx.x / warp] = box;
   __syncthreads();
   if (threadIdx.x >= warp) return;
   box = part[min(int(threadIdx.x), int(blockDim.x) / warp - 1)];
-  reduce();
+  enclose_lanes(box);
   if (threadIdx.x == 0) bounds[event] = box;
 }
 
@@ -114,19 +139,19 @@ __device__ inline int64_t spread_bits(uint64_t v) {  // moves bit i to bit 3 i, 
 template <class T>
 __global__ void make_keys(const T* points, const int64_t* lengths, int64_t batch, int64_t rows, int64_t stride,
                           const Box<T>* bounds, int64_t* keys) {
-  for (int64_t i = thread_id(); i < batch * rows; i += thread_count()) {
-    const int64_t event = i / rows;
-    int64_t key = last_key;
-    if (i % rows < event_size(lengths, event, rows)) {
-      key = 0;
-      for (int c = 0; c < 3; ++c) {
-        const T lo = bounds[event].lo[c], extent = bounds[event].hi[c] - lo;
-        T t = (points[i * stride + c] - lo) / extent * T(2097152);
-        t = t >= T(0) ? t : T(0);  // also 0 where the extent is 0 or NaN
-        key |= spread_bits(t < T(2097151) ? uint64_t(t) : 2097151u) << c;
-      }
+  for (int64_t base = thread_id() - lane_id(); base < batch * rows; base += thread_count()) {
+    const int64_t i = base + lane_id(), event = i / rows;
+    const bool used = i < batch * rows && i % rows < event_size(lengths, event, rows);
+    T x[3];
+    load_points(points, used ? i : -1, stride, x);
+    int64_t key = used ? 0 : last_key;
+    for (int c = 0; c < 3 && used; ++c) {
+      const T lo = bounds[event].lo[c], extent = bounds[event].hi[c] - lo;
+      T t = (x[c] - lo) / extent * T(2097152);
+      t = t >= T(0) ? t : T(0);  // also 0 where the extent is 0 or NaN
+      key |= spread_bits(t < T(2097151) ? uint64_t(t) : 2097151u) << c;
     }
-    keys[i] = key;
+    if (i < batch * rows) keys[i] = key;
   }
 }
 
@@ -134,36 +159,37 @@ __global__ void make_keys(const T* points, const int64_t* lengths, int64_t batch
 template <class T>
 __global__ void fill_slots(const T* points, const int64_t* lengths, const int64_t* order, int64_t batch, int64_t rows,
                            int64_t slots, int64_t stride, T* coords, int32_t* index) {
-  for (int64_t i = thread_id(); i < batch * slots; i += thread_count()) {
+  for (int64_t i = thread_id(); i < batch * slots; i += thread_count()) {  // slots is a multiple of a warp
     const int64_t event = i / slots, slot = i % slots;
     const bool used = slot < event_size(lengths, event, rows);
     const int64_t point = !used ? -1 : order ? order[event * rows + slot] : slot;
+    T x[3];
+    load_points(points, used ? event * rows + point : -1, stride, x);
     index[i] = int32_t(point);
-    for (int c = 0; c < 3; ++c)
-      coords[(event * 3 + c) * slots + slot] = used ? points[(event * rows + point) * stride + c] : T(0);
+    for (int c = 0; c < 3; ++c) coords[(event * 3 + c) * slots + slot] = x[c];
   }
 }
 
-// Computes the boxes of one level from those of the level below (level 0: from the points), one thread per box.
+// Computes the boxes of one level from those of the level below (level 0: from the points), one warp per box.
 template <class T>
-__global__ void fill_boxes(View<T> view, int level, Box<T>* out) {
+__global__ void fill_boxes(View<T> view, int level, T* out) {
   const int64_t blocks = view.blocks[level];
-  for (int64_t i = thread_id(); i < view.batch * blocks; i += thread_count()) {
-    const int64_t event = i / blocks, block = i % blocks, n = view.size(event);
+  for (int64_t i = thread_id() / warp; i < view.batch * blocks; i += thread_count() / warp) {
+    const int64_t event = i / blocks, block = i % blocks, n = view.size(event), j = block * warp + lane_id();
     const int64_t below = level == 0 ? n : level == 1 ? (n + 31) / 32 : (n + 1023) / 1024;
-    Box<T> box;
-    for (int c = 0; c < 3; ++c) {
-      box.lo[c] = infinity<T>();
-      box.hi[c] = -infinity<T>();
+    Box<T> box = empty_box<T>();
+    if (j < below && level == 0) {
+      const T* p = view.x(event) + j;
+      const T x[3] = {p[0], p[view.slots], p[2 * view.slots]};
+      enclose(box, x, x);
+    } else if (j < below) {
+      box = view.box(level - 1, event, j);
     }
-    for (int64_t j = block * 32; j < block * 32 + 32 && j < below; ++j)
-      for (int c = 0; c < 3; ++c) {
-        const T lo = level == 0 ? view.x(event)[c * view.slots + j] : view.box(level - 1, event, j).lo[c];
-        const T hi = level == 0 ? lo : view.box(level - 1, event, j).hi[c];
-        box.lo[c] = lo < box.lo[c] ? lo : box.lo[c];
-        box.hi[c] = hi > box.hi[c] ? hi : box.hi[c];
-      }
-    out[i] = box;
+    enclose_lanes(box);
+    const int c = lane_id();  // lanes 0 to 5 write lo x, lo y, lo z, hi x, hi y, hi z
+    T value = box.lo[0];
+    for (int k = 1; k < 6; ++k) value = c == k ? (k < 3 ? box.lo[k] : box.hi[k - 3]) : value;
+    if (c < 6) out[(event * 6 + c) * blocks + block] = value;
   }
 }
 
@@ -185,11 +211,10 @@ struct Blocks {
     coords = new_tensor(points, {batch, 3, view.slots}, points.scalar_type());
     index = new_tensor(points, {batch, view.slots}, ScalarType::Int);
     for (int level = 0; level < 3; ++level)
-      boxes[level] = new_tensor(points, {batch, view.blocks[level], 6}, points.scalar_type());
+      boxes[level] = new_tensor(points, {batch, 6, view.blocks[level]}, points.scalar_type());
     view.coords = coords.template const_data_ptr<T>();
     view.index = index.template const_data_ptr<int32_t>();
-    for (int level = 0; level < 3; ++level)
-      view.boxes[level] = reinterpret_cast<const Box<T>*>(boxes[level].template const_data_ptr<T>());
+    for (int level = 0; level < 3; ++level) view.boxes[level] = boxes[level].template const_data_ptr<T>();
     view.lengths = lengths.const_data_ptr<int64_t>();
     if (batch == 0 || rows == 0) return;
     const T* data = points.const_data_ptr<T>();
@@ -208,8 +233,8 @@ struct Blocks {
         fill_slots<T>, blocks_for(batch * view.slots), threads_per_block, stream, data, view.lengths, order_data, batch,
         rows, view.slots, stride, coords.template mutable_data_ptr<T>(), index.mutable_data_ptr<int32_t>());
     for (int level = 0; level < 3; ++level) {
-      PUFFIN_LAUNCH(fill_boxes<T>, blocks_for(batch * view.blocks[level]), threads_per_block, stream, view, level,
-                    reinterpret_cast<Box<T>*>(boxes[level].template mutable_data_ptr<T>()));
+      PUFFIN_LAUNCH(fill_boxes<T>, blocks_for(batch * view.blocks[level] * warp), threads_per_block, stream, view,
+                    level, boxes[level].template mutable_data_ptr<T>());
     }
   }
 };
@@ -226,7 +251,7 @@ __global__ void count_inside(View<T> view, const T* queries, const int64_t* leng
     if (i % rows < event_size(lengths, event, rows)) {
       const T q[3] = {queries[i * stride], queries[i * stride + 1], queries[i * stride + 2]};
       const auto enter = [&](int level, int64_t block) {
-        const Box<T>& box = view.box(level, event, block);
+        const Box<T> box = view.box(level, event, block);
         if (!(gap(q, box) < r2)) return false;
         if (!(span(q, box) < r2)) return true;
         const int64_t width = int64_t(32) << (5 * level), left = n - block * width;

@@ -1,18 +1,37 @@
 // Chamfer distance on CUDA; defined in src/puffin/ops/chamfer.py. One thread per point compares it with every point of
-// the other cloud, because a loss has many small clouds. Each point gathers its gradient (no atomic additions), so that
-// the result is reproducible.
+// the other cloud, because a loss has many small clouds. Each coordinate gathers its gradient (no atomic additions), so
+// that the result is reproducible.
 #include "device.cuh"
 
 namespace puffin::cuda {
 namespace {
 
-// x (B, rx, D), y (B, ry, D): nearest of y for every x
+// One point with Dims coordinates in registers; Dims 0: any number of them, which stay in memory.
+template <class T, int Dims>
+struct Point {
+  T at[Dims];
+  __device__ explicit Point(const T* x) {
+    for (int c = 0; c < Dims; ++c) at[c] = x[c];
+  }
+  __device__ T operator[](int64_t c) const { return at[c]; }
+};
+
 template <class T>
+struct Point<T, 0> {
+  const T* at;
+  __device__ explicit Point(const T* x) : at(x) {}
+  __device__ T operator[](int64_t c) const { return at[c]; }
+};
+
+// x (B, rx, D), y (B, ry, D): nearest of y for every x
+template <class T, int Dims>
 __global__ void find_nearest(const T* x, const T* y, const int64_t* lengths_x, const int64_t* lengths_y, int64_t batch,
-                             int64_t rx, int64_t ry, int64_t dims, T* distance, int64_t* index) {
+                             int64_t rx, int64_t ry, int64_t any_dims, T* distance, int64_t* index) {
+  const int64_t dims = Dims ? Dims : any_dims;
   for (int64_t i = thread_id(); i < batch * rx; i += thread_count()) {
     const int64_t event = i / rx, ny = event_size(lengths_y, event, ry);
-    const T *own = x + i * dims, *others = y + event * ry * dims;
+    const T* others = y + event * ry * dims;
+    const Point<T, Dims> own(x + i * dims);
     T best = infinity<T>();
     int64_t nearest = 0;
     const bool used = ny > 0 && i % rx < event_size(lengths_x, event, rx);
@@ -32,19 +51,18 @@ __global__ void find_nearest(const T* x, const T* y, const int64_t* lengths_x, c
   }
 }
 
-// out_x = d/dx of sum(grad_x |x_i - y_index_x[i]|^2) + sum(grad_y |y_j - x_index_y[j]|^2)
+// out_x = d/dx of sum(grad_x |x_i - y_index_x[i]|^2) + sum(grad_y |y_j - x_index_y[j]|^2); one thread per coordinate
 template <class T>
 __global__ void gather_gradient(const T* grad_x, const T* grad_y, const T* x, const T* y, const int64_t* index_x,
                                 const int64_t* index_y, int64_t batch, int64_t rx, int64_t ry, int64_t dims, T* out_x) {
-  for (int64_t i = thread_id(); i < batch * rx; i += thread_count()) {
-    const int64_t event = i / rx, row = i % rx, j = index_x[i];
-    const T *own = x + i * dims, *others = y + event * ry * dims;
-    T* out = out_x + i * dims;
-    const bool paired = j >= 0 && j < ry;
-    for (int64_t c = 0; c < dims; ++c) out[c] = paired ? T(2) * grad_x[i] * (own[c] - others[j * dims + c]) : T(0);
+  for (int64_t k = thread_id(); k < batch * rx * dims; k += thread_count()) {
+    const int64_t i = k / dims, c = k % dims, event = i / rx, row = i % rx, j = index_x[i];
+    const T *others = y + event * ry * dims + c, *grads = grad_y + event * ry;
+    const T own = x[k];
+    T sum = j >= 0 && j < ry ? T(2) * grad_x[i] * (own - others[j * dims]) : T(0);
     for (int64_t m = 0; m < ry; ++m)
-      if (index_y[event * ry + m] == row)
-        for (int64_t c = 0; c < dims; ++c) out[c] -= T(2) * grad_y[event * ry + m] * (others[m * dims + c] - own[c]);
+      if (index_y[event * ry + m] == row) sum -= T(2) * grads[m] * (others[m * dims] - own);
+    out_x[k] = sum;
   }
 }
 
@@ -68,7 +86,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor x_in, const Tens
     using T = decltype(type);
     const auto run = [&](const Tensor& a, const Tensor& b, const Tensor& la, const Tensor& lb, Tensor& d, Tensor& i) {
       if (d.numel() == 0) return;
-      PUFFIN_LAUNCH(find_nearest<T>, blocks_for(d.numel()), threads_per_block, scope.stream, a.const_data_ptr<T>(),
+      const auto find_partner =
+          a.size(2) == 3   ? &find_nearest<T, 3>
+          : a.size(2) == 4 ? &find_nearest<T, 4>
+                           : &find_nearest<T, 0>;
+      PUFFIN_LAUNCH(find_partner, blocks_for(d.numel()), threads_per_block, scope.stream, a.const_data_ptr<T>(),
                     b.const_data_ptr<T>(), la.const_data_ptr<int64_t>(), lb.const_data_ptr<int64_t>(), batch, a.size(1),
                     b.size(1), dims, d.mutable_data_ptr<T>(), i.mutable_data_ptr<int64_t>());
     };
@@ -99,7 +121,7 @@ std::tuple<Tensor, Tensor> chamfer_backward(const Tensor grad_x_in, const Tensor
     const auto run = [&](const Tensor& ga, const Tensor& gb, const Tensor& a, const Tensor& b, const Tensor& ja,
                          const Tensor& jb, Tensor& out) {
       if (ga.numel() == 0) return;
-      PUFFIN_LAUNCH(gather_gradient<T>, blocks_for(ga.numel()), threads_per_block, scope.stream, ga.const_data_ptr<T>(),
+      PUFFIN_LAUNCH(gather_gradient<T>, blocks_for(a.numel()), threads_per_block, scope.stream, ga.const_data_ptr<T>(),
                     gb.const_data_ptr<T>(), a.const_data_ptr<T>(), b.const_data_ptr<T>(), ja.const_data_ptr<int64_t>(),
                     jb.const_data_ptr<int64_t>(), batch, a.size(1), b.size(1), dims, out.mutable_data_ptr<T>());
     };

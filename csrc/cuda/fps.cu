@@ -28,16 +28,17 @@ __device__ void farthest_of_warp(T& distance, int32_t& index) {
 
 template <class T>
 __global__ void prepare(View<T> view, T* distance, T* farthest, int32_t* farthest_index, int32_t* slot_of) {
-  for (int64_t i = thread_id(); i < view.batch * view.slots; i += thread_count()) {
+  for (int64_t i = thread_id(); i < view.batch * view.slots; i += thread_count()) {  // a warp has one block of points
     const int64_t event = i / view.slots, slot = i % view.slots;
     const int32_t point = view.index[i];
-    distance[i] = point >= 0 ? infinity<T>() : T(-1);  // -1: already chosen, or padding
+    const T far = point >= 0 ? infinity<T>() : T(-1);  // -1: already chosen, or padding
+    distance[i] = far;
     if (point >= 0) slot_of[event * view.slots + point] = int32_t(slot);
+    T farthest_here = far;
+    int32_t lowest = point >= 0 ? point : nobody;  // nothing is chosen yet, so every point is infinitely far
+    farthest_of_warp(farthest_here, lowest);
     if (slot % warp) continue;
-    int32_t lowest = nobody;  // nothing is chosen yet, so every point is infinitely far
-    for (int j = 0; j < warp; ++j)
-      if (view.index[i + j] >= 0 && view.index[i + j] < lowest) lowest = view.index[i + j];
-    farthest[event * view.blocks[0] + slot / warp] = point >= 0 ? infinity<T>() : T(-1);
+    farthest[event * view.blocks[0] + slot / warp] = farthest_here;
     farthest_index[event * view.blocks[0] + slot / warp] = lowest;
   }
 }

@@ -21,6 +21,8 @@
 
 namespace puffin::cuda {
 
+constexpr int64_t most_blocks = int64_t(1) << 20;  // of a grid
+
 // Makes the tensor's device current as long as it lives, and holds that device's current stream.
 struct Scope {
   torch::stable::accelerator::DeviceGuard guard;

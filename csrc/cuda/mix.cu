@@ -60,8 +60,6 @@ __device__ EvenOdd<T> even_and_odd(const Entries& entries, const Activated<T>& g
   return {{a + b, a - b}};
 }
 
-struct Nothing {};
-
 template <class Number>
 struct MixForward {
   using T = Number;

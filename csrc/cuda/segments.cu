@@ -33,19 +33,29 @@ __global__ void reduce_runs(const T* x, const int64_t* ptr, int64_t segments, in
   }
 }
 
+// One warp writes 32 consecutive rows, so that it searches for a segment once, and reads each row of x once.
 template <class T>
 __global__ void expand_runs(const T* x, const int64_t* ptr, int64_t segments, int64_t rows, int64_t channels, T* out) {
-  for (int64_t k = thread_id(); k < rows * channels; k += thread_count()) {
-    const int64_t row = k / channels;
-    int64_t low = 0, high = segments;  // the last segment that starts at or before the row
-    while (high - low > 1) {
-      const int64_t middle = (low + high) / 2;
-      if (ptr[middle] <= row)
-        low = middle;
+  const int64_t strips = (rows + warp - 1) / warp, groups = (channels + warp - 1) / warp;
+  for (int64_t k = thread_id() / warp; k < strips * groups; k += thread_count() / warp) {
+    const int64_t first = k / groups * warp, last = first + warp < rows ? first + warp : rows;
+    const int64_t c = k % groups * warp + lane_id();
+    int64_t segment = 0, end = segments;  // the last segment that starts at or before the first row
+    while (end - segment > 1) {
+      const int64_t middle = (segment + end) / 2;
+      if (ptr[middle] <= first)
+        segment = middle;
       else
-        high = middle;
+        end = middle;
     }
-    out[k] = x[low * channels + k % channels];
+    for (int64_t row = first; row < last;) {
+      while (segment + 1 < segments && ptr[segment + 1] <= row) ++segment;
+      const int64_t next = segment + 1 < segments ? ptr[segment + 1] : rows;  // the last segment takes all other rows
+      const int64_t stop = next < last ? next : last;
+      const T value = c < channels ? x[segment * channels + c] : T(0);
+      for (; row < stop; ++row)
+        if (c < channels) out[row * channels + c] = value;
+    }
   }
 }
 
@@ -55,11 +65,11 @@ __global__ void share_gradient(const T* grad, const T* extremum, const T* x, con
   for (int64_t k = thread_id(); k < segments * channels; k += thread_count()) {
     const int64_t c = k % channels;
     const Run run(ptr, k / channels, rows);
+    const T value = extremum[k];
     int64_t ties = 0;
-    for (int64_t r = run.first; r < run.last; ++r) ties += x[r * channels + c] == extremum[k];
+    for (int64_t r = run.first; r < run.last; ++r) ties += x[r * channels + c] == value;
     const T share = grad[k] / T(ties > 0 ? ties : 1);
-    for (int64_t r = run.first; r < run.last; ++r)
-      out[r * channels + c] = x[r * channels + c] == extremum[k] ? share : T(0);
+    for (int64_t r = run.first; r < run.last; ++r) out[r * channels + c] = x[r * channels + c] == value ? share : T(0);
   }
 }
 
@@ -115,8 +125,9 @@ Tensor segment_expand(const Tensor x_in, const Tensor ptr, int64_t rows) {
   if (out.numel() == 0) return out;
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
-    PUFFIN_LAUNCH(expand_runs<T>, blocks_for(rows * channels), threads_per_block, scope.stream, x.const_data_ptr<T>(),
-                  ptr.const_data_ptr<int64_t>(), ptr.size(0) - 1, rows, channels, out.mutable_data_ptr<T>());
+    PUFFIN_LAUNCH(expand_runs<T>, blocks_for((rows + warp - 1) / warp * ((channels + warp - 1) / warp) * warp),
+                  threads_per_block, scope.stream, x.const_data_ptr<T>(), ptr.const_data_ptr<int64_t>(),
+                  ptr.size(0) - 1, rows, channels, out.mutable_data_ptr<T>());
   });
   return out;
 }

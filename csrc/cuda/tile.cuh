@@ -76,6 +76,8 @@ __device__ inline void for_each_element(int height, int width, const Read& read,
   }
 }
 
+struct Nothing {};  // the notes or the state of a job that has none
+
 // How a product is cut into pieces. The last columns and the last part of the inner dimension may be shorter.
 struct TilePlan {
   int groups;                  // of four columns, each multiplied by one thread
@@ -157,7 +159,7 @@ __global__ void __launch_bounds__(tile_threads, 4) multiply_tiles(const Job job,
   const bool multiplies = own_row < plan.row_threads;
   const int64_t first_column = int64_t(blockIdx.x % plan.column_chunks) * plan.columns;
   const int width = int(smaller<int64_t>(plan.columns, job.outer - first_column));
-  typename Job::State state;
+  typename Job::State state{};
   bool fresh = true;  // the matrices are not yet in shared memory
   for (int64_t tile = blockIdx.x / plan.column_chunks; tile < plan.tiles; tile += gridDim.x / plan.column_chunks) {
     const int64_t first_row = tile * plan.height;

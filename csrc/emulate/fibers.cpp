@@ -51,7 +51,7 @@ void thread_main() {
 #if defined(__SANITIZE_ADDRESS__)
   after_switch(nullptr, &host_stack, &host_stack_size);
 #endif
-  (*current.body)();
+  current.call.run(current.call.arguments);
   running->ready &= ~(1u << running_lane);
   running->done |= 1u << running_lane;
   ++running->block->done;

@@ -3,20 +3,30 @@
 
 #include "cuda_runtime.h"
 
-#include <functional>
 #include <tuple>
 
 namespace puffin::emulate {
 
-// Run body once for every thread of a grid of one-dimensional blocks. Throws std::runtime_error, which names the
+// The arguments of a launch, which every thread reads; on a GPU they are in constant memory.
+struct Call {
+  const void* arguments;
+  size_t size;
+  void (*run)(const void* arguments);
+};
+
+// Run the call once for every thread of a grid of one-dimensional blocks. Throws std::runtime_error, which names the
 // kernel, the block and the thread, if the threads do what a GPU would not do.
-void launch(const char* kernel, unsigned blocks, unsigned threads, const std::function<void()>& body);
+void launch(const char* kernel, unsigned blocks, unsigned threads, const Call& call);
 
 template <class... Parameters, class... Arguments>
 void launch_kernel(const char* name, unsigned blocks, unsigned threads, void (*kernel)(Parameters...),
                    const Arguments&... arguments) {
-  const std::tuple<Parameters...> values(arguments...);  // evaluated once, on the host, as for a GPU
-  launch(name, blocks, threads, [&] { std::apply(kernel, values); });
+  using Values = std::tuple<void (*)(Parameters...), Parameters...>;
+  const Values values(kernel, arguments...);  // evaluated once, on the host, as for a GPU
+  launch(name, blocks, threads,
+         {&values, sizeof values, [](const void* all) {
+            std::apply([](auto run, const auto&... each) { run(each...); }, *static_cast<const Values*>(all));
+          }});
 }
 
 template <class T>
@@ -38,6 +48,9 @@ T& shared_variable(const char* name, Site site) {
 #define PUFFIN_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(puffin, CPU, m)
 
 namespace puffin::cuda {
+
+// Few, so that the loops of the kernels over more threads than a grid has run in tests.
+constexpr int64_t most_blocks = 8;
 
 struct Scope {
   cudaStream_t stream = nullptr;

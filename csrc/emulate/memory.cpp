@@ -8,6 +8,7 @@
 //
 // Built with AddressSanitizer instead, these functions are never called; it checks the bounds of all memory.
 #include "state.h"
+#include "traffic.h"
 
 #include <dlfcn.h>
 
@@ -109,9 +110,12 @@ void note(const void* pointer, size_t size, bool read, bool write, bool atomic, 
   if (p >= stacks && p < stacks + stacks_size) return;  // local variables
   const auto* fixed = reinterpret_cast<const char*>(&built_ins);
   if (p >= fixed && p < fixed + sizeof built_ins) return;
+  const char* arguments = static_cast<const char*>(current.call.arguments);
+  if (p >= arguments && p < arguments + current.call.size) return;
   const bool in_shared = p >= shared_memory && p < shared_memory + max_resident * shared_stride;
   const size_t offset = in_shared ? size_t(p - shared_memory) : 0;
   if (in_shared) check_shared(offset, size, write && !read, caller);
+  if (counting) count_access(p, size, write, in_shared, caller);
   const Access now{running->block->index, uint16_t(running->number * warp_size + running_lane + 1), uint16_t(atomic),
                    running->block->epoch, running->epoch};
   const uintptr_t first = reinterpret_cast<uintptr_t>(p) & ~uintptr_t(3), last = reinterpret_cast<uintptr_t>(p) + size;
@@ -141,10 +145,13 @@ void forget_accesses() {
 
 void start_shared(Block& block) {
   char* memory = shared_memory + block.slot * shared_stride;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(memory, shared_stride);
+#endif
   std::memset(memory, 0xcb, shared_limit);
   std::memset(block.written, 0, sizeof block.written);
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(memory, shared_stride);
+  __asan_poison_memory_region(memory, shared_stride);  // until `shared` opens the variables
 #endif
 }
 

@@ -6,6 +6,7 @@
 // ends.
 #include "launch.h"
 #include "state.h"
+#include "traffic.h"
 
 #include <sys/mman.h>
 
@@ -80,6 +81,8 @@ void start_block(unsigned index, unsigned slot) {
 
 // All threads of the block have arrived at a barrier or returned. Returns whether the block has ended.
 bool pass_barrier(Block& block) {
+  if (counting)
+    for (const Warp& warp : block.warps) close_requests(warp);
   if (block.done == current.threads) return true;
   const Site* site = nullptr;
   unsigned first = 0;
@@ -148,12 +151,10 @@ void run_blocks() {
 }
 
 void clean_up() {
+  if (counting) close_launch();
   current.kernel = nullptr;
   running = nullptr;
   runnable.clear();
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stacks, stacks_size + max_resident * shared_stride);  // threads that were given up
-#endif
 }
 
 }  // namespace
@@ -189,7 +190,7 @@ void sleep() {
   to_host();
 }
 
-void launch(const char* kernel, unsigned blocks, unsigned threads, const std::function<void()>& function) {
+void launch(const char* kernel, unsigned blocks, unsigned threads, const Call& call) {
   const std::lock_guard<std::mutex> lock(one_launch);
   static const bool seeded = (random_numbers.seed(number_of("PUFFIN_EMULATE_SEED", 0)), true);
   (void)seeded;
@@ -197,13 +198,16 @@ void launch(const char* kernel, unsigned blocks, unsigned threads, const std::fu
     throw std::runtime_error(std::string(kernel) + ": a launch of " + std::to_string(blocks) + " blocks of " +
                              std::to_string(threads) + " threads is not possible");
   allocate();
-  current = {kernel, &function, blocks, threads, {}, "", 0};
+  current = {kernel, call, blocks, threads, {}, "", 0};
   built_ins = {{}, {}, {threads, 1, 1}, {blocks, 1, 1}};
   forget_accesses();
   try {
     run_blocks();
   } catch (...) {
     clean_up();
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(stacks, stacks_size);  // the frames of the threads that were given up
+#endif
     throw;
   }
   clean_up();

@@ -3,8 +3,8 @@
 
 #include "cuda_runtime.h"
 #include "fiber.h"
+#include "launch.h"
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,7 +47,7 @@ struct Variable {  // in shared memory
 
 struct Launch {
   const char* kernel = nullptr;  // null: no kernel runs
-  const std::function<void()>* body = nullptr;
+  Call call;
   unsigned blocks, threads;
   std::vector<Variable> variables;
   std::string failure;

@@ -1,5 +1,6 @@
 // The functions of warps: lanes that call one wait for the lanes of its mask, then exchange their values.
 #include "state.h"
+#include "traffic.h"
 
 namespace puffin::emulate {
 namespace {
@@ -56,6 +57,7 @@ void exchange(Warp& warp, unsigned mask) {
     }
   }
   if (op == Op::sync_warp && mask == warp.exists) ++warp.epoch;
+  if (counting && mask == warp.exists) close_requests(warp);
   warp.waits &= ~mask;
   warp.ready |= mask;
 }

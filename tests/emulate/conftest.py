@@ -28,7 +28,7 @@ def run_case(tmp_path_factory):
     others = [(path, []) for path in [*sorted((ROOT / "csrc" / "emulate").glob("*.cpp")), HERE / "main.cpp"]]
 
     def compile_(source: Path, flags: list[str]) -> str:
-        target = str(folder / f"{source.stem}.o")
+        target = str(folder / f"{source.name}.o")
         subprocess.run([compiler, *FLAGS, *flags, "-c", str(source), "-o", target], check=True)
         return target
 

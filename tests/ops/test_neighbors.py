@@ -66,6 +66,23 @@ def test_ball_equals_oracle(name, dtype, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_several_blocks_of_every_level(device):
+    """The CUDA kernels search boxes of 32, 1024 and 32768 points: breaks when one of the last boxes is left out."""
+    require_kernels(device)
+    points = torch.randint(64, (1, 34_000, 3), generator=torch.Generator().manual_seed(5)).float()
+    queries = points[:, [0, 17_000, 32_800, 33_999]]
+    arguments = queries, points, torch.tensor([4]), torch.tensor([34_000])
+    here = [t.to(device) for t in arguments]
+    for a, b in zip(knn(*here, 5), knn_oracle(*arguments, 5), strict=True):
+        assert torch.equal(a.cpu(), b)
+    for radius in (3.0, 1e6):
+        counts = ball_count(here[0], here[1], radius, here[2], here[3])
+        assert torch.equal(counts.cpu(), ball_count_oracle(*arguments, radius))
+    index = ball_query(here[0], here[1], 3.0, 40, here[2], here[3])
+    assert torch.equal(index.cpu(), ball_query_oracle(*arguments, 3.0, 40))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_all_neighbours(device):
     """k=None: breaks when the width is not the largest count."""
     points, lengths = (t.to(device) for t in cloud("lattice_ties"))

@@ -98,11 +98,11 @@ def _announced(name: str, key: str, oracle: Callable) -> Callable:
     return run
 
 
-def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, ...] = ("CPU", "CUDA")) -> None:
+def define(schema: str, oracle: Callable, fake: Callable) -> None:
     """Define `puffin::<op>` by its schema, e.g. "knn(Tensor queries, ...) -> Tensor".
 
-    oracle and fake take the arguments of the schema; fake allocates outputs of the right shape. compiled: the dispatch
-    keys that the libraries have a kernel for. Raises ImportError if the compiled library has another schema.
+    oracle and fake take the arguments of the schema; fake allocates outputs of the right shape. Both libraries have a
+    kernel for every operator. Raises ImportError if the compiled library has another schema.
     """
     name = schema.split("(", 1)[0]
     if loaded():
@@ -119,7 +119,7 @@ def define(schema: str, oracle: Callable, fake: Callable, compiled: tuple[str, .
         _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _oracles[name] = oracle
     for key in KEYS:
-        if not loaded(key) or ("CUDA" if EMULATED else key) not in compiled:
+        if not loaded(key):
             _definitions.impl(name, _announced(name, key, oracle), key)
     torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
 
