@@ -18,8 +18,7 @@
 namespace puffin::cuda {
 
 constexpr int tile_threads = 128, tile_most_rows = 128, tile_most_columns = 64;
-// Enough for the largest GPUs; fixed, so that no sum depends on the GPU.
-constexpr int64_t tile_most_blocks = std::min<int64_t>(1024, most_blocks);
+constexpr int tile_most_blocks = 1024;  // enough for the largest GPUs; fixed, so that no sum depends on the GPU
 
 // Bytes of shared memory for the rows of a tile and for the matrices: with a job's notes less than 48 KB, and large
 // enough for 56 pairs of the preset 48k (60 -> 35 channels, two float32 products) at once.
