@@ -29,6 +29,7 @@ EXPECTED = {
     "classifier, event weights": WEIGHTED_STEP,
     "classifier, class weights": WEIGHTED_STEP,
     "operations on points": {},
+    "synchronised norm": {},
     # the docstrings of these three name the wait
     "k of each event": {f"ops/fps.py:farthest_point_sampling: {READ}": 1},
     "ball query without k": {f"ops/neighbors.py:ball_query: {READ}": 1},
