@@ -86,7 +86,7 @@ check-emulated-sanitizers: $(READY)
 
 # Break the CUDA kernels on purpose, in a copy, and see that a test fails for each (a quarter of an hour)
 mutants: $(READY)
-	$(BIN)/python -m tests.mutants --out docs/kernel_mutants.md
+	$(BIN)/python -m tests.mutants
 
 ASAN = $$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)
 

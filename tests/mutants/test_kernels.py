@@ -1,4 +1,4 @@
-"""The list of wrong kernels fits the kernels, so that `make mutants` runs; the study itself takes a quarter of an hour."""
+"""The list of wrong kernels fits the kernels, so that `make mutants` can run; the study takes a quarter of an hour."""
 
 import pytest
 
