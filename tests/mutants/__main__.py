@@ -1,7 +1,7 @@
 """Break the CUDA kernels on purpose, and write which test sees each wrong version: python -m tests.mutants.
 
 Everything happens in a copy of the repository: a mutant changes one text of csrc/cuda, the emulator (csrc/emulate) is
-built, and the tests of the operation run until one fails. Takes about 15 minutes on one core. Exit status 1 if a
+built, and the tests of the operation run until one fails. Takes about 20 minutes on one core. Exit status 1 if a
 mutant survives, which means that a test is missing.
 """
 
@@ -122,7 +122,7 @@ def table(rows: list[tuple[Mutant, str, str]]) -> str:
         f"The tests that run with the emulator ([kernels.md](kernels.md)) catch {caught} of {len(rows)} wrong versions "
         "of the CUDA kernels. This command breaks the kernels in a copy, one at a time, and writes this page:",
         "",
-        "<!-- not run: takes a quarter of an hour -->",
+        "<!-- not run: takes 20 minutes -->",
         "```bash",
         "make mutants",
         "```",

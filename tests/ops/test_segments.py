@@ -6,7 +6,7 @@ import torch
 from puffin.ops import library, segments
 from tests.conftest import DEVICES, TOLERANCE, relative
 
-SIZES = [[3, 0, 5, 1], [2000, 0, 0, 1500, 1], [0, 0], [1], []]
+SIZES = [[3, 0, 5, 1], [1, 2, 1, 1, 40, 1, 1], [2000, 0, 0, 1500, 1], [0, 0], [1], []]
 
 
 def rows_of(sizes, channels=5, dtype=torch.float64, device="cpu"):
