@@ -22,7 +22,7 @@ STEP = {LOSS: 1, NORM: 1}
 # tokens: their number, and then that of their points, decide the sizes of all that follows
 CLOUD_STEP = {**STEP, TOKENS: 2, f"evaluation: {TOKENS}": 2}
 # the scale of the weights and their sum are Python numbers
-_WEIGHTS = {f"tasks/weighting.py:normalised: {READ}": 2, f"tasks/weighting.py:weighted_mean: {READ}": 1}
+_WEIGHTS = {f"tasks/weighting.py:normalised: {READ}": 1, f"tasks/weighting.py:combined: {READ}": 1}
 WEIGHTED_STEP = {**STEP, **_WEIGHTS, **{f"evaluation: {wait}": number for wait, number in _WEIGHTS.items()}}
 
 EXPECTED = {
