@@ -127,8 +127,8 @@ def table(rows: list[tuple[Mutant, str, str]]) -> str:
         "make mutants",
         "```",
         "",
-        "The messages are those of the emulator, which name kernel, block and thread, of AddressSanitizer, or of the "
-        "comparison with the oracle.",
+        "The messages are those of the emulator, which name kernel, block and thread, of AddressSanitizer or UBSan, or "
+        "of the comparison with the oracle.",
         "",
         "| wrong version | file | caught by | message |",
         "|---|---|---|---|",
