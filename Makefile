@@ -9,7 +9,7 @@ CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
 .PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-nvcc check-cuda check-emulated \
-  check-emulated-part check-emulated-sanitizers check-sanitizers emulator fuzz crash generate bench clean
+  check-emulated-part check-emulated-sanitizers check-sanitizers emulator mutants fuzz crash generate bench clean
 
 quickstart: $(READY)
 	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
@@ -59,15 +59,16 @@ check-nvcc: $(READY)
 	@if command -v nvcc > /dev/null || test -x /usr/local/cuda/bin/nvcc; then \
 	  PUFFIN_CUDA=1 $(BIN)/python setup.py --quiet build_kernels; else echo "nvcc not found: the CUDA sources are not compiled"; fi
 
-# Everything that can be said about the CUDA kernels without a GPU (about 15 minutes)
-check-cuda: check-nvcc check-emulated check-emulated-sanitizers
+# Everything that can be said about the CUDA kernels without a GPU (about half an hour)
+check-cuda: check-nvcc check-emulated check-emulated-sanitizers mutants
 
 # Run the CUDA kernels on a CPU, thread by thread, with the tests of their CPU twins. Not taken: tests that are about speed
 # or CPU threads, operations that have no CUDA kernel, and values that CUDA does not check (it would wait).
 EMULATED = not large and not threads and not quadratic and not refuse and not errors and not example and not library \
   and not signed_power
 check-emulated: emulator
-	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/emulate tests/ops -k "$(EMULATED)"
+	$(BIN)/python -m pytest tests/emulate
+	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops -k "$(EMULATED)"
 
 # A part of about a minute, for `make test`
 check-emulated-part: emulator
@@ -82,6 +83,10 @@ check-emulated-sanitizers: $(READY)
 	PUFFIN_EMULATE=1 PUFFIN_SANITIZE=1 $(BIN)/python setup.py --quiet build_kernels
 	LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 PUFFIN_KERNELS=emulated_asan $(BIN)/python -m pytest tests/ops \
 	  -k "$(EMULATED) and not (knn_equals and (dtype1 or tracks or outliers))"
+
+# Break the CUDA kernels on purpose, in a copy, and see that a test fails for each (about 20 minutes)
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants --out docs/kernel_mutants.md
 
 ASAN = $$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)
 

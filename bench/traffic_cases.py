@@ -16,6 +16,7 @@ from bench.kernels import lartpc_cloud
 from puffin.ops.chamfer import chamfer_distance
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
+from puffin.ops.messages import message
 from puffin.ops.neighbors import ball_count, ball_query, knn
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pairs import pair_expand, pair_mix, pair_reduce
@@ -38,10 +39,10 @@ class Case:
 
 
 @cache
-def pairs() -> PairIndex:
+def pairs(jets: int = JETS) -> PairIndex:
     """Return the pairs of the first jets of the sample."""
     with h5py.File(SAMPLE) as file:
-        return PairIndex(torch.from_numpy(file["Nobj"][:JETS]).long(), torch.device("cpu"))
+        return PairIndex(torch.from_numpy(file["Nobj"][:jets]).long(), torch.device("cpu"))
 
 
 @cache
@@ -148,25 +149,38 @@ def loss_cases(points: int = POINTS) -> list[Case]:
     ]
 
 
-def mix_cases() -> list[Case]:
-    """Return the 2 -> 2 layer of PELICAN. The sums over rows that its kernels share out are not counted as needed."""
-    nodes, all_pairs, sizes = pairs().num_nodes, pairs().num_pairs, (MESSAGE, MIXED)
+def mix_cases(jets: int = JETS) -> list[Case]:
+    """Return the 2 -> 2 layer and the message of PELICAN. Partial sums of the blocks are not counted as needed."""
+    index = pairs(jets)
+    nodes, all_pairs, sizes = index.num_nodes, index.num_pairs, (MESSAGE, MIXED)
     x, even, odd = random(all_pairs, MESSAGE, True), random(*sizes, True), random(*sizes, True)
     vectors = [random(nodes, MIXED, True) for _ in "uvw"]
+    mixed, weight, bias = random(all_pairs, MIXED, True), random(*sizes, True), random(1, MESSAGE, True)[0]
     wide, narrow = FLOAT * all_pairs * MESSAGE, FLOAT * all_pairs * MIXED
-    matrices, sums = 2 * FLOAT * MESSAGE * MIXED, 3 * FLOAT * nodes * MIXED
+    matrix, sums = FLOAT * MESSAGE * MIXED, 3 * FLOAT * nodes * MIXED
     return [
         Case(
             "pair_mix",
-            lambda: pair_mix(x, even, odd, vectors, pairs(), 0.01).sum().backward(),
+            lambda: pair_mix(x, even, odd, vectors, index, 0.01).sum().backward(),
             {
-                "multiply_tiles<MixForward>": wide + narrow + matrices + sums,
-                "multiply_tiles<MixBackward>": 2 * narrow + wide + matrices,
+                "multiply_tiles<MixForward>": wide + narrow + 2 * matrix + sums,
+                "multiply_tiles<MixBackward>": 2 * narrow + wide + 2 * matrix,
                 "reduce_nodes<Activated>": 2 * narrow + sums,
                 "add_outer_products": wide + 2 * narrow,
-                "add_partial_sums": matrices,
+                "add_partial_sums": 2 * matrix,
             },
-        )
+        ),
+        Case(
+            "message",
+            lambda: message(mixed, weight, bias, 0.01).values.sum().backward(),
+            {
+                "multiply_tiles<MessageForward>": narrow + wide + matrix,
+                "merge_moments": 2 * FLOAT * MESSAGE,
+                "multiply_tiles<MessageBackward>": 2 * wide + narrow + matrix,
+                "add_outer_products": 2 * wide + narrow,
+                "add_partial_sums": matrix,
+            },
+        ),
     ]
 
 

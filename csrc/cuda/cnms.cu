@@ -3,7 +3,9 @@
 // Exact: a point is kept if and only if no kept point of higher priority is within the radius. Warps take points in the
 // order of priority, and a point waits until all its neighbours of higher priority are decided. This cannot deadlock:
 // the first undecided point of an event waits for no other point, and every point that is waited for belongs to a
-// running warp.
+// running warp. The second holds also where not all blocks fit on the GPU: a warp draws its number when it runs,
+// numbers ascend, and a block that has started runs to its end. A state is one word that changes once, and no other
+// memory is read because of it, so volatile accesses are enough and no fence is needed.
 #include "boxes.cuh"
 
 namespace puffin::cuda {

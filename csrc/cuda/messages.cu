@@ -20,6 +20,7 @@ struct MessageForward {
   using Value = One<T>;
   using State = Moments;
   static constexpr int parts = 1;
+  static constexpr bool stored_by_columns = true;
   struct Notes {
     Moments moments[tile_threads];
   };
@@ -87,6 +88,7 @@ struct MessageBackward {
   using State = Nothing;
   using Notes = Nothing;
   static constexpr int parts = 1;
+  static constexpr bool stored_by_columns = false;
 
   BeforeActivation<T> grad;
   const T* weight;             // (S, C)

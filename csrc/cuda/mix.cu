@@ -66,6 +66,7 @@ struct MixForward {
   using Value = EvenOdd<T>;
   using State = Nothing;
   static constexpr int parts = 2;
+  static constexpr bool stored_by_columns = false;
   struct Notes {
     Ends ends[tile_most_rows];
   };
@@ -108,6 +109,7 @@ struct MixBackward {
   using State = Nothing;
   using Notes = Nothing;
   static constexpr int parts = 2;
+  static constexpr bool stored_by_columns = true;
 
   Entries entries;
   Activated<T> grad;           // (P, S)

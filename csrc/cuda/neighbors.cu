@@ -62,7 +62,6 @@ struct MemoryList {
         distances[j] = from;
         indices[j] = from_index;
       }
-      __syncwarp();
       if (base == 0) break;
     }
     if (lane_id() == 0 && place < k) {

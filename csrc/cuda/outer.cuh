@@ -20,23 +20,42 @@ constexpr int outer_slices = 8;                       // threads that add up the
 template <class Job>
 constexpr int outer_rows = 256 / int(sizeof(typename Job::T)) / Job::parts;
 
+constexpr int outer_sums = 32;  // of each thread: eight columns of the left factor, four of the right one
+
 // How the result is cut into pieces, and the number of blocks (and of partial sums) that share the rows of each piece.
 struct OuterPlan {
-  int left_width, left_chunks, right_width, right_chunks;
+  int left_width, left_chunks, left_groups;     // columns of a piece; pieces; groups of eight columns of a piece
+  int right_width, right_chunks, right_groups;  // the same, groups of four
+  int workers;                                  // threads that multiply
   int64_t tiles, sums;
+
+  __host__ __device__ int chunks() const { return left_chunks * right_chunks; }
 };
+
+// What a thread multiplies: a part of the products, and the first of its columns within the piece.
+struct OuterShare {
+  int part, left, right;
+};
+
+__device__ inline OuterShare share_of(const OuterPlan& plan, int thread) {
+  const int group = thread / plan.right_groups;
+  return {group / plan.left_groups, group % plan.left_groups * 8, thread % plan.right_groups * 4};
+}
 
 template <class Job>
 OuterPlan plan_outer(const Job& job) {
-  const auto pieces = [](int64_t n, int64_t most) { return (n + most - 1) / most; };
+  const auto pieces = [](int64_t n, int64_t most) { return int((n + most - 1) / most); };
   OuterPlan plan;
-  plan.left_width = int(pieces(job.left_columns, pieces(job.left_columns, outer_width)));
-  plan.left_chunks = int(pieces(job.left_columns, plan.left_width));
-  plan.right_width = int(pieces(job.right_columns, pieces(job.right_columns, outer_width)));
-  plan.right_chunks = int(pieces(job.right_columns, plan.right_width));
-  plan.tiles = pieces(job.rows, outer_rows<Job>);
+  plan.left_width = pieces(job.left_columns, pieces(job.left_columns, outer_width));
+  plan.left_chunks = pieces(job.left_columns, plan.left_width);
+  plan.left_groups = pieces(plan.left_width, 8);
+  plan.right_width = pieces(job.right_columns, pieces(job.right_columns, outer_width));
+  plan.right_chunks = pieces(job.right_columns, plan.right_width);
+  plan.right_groups = pieces(plan.right_width, 4);
+  plan.workers = Job::parts * plan.left_groups * plan.right_groups;
+  plan.tiles = (job.rows + outer_rows<Job> - 1) / outer_rows<Job>;
   // at least four tiles for each block, so that the partial sums are fewer than the rows
-  plan.sums = std::min(pieces(plan.tiles, 4), pieces(outer_most_blocks, int64_t(plan.left_chunks) * plan.right_chunks));
+  plan.sums = std::min<int64_t>((plan.tiles + 3) / 4, pieces(outer_most_blocks, plan.chunks()));
   return plan;
 }
 
@@ -55,87 +74,98 @@ __device__ inline void multiply_columns(const T* a, const T* b, int rows, T (&su
   }
 }
 
-// partial (sums, parts, left_columns, right_columns)
+// Shared memory for `height` rows of a factor, (parts, rows, outer_width); beyond `width` columns 0.
+template <class Job, class Read>
+__device__ inline void load_factor(int height, int width, int padded, const Read& read, typename Job::T* to) {
+  using Value = typename Job::Value;
+  for_each_element<Value>(
+      height, padded,
+      [&](int r, int c) {
+        const Value value = read(r, smaller(c, width - 1));  // all lanes read together, in the padding too
+        return c < width ? value : Value{};
+      },
+      [&](int r, int c, const Value& value) {
+        for (int p = 0; p < Job::parts; ++p) to[(p * outer_rows<Job> + r) * outer_width + c] = value.part[p];
+      });
+}
+
+// partial (sums, chunks, outer_sums, workers): neighbouring threads write neighbouring numbers
 template <class Job>
 __global__ void __launch_bounds__(outer_threads)
     add_outer_products(const Job job, const OuterPlan plan, typename Job::T* partial) {
   using T = typename Job::T;
-  using Value = typename Job::Value;
-  constexpr int parts = Job::parts, rows = outer_rows<Job>, part_words = rows * outer_width;
-  PUFFIN_SHARED(Four<T>[parts * part_words / 4], left_memory);
-  PUFFIN_SHARED(Four<T>[parts * part_words / 4], right_memory);
+  constexpr int rows = outer_rows<Job>, part_words = rows * outer_width;
+  PUFFIN_SHARED(Four<T>[Job::parts * part_words / 4], left_memory);
+  PUFFIN_SHARED(Four<T>[Job::parts * part_words / 4], right_memory);
   T *a = left_memory[0].at, *b = right_memory[0].at;
-  const int chunk = blockIdx.x % (plan.left_chunks * plan.right_chunks);
-  const int64_t slot = blockIdx.x / (plan.left_chunks * plan.right_chunks);
+  const int chunk = blockIdx.x % plan.chunks();
+  const int64_t slot = blockIdx.x / plan.chunks();
   const int64_t first_left = int64_t(chunk / plan.right_chunks) * plan.left_width;
   const int64_t first_right = int64_t(chunk % plan.right_chunks) * plan.right_width;
   const int left = int(smaller<int64_t>(plan.left_width, job.left_columns - first_left));
   const int right = int(smaller<int64_t>(plan.right_width, job.right_columns - first_right));
-  const int left_groups = (left + 7) / 8, right_groups = (right + 3) / 4;
-  const int j = 4 * (threadIdx.x % right_groups), i = 8 * (threadIdx.x / right_groups % left_groups);
-  const int part = threadIdx.x / (right_groups * left_groups);
+  const OuterShare own = share_of(plan, threadIdx.x);
+  const bool multiplies = int(threadIdx.x) < plan.workers;
   T sum[8][4] = {};
   for (int64_t tile = slot; tile < plan.tiles; tile += plan.sums) {
     const int64_t first = tile * rows;
     const int height = int(smaller<int64_t>(rows, job.rows - first));
     __syncthreads();  // the tile before has been used
-    for_each_element<Value>(
-        height, 8 * left_groups, [&](int r, int c) { return c < left ? job.left(first + r, first_left + c) : Value{}; },
-        [&](int r, int c, const Value& value) {
-          for (int p = 0; p < parts; ++p) a[p * part_words + r * outer_width + c] = value.part[p];
-        });
-    for_each_element<Value>(
-        height, 4 * right_groups,
-        [&](int r, int c) { return c < right ? job.right(first + r, first_right + c) : Value{}; },
-        [&](int r, int c, const Value& value) {
-          for (int p = 0; p < parts; ++p) b[p * part_words + r * outer_width + c] = value.part[p];
-        });
+    load_factor<Job>(
+        height, left, 8 * plan.left_groups, [&](int r, int c) { return job.left(first + r, first_left + c); }, a);
+    load_factor<Job>(
+        height, right, 4 * plan.right_groups, [&](int r, int c) { return job.right(first + r, first_right + c); }, b);
     __syncthreads();
-    if (part < parts) multiply_columns(a + part * part_words + i, b + part * part_words + j, height, sum);
+    if (multiplies)
+      multiply_columns(a + own.part * part_words + own.left, b + own.part * part_words + own.right, height, sum);
   }
-  if (part >= parts) return;
-  for (int r = 0; r < 8; ++r)
-    for (int c = 0; c < 4; ++c)
-      if (i + r < left && j + c < right)
-        partial[((slot * parts + part) * job.left_columns + first_left + i + r) * job.right_columns + first_right + j +
-                c] = sum[r][c];
+  if (!multiplies) return;
+  T* to = partial + (slot * plan.chunks() + chunk) * outer_sums * plan.workers + threadIdx.x;
+  PUFFIN_UNROLL()
+  for (int k = 0; k < outer_sums; ++k) to[k * plan.workers] = sum[k / 4][k % 4];
 }
 
 // Adds the partial sums in order: eight threads of a block add every eighth each, and one adds these.
 template <class Job>
 __global__ void __launch_bounds__(outer_threads)
-    add_partial_sums(const Job job, const typename Job::T* partial, int64_t sums) {
+    add_partial_sums(const Job job, const OuterPlan plan, const typename Job::T* partial) {
   constexpr int numbers = outer_threads / outer_slices;
   PUFFIN_SHARED(double[outer_threads], shares);
-  const int64_t size = job.left_columns * job.right_columns, count = Job::parts * size;
-  const int64_t number = int64_t(blockIdx.x) * numbers + threadIdx.x % numbers;
+  const int size = outer_sums * plan.workers, count = plan.chunks() * size;
+  const int number = blockIdx.x * numbers + threadIdx.x % numbers;
   double share = 0;
   if (number < count) {
     PUFFIN_UNROLL(8)
-    for (int64_t s = threadIdx.x / numbers; s < sums; s += outer_slices) share += double(partial[s * count + number]);
+    for (int64_t s = threadIdx.x / numbers; s < plan.sums; s += outer_slices)
+      share += double(partial[s * count + number]);
   }
   shares[threadIdx.x] = share;
   __syncthreads();
   if (threadIdx.x >= numbers || number >= count) return;
   for (int slice = 1; slice < outer_slices; ++slice) share += shares[slice * numbers + threadIdx.x];
-  const int64_t at = number % size;
-  job.store(int(number / size), at / job.right_columns, at % job.right_columns, typename Job::T(share));
+  const int chunk = number / size, k = number % size / plan.workers;
+  const OuterShare own = share_of(plan, number % plan.workers);
+  const int i = own.left + k / 4, j = own.right + k % 4;
+  const int64_t left = int64_t(chunk / plan.right_chunks) * plan.left_width + i;
+  const int64_t right = int64_t(chunk % plan.right_chunks) * plan.right_width + j;
+  if (i < plan.left_width && j < plan.right_width && left < job.left_columns && right < job.right_columns)
+    job.store(own.part, left, right, typename Job::T(share));
 }
 
 // Computes a job's sums over all of its rows; 0 without rows.
 template <class Job>
 void sum_outer_products(const Job& job, const Tensor& like, const Scope& scope) {
   using T = typename Job::T;
-  const int64_t count = Job::parts * job.left_columns * job.right_columns;
-  if (count == 0) return;
+  if (job.left_columns == 0 || job.right_columns == 0) return;
   const OuterPlan plan = plan_outer(job);
+  const int64_t count = int64_t(plan.chunks()) * outer_sums * plan.workers;
   Tensor partial = new_tensor(like, {plan.sums, count}, like.scalar_type());
   if (plan.sums > 0)
-    PUFFIN_LAUNCH(add_outer_products<Job>, unsigned(plan.sums * plan.left_chunks * plan.right_chunks), outer_threads,
-                  scope.stream, job, plan, partial.mutable_data_ptr<T>());
+    PUFFIN_LAUNCH(add_outer_products<Job>, unsigned(plan.sums * plan.chunks()), outer_threads, scope.stream, job, plan,
+                  partial.mutable_data_ptr<T>());
   constexpr int numbers = outer_threads / outer_slices;
   PUFFIN_LAUNCH(add_partial_sums<Job>, unsigned((count + numbers - 1) / numbers), outer_threads, scope.stream, job,
-                partial.const_data_ptr<T>(), plan.sums);
+                plan, partial.const_data_ptr<T>());
 }
 
 }  // namespace puffin::cuda

@@ -9,6 +9,7 @@
 //   rows, inner, outer     sizes: (rows, inner) (inner, outer) -> (rows, outer)
 //   left(row, k)           the numbers of one row, computed from global memory
 //   right(k, column)       those of the matrices
+//   stored_by_columns      whether numbers of neighbouring k, instead of columns, are neighbours in memory
 //   note(notes, r, row)    fills in the notes of row r of the tile
 //   finish(tile, notes, state), end(state, notes, ...)   what happens with the products of a tile, and after the last
 #pragma once
@@ -33,6 +34,10 @@ struct alignas(16) Four {
 template <class T>
 __device__ inline const Four<T>& four(const T* p) {
   return *reinterpret_cast<const Four<T>*>(p);
+}
+template <class T>
+__device__ inline Four<T>& four(T* p) {
+  return *reinterpret_cast<Four<T>*>(p);
 }
 
 // The build has --fmad=false, so that distances are the same everywhere; products ask for fused operations.
@@ -119,7 +124,7 @@ TilePlan plan_tiles(const Job& job) {
 // b. a is stored by rows, so a thread reads four numbers of a row at once, and uses each for four columns.
 template <class T, int parts, int rows>
 __device__ inline void multiply_rows(const T* a, int a_part, int row_step, const T* b, int b_part, int b_stride,
-                                     int inner, T (&sum)[parts][rows][4]) {
+                                     int inner, Four<T> (&sum)[parts][rows]) {
   for (int k = 0; k < inner; k += 4) PUFFIN_UNROLL()
   for (int p = 0; p < parts; ++p) {
     Four<T> left[rows];
@@ -130,7 +135,7 @@ __device__ inline void multiply_rows(const T* a, int a_part, int row_step, const
       const Four<T> right = four(b + p * b_part + (k + q) * b_stride);
       PUFFIN_UNROLL()
       for (int r = 0; r < rows; ++r) PUFFIN_UNROLL()
-      for (int c = 0; c < 4; ++c) sum[p][r][c] = multiply_add(left[r].at[q], right.at[c], sum[p][r][c]);
+      for (int c = 0; c < 4; ++c) sum[p][r].at[c] = multiply_add(left[r].at[q], right.at[c], sum[p][r].at[c]);
     }
   }
 }
@@ -145,10 +150,52 @@ struct Products {
   __device__ T at(int p, int r, int c) const { return data[p * part + r * stride + c]; }
 };
 
+// Shared memory for a (parts, rows, width), of which `height` rows and `inner` columns are not padding. A thread in the
+// padding reads the nearest number and stores 0, so that all lanes of a warp read together.
 template <class Job>
-__global__ void __launch_bounds__(tile_threads, 4) multiply_tiles(const Job job, const TilePlan plan) {
-  using T = typename Job::T;
+__device__ inline void load_rows(const Job& job, const TilePlan& plan, int64_t first_row, int height, int64_t first,
+                                 typename Job::T* a) {
   using Value = typename Job::Value;
+  const int inner = int(smaller<int64_t>(plan.inner, job.inner - first)), part = plan.height * plan.stride;
+  for_each_element<Value>(
+      plan.height, plan.inner,
+      [&](int r, int k) {
+        const Value value = job.left(first_row + smaller(r, height - 1), first + smaller(k, inner - 1));
+        return r < height && k < inner ? value : Value{};
+      },
+      [&](int r, int k, const Value& value) {
+        for (int p = 0; p < Job::parts; ++p) a[p * part + r * plan.stride + k] = value.part[p];
+      });
+}
+
+// The same for the matrices (parts, inner, columns), in the order in which the job has them in memory.
+template <class Job>
+__device__ inline void load_matrices(const Job& job, const TilePlan& plan, int64_t first, int64_t first_column,
+                                     int width, typename Job::T* b) {
+  using Value = typename Job::Value;
+  const int inner = int(smaller<int64_t>(plan.inner, job.inner - first)), part = plan.inner * plan.columns;
+  const auto read = [&](int k, int c) {
+    const Value value = job.right(first + smaller(k, inner - 1), first_column + smaller(c, width - 1));
+    return k < inner && c < width ? value : Value{};
+  };
+  const auto write = [&](int k, int c, const Value& value) {
+    for (int p = 0; p < Job::parts; ++p) b[p * part + k * plan.columns + c] = value.part[p];
+  };
+  if constexpr (Job::stored_by_columns)
+    for_each_element<Value>(
+        plan.columns, plan.inner, [&](int c, int k) { return read(k, c); },
+        [&](int c, int k, const Value& value) { write(k, c, value); });
+  else
+    for_each_element<Value>(plan.inner, plan.columns, read, write);
+}
+
+// The fewest blocks of a multiprocessor that the compiler leaves registers for. Four is what shared memory holds.
+template <class Job>
+constexpr int tile_resident = sizeof(typename Job::T) == 4 ? 4 : 3;
+
+template <class Job>
+__global__ void __launch_bounds__(tile_threads, tile_resident<Job>) multiply_tiles(const Job job, const TilePlan plan) {
+  using T = typename Job::T;
   constexpr int parts = Job::parts, rows = rows_per_thread<Job>;
   PUFFIN_SHARED(Four<T>[tile_row_bytes / (4 * sizeof(T))], row_memory);
   PUFFIN_SHARED(Four<T>[tile_matrix_bytes / (4 * sizeof(T))], matrix_memory);
@@ -164,27 +211,12 @@ __global__ void __launch_bounds__(tile_threads, 4) multiply_tiles(const Job job,
   for (int64_t tile = blockIdx.x / plan.column_chunks; tile < plan.tiles; tile += gridDim.x / plan.column_chunks) {
     const int64_t first_row = tile * plan.height;
     const int height = int(smaller<int64_t>(plan.height, job.rows - first_row));
-    T sum[parts][rows][4] = {};
+    Four<T> sum[parts][rows] = {};
     for (int chunk = 0; chunk < plan.inner_chunks; ++chunk) {
       const int64_t first = int64_t(chunk) * plan.inner;
       __syncthreads();  // what is overwritten now has been used
-      for_each_element<Value>(
-          plan.height, plan.inner,
-          [&](int r, int k) {
-            return r < height && first + k < job.inner ? job.left(first_row + r, first + k) : Value{};
-          },
-          [&](int r, int k, const Value& value) {
-            for (int p = 0; p < parts; ++p) a[p * a_part + r * plan.stride + k] = value.part[p];
-          });
-      if (fresh || plan.inner_chunks > 1)
-        for_each_element<Value>(
-            plan.inner, plan.columns,
-            [&](int k, int c) {
-              return first + k < job.inner && c < width ? job.right(first + k, first_column + c) : Value{};
-            },
-            [&](int k, int c, const Value& value) {
-              for (int p = 0; p < parts; ++p) b[p * b_part + k * plan.columns + c] = value.part[p];
-            });
+      load_rows(job, plan, first_row, height, first, a);
+      if (fresh || plan.inner_chunks > 1) load_matrices(job, plan, first, first_column, width, b);
       fresh = false;
       __syncthreads();
       if (multiplies)
@@ -196,8 +228,7 @@ __global__ void __launch_bounds__(tile_threads, 4) multiply_tiles(const Job job,
     if (multiplies)
       for (int p = 0; p < parts; ++p)
         for (int r = 0; r < rows; ++r)
-          for (int c = 0; c < 4; ++c)
-            a[p * products.part + (own_row + r * plan.row_threads) * products.stride + 4 * group + c] = sum[p][r][c];
+          four(a + p * products.part + (own_row + r * plan.row_threads) * products.stride + 4 * group) = sum[p][r];
     for (int r = threadIdx.x; r < height; r += blockDim.x) job.note(notes, r, first_row + r);
     __syncthreads();
     job.finish(products, notes, state);

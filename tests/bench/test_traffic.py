@@ -3,7 +3,7 @@
 import pytest
 
 from bench.traffic import count
-from bench.traffic_cases import jet_cases, loss_cases, search_cases
+from bench.traffic_cases import jet_cases, loss_cases, mix_cases, search_cases
 from puffin.ops import library
 
 # Sectors per request over the fewest possible; above this a kernel wastes a third of what the caches can move.
@@ -26,3 +26,18 @@ def test_requests_are_coalesced_and_only_the_needed_memory_is_touched(cases):
             assert 0 < traffic.in_global.fewest
             assert traffic.in_global.passes <= MOST * traffic.in_global.fewest, f"{case.name}, {name}: scattered"
             assert traffic.touched <= MOST_TOUCHED * case.must[name], f"{case.name}, {name}: too much memory"
+
+
+def test_fused_products_are_coalesced_and_read_their_rows_once():
+    """One jet. Fails if lanes read rows or matrices one by one, or write their sums apart; if the rows of a product are
+    read for each piece of its channels; or if lanes wait for each other in shared memory."""
+    for case in mix_cases(jets=1):
+        kernels = count(case.run)
+        assert set(kernels) == set(case.must)
+        for name, traffic in kernels.items():
+            if name in ("add_partial_sums", "merge_moments"):  # small, and bound by their latency
+                continue
+            assert traffic.in_global.passes <= MOST * traffic.in_global.fewest, f"{case.name}, {name}: scattered"
+            assert traffic.in_shared.passes <= MOST * traffic.in_shared.fewest, f"{case.name}, {name}: bank conflicts"
+            if name != "add_outer_products":  # which also writes partial sums
+                assert traffic.touched <= MOST_TOUCHED * case.must[name], f"{case.name}, {name}: too much memory"

@@ -86,3 +86,16 @@ def test_padded_tensor(training):
     padded, table = (MaskedBatchNorm(3).double().train(training) for _ in range(2))
     assert torch.equal(padded(x, mask)[mask], table(x[mask])) and not padded(x, mask)[~mask].any()
     assert torch.equal(padded(x), table(x.flatten(0, 1)).view(4, 5, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 1000])
+def test_a_number_of_rows_on_the_device_is_the_same(rows, dtype):
+    """Bit for bit. Breaks if the running statistics of synchronised norms, whose number of rows is a tensor, differ."""
+    norms = [MaskedBatchNorm(4).to(dtype) for _ in range(2)]
+    for _ in range(3):
+        mean, variance = torch.randn(4, dtype=dtype), torch.rand(4, dtype=dtype)
+        norms[0].track_(mean, variance, float(rows))
+        norms[1]._track_common_(mean, variance, torch.tensor(rows, dtype=dtype))
+    for a, b in zip(*(norm.buffers() for norm in norms), strict=True):
+        assert torch.equal(a, b)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from puffin.layers.packed import check_packed, event_of_row, offsets, pad, rank_in_event, slots, unpad
+from puffin.layers.packed import check_packed, event_of_row, offsets, pad, rank_in_event, slots, to_device, unpad
 
 LENGTHS = torch.tensor([2, 0, 3])
 
@@ -39,3 +39,13 @@ def test_pad_and_back(lengths):
 def test_bad_input(points, lengths, words):
     with pytest.raises(ValueError, match=words):
         check_packed(points, lengths, 3)
+
+
+@pytest.mark.parametrize("rows, pinned", [(8192, False), (8193, True)])
+def test_large_index_tensors_are_copied_from_pinned_memory(monkeypatch, rows, pinned):
+    """Without waiting in any case. Breaks if more than 64 KiB of ordinary memory are copied: the driver may wait."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: calls.append("pinned") or x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, device, non_blocking=False: calls.append(non_blocking) or x)
+    to_device(torch.arange(rows), torch.device("cuda:0"))
+    assert calls == (["pinned", True] if pinned else [True])

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import puffin.ops.cnms
+from puffin.ops import library
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.neighbors import ball_count
 from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
@@ -49,6 +50,19 @@ def test_covers_and_separates(name):
         positions = points[event, centres.index[event, : centres.lengths[event]], :3]
         assert (torch.cdist(points[event, :n, :3], positions).amin(1) < radius + 1e-6).all()
         assert ((torch.cdist(positions, positions) + 1e9 * torch.eye(len(positions))) > radius - 1e-6).all()
+
+
+@pytest.mark.skipif(not library.EMULATED, reason="sets what only the emulator of csrc/emulate has")
+@pytest.mark.parametrize("resident", ["1", "2", "3", "4"])
+def test_waits_only_for_blocks_that_run(resident, monkeypatch):
+    """A chain in which every point waits for the one before: breaks (with an error) when a point waits for one that no
+    running block has, since a GPU may never start that block."""
+    monkeypatch.setenv("PUFFIN_EMULATE_RESIDENT", resident)
+    points = torch.zeros(2, 300, 3)
+    points[..., 0] = torch.arange(300)
+    lengths = torch.tensor([300, 177])
+    for a, b in zip(torch.ops.puffin.cnms(points, lengths, 1.5), oracle(points, lengths, 1.5), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_threads_do_not_matter():

@@ -83,6 +83,19 @@ def test_several_blocks_of_every_level(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("k", [5, 40])
+def test_ties_in_other_blocks(k, device):
+    """Many points at the same distance, in several boxes of 1024: breaks when a box whose nearest corner is as far as
+    the farthest neighbour is skipped, though it may hold a lower index."""
+    require_kernels(device)
+    points = torch.randint(12, (1, 5000, 3), generator=torch.Generator().manual_seed(6)).float()
+    queries = points[:, ::120]
+    arguments = queries, points, torch.tensor([queries.shape[1]]), torch.tensor([5000])
+    for a, b in zip(knn(*(t.to(device) for t in arguments), k), knn_oracle(*arguments, k), strict=True):
+        assert torch.equal(a.cpu(), b)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_all_neighbours(device):
     """k=None: breaks when the width is not the largest count."""
     points, lengths = (t.to(device) for t in cloud("lattice_ties"))

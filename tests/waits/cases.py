@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from puffin import ops
 from puffin.data.packing import CloudBatch, JetBatch
+from puffin.layers import masked_batchnorm
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.symmetries import toy_momenta
 from puffin.losses.clouds import CLASS_LOSSES, LossTerms
@@ -216,6 +218,22 @@ def masked_norm(recorder: Recorder) -> None:
     norm, x, mask = MaskedBatchNorm(3).to(DEVICE), torch.rand(2, 4, 3).to(DEVICE), torch.ones(2, 4).bool().to(DEVICE)
     recorder.waits.clear()
     norm(x, mask)
+
+
+@case("synchronised norm")
+def synchronised_norm(recorder: Recorder) -> None:
+    class Synchronised(MaskedBatchNorm):
+        def _synchronises(self) -> bool:
+            return True
+
+    norm, x = Synchronised(3).to(DEVICE), torch.rand(5, 3).to(DEVICE)
+    before = masked_batchnorm.AllReduceSum
+    masked_batchnorm.AllReduceSum = SimpleNamespace(apply=lambda x: x)  # as if this were the only process
+    recorder.waits.clear()
+    try:
+        norm(x).sum().backward()
+    finally:
+        masked_batchnorm.AllReduceSum = before
 
 
 @case("control: a layer that reads a value")

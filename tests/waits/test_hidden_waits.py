@@ -22,13 +22,14 @@ STEP = {LOSS: 1, NORM: 1}
 # tokens: their number, and then that of their points, decide the sizes of all that follows
 CLOUD_STEP = {**STEP, TOKENS: 2, f"evaluation: {TOKENS}": 2}
 # the scale of the weights and their sum are Python numbers
-_WEIGHTS = {f"tasks/weighting.py:normalised: {READ}": 2, f"tasks/weighting.py:weighted_mean: {READ}": 1}
+_WEIGHTS = {f"tasks/weighting.py:normalised: {READ}": 1, f"tasks/weighting.py:combined: {READ}": 1}
 WEIGHTED_STEP = {**STEP, **_WEIGHTS, **{f"evaluation: {wait}": number for wait, number in _WEIGHTS.items()}}
 
 EXPECTED = {
     "classifier, event weights": WEIGHTED_STEP,
     "classifier, class weights": WEIGHTED_STEP,
     "operations on points": {},
+    "synchronised norm": {},
     # the docstrings of these three name the wait
     "k of each event": {f"ops/fps.py:farthest_point_sampling: {READ}": 1},
     "ball query without k": {f"ops/neighbors.py:ball_query: {READ}": 1},

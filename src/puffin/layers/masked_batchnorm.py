@@ -62,14 +62,15 @@ class MaskedBatchNorm(nn.Module):
 
         Also updates the running statistics.
         """
-        count = float(rows)
         if self._synchronises():
-            total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_full((1,), count)]))
-            count = total[-1].item()
-            common = total[:-1] / max(count, 1)
+            total = AllReduceSum.apply(torch.cat([mean * rows, mean.new_full((1,), float(rows))]))
+            count = total[-1].detach()  # stays on the device: reading it would wait
+            common = total[:-1] / count.clamp_min(1)
             squares = variance + (mean - common).square()
-            mean, variance = common, AllReduceSum.apply(squares * rows) / max(count, 1)
-        self.track_(mean.detach(), variance.detach(), count)
+            mean, variance = common, AllReduceSum.apply(squares * rows) / count.clamp_min(1)
+            self._track_common_(mean.detach(), variance.detach(), count)
+        else:
+            self.track_(mean.detach(), variance.detach(), float(rows))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return scale, self.bias - mean * scale
 
@@ -87,6 +88,15 @@ class MaskedBatchNorm(nn.Module):
         if rows > 1:
             unbiased = variance * (rows / (rows - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+    @torch.no_grad()
+    def _track_common_(self, mean: Tensor, variance: Tensor, rows: Tensor) -> None:
+        """Do the same as `track_` for a number of rows, (), that is on the device."""
+        self.num_batches_tracked += 1
+        wide = rows.double()
+        unbiased = variance * (wide / (wide - 1)).to(variance.dtype)
+        for running, new, known in ((self.running_mean, mean, rows > 0), (self.running_var, unbiased, rows > 1)):
+            running.copy_(torch.where(known, running.lerp(new.to(running.dtype), self.momentum), running))
 
     def _synchronises(self) -> bool:
         return self.sync and dist.is_initialized() and dist.get_world_size() > 1

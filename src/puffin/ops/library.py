@@ -32,7 +32,7 @@ if EMULATED:
 _definitions = torch.library.Library("puffin", "FRAGMENT")
 _state: dict[str, str] = {}  # library -> "loaded" or why it is not
 _announced_keys: set[str] = set()
-_ops: set[str] = set()  # operators that `define` has defined
+_oracles: dict[str, Callable] = {}  # of the operators that `define` has defined
 
 
 def schema_tag(source: Path) -> str:
@@ -117,11 +117,16 @@ def define(schema: str, oracle: Callable, fake: Callable) -> None:
             )
     else:
         _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _ops.add(name)
+    _oracles[name] = oracle
     for key in KEYS:
         if not loaded(key):
             _definitions.impl(name, _announced(name, key, oracle), key)
     torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
+
+
+def oracle_of(name: str) -> Callable:
+    """Return the plain-PyTorch function of an operator, for comparisons with its kernels on any device."""
+    return _oracles[name]
 
 
 def states() -> dict[str, str]:
@@ -139,7 +144,7 @@ def describe() -> str:
         path = FOLDER / f"{name}.so"
         size = f"{path.stat().st_size / 2**20:.1f} MB" if path.exists() else "no file"
         lines.append(f"{name}: {state} ({path.relative_to(FOLDER.parents[3])}, {size})")
-    lines.append(f"ops: {', '.join(sorted(_ops))}")
+    lines.append(f"ops: {', '.join(sorted(_oracles))}")
     return "\n".join(lines)
 
 

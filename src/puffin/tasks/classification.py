@@ -16,7 +16,7 @@ from puffin.models.pelican import PelicanClassifier
 from puffin.settings.names import CLASSIFICATION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions, save_table, stem_of
-from puffin.tasks.weighting import weighted_mean
+from puffin.tasks.weighting import combined, weighted_mean
 from puffin.training.task import Evaluation, InMemoryTask, StepOutput
 
 ROC_POINTS = 1_000_000  # in a table: some 30 MB; tens of millions of jets give as many points
@@ -54,19 +54,19 @@ class JetClassification(InMemoryTask):
     def step(self, batch: JetBatch) -> StepOutput:
         """Mean cross entropy. Outputs: predict (B, K), targets (B,), index (B,), and weights (B,) if events have
         any."""
+        momenta = batch.fourmomenta  # of the dtype and on the device of the losses
+        of_class = self.class_weights
+        if of_class is not None:
+            of_class = of_class.to(momenta.device, momenta.dtype, non_blocking=True)[batch.target]
+        weights = combined(batch.weights, of_class)
         logits = self.model(batch)
         losses = F.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"
         )
-        of_class = (
-            None
-            if self.class_weights is None
-            else self.class_weights.to(losses.device, losses.dtype, non_blocking=True)[batch.target]
-        )
         outputs = {"predict": logits.detach(), "targets": batch.target, "index": batch.index}
         if batch.weights is not None:
             outputs["weights"] = batch.weights
-        return StepOutput(*weighted_mean(losses, batch.weights, of_class), outputs)
+        return StepOutput(*weighted_mean(losses, weights), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""

@@ -15,7 +15,7 @@ from puffin.ops.segments import segment_sum
 from puffin.settings.names import REGRESSION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions
-from puffin.tasks.weighting import weighted_mean
+from puffin.tasks.weighting import combined, weighted_mean
 from puffin.training.task import Evaluation, InMemoryTask, StepOutput
 
 
@@ -52,6 +52,7 @@ class MomentumRegression(InMemoryTask):
         Outputs: predict, targets (B, T, 4); index (B,); weights (B,) if events have any; in evaluation also jet (B, 4),
         the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and lengths (B,), the
         number of them in each jet."""
+        weights = combined(batch.weights)
         out = self.model(batch)
         per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
         outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
@@ -61,7 +62,7 @@ class MomentumRegression(InMemoryTask):
             ptr = to_device(offsets(batch.lengths), batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
             outputs |= {"particle_weights": out.weights.detach(), "lengths": out.lengths}
-        return StepOutput(*weighted_mean(per_target.mean(1), batch.weights), outputs)
+        return StepOutput(*weighted_mean(per_target.mean(1), weights), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""

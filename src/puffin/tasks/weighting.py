@@ -3,6 +3,7 @@
 import math
 from functools import reduce
 from operator import mul
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +22,33 @@ def normalised(weights: Tensor) -> tuple[Tensor, int]:
     return weights * 2.0**half * 2.0 ** (-exponent - half), exponent
 
 
-def weighted_mean(values: Tensor, *factors: Tensor | None) -> tuple[Tensor, float]:
-    """Compute the mean of values (B,), weighted by the product of the factors (B,), and the sum of the weights.
+class Weights(NamedTuple):
+    """Weights of events: values (B,), scaled by a power of two, and total, their sum without the scale."""
 
-    A factor None counts as 1. The mean is 0, with gradient 0, if all weights are 0."""
+    values: Tensor
+    total: float
+
+
+def combined(*factors: Tensor | None) -> Weights | None:
+    """Multiply the factors (B,) of the weights of events; None counts as 1. Returns None if no factor is left.
+
+    Waits for a GPU, because scale and sum are Python numbers: call it before the forward pass, when there is little to
+    wait for."""
     scaled = [normalised(factor) for factor in factors if factor is not None]
     if not scaled:
+        return None
+    weights, exponent = scaled[0] if len(scaled) == 1 else normalised(reduce(mul, (weights for weights, _ in scaled)))
+    if len(scaled) > 1:
+        exponent += sum(power for _, power in scaled)
+    return Weights(weights, math.ldexp(float(weights.sum()), exponent))
+
+
+def weighted_mean(values: Tensor, weights: Weights | None) -> tuple[Tensor, float]:
+    """Compute the mean of values (B,), weighted unless weights is None, and the sum of the weights.
+
+    The mean is 0, with gradient 0, if all weights are 0."""
+    if weights is None:
         return values.mean(), len(values)
-    weights, exponent = normalised(reduce(mul, (weights for weights, _ in scaled)))
-    exponent += sum(power for _, power in scaled)
-    total = weights.sum()
-    mean = (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
-    return mean, math.ldexp(float(total), exponent)
+    total = weights.values.sum()
+    mean = (values * weights.values).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return mean, weights.total

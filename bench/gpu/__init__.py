@@ -1,0 +1,1 @@
+"""Checks and speeds on a GPU, for tools/check_gpu.py."""
