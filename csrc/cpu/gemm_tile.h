@@ -9,6 +9,34 @@ static constexpr int64_t padded(int64_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
+// Pieces of memory that the next tile reads. The products fetch them line by line: tables of pairs are larger than the
+// caches, and with several tables the machine does not foresee that the next rows follow the products of these.
+struct Ahead {
+  static constexpr int most = 6;
+  const char* piece[most] = {};
+  int64_t lines[most] = {};
+  int pieces = 0, current = 0;
+  int64_t line = 0;
+
+  template <class T>
+  inline void add(const T* p, int64_t count) {
+    if (count <= 0) return;
+    piece[pieces] = reinterpret_cast<const char*>(p);
+    lines[pieces++] = (count * int64_t(sizeof(T)) + 63) / 64;
+  }
+  inline void step() {
+    if (current == pieces) return;
+    __builtin_prefetch(piece[current] + 64 * line, 0, 2);
+    if (++line < lines[current]) return;
+    line = 0;
+    ++current;
+  }
+};
+
+struct NothingAhead {
+  inline void step() {}
+};
+
 template <class T>
 static inline typename Simd<T>::V multiply_add(typename Simd<T>::V a, typename Simd<T>::V b, typename Simd<T>::V c) {
 #if PUFFIN_WIDTH == 64
@@ -27,15 +55,16 @@ static inline typename Simd<T>::V multiply_add(typename Simd<T>::V a, typename S
 }
 
 // Computes ROWS x (VECTORS lanes) of a b in registers, and calls use(row, column, sums) with them.
-template <class T, int ROWS, int VECTORS, class Use>
+template <class T, int ROWS, int VECTORS, class Use, class Next>
 static inline void micro_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t inner, const T* b,
-                                 int64_t ldb, int64_t row, int64_t column, const Use& use) {
+                                 int64_t ldb, int64_t row, int64_t column, const Use& use, Next& ahead) {
   using S = Simd<T>;
   using V = typename S::V;
   V sum[ROWS][VECTORS] = {};
   a += row * row_stride;
   b += column;
   for (int64_t k = 0; k < inner; ++k) {
+    ahead.step();
     V right[VECTORS];
 #pragma GCC unroll 12
     for (int v = 0; v < VECTORS; ++v) right[v] = S::load(b + k * ldb + v * S::lanes);
@@ -50,46 +79,54 @@ static inline void micro_product(const T* a, int64_t row_stride, int64_t inner_s
 }
 
 // The last `rows` rows, of which there are at most ROWS.
-template <class T, int ROWS, int VECTORS, class Use>
+template <class T, int ROWS, int VECTORS, class Use, class Next>
 static inline void last_rows(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
-                             const T* b, int64_t ldb, int64_t row, int64_t column, const Use& use) {
+                             const T* b, int64_t ldb, int64_t row, int64_t column, const Use& use, Next& ahead) {
   if constexpr (ROWS > 0) {
     if (rows == ROWS)
-      micro_product<T, ROWS, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, row, column, use);
+      micro_product<T, ROWS, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, row, column, use, ahead);
     else
-      last_rows<T, ROWS - 1, VECTORS>(a, row_stride, inner_stride, rows, inner, b, ldb, row, column, use);
+      last_rows<T, ROWS - 1, VECTORS>(a, row_stride, inner_stride, rows, inner, b, ldb, row, column, use, ahead);
   }
 }
 
 // All rows of VECTORS vectors of columns, as many rows at once as fit in the registers.
-template <class T, int VECTORS, class Use>
+template <class T, int VECTORS, class Use, class Next>
 static inline void product_columns(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
-                                   const T* b, int64_t ldb, int64_t column, const Use& use) {
+                                   const T* b, int64_t ldb, int64_t column, const Use& use, Next& ahead) {
   constexpr int block = VECTORS == 1 ? 8 : (PUFFIN_WIDTH == 64 ? 24 : 12) / VECTORS;
   int64_t r = 0;
   for (; r + block <= rows; r += block)
-    micro_product<T, block, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, r, column, use);
-  last_rows<T, block - 1, VECTORS>(a, row_stride, inner_stride, rows - r, inner, b, ldb, r, column, use);
+    micro_product<T, block, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, r, column, use, ahead);
+  last_rows<T, block - 1, VECTORS>(a, row_stride, inner_stride, rows - r, inner, b, ldb, r, column, use, ahead);
 }
 
 // Computes a b (rows, columns) piece by piece, and calls use(row, column, sums) for each piece: sums[r][v] is the
 // vector of row `row + r` that begins at column `column + v lanes`. a[r, k] = a[r row_stride + k inner_stride];
 // columns: whole vectors.
-template <class T, class Use>
+template <class T, class Use, class Next>
 static void tile_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner, const T* b,
-                         int64_t ldb, int64_t columns, const Use& use) {
+                         int64_t ldb, int64_t columns, const Use& use, Next& ahead) {
   constexpr int lanes = Simd<T>::lanes;
   constexpr int most = PUFFIN_WIDTH == 64 ? 4 : 2;  // vectors of columns at once
   int64_t n = 0;
   for (; n + most * lanes <= columns; n += most * lanes)
-    product_columns<T, most>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+    product_columns<T, most>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
   const int64_t rest = (columns - n) / lanes;
   if (most > 3 && rest == 3)
-    product_columns<T, 3>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+    product_columns<T, 3>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
   else if (most > 2 && rest == 2)
-    product_columns<T, 2>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+    product_columns<T, 2>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
   else if (rest == 1)
-    product_columns<T, 1>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use);
+    product_columns<T, 1>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
+}
+
+// The same where the machine foresees by itself what is read next.
+template <class T, class Use>
+static inline void tile_product(const T* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
+                                const T* b, int64_t ldb, int64_t columns, const Use& use) {
+  NothingAhead nothing;
+  tile_product<T>(a, row_stride, inner_stride, rows, inner, b, ldb, columns, use, nothing);
 }
 
 // Calls each(row, column, sum) for every vector of a piece, row by row; a `use` of tile_product.

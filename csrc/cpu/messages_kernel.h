@@ -141,12 +141,18 @@ void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t
   std::fill(grad_bias, grad_bias + out, 0.0);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
+    const int64_t next = std::min(message_tile, rows - first - n), after = first + n;
+    Ahead ahead;
+    ahead.add(g + after * out, next * out);
+    ahead.add(y + after * out, next * out);
+    ahead.add(x + after * in, next * in);
     differentiate(g + first * out, y + first * out, moments, slope, n, out, ldo, before, sums);
     collect(sums, out, grad_bias);
-    tile_product<T>(x + first * in, 1, in, in, n, before, ldo, ldo, add_to(grad_weight, ldo));
+    tile_product<T>(x + first * in, 1, in, in, n, before, ldo, ldo, add_to(grad_weight, ldo), ahead);
     T* to = grad_x + first * in;
-    tile_product<T>(before, ldo, 1, n, out, weight_t, ldi, ldi, for_each_vector<T>([=](int64_t r, int64_t c, auto sum) {
-                      Simd<T>::store_first(to + r * in + c, sum, in - c);
-                    }));
+    tile_product<T>(
+        before, ldo, 1, n, out, weight_t, ldi, ldi,
+        for_each_vector<T>([=](int64_t r, int64_t c, auto sum) { Simd<T>::store_first(to + r * in + c, sum, in - c); }),
+        ahead);
   }
 }

@@ -105,11 +105,15 @@ void mix_event(int64_t in, int64_t out, const T* weight_even, const T* weight_od
   int64_t i = 0, j = 1;
   Ends ends;
   for (int64_t first = 0, count = n * (n - 1) / 2; first < count; first += mix_tile) {
-    const int64_t rows = std::min(mix_tile, count - first);
+    const int64_t rows = std::min(mix_tile, count - first), after = first + rows;
+    const int64_t next = std::min(mix_tile, count - after);
+    Ahead ahead;
+    ahead.add(upper + after * in, next * in);
+    ahead.add(lower + after * in, next * in);
     next_ends(ends, rows, n, i, j);
     split_even_odd(upper + first * in, lower + first * in, rows * in, even, odd);
-    tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, write_to(sum, ld));
-    tile_product<T>(odd, in, 1, rows, in, weight_odd, ld, ld, write_to(difference, ld));
+    tile_product<T>(even, in, 1, rows, in, weight_even, ld, ld, write_to(sum, ld), ahead);
+    tile_product<T>(odd, in, 1, rows, in, weight_odd, ld, ld, write_to(difference, ld), ahead);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t s = 0; s < ld; s += S::lanes) {
         const int64_t left = out - s, from_i = ends.i[r] * out + s, from_j = ends.j[r] * out + s;
@@ -186,18 +190,24 @@ void mix_event_backward(int64_t in, int64_t out, const T* even_t, const T* odd_t
   int64_t i = 0, j = 1;
   Ends ends;
   for (int64_t first = 0, count = n * (n - 1) / 2; first < count; first += mix_tile) {
-    const int64_t rows = std::min(mix_tile, count - first), at = first * out;
+    const int64_t rows = std::min(mix_tile, count - first), at = first * out, after = first + rows;
+    const int64_t next = std::min(mix_tile, count - after);
+    Ahead ahead;
+    for (const T* p : {g_upper, g_lower, y_upper, y_lower}) ahead.add(p + after * out, next * out);
+    ahead.add(upper + after * in, next * in);
+    ahead.add(lower + after * in, next * in);
     next_ends(ends, rows, n, i, j);
     split_pairs(g_upper + at, g_lower + at, y_upper + at, y_lower + at, slope, ends, rows, out, ldo, ge, go, rows_sum,
                 columns_sum);
     split_even_odd(upper + first * in, lower + first * in, rows * in, even, odd);
-    tile_product<T>(even, 1, in, in, rows, ge, ldo, ldo, add_to(grad_even, ldo));
-    tile_product<T>(odd, 1, in, in, rows, go, ldo, ldo, add_to(grad_odd, ldo));
-    tile_product<T>(ge, ldo, 1, rows, out, even_t, ldi, ldi, write_to(p, ldi));
+    tile_product<T>(even, 1, in, in, rows, ge, ldo, ldo, add_to(grad_even, ldo), ahead);
+    tile_product<T>(odd, 1, in, in, rows, go, ldo, ldo, add_to(grad_odd, ldo), ahead);
+    tile_product<T>(ge, ldo, 1, rows, out, even_t, ldi, ldi, write_to(p, ldi), ahead);
     tile_product<T>(go, ldo, 1, rows, out, odd_t, ldi, ldi, for_each_vector<T>([=](int64_t r, int64_t c, auto value) {
                       const V same = S::load(p + r * ldi + c);
                       S::store_first(x_upper + (first + r) * in + c, same + value, in - c);
                       S::store_first(x_lower + (first + r) * in + c, same - value, in - c);
-                    }));
+                    }),
+                    ahead);
   }
 }
