@@ -19,4 +19,13 @@ std::vector<T> pad_matrix(const Tensor& matrix, bool transpose) {
   return out;
 }
 
+// The same as words for a product with a table of elements E.
+template <class E, class T = baseline::Sum<E>>
+std::vector<T> pad_matrix_for(const Tensor& matrix, bool transpose) {
+  std::vector<T> out = pad_matrix<T>(matrix, transpose);
+  const int64_t inner = matrix.size(transpose ? 1 : 0), columns = matrix.size(transpose ? 0 : 1);
+  PUFFIN_TABLE_CALL(E, make_words<E>, out.data(), inner, baseline::padded<T>(columns));
+  return out;
+}
+
 }  // namespace puffin

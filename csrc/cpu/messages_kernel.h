@@ -24,12 +24,14 @@ static inline void collect(T* sums, int64_t columns, double* total) {
 
 // What happens with the products of a tile: y (rows, out) = leaky(product + bias), and sums of its moments. Bias,
 // origin, sums and squares have padded columns.
-template <class T>
+template <class E>
 struct Activate {
+  using T = Sum<E>;
   const T *bias, *origin;
   T slope;
   int64_t out;
-  T *y, *sums, *squares;
+  E* y;
+  T *sums, *squares;
   bool count;  // whether to add the moments
 
   template <int ROWS, int VECTORS>
@@ -44,8 +46,8 @@ struct Activate {
 #pragma GCC unroll 12
       for (int r = 0; r < ROWS; ++r) {
         const typename S::V value = product[r][v] + add, active = S::max(value, value * slopes);  // slope <= 1
-        S::store_first(y + (row + r) * out + s, active, out - s);
-        add_moments<T>(active, from, sum, square);
+        // of the numbers in the table, so that they have exactly this mean
+        add_moments<T>(write(y + (row + r) * out + s, active, out - s), from, sum, square);
       }
       if (!count) continue;
       S::store(sums + s, sum);
@@ -66,37 +68,39 @@ static inline void merge_moments(double* mean, double* deviations, double before
 }
 
 // Moments of a tile that is stored already, from the mean of its rows, which becomes the origin.
-template <class T>
-static inline void first_moments(const T* y, int64_t rows, int64_t out, T* origin, T* sums, T* squares) {
+template <class E, class T = Sum<E>>
+static inline void first_moments(const E* y, int64_t rows, int64_t out, T* origin, T* sums, T* squares) {
   for (int64_t s = 0; s < out; ++s) {
     T sum = T(0);
-    for (int64_t r = 0; r < rows; ++r) sum += y[r * out + s] / T(rows);
+    for (int64_t r = 0; r < rows; ++r) sum += value_of(y[r * out + s]) / T(rows);
     origin[s] = sum;
   }
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t s = 0; s < out; ++s) {
-      const T d = y[r * out + s] - origin[s];
+      const T d = value_of(y[r * out + s]) - origin[s];
       sums[s] += d;
       squares[s] += d * d;
     }
 }
 
 // y = leaky(x weight + bias) for `rows` rows, and the mean and squared deviations of each column.
-// weight (in, padded out). Deviations are measured from the mean of the first tile, which avoids cancellation.
-template <class T>
-void message_rows(const T* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in, int64_t out, T* y,
+// weight: words of (in, padded out). Deviations are measured from the mean of the first tile, which avoids
+// cancellation.
+template <class E, class T = Sum<E>>
+void message_rows(const E* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in, int64_t out, E* y,
                   double* mean, double* deviations) {
   const int64_t ld = padded<T>(out);
-  std::vector<T> buffer(4 * ld, T(0));
+  std::vector<T> buffer(4 * ld + message_tile * in, T(0));
   T *padded_bias = buffer.data(), *origin = padded_bias + ld, *sums = origin + ld, *squares = sums + ld;
+  Word<E>* scratch = reinterpret_cast<Word<E>*>(squares + ld);
   std::copy(bias, bias + out, padded_bias);
   std::fill(mean, mean + out, 0.0);
   std::fill(deviations, deviations + out, 0.0);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
-    T* to = y + first * out;
-    const Activate<T> activate{padded_bias, origin, slope, out, to, sums, squares, first > 0};
-    tile_product<T>(x + first * in, in, 1, n, in, weight, ld, ld, activate);
+    E* to = y + first * out;
+    const Activate<E> activate{padded_bias, origin, slope, out, to, sums, squares, first > 0};
+    tile_product(rows_of(x + first * in, n, in, scratch), n, words_of<E>(weight), ld, activate);
     if (first == 0) first_moments(to, n, out, origin, sums, squares);
     collect(sums, out, mean);
     collect(squares, out, deviations);
@@ -110,34 +114,43 @@ void message_rows(const T* x, const T* weight, const T* bias, T slope, int64_t r
 
 // Gradient before the activation, (g + offset + (y - mean) factor) leaky'(y), and its sums; moments: mean, offset and
 // factor. before, sums and the three moments have padded columns.
-template <class T>
-static inline void differentiate(const T* g, const T* y, const T* moments, T slope, int64_t rows, int64_t out,
-                                 int64_t ld, T* before, T* sums) {
+template <class E, class T = Sum<E>>
+static inline void differentiate(const E* g, const E* y, const T* moments, T slope, int64_t rows, int64_t out,
+                                 const Tile<E>& before, T* sums) {
   using S = Simd<T>;
   using V = typename S::V;
   const V slopes = S::splat(slope);
+  const int64_t ld = before.ld;
   for (int64_t s = 0; s < ld; s += S::lanes) {
     const V mean = S::load(moments + s), offset = S::load(moments + ld + s), factor = S::load(moments + 2 * ld + s);
     V sum = S::load(sums + s);
-    for (int64_t r = 0; r < rows; ++r) {
-      const V result = S::load_first(y + r * out + s, out - s), from = S::load_first(g + r * out + s, out - s);
+    const auto gradient = [&](int64_t r) {
+      const V result = read(y + r * out + s, out - s), from = read(g + r * out + s, out - s);
       const V value = from + (offset + (result - mean) * factor), scaled = value * slopes;
-      const V gradient = result > V{} ? value : scaled;
-      S::store(before + r * ld + s, gradient);
-      sum += gradient;
+      const V chosen = result > V{} ? value : scaled;
+      sum += chosen;
+      return chosen;
+    };
+    int64_t r = 0;
+    for (; r + 2 <= rows; r += 2) {
+      const V one = gradient(r), two = gradient(r + 1);
+      before.store(r, s, one, two);
     }
+    if (r < rows) before.store(r, s, gradient(r), V{});
     S::store(sums + s, sum);
   }
 }
 
 // grad_x (rows, in); grad_weight (in, padded out), whose padding holds no result; grad_bias (out).
-// weight_t (out, padded in). moments: mean, offset and factor of `differentiate`, padded out values each.
-template <class T>
-void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t, const T* moments, T slope,
-                           int64_t rows, int64_t in, int64_t out, T* grad_x, T* grad_weight, double* grad_bias) {
+// weight_t: words of (out, padded in). moments: mean, offset and factor of `differentiate`, padded out values each.
+template <class E, class T = Sum<E>>
+void message_rows_backward(const E* g, const E* y, const E* x, const T* weight_t, const T* moments, T slope,
+                           int64_t rows, int64_t in, int64_t out, E* grad_x, T* grad_weight, double* grad_bias) {
   const int64_t ldo = padded<T>(out), ldi = padded<T>(in);
-  std::vector<T> buffer((message_tile + 1) * ldo, T(0));
-  T *before = buffer.data(), *sums = before + message_tile * ldo;
+  std::vector<T> buffer((message_tile + 1) * ldo + message_tile * in, T(0));
+  T* sums = buffer.data() + message_tile * ldo;
+  const Tile<E> before{reinterpret_cast<Word<E>*>(buffer.data()), message_tile, ldo};
+  Word<E>* scratch = reinterpret_cast<Word<E>*>(sums + ldo);
   std::fill(grad_bias, grad_bias + out, 0.0);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
@@ -146,13 +159,12 @@ void message_rows_backward(const T* g, const T* y, const T* x, const T* weight_t
     ahead.add(g + after * out, next * out);
     ahead.add(y + after * out, next * out);
     ahead.add(x + after * in, next * in);
-    differentiate(g + first * out, y + first * out, moments, slope, n, out, ldo, before, sums);
+    differentiate(g + first * out, y + first * out, moments, slope, n, out, before, sums);
     collect(sums, out, grad_bias);
-    tile_product<T>(x + first * in, 1, in, in, n, before, ldo, ldo, add_to(grad_weight, ldo), ahead);
-    T* to = grad_x + first * in;
-    tile_product<T>(
-        before, ldo, 1, n, out, weight_t, ldi, ldi,
-        for_each_vector<T>([=](int64_t r, int64_t c, auto sum) { Simd<T>::store_first(to + r * in + c, sum, in - c); }),
-        ahead);
+    tile_product(columns_of(x + first * in, n, in, scratch), in, before.right(), ldo, add_to(grad_weight, ldo), ahead);
+    E* to = grad_x + first * in;
+    tile_product(
+        before.by_rows(out), n, words_of<E>(weight_t), ldi,
+        for_each_vector<T>([=](int64_t r, int64_t c, auto sum) { write(to + r * in + c, sum, in - c); }), ahead);
   }
 }

@@ -1,6 +1,7 @@
 // Packed pairs on the CPU; defined in src/puffin/ops/pairs.py. A task is a group of whole events. The groups depend
 // only on the sizes of the events, so that no sum depends on the number of threads.
 #define PUFFIN_KERNEL "pairs_kernel.h"
+#define PUFFIN_TABLES
 #include "targets.h"
 
 #include "matrix.h"
@@ -61,21 +62,30 @@ struct Blocks {
         lower(x + (events.nodes + events.uppers + events.upper[b]) * channels) {}
 };
 
+// A table of pairs, which may be of bfloat16.
 void check_rows(const Tensor& x, int64_t rows, const char* name) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows, name, ": expected ", rows, " rows");
-  check_floating(x, name);
+  check_table(x, name);
 }
 
-void check_like(const Tensor& x, int64_t rows, const Tensor& like, const char* name) {
+// Another table.
+void check_like(const Tensor& x, int64_t rows, const Tensor& table, const char* name) {
   check_rows(x, rows, name);
-  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type() && x.is_cpu(), name, ": expected dtype and device of the rest");
+  STD_TORCH_CHECK(x.scalar_type() == table.scalar_type(), name, ": expected the dtype of the other tables of pairs");
 }
 
-std::optional<Tensor> checked_weights(const std::optional<Tensor>& weights, const Events& events, const Tensor& like) {
+// A feature of nodes, or a weight; `type`: that of the sums.
+void check_sums(const Tensor& x, int64_t rows, ScalarType type, const char* name) {
+  check_rows(x, rows, name);
+  STD_TORCH_CHECK(
+      x.scalar_type() == type, name, ": expected the dtype of the tables of pairs, or float32 if that is bfloat16");
+}
+
+std::optional<Tensor> checked_weights(const std::optional<Tensor>& weights, const Events& events, ScalarType type) {
   if (weights)
-    STD_TORCH_CHECK(weights->dim() == 1 && weights->size(0) == events.nodes &&
-                        weights->scalar_type() == like.scalar_type() && weights->is_cpu(),
-                    "weights: expected one number of the features' dtype for each node");
+    STD_TORCH_CHECK(
+        weights->dim() == 1 && weights->size(0) == events.nodes && weights->scalar_type() == type && weights->is_cpu(),
+        "weights: expected one number for each node, of the dtype of the features of nodes");
   return contiguous(weights);
 }
 
@@ -87,19 +97,21 @@ std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::opt
   STD_TORCH_CHECK(num_nodes == events.nodes, "num_nodes: does not fit node_ptr");
   check_rows(x_in, events.pairs(), "x");
   const Tensor x = torch::stable::contiguous(x_in);
-  const std::optional<Tensor> weights = checked_weights(weights_in, events, x);
+  const std::optional<Tensor> weights = checked_weights(weights_in, events, type_of_sums(x));
   const int64_t channels = x.size(1);
-  Tensor diagonal = new_tensor(x, {events.nodes, channels}, x.scalar_type());
+  Tensor diagonal = new_tensor(x, {events.nodes, channels}, type_of_sums(x));
   Tensor rows = torch::stable::empty_like(diagonal), columns = torch::stable::empty_like(diagonal);
-  for_float_type(x, [&](auto type) {
-    using T = decltype(type);
-    const T *px = x.const_data_ptr<T>(), *pw = data_or_null<T>(weights);
+  for_table_type(x, [&](auto type) {
+    using E = decltype(type);
+    using T = baseline::Sum<E>;
+    const E* px = table_data<E>(x);
+    const T* pw = data_or_null<T>(weights);
     T *pd = diagonal.mutable_data_ptr<T>(), *pr = rows.mutable_data_ptr<T>(), *pc = columns.mutable_data_ptr<T>();
     events.for_each([&](int64_t b) {
-      const Blocks<const T> at(px, events, b, channels);
+      const Blocks<const E> at(px, events, b, channels);
       const int64_t first = events.node[b];
-      PUFFIN_CALL(reduce_event<T>, at.diagonal, at.upper, at.lower, pw ? pw + first : nullptr, events.size(b), channels,
-                  pd + first * channels, pr + first * channels, pc + first * channels);
+      PUFFIN_TABLE_CALL(E, reduce_event<E>, at.diagonal, at.upper, at.lower, pw ? pw + first : nullptr, events.size(b),
+                        channels, pd + first * channels, pr + first * channels, pc + first * channels);
     });
   });
   return {diagonal, rows, columns};
@@ -110,29 +122,33 @@ Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Ten
                    const Tensor upper_ptr, int64_t num_upper) {
   const Events events(node_ptr, upper_ptr);
   STD_TORCH_CHECK(num_upper == events.uppers, "num_upper: does not fit upper_ptr");
-  check_rows(u_in, events.nodes, "u");
-  check_like(v_in, events.nodes, u_in, "v");
-  if (d_in) check_like(*d_in, events.nodes, u_in, "w");
-  if (base_in) check_like(*base_in, events.pairs(), u_in, "base");
+  const ScalarType sums = type_of_sums(base_in ? *base_in : u_in);
+  check_sums(u_in, events.nodes, sums, "u");
+  check_sums(v_in, events.nodes, sums, "v");
+  if (d_in) check_sums(*d_in, events.nodes, sums, "w");
+  if (base_in) check_rows(*base_in, events.pairs(), "base");
   for (const std::optional<Tensor>& t : {std::optional<Tensor>(v_in), d_in, base_in})
     STD_TORCH_CHECK(!t || t->size(1) == u_in.size(1), "u, v, w, base: expected as many columns");
   const Tensor u = torch::stable::contiguous(u_in), v = torch::stable::contiguous(v_in);
-  const std::optional<Tensor> d = contiguous(d_in), weights = checked_weights(weights_in, events, u);
+  const std::optional<Tensor> d = contiguous(d_in), weights = checked_weights(weights_in, events, u.scalar_type());
   const std::optional<Tensor> base = contiguous(base_in);
   const int64_t channels = u.size(1);
-  Tensor out = new_tensor(u, {events.pairs(), channels}, u.scalar_type());
-  for_float_type(u, [&](auto type) {
-    using T = decltype(type);
+  const Tensor& like = base ? *base : u;
+  Tensor out = new_tensor(u, {events.pairs(), channels}, like.scalar_type());
+  for_table_type(like, [&](auto type) {
+    using E = decltype(type);
+    using T = baseline::Sum<E>;
     const T *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>();
-    const T *pd = data_or_null<T>(d), *pw = data_or_null<T>(weights), *pb = data_or_null<T>(base);
-    T* po = out.mutable_data_ptr<T>();
+    const T *pd = data_or_null<T>(d), *pw = data_or_null<T>(weights);
+    const E* pb = base ? table_data<E>(*base) : nullptr;
+    E* po = mutable_table_data<E>(out);
     events.for_each([&](int64_t b) {
-      const Blocks<T> at(po, events, b, channels);
-      const Blocks<const T> on = pb ? Blocks<const T>(pb, events, b, channels) : Blocks<const T>();
+      const Blocks<E> at(po, events, b, channels);
+      const Blocks<const E> on = pb ? Blocks<const E>(pb, events, b, channels) : Blocks<const E>();
       const int64_t first = events.node[b];
-      PUFFIN_CALL(expand_event<T>, pu + first * channels, pv + first * channels, pd ? pd + first * channels : nullptr,
-                  pw ? pw + first : nullptr, events.size(b), channels, on.diagonal, on.upper, on.lower, at.diagonal,
-                  at.upper, at.lower);
+      PUFFIN_TABLE_CALL(E, expand_event<E>, pu + first * channels, pv + first * channels,
+                        pd ? pd + first * channels : nullptr, pw ? pw + first : nullptr, events.size(b), channels,
+                        on.diagonal, on.upper, on.lower, at.diagonal, at.upper, at.lower);
     });
   });
   return out;
@@ -144,11 +160,11 @@ Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, co
   check_rows(x_in, events.pairs(), "x");
   STD_TORCH_CHECK(slope >= 0 && slope <= 1, "slope: expected 0..1, got ", slope);
   const int64_t in = x_in.size(1), out = even_in.size(1);
-  check_like(even_in, in, x_in, "even");
-  check_like(odd_in, in, x_in, "odd");
-  check_like(u_in, events.nodes, x_in, "u");
-  check_like(v_in, events.nodes, x_in, "v");
-  if (d_in) check_like(*d_in, events.nodes, x_in, "w");
+  check_sums(even_in, in, type_of_sums(x_in), "even");
+  check_sums(odd_in, in, type_of_sums(x_in), "odd");
+  check_sums(u_in, events.nodes, type_of_sums(x_in), "u");
+  check_sums(v_in, events.nodes, type_of_sums(x_in), "v");
+  if (d_in) check_sums(*d_in, events.nodes, type_of_sums(x_in), "w");
   STD_TORCH_CHECK(
       odd_in.size(1) == out && u_in.size(1) == out && v_in.size(1) == out && (!d_in || d_in->size(1) == out),
       "even, odd, u, v, w: expected as many columns");
@@ -157,20 +173,22 @@ Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, co
   const Tensor v = torch::stable::contiguous(v_in);
   const std::optional<Tensor> d = contiguous(d_in);
   Tensor result = new_tensor(x, {events.pairs(), out}, x.scalar_type());
-  for_float_type(x, [&](auto type) {
-    using T = decltype(type);
-    const std::vector<T> a = pad_matrix<T>(even, false), b = pad_matrix<T>(odd, false);
-    const T *px = x.const_data_ptr<T>(), *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>();
-    const T* pd = data_or_null<T>(d);
-    T* po = result.mutable_data_ptr<T>();
+  for_table_type(x, [&](auto type) {
+    using E = decltype(type);
+    using T = baseline::Sum<E>;
+    const std::vector<T> a = pad_matrix_for<E>(even, false), b = pad_matrix_for<E>(odd, false);
+    const E* px = table_data<E>(x);
+    const T *pu = u.const_data_ptr<T>(), *pv = v.const_data_ptr<T>(), *pd = data_or_null<T>(d);
+    E* po = mutable_table_data<E>(result);
     for_each_task(events.num_groups(), [&](int64_t g) {
       std::vector<T> scratch(2 * baseline::mix_tile * (in + baseline::padded<T>(out)));
       for (int64_t e = events.groups[g]; e < events.groups[g + 1]; ++e) {
-        const Blocks<const T> from(px, events, e, in);
-        const Blocks<T> to(po, events, e, out);
+        const Blocks<const E> from(px, events, e, in);
+        const Blocks<E> to(po, events, e, out);
         const int64_t first = events.node[e] * out, n = events.size(e);
-        PUFFIN_CALL(mix_event<T>, in, out, a.data(), b.data(), T(slope), n, from.diagonal, from.upper, from.lower,
-                    pu + first, pv + first, pd ? pd + first : nullptr, to.diagonal, to.upper, to.lower, scratch.data());
+        PUFFIN_TABLE_CALL(
+            E, mix_event<E>, in, out, a.data(), b.data(), T(slope), n, from.diagonal, from.upper, from.lower,
+            pu + first, pv + first, pd ? pd + first : nullptr, to.diagonal, to.upper, to.lower, scratch.data());
       }
     });
   });
@@ -186,8 +204,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
   check_like(grad_in, events.pairs(), x_in, "grad");
   check_like(y_in, events.pairs(), x_in, "y");
   const int64_t in = x_in.size(1), out = grad_in.size(1);
-  check_like(even_in, in, x_in, "even");
-  check_like(odd_in, in, x_in, "odd");
+  check_sums(even_in, in, type_of_sums(x_in), "even");
+  check_sums(odd_in, in, type_of_sums(x_in), "odd");
   STD_TORCH_CHECK(even_in.size(1) == out && odd_in.size(1) == out && y_in.size(1) == out,
                   "grad, y, even, odd: expected as many columns");
   const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
@@ -195,26 +213,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
   const Tensor even = torch::stable::contiguous(even_in), odd = torch::stable::contiguous(odd_in);
   Tensor grad_x = torch::stable::empty_like(x);
   Tensor grad_even = torch::stable::empty_like(even), grad_odd = torch::stable::empty_like(odd);
-  Tensor rows = new_tensor(x, {events.nodes, out}, x.scalar_type());
+  Tensor rows = new_tensor(x, {events.nodes, out}, type_of_sums(x));
   Tensor columns = torch::stable::empty_like(rows), diagonal = torch::stable::empty_like(rows);
-  for_float_type(x, [&](auto type) {
-    using T = decltype(type);
-    const std::vector<T> at = pad_matrix<T>(even, true), bt = pad_matrix<T>(odd, true);
+  for_table_type(x, [&](auto type) {
+    using E = decltype(type);
+    using T = baseline::Sum<E>;
+    const std::vector<T> at = pad_matrix_for<E>(even, true), bt = pad_matrix_for<E>(odd, true);
     const int64_t ldo = baseline::padded<T>(out), ldi = baseline::padded<T>(in);
     std::vector<T> parts(events.num_groups() * 2 * in * ldo, T(0));  // one for each group, summed in order below
-    const T *pg = grad.const_data_ptr<T>(), *py = y.const_data_ptr<T>(), *px = x.const_data_ptr<T>();
-    T *gx = grad_x.mutable_data_ptr<T>(), *pr = rows.mutable_data_ptr<T>(), *pc = columns.mutable_data_ptr<T>();
-    T* pd = diagonal.mutable_data_ptr<T>();
+    const E *pg = table_data<E>(grad), *py = table_data<E>(y), *px = table_data<E>(x);
+    E* gx = mutable_table_data<E>(grad_x);
+    T *pr = rows.mutable_data_ptr<T>(), *pc = columns.mutable_data_ptr<T>(), *pd = diagonal.mutable_data_ptr<T>();
     for_each_task(events.num_groups(), [&](int64_t g) {
       std::vector<T> scratch(2 * baseline::mix_tile * (in + ldo + ldi));
       T* part = parts.data() + g * 2 * in * ldo;
       for (int64_t e = events.groups[g]; e < events.groups[g + 1]; ++e) {
-        const Blocks<const T> dy(pg, events, e, out), result(py, events, e, out), from(px, events, e, in);
-        const Blocks<T> dx(gx, events, e, in);
+        const Blocks<const E> dy(pg, events, e, out), result(py, events, e, out), from(px, events, e, in);
+        const Blocks<E> dx(gx, events, e, in);
         const int64_t first = events.node[e] * out, n = events.size(e);
-        PUFFIN_CALL(mix_event_backward<T>, in, out, at.data(), bt.data(), T(slope), n, dy.diagonal, dy.upper, dy.lower,
-                    result.diagonal, result.upper, result.lower, from.diagonal, from.upper, from.lower, dx.diagonal,
-                    dx.upper, dx.lower, pr + first, pc + first, pd + first, part, part + in * ldo, scratch.data());
+        PUFFIN_TABLE_CALL(
+            E, mix_event_backward<E>, in, out, at.data(), bt.data(), T(slope), n, dy.diagonal, dy.upper, dy.lower,
+            result.diagonal, result.upper, result.lower, from.diagonal, from.upper, from.lower, dx.diagonal, dx.upper,
+            dx.lower, pr + first, pc + first, pd + first, part, part + in * ldo, scratch.data());
       }
     });
     T *oe = grad_even.mutable_data_ptr<T>(), *oo = grad_odd.mutable_data_ptr<T>();

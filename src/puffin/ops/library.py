@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,29 @@ def _load(name: str) -> str:
 def loaded(key: str = "CPU") -> bool:
     """Return whether compiled kernels serve the dispatch key "CPU" or "CUDA"."""
     return _state.get(KEYS.get(key) or "") == "loaded"
+
+
+def has_kernel(table: Tensor) -> bool:
+    """Return whether compiled kernels take tables of pairs of this dtype on this device; bfloat16: only on the CPU."""
+    key = table.device.type.upper()
+    if table.dtype == torch.bfloat16:
+        return key == "CPU" and not EMULATED and loaded()
+    return table.dtype in (torch.float32, torch.float64) and loaded(key)
+
+
+def autocast_makes_half_tables(x: Tensor) -> bool:
+    """Return whether autocast is on and turns x into a table of bfloat16, whose sums and weights stay float32.
+
+    So it is on a CPU with kernels.  Elsewhere autocast computes everything in bfloat16, as PyTorch's layers do."""
+    device_type = x.device.type
+    return (
+        torch.is_autocast_enabled(device_type)
+        and torch.get_autocast_dtype(device_type) == torch.bfloat16
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and device_type == "cpu"
+        and not EMULATED
+        and loaded()
+    )
 
 
 @contextlib.contextmanager

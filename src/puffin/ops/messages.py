@@ -2,6 +2,7 @@
 
 The forward pass reads x and writes y; it computes the statistics from tiles of y that are still in the cache.  The
 backward pass takes the gradients of all three through activation and products tile by tile, and writes only that of x.
+The tables x, y and their gradients may be bfloat16, which halves the memory traffic: only a CPU has kernels for that.
 Source: arXiv 2307.16506, sec. 3 (messages); batch normalisation: arXiv 1502.03167.
 """
 
@@ -32,31 +33,35 @@ class Message(NamedTuple):
 def message(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
     """Return leaky(x W^T + b) and its statistics; all three are differentiable once.
 
-    x (M, C); weight (S, C), bias (S,); slope 0..1 of the leaky ReLU.  Autocast is ignored.
+    x (M, C); weight (S, C), bias (S,); slope 0..1 of the leaky ReLU.  Autocast is ignored.  If x is bfloat16, so are
+    the values and the gradient of x; statistics (of the rounded values), sums, and gradients of weights are float32.
     """
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: expected (rows, {weight.shape[1]}), got {tuple(x.shape)}")
     with torch.autocast(x.device.type, enabled=False):
-        return Message(*_Message.apply(x, weight, bias, slope))
+        return Message(*_Message.apply(x, *_wide_parameters(x, weight, bias), slope))
 
 
 @torch.compiler.disable
 def activated(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
     """Return the values of `message` alone, for inference.  Not differentiable with compiled kernels."""
-    if _compiled(x):
-        return torch.ops.puffin.message(x, weight, bias, slope)[0]
+    if library.has_kernel(x):
+        return torch.ops.puffin.message(x, *_wide_parameters(x, weight, bias), slope)[0]
     with torch.autocast(x.device.type, enabled=False):
-        return F.leaky_relu(F.linear(x, weight, bias), slope)
+        return _values(x, weight, bias, slope)
 
 
-def _compiled(x: Tensor) -> bool:
-    return x.dtype in (torch.float32, torch.float64) and library.loaded(x.device.type.upper())
+def _wide_parameters(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias in the dtype that the kernels for x expect."""
+    if x.dtype == torch.bfloat16 and library.has_kernel(x):
+        return weight.float(), bias.float()
+    return weight, bias
 
 
 class _Message(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, slope):
-        y, mean, variance = (torch.ops.puffin.message if _compiled(x) else _oracle)(x, weight, bias, slope)
+        y, mean, variance = (torch.ops.puffin.message if library.has_kernel(x) else _oracle)(x, weight, bias, slope)
         ctx.slope = slope
         ctx.save_for_backward(y, x, weight, mean)
         return y, mean, variance
@@ -66,22 +71,27 @@ class _Message(torch.autograd.Function):
     def backward(ctx, grad, grad_mean, grad_variance):
         y, x, weight, mean = ctx.saved_tensors
         rows = max(len(x), 1)
-        backward = torch.ops.puffin.message_backward if _compiled(x) else _backward_oracle
+        backward = torch.ops.puffin.message_backward if library.has_kernel(x) else _backward_oracle
         return *backward(grad, y, x, weight, mean, grad_mean / rows, grad_variance * (2 / rows), ctx.slope), None
 
 
+def _values(x, weight, bias, slope):
+    return F.leaky_relu(F.linear(x.to(weight.dtype), weight, bias), slope).to(x.dtype)
+
+
 def _oracle(x, weight, bias, slope):
-    y = F.leaky_relu(F.linear(x, weight, bias), slope)
+    y = _values(x, weight, bias, slope)
     if len(x) == 0:
         return y, torch.zeros_like(bias), torch.zeros_like(bias)
-    variance, mean = torch.var_mean(y, 0, correction=0)
+    variance, mean = torch.var_mean(y.to(bias.dtype), 0, correction=0)
     return y, mean, variance
 
 
 def _backward_oracle(grad, y, x, weight, mean, offset, factor, slope):
+    grad, y, wide = (t.to(weight.dtype) for t in (grad, y, x))
     before = torch.addcmul(offset - mean * factor, y, factor).add_(grad)
     before = torch.ops.aten.leaky_relu_backward(before, y, slope, True)
-    return before @ weight, before.t() @ x, before.sum(0)
+    return (before @ weight).to(x.dtype), before.t() @ wide, before.sum(0)
 
 
 def _fake(x, weight, bias, slope):

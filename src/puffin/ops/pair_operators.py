@@ -3,6 +3,10 @@
 `reduce`, `expand`, `mix` and `mix_backward` run the compiled kernel where there is one for the device and type, else
 plain_pairs.py.  None of them is differentiable: pairs.py is.  The operators are for torch.compile and other callers
 that have the pointers of the events only; their derivatives are these same operators.
+
+Tables of pairs (P, C) may be bfloat16.  The operators then take and return everything else, features of nodes and
+weights, in float32, and so do the kernels, which only a CPU has.  Without a kernel, `reduce`, `expand`, `mix` and
+`mix_backward` compute in the one dtype of their arguments.
 """
 
 import torch
@@ -36,13 +40,15 @@ MIX_BACKWARD = (
 )
 
 
-def _has_kernel(x: Tensor) -> bool:
-    return x.dtype in (torch.float32, torch.float64) and library.loaded(x.device.type.upper())
+def dtype_of_sums(table: Tensor) -> torch.dtype:
+    """Return the dtype of everything that is not a table, for an operator on this table of pairs."""
+    return torch.float32 if table.dtype == torch.bfloat16 else table.dtype
 
 
 def reduce(x: Tensor, weights: Tensor | None, pairs: PairIndex) -> tuple[Tensor, Tensor, Tensor]:
     """Return the diagonal, the row sums and the column sums: see `reduce_pairs`."""
-    if _has_kernel(x):
+    if library.has_kernel(x):
+        weights = None if weights is None else weights.to(dtype_of_sums(x))
         return torch.ops.puffin.pair_reduce(x, weights, pairs.node_ptr, pairs.upper_ptr, pairs.num_nodes)
     return reduce_pairs(x, weights, pairs)
 
@@ -51,7 +57,7 @@ def expand(
     u: Tensor, v: Tensor, w: Tensor | None, weights: Tensor | None, base: Tensor | None, pairs: PairIndex
 ) -> Tensor:
     """Return base_ij + u_i weights_j + v_j weights_i + delta_ij w_i: see `expand_pairs`."""
-    if _has_kernel(u):
+    if library.has_kernel(u if base is None else base) and u.dtype != torch.bfloat16:
         return torch.ops.puffin.pair_expand(u, v, w, weights, base, pairs.node_ptr, pairs.upper_ptr, pairs.num_upper)
     return expand_pairs(u, v, w, weights, base, pairs)
 
@@ -60,7 +66,7 @@ def mix(
     x: Tensor, even: Tensor, odd: Tensor, u: Tensor, v: Tensor, w: Tensor | None, slope: float, pairs: PairIndex
 ) -> Tensor:
     """Return leaky((x_ij + x_ji) E + (x_ij - x_ji) O + u_i + v_j + delta_ij w_i) (P, S)."""
-    if _has_kernel(x):
+    if library.has_kernel(x):
         return torch.ops.puffin.pair_mix(x, even, odd, u, v, w, pairs.node_ptr, pairs.upper_ptr, slope)
     return _plain_mix(x, even, odd, u, v, w, slope, pairs)
 
@@ -79,7 +85,7 @@ def mix_backward(
 
     out: the result of `mix`, which is not read for slope 1 (any tensor of its shape then does).
     """
-    if _has_kernel(x):
+    if library.has_kernel(x):
         where = (pairs.node_ptr, pairs.upper_ptr, pairs.num_nodes)
         return torch.ops.puffin.pair_mix_backward(grad, out, x, even, odd, *where, slope)
     return _plain_mix_backward(grad, out, x, even, odd, slope, pairs, needs_x)
@@ -102,20 +108,28 @@ def _index(node_ptr: Tensor) -> PairIndex:
     return PairIndex(node_ptr.diff().cpu(), node_ptr.device)
 
 
+def _wide(table: Tensor) -> Tensor:
+    return table.to(dtype_of_sums(table))
+
+
 def _reduce_oracle(x, weights, node_ptr, upper_ptr, num_nodes):
-    return reduce_pairs(x, weights, _index(node_ptr))
+    return reduce_pairs(_wide(x), weights, _index(node_ptr))
 
 
 def _expand_oracle(u, v, w, weights, base, node_ptr, upper_ptr, num_upper):
-    return expand_pairs(u, v, w, weights, base, _index(node_ptr))
+    if base is None:
+        return expand_pairs(u, v, w, weights, None, _index(node_ptr))
+    return expand_pairs(u, v, w, weights, _wide(base), _index(node_ptr)).to(base.dtype)
 
 
 def _mix_oracle(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
-    return _plain_mix(x, even, odd, u, v, w, slope, _index(node_ptr))
+    return _plain_mix(_wide(x), even, odd, u, v, w, slope, _index(node_ptr)).to(x.dtype)
 
 
 def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, slope):
-    return _plain_mix_backward(grad, y, x, even, odd, slope, _index(node_ptr))
+    index = _index(node_ptr)
+    grad_x, *others = _plain_mix_backward(_wide(grad), _wide(y), _wide(x), even, odd, slope, index)
+    return grad_x.to(x.dtype), *others
 
 
 # -- derivatives of the operators -------------------------------------------------------------------------------------
@@ -123,14 +137,15 @@ def _mix_backward_oracle(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, 
 
 def _reduce_setup(ctx, inputs, output):
     x, weights, node_ptr, upper_ptr, num_nodes = inputs
-    ctx.num_upper = (x.shape[0] - num_nodes) // 2
+    ctx.num_upper, ctx.dtype = (x.shape[0] - num_nodes) // 2, x.dtype
     ctx.save_for_backward(weights, node_ptr, upper_ptr)
 
 
 def _reduce_derivative(ctx, grad_diagonal, grad_rows, grad_columns):
     weights, node_ptr, upper_ptr = ctx.saved_tensors
     where = (node_ptr, upper_ptr, ctx.num_upper)
-    return torch.ops.puffin.pair_expand(grad_rows, grad_columns, grad_diagonal, weights, None, *where), *[None] * 4
+    grad = torch.ops.puffin.pair_expand(grad_rows, grad_columns, grad_diagonal, weights, None, *where)
+    return grad.to(ctx.dtype), *[None] * 4
 
 
 def _expand_setup(ctx, inputs, output):
@@ -161,11 +176,11 @@ def _mix_derivative(ctx, grad):
 
 
 def _reduce_fake(x, weights, node_ptr, upper_ptr, num_nodes):
-    return tuple(x.new_empty(num_nodes, x.shape[1]) for _ in range(3))
+    return tuple(x.new_empty(num_nodes, x.shape[1], dtype=dtype_of_sums(x)) for _ in range(3))
 
 
 def _expand_fake(u, v, w, weights, base, node_ptr, upper_ptr, num_upper):
-    return u.new_empty(u.shape[0] + 2 * num_upper, u.shape[1])
+    return (u if base is None else base).new_empty(u.shape[0] + 2 * num_upper, u.shape[1])
 
 
 def _mix_fake(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
@@ -173,7 +188,7 @@ def _mix_fake(x, even, odd, u, v, w, node_ptr, upper_ptr, slope):
 
 
 def _mix_backward_fake(grad, y, x, even, odd, node_ptr, upper_ptr, num_nodes, slope):
-    nodes = (grad.new_empty(num_nodes, grad.shape[1]) for _ in range(3))
+    nodes = (grad.new_empty(num_nodes, grad.shape[1], dtype=dtype_of_sums(x)) for _ in range(3))
     return *(t.new_empty(t.shape) for t in (x, even, odd)), *nodes
 
 

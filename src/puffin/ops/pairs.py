@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from puffin.ops import pair_operators
+from puffin.ops import library, pair_operators
 from puffin.ops.pair_index import PairIndex
 
 
@@ -44,7 +44,7 @@ def pair_reduce(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> R
 
 @torch.compiler.disable
 def pair_sums(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> tuple[Tensor, Reduced]:
-    """Return x itself, and `pair_reduce` of it.
+    """Return x itself, and `pair_reduce` of it: of bfloat16 in float32, where a kernel adds up.
 
     Continue with the returned x: the gradients of the sums are then added to that of x in one pass.
     """
@@ -80,7 +80,8 @@ def pair_mix(
 
     x (P, C); weight, weight_t (C, S); nodes = (u, v, w), each (N, S), w may be None.  Returns (P, S).
     Computed as (x_ij + x_ji) (W + W') / 2 + (x_ij - x_ji) (W - W') / 2: the transposed pair has the same two products
-    with one sign changed, half the multiplications.  Follows autocast.
+    with one sign changed, half the multiplications.  Follows autocast: a kernel then reads and writes tables of
+    bfloat16, and leaves nodes and the gradients of weights in float32.
     """
     _check_rows("x", x, pairs, pairs.num_pairs, "pairs")
     even, odd = (weight + weight_t) / 2, (weight - weight_t) / 2
@@ -143,7 +144,9 @@ class _PairMix(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
         # autocast does not cast the arguments of kernels and of in-place products
         with torch.autocast(device_type, enabled=False):
-            x, even, odd, u, v, w = (t if t is None else t.to(dtype) for t in (x, even, odd, u, v, w))
+            x = x.to(dtype)
+            wide = pair_operators.dtype_of_sums(x) if library.has_kernel(x) else dtype
+            even, odd, u, v, w = (t if t is None else t.to(wide) for t in (even, odd, u, v, w))
             out = pair_operators.mix(x, even, odd, u, v, w, slope, pairs)
         ctx.pairs, ctx.slope = pairs, slope
         ctx.save_for_backward(out if slope != 1 else None, x, even, odd)
