@@ -68,7 +68,7 @@ EMULATED = not large and not threads and not quadratic and not refuse and not er
   and not signed_power
 check-emulated: emulator
 	$(BIN)/python -m pytest tests/emulate
-	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops -k "$(EMULATED)"
+	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops tests/bench/test_traffic.py -k "$(EMULATED)"
 
 # A part of about a minute, for `make test`
 check-emulated-part: emulator

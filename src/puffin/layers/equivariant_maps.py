@@ -123,17 +123,21 @@ class Aggregator(nn.Module):
         whose maps all belong to events is (B, out).
         """
         terms = self._terms(base, geometry, weights)
-        if not self.options.activate_agg:
-            return {t: self._product(terms.get((t, True)), terms.get((t, False)), geometry) for t in "uvw"}
+        constant = self.activate_agg(weights.new_zeros(1)) if self.options.activate_agg else None
+        out = self._products(terms, True, geometry, constant)
+        of_events = self._products(terms, False, geometry, constant)
+        both = [target for target in of_events if target in out]
+        if both:
+            expanded = geometry.to_nodes(torch.cat([of_events[target] for target in both], 1))
+            for target, product in zip(both, expanded.split(weights.shape[2], 1), strict=True):
+                out[target] = out[target] + product
+        out = {target: out.get(target, of_events.get(target)) for target in "uvw"}
         # A diagonal map is 0 off the diagonal, which the activation may turn into another constant: add that to every
         # pair, and only the difference from it to the diagonal.
-        constant = self.activate_agg(weights.new_zeros(1))
-        out = {
-            t: self._product(terms.get((t, True)), terms.get((t, False)), geometry, constant * (t == "w"))
-            for t in "uvw"
-        }
-        of_diagonal = [term.weight.sum(0) for t in (True, False) for term in terms.get(("w", t), [])]
-        return out | {"u": out["u"] + constant * sum(of_diagonal)} if of_diagonal else out
+        of_diagonal = [term.weight.sum(0) for kind in (True, False) for term in terms.get(("w", kind), [])]
+        if constant is not None and of_diagonal:
+            out["u"] = out["u"] + constant * sum(of_diagonal)
+        return out
 
     def _terms(
         self, base: dict[str, Tensor], geometry: PairGeometry, weights: Tensor
@@ -158,20 +162,30 @@ class Aggregator(nn.Module):
                 index += 1
         return terms
 
-    def _product(self, of_nodes, of_events, geometry: PairGeometry, subtract: Tensor | None = None) -> Tensor | None:
-        """Add up terms: (N, out) if any belongs to nodes, else (B, out)."""
-        products = []
-        for terms, to_rows in ((of_nodes, geometry.to_nodes), (of_events, lambda x: x)):
-            if not terms:
-                continue
-            values = torch.cat([term.value for term in terms], 1)
-            if any(term.scale is not None for term in terms):
-                one = geometry.multiplicity.new_ones(1, 1).expand(len(geometry.multiplicity), self.in_channels)
-                values = values * to_rows(torch.cat([one if term.scale is None else term.scale for term in terms], 1))
-            values = self.activate_agg(values)
-            if subtract is not None:
-                values = values - subtract
-            products.append(values @ torch.cat([term.weight for term in terms]))
-        if len(products) == 2:
-            return products[0] + geometry.to_nodes(products[1])
-        return products[0] if products else None
+    def _products(
+        self,
+        terms: dict[tuple[str, bool], list[_Term]],
+        of_nodes: bool,
+        geometry: PairGeometry,
+        constant: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """For each target add up the terms of nodes, (N, out), or those of events, (B, out).
+
+        The values of all targets are one table: networks are small, so the number of operations decides their time.
+        constant: what the activation makes of 0, which is subtracted from the values of target w."""
+        groups = {target: terms[target, of_nodes] for target in "uvw" if (target, of_nodes) in terms}
+        if not groups:
+            return {}
+        every = [term for group in groups.values() for term in group]
+        values = torch.cat([term.value for term in every], 1)
+        if any(term.scale is not None for term in every):
+            one = geometry.multiplicity.new_ones(1, 1).expand(len(geometry.multiplicity), self.in_channels)
+            scales = torch.cat([one if term.scale is None else term.scale for term in every], 1)
+            values = values * (geometry.to_nodes(scales) if of_nodes else scales)
+        parts = self.activate_agg(values).split([len(group) * self.in_channels for group in groups.values()], 1)
+        products = {}
+        for (target, group), part in zip(groups.items(), parts, strict=True):
+            if constant is not None and target == "w":
+                part = part - constant
+            products[target] = part @ torch.cat([term.weight for term in group])
+        return products
