@@ -9,8 +9,9 @@ from puffin.layers.aggregators import AggregatorOptions, Eq2to0, Eq2to1, Eq2to2
 from puffin.layers.mlp import MLP, MessageNet
 from puffin.layers.normalised import Normalised, as_tensor
 from puffin.layers.packed_pairs import PackedPairs
+from puffin.ops import library
 from puffin.ops.pair_index import PairIndex
-from tests.conftest import relative
+from tests.conftest import TOLERANCE, relative
 
 PAIRS = PairIndex(torch.tensor([4, 0, 7]), torch.device("cpu"))
 GEOMETRY = PackedPairs.of(PAIRS, torch.float64)
@@ -64,3 +65,50 @@ def test_layers_take_the_normalisation_in(layer, config, weighted):
     direction = torch.randn_like(want)
     grads = [torch.autograd.grad((v * direction).sum(), parts) for v in (got, want)]
     assert all(relative(a, b) < 1e-11 for a, b in zip(*grads, strict=True))
+
+
+half_tables = pytest.mark.skipif(
+    not library.loaded() or library.EMULATED, reason="only the CPU library has kernels for bfloat16"
+)
+
+
+@half_tables
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("config", ["s", "M", "sMxN"])
+@pytest.mark.parametrize("layer", [Eq2to2, Eq2to1, Eq2to0])
+def test_autocast_stores_pairs_in_half(layer, config, training):
+    """Under autocast pair features are bfloat16, all else is float32, and the results are those of float64. Breaks if a
+    layer falls back to PyTorch's products, or rounds node features or normalisation to bfloat16."""
+    message = MessageNet([5, 6], "leakyrelu", "batch").train(training)
+    aggregate = layer(6, 3, AggregatorOptions(config, activate_lin=False, nobj_avg=5))
+    geometry = PackedPairs.of(PAIRS, torch.float32)
+    x = torch.randn(PAIRS.num_pairs, 5).bfloat16().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        values = message(x, geometry)
+        got = aggregate(values, geometry)
+    assert isinstance(values, Normalised)
+    assert [t.dtype for t in (values.values, values.scale, values.shift)] == [torch.bfloat16] + [torch.float32] * 2
+    assert got.dtype == (torch.bfloat16 if layer is Eq2to2 else torch.float32)
+    direction = torch.randn(got.shape)
+    grads = torch.autograd.grad((got * direction).sum(), [x, *message.parameters(), aggregate.coefs])
+    assert all(g.dtype == torch.float32 for g in grads)
+    message.double(), aggregate.double()
+    wide = x.detach().double().requires_grad_()
+    want = aggregate(message(wide, GEOMETRY), GEOMETRY)
+    assert relative(got.double(), want) < TOLERANCE[torch.bfloat16]
+    exact = torch.autograd.grad((want * direction).sum(), [wide, *message.parameters(), aggregate.coefs])
+    assert relative(grads[-1].double(), exact[-1]) < TOLERANCE[torch.bfloat16]
+
+
+@half_tables
+@pytest.mark.parametrize("norm", ["none", "instance", "layer"])
+def test_autocast_stores_pairs_in_half_with_other_norms(norm):
+    """Networks whose message is not fused. Breaks if two dtypes meet in a product, or the result is far off."""
+    message, aggregate = MessageNet([5, 6], "gelu", norm), Eq2to2(6, 3, AggregatorOptions("sx"))
+    geometry = PackedPairs.of(PAIRS, torch.float32)
+    x = torch.randn(PAIRS.num_pairs, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = aggregate(message(x, geometry), geometry)
+    got.float().sum().backward()
+    assert got.dtype == torch.bfloat16
+    assert relative(got.float(), aggregate(message(x, geometry), geometry)) < TOLERANCE[torch.bfloat16]

@@ -9,6 +9,7 @@ import torch
 
 from puffin.data.packing import JetBatch, pack_padded
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.ops import library
 from puffin.settings.pelican import PelicanConfig
 from puffin.settings.stabilizers import STABILIZERS
 from puffin.tasks.symmetry import irc_variants, network_generators, toy_jets
@@ -215,6 +216,34 @@ def test_bfloat16_is_close():
     with torch.autocast("cpu", torch.bfloat16):
         coarse = model(batch)
     assert relative(coarse.float(), model(batch).detach()) < 0.1
+
+
+@pytest.mark.parametrize("network", [PelicanClassifier, PelicanRegressor])
+def test_bfloat16_trains_close_to_float32(network):
+    """Loss and gradients under autocast, in the network's parameters and their dtypes, several blocks deep."""
+    model = network(small(drop_rate=0.0)).train()
+    batch = jets([6, 9, 4, 12, 7, 15]).to(torch.device("cpu"), torch.float32)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = model(batch)
+        out = (out if network is PelicanClassifier else out.fourmomenta).float()
+        loss = out.square().mean()
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        assert all(g.dtype == torch.float32 for g in grads)
+        results.append((loss.detach(), torch.cat([g.flatten() for g in grads])))
+    (exact, gradient), (loss, coarse) = results
+    assert abs(loss / exact - 1) < 0.05
+    assert torch.nn.functional.cosine_similarity(coarse, gradient, dim=0) > 0.99
+
+
+@pytest.mark.skipif(not library.loaded() or library.EMULATED, reason="only the CPU library has kernels for bfloat16")
+def test_bfloat16_is_for_pairs_only():
+    """Scores under autocast are float32: with eight bits many jets would have the same score."""
+    model = PelicanClassifier(small()).eval()
+    batch = jets([6, 9, 4]).to(torch.device("cpu"), torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(batch).dtype == torch.float32
 
 
 def test_dropout_only_in_training():

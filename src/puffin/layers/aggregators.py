@@ -29,6 +29,18 @@ class _FromPairs(Aggregator):
 
     activates_pairs = False  # whether activate_agg also acts on the pairs themselves
 
+    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+        """Aggregate x (*pairs, in); under autocast only pair features may become bfloat16, see `stores_half`."""
+        values = x.values if isinstance(x, Normalised) else x
+        if not geometry.stores_half(values):
+            return self.aggregate(x, geometry)
+        with torch.autocast(values.device.type, enabled=False):
+            return self.aggregate(x if isinstance(x, Normalised) else x.bfloat16(), geometry)
+
+    def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+        """Compute the layer."""
+        raise AssertionError("each layer defines its own")
+
     def begin(self, x: Tensor | Normalised, geometry: PairGeometry) -> tuple[_Pairs, dict[str, Tensor]]:
         """Return the pairs as the layer reads them, and their quantities by name."""
         linear = all_linear(self.options.config) and not (self.activates_pairs and self.options.activate_agg)
@@ -46,7 +58,7 @@ class _FromPairs(Aggregator):
         if reduction == "sum":
             rows, columns = base["row sums"], base["column sums"]
         else:
-            rows, columns = geometry.extrema(base["pairs"], reduction)
+            rows, columns = (x.to(base["diagonal"].dtype) for x in geometry.extrema(base["pairs"], reduction))
         return {
             "rows": rows,
             "columns": columns,
@@ -82,7 +94,7 @@ class Eq2to2(_FromPairs):
         if options.diagonal:
             self.diag_bias = nn.Parameter(torch.zeros(out_channels))
 
-    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+    def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
         weights = self.coefficients()
         pairs, base = self.begin(x, geometry)
         nodes = self.mix(base, geometry, weights)
@@ -105,7 +117,7 @@ class Eq2to1(_FromPairs):
     summed = (("u", "rows"), ("u", "columns"), ("u", "trace"), ("u", "total"))
     alpha_tail = (1,)
 
-    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+    def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
         nodes = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
         return self.activate_lin(nodes["u"] + self.bias)
 
@@ -122,7 +134,7 @@ class Eq2to0(_FromPairs):
         super().__init__(in_channels, out_channels, options)
         self.bias = nn.Parameter(torch.zeros(1, out_channels))  # the published shape
 
-    def forward(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
+    def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
         events = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
         return self.activate_lin(events["u"] + self.bias)
 

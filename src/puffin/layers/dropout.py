@@ -24,4 +24,7 @@ class PairDropout(nn.Dropout):
             return F.dropout(x, self.p, self.training)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         remains = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _STEPS // 2
-        return x * remains.to(x.dtype).mul_(_STEPS / (_STEPS - dropped))
+        factor = _STEPS / (_STEPS - dropped)
+        if x.dtype == torch.bfloat16:  # which may not hold the factor: it multiplies the result, and rounds once
+            return (x * remains).mul(factor)
+        return x * remains.to(x.dtype).mul_(factor)

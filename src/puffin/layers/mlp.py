@@ -46,7 +46,9 @@ class MessageNet(MLP):
 
     def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor | Normalised:
         """Map x (*pairs, widths[0]) to (*pairs, widths[-1])."""
-        if not self._is_fusible(x):
+        if geometry.stores_half(x):
+            x = x.bfloat16()
+        if not self._is_fusible(x, geometry):
             x = super().forward(x)
             if self.normlayer is None:
                 return x
@@ -61,11 +63,11 @@ class MessageNet(MLP):
             return Normalised(values, *norm.normaliser(mean, variance, math.prod(values.shape[:-1])))
         return Normalised(values, *norm.affine())
 
-    def _is_fusible(self, x: Tensor) -> bool:
+    def _is_fusible(self, x: Tensor, geometry: PairGeometry) -> bool:
         """Return whether the last layer is a leaky ReLU and a batch norm, which `message` computes in one pass."""
         return (
             len(self.linear) > 0
             and isinstance(self.activation, nn.LeakyReLU)
             and isinstance(self.normlayer, MaskedBatchNorm)
-            and not torch.is_autocast_enabled(x.device.type)
+            and (geometry.stores_half(x) or not torch.is_autocast_enabled(x.device.type))
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 class Normalised:
     """The features scale * values + shift, not multiplied out: values (..., C); scale, shift (C,).
 
+    Values may be bfloat16, scale and shift are then float32.
     A layer that is linear in its input takes scale and shift into its weights, so that no normalised copy of the
     values is written, stored for the backward pass, or read again.
     """
@@ -19,8 +20,8 @@ class Normalised:
     shift: Tensor
 
     def tensor(self) -> Tensor:
-        """Multiply out: the features (..., C)."""
-        return torch.addcmul(self.shift, self.values, self.scale)
+        """Multiply out: the features (..., C), in the dtype of the values."""
+        return torch.addcmul(self.shift, self.values, self.scale).to(self.values.dtype)
 
 
 def as_tensor(x: Tensor | Normalised) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from puffin.layers.pair_geometry import PairGeometry
 from puffin.layers.softdrop import soft_drop_multiplicity
+from puffin.ops import library
 from puffin.ops.messages import Message, activated, message
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pairs import Reduced, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
@@ -30,6 +31,9 @@ class PackedPairs(PairGeometry):
     def of(cls, index: PairIndex, dtype: torch.dtype) -> "PackedPairs":
         """Make the geometry without weights, whose multiplicity is the number of nodes (at least 1)."""
         return cls(index, index.counts.clamp_min(1)[:, None].to(dtype))
+
+    def stores_half(self, x: Tensor) -> bool:
+        return library.autocast_makes_half_tables(x)
 
     def sum_nodes(self, x: Tensor) -> Tensor:
         return segment_sum(x, self.index.node_ptr)

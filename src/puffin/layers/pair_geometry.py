@@ -24,6 +24,13 @@ class PairGeometry(ABC):
     multiplicity: Tensor
     weights: Tensor | None
 
+    def stores_half(self, x: Tensor) -> bool:
+        """Return whether autocast stores pair features such as x in bfloat16 and leaves all else in float32.
+
+        If not, autocast computes everything in bfloat16, as PyTorch's layers do.
+        """
+        return False
+
     # -- nodes and events ---------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -160,6 +160,14 @@ class PelicanBackbone(nn.Module):
             embedded = self.embed(batch)
         return self.run_blocks(embedded)
 
+    @staticmethod
+    def output(mlp: MLP, x: Tensor, geometry: PairGeometry) -> Tensor:
+        """Apply the last MLP: in float32 where autocast concerns pair features only, so that scores have few ties."""
+        if not geometry.stores_half(x):
+            return mlp(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return mlp(x)
+
 
 class PelicanClassifier(PelicanBackbone):
     """Map jets to class scores."""
@@ -183,7 +191,7 @@ class PelicanClassifier(PelicanBackbone):
         x, geometry, _ = embedded
         x = self.dropout(self.msg_2to0(x, geometry))
         x = self.dropout_out(self.agg_2to0(x, geometry))
-        return self.mlp_out(x) if self.config.mlp_out else x
+        return self.output(self.mlp_out, x, geometry) if self.config.mlp_out else x
 
     def forward(self, batch: JetBatch) -> Tensor:
         """Compute the scores (B, num_classes), before the softmax."""
@@ -235,7 +243,7 @@ class PelicanRegressor(PelicanBackbone):
         x, geometry, p = embedded
         x = self.dropout(self.msg_2to1(x, geometry))
         x = self.dropout_out(self.agg_2to1(x, geometry))
-        x = self.mlp_out_1(x) if self.config.mlp_out else x
+        x = self.output(self.mlp_out_1, x, geometry) if self.config.mlp_out else x
         weights = x.to(p.dtype).view(p.shape[0], self.config.num_targets, len(self.projections))
         parts = torch.einsum("kab,nb->nka", self.projections.to(p.dtype), p)
         terms = torch.einsum("ntk,nka->nta", weights, parts).flatten(1)
