@@ -41,8 +41,8 @@ BY_KIND = {"classifier": STEP, "regressor": STEP, "segmentation": CLOUD_STEP, "p
 CONTROLS = {
     "control: a layer that reads a value": {
         **STEP,
-        f"models/pelican.py:read_out: {READ}": 1,
-        f"evaluation: models/pelican.py:read_out: {READ}": 1,
+        f"models/pelican.py:output: {READ}": 1,
+        f"evaluation: models/pelican.py:output: {READ}": 1,
     },
     "control: a gradient that is read": {**STEP, f"training/update.py:_gradients: {READ}": 1},
     "control: every kind of wait": {
