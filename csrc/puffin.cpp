@@ -1,5 +1,7 @@
 // Schemas of the Puffin kernels. csrc/cpu and csrc/cuda implement them; src/puffin/ops/<op>.py says what they mean,
-// states the same schema for its oracle, and refuses a library built from other schemas.
+// states the same schema for its oracle, and refuses a library built from other schemas. A library is out of date when
+// this file has changed, so say here what a schema does not: on the CPU, pair_* and message also take tables of
+// bfloat16.
 //
 // Only PyTorch's stable C ABI is used (torch/csrc/stable): one build serves several PyTorch releases.
 #include <torch/csrc/stable/library.h>
