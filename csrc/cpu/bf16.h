@@ -50,7 +50,18 @@ typedef uint16_t Halves __attribute__((vector_size(PUFFIN_WIDTH / 2)));
 typedef uint16_t UnalignedHalves __attribute__((vector_size(PUFFIN_WIDTH / 2), aligned(2), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(PUFFIN_WIDTH)));
 
-static inline Simd<float>::V widen(Halves x) { return (Simd<float>::V)(__builtin_convertvector(x, Bits) << 16); }
+// The compiler makes several instructions of __builtin_convertvector where there is one. (It warns of intrinsics
+// without a mask that their unused operand is not initialised.)
+static inline Bits extend(Halves x) {
+#if PUFFIN_WIDTH == 64
+  return (Bits)_mm512_maskz_cvtepu16_epi32(__mmask16(-1), (__m256i)x);
+#elif PUFFIN_WIDTH == 32
+  return (Bits)_mm256_cvtepu16_epi32((__m128i)x);
+#else
+  return __builtin_convertvector(x, Bits);
+#endif
+}
+static inline Simd<float>::V widen(Halves x) { return (Simd<float>::V)(extend(x) << 16); }
 
 // Rounds to nearest, ties to even; NaN stays NaN. The instruction also replaces subnormal numbers by 0.
 static inline Halves narrow(Simd<float>::V x) {
@@ -58,7 +69,12 @@ static inline Halves narrow(Simd<float>::V x) {
   return (Halves)_mm512_cvtneps_pbh((__m512)x);
 #else
   const Bits bits = (Bits)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = (bits >> 16) | 0x40;
-  return __builtin_convertvector(x == x ? rounded : quiet, Halves);
+  const Bits result = x == x ? rounded : quiet;
+#if PUFFIN_WIDTH == 64
+  return (Halves)_mm512_maskz_cvtepi32_epi16(__mmask16(-1), (__m512i)result);
+#else
+  return __builtin_convertvector(result, Halves);
+#endif
 #endif
 }
 
@@ -96,7 +112,10 @@ static inline Vector<E> write(E* p, Vector<E> v, int64_t n) {
   } else {
     const Halves x = narrow(v);
 #if PUFFIN_WIDTH == 64
-    _mm256_mask_storeu_epi16(p, first_lanes(n), (__m256i)x);
+    if (n >= 16)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)x);
+    else
+      _mm256_mask_storeu_epi16(p, first_lanes(n), (__m256i)x);
 #else
     if (n >= Simd<float>::lanes)
       *reinterpret_cast<UnalignedHalves*>(p) = x;
