@@ -1,6 +1,5 @@
 """Checks of the four scripts: a short training and an evaluation of each, in processes of their own."""
 
-import csv
 import math
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.report import Report
+from puffin.tables import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 900  # a script that needs more is stuck
@@ -36,8 +36,7 @@ def evaluated_loss(script: str, checkpoint: Path, device: str, data: list[str], 
     prefix = f"{checkpoint.stem}_on_{device}"
     flags = ["--no-plot", "--device", device, *(["--no-probe"] if script == "train_pointmae.py" else [])]
     run(script, ["--eval", "--loadfile", str(checkpoint), "--prefix", prefix, *data, *flags], work)
-    with open(work / f"log/{prefix}.Best.metrics.csv", encoding="utf-8") as file:
-        return float(list(csv.DictReader(file))[-1]["loss"])
+    return float(read_records(work / f"log/{prefix}.Best.metrics.csv")[-1]["loss"])
 
 
 def train_and_evaluate(script: str, device: torch.device, jets: Path, clouds: Path, work: Path) -> str:

@@ -148,20 +148,13 @@ static void tile_product(const W* a, int64_t row_stride, int64_t inner_stride, i
     product_columns<W, 1>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
 }
 
-// The same where the machine foresees by itself what is read next.
-template <class W, class Use>
-static inline void tile_product(const W* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
-                                const W* b, int64_t ldb, int64_t columns, const Use& use) {
-  NothingAhead nothing;
-  tile_product<W>(a, row_stride, inner_stride, rows, inner, b, ldb, columns, use, nothing);
-}
-
 // `rows` rows of a left operand times b (words of the inner dimension, columns).
 template <class E, class Use, class Next>
 static inline void tile_product(const Left<E>& a, int64_t rows, const Word<E>* b, int64_t columns, const Use& use,
                                 Next& ahead) {
   tile_product<Word<E>>(a.words, a.row, a.step, rows, a.inner, b, columns, columns, use, ahead);
 }
+// The same where the machine foresees by itself what is read next.
 template <class E, class Use>
 static inline void tile_product(const Left<E>& a, int64_t rows, const Word<E>* b, int64_t columns, const Use& use) {
   NothingAhead nothing;

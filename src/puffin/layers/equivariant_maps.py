@@ -132,12 +132,12 @@ class Aggregator(nn.Module):
             for target, product in zip(both, expanded.split(weights.shape[2], 1), strict=True):
                 out[target] = out[target] + product
         out = {target: out.get(target, of_events.get(target)) for target in "uvw"}
+        if constant is None:
+            return out
         # A diagonal map is 0 off the diagonal, which the activation may turn into another constant: add that to every
         # pair, and only the difference from it to the diagonal.
         of_diagonal = [term.weight.sum(0) for kind in (True, False) for term in terms.get(("w", kind), [])]
-        if constant is not None and of_diagonal:
-            out["u"] = out["u"] + constant * sum(of_diagonal)
-        return out
+        return out | {"u": out["u"] + constant * sum(of_diagonal)} if of_diagonal else out
 
     def _terms(
         self, base: dict[str, Tensor], geometry: PairGeometry, weights: Tensor

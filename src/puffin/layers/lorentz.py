@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from puffin.layers.packed import to_device
 from puffin.layers.pair_geometry import PairGeometry
 from puffin.settings.stabilizers import SPURIONS
 
@@ -57,7 +58,7 @@ def minkowski(p: Tensor, q: Tensor) -> Tensor:
 
 def _constant(rows: tuple, like: Tensor) -> Tensor:
     """Return numbers as a tensor, without waiting for a GPU as `like.new_tensor` does."""
-    return torch.tensor(rows, dtype=like.dtype, device="cpu").to(like.device, non_blocking=True)
+    return to_device(torch.tensor(rows, dtype=like.dtype, device="cpu"), like.device)
 
 
 def num_rank2_inputs(stabilizer: str, method: str) -> int:

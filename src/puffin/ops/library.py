@@ -76,7 +76,7 @@ def has_kernel(table: Tensor) -> bool:
     """Return whether compiled kernels take tables of pairs of this dtype on this device; bfloat16: only on the CPU."""
     key = table.device.type.upper()
     if table.dtype == torch.bfloat16:
-        return key == "CPU" and not EMULATED and loaded()
+        return _multiplies_half(table)
     return table.dtype in (torch.float32, torch.float64) and loaded(key)
 
 
@@ -89,10 +89,12 @@ def autocast_makes_half_tables(x: Tensor) -> bool:
         torch.is_autocast_enabled(device_type)
         and torch.get_autocast_dtype(device_type) == torch.bfloat16
         and x.dtype in (torch.float32, torch.bfloat16)
-        and device_type == "cpu"
-        and not EMULATED
-        and loaded()
+        and _multiplies_half(x)
     )
+
+
+def _multiplies_half(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not EMULATED and loaded()
 
 
 @contextlib.contextmanager
