@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,6 +92,22 @@ def test_stale_library_is_refused(monkeypatch):
     require_kernels()
     with pytest.raises(ImportError, match="out of date.*make kernels"):
         library.define("knn(Tensor queries, int k) -> Tensor", neighbors.knn_oracle, neighbors._knn_fake)
+
+
+@pytest.mark.parametrize("cpu", ["puffin_cpu", "puffin_emulated"])
+@pytest.mark.parametrize("cpu_only", [False, True])
+def test_devices_without_a_kernel_get_the_oracle(monkeypatch, cpu_only, cpu):
+    """Breaks if an operator is left without an implementation, or an oracle takes the place of its kernel."""
+    keys = []
+    monkeypatch.setattr(library, "KEYS", {"CPU": cpu, "CUDA": "puffin_cuda", "MPS": None})
+    monkeypatch.setattr(library, "_state", {cpu: "loaded", "puffin_cuda": "loaded"})
+    monkeypatch.setattr(library, "_definitions", SimpleNamespace(impl=lambda name, function, key: keys.append(key)))
+    monkeypatch.setattr(library, "_cpu_only", set())
+    monkeypatch.setattr(torch.library, "register_fake", lambda *args, **kwargs: None)
+    library.define(neighbors.KNN_SCHEMA, neighbors.knn_oracle, neighbors._knn_fake, cpu_only)
+    without_kernel = ["CPU"] if cpu_only and cpu == "puffin_emulated" else []
+    assert keys == [*without_kernel, *(["CUDA"] if cpu_only else []), "MPS"]
+    assert library.is_cpu_only("knn") == cpu_only
 
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])

@@ -2,6 +2,7 @@
 
 Every operation is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib if
 that is built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle.
+Some operators have a kernel for the CPU only (`is_cpu_only`).
 So `torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way.
 
 PUFFIN_KERNELS=0 in the environment disables the compiled libraries. Tests of the CUDA kernels on a CPU set it to
@@ -34,6 +35,7 @@ _definitions = torch.library.Library("puffin", "FRAGMENT")
 _state: dict[str, str] = {}  # library -> "loaded" or why it is not
 _announced_keys: set[str] = set()
 _oracles: dict[str, Callable] = {}  # of the operators that `define` has defined
+_cpu_only: set[str] = set()  # those of them without a kernel for CUDA
 
 
 def schema_tag(source: Path) -> str:
@@ -76,7 +78,7 @@ def has_kernel(table: Tensor) -> bool:
     """Return whether compiled kernels take tables of pairs of this dtype on this device; bfloat16: only on the CPU."""
     key = table.device.type.upper()
     if table.dtype == torch.bfloat16:
-        return _multiplies_half(table)
+        return has_cpu_kernel(table)
     return table.dtype in (torch.float32, torch.float64) and loaded(key)
 
 
@@ -89,11 +91,12 @@ def autocast_makes_half_tables(x: Tensor) -> bool:
         torch.is_autocast_enabled(device_type)
         and torch.get_autocast_dtype(device_type) == torch.bfloat16
         and x.dtype in (torch.float32, torch.bfloat16)
-        and _multiplies_half(x)
+        and has_cpu_kernel(x)
     )
 
 
-def _multiplies_half(x: Tensor) -> bool:
+def has_cpu_kernel(x: Tensor) -> bool:
+    """Return whether x is on a CPU and the library puffin_cpu is loaded: `cpu_only` operators then have a kernel."""
     return x.device.type == "cpu" and not EMULATED and loaded()
 
 
@@ -111,9 +114,9 @@ def without_kernels():
 def _announced(name: str, key: str, oracle: Callable) -> Callable:
     def run(*args):
         library = KEYS[key]
-        if key not in _announced_keys:
+        reason = _state[library] if library else "no compiled kernels for this device"
+        if key not in _announced_keys and reason != "loaded":
             _announced_keys.add(key)
-            reason = _state[library] if library else "no compiled kernels for this device"
             logger.info("puffin ops on %s use plain PyTorch: %s", key, reason)
         with torch.autocast(key.lower(), enabled=False):  # kernels ignore it, too
             results = oracle(*args)
@@ -124,11 +127,12 @@ def _announced(name: str, key: str, oracle: Callable) -> Callable:
     return run
 
 
-def define(schema: str, oracle: Callable, fake: Callable) -> None:
+def define(schema: str, oracle: Callable, fake: Callable, cpu_only: bool = False) -> None:
     """Define `puffin::<op>` by its schema, e.g. "knn(Tensor queries, ...) -> Tensor".
 
     oracle and fake take the arguments of the schema; fake allocates outputs of the right shape. Both libraries have a
-    kernel for every operator. Raises ImportError if the compiled library has another schema.
+    kernel for the operator; with cpu_only just puffin_cpu has one, and all other devices use the oracle.
+    Raises ImportError if the compiled library has another schema.
     """
     name = schema.split("(", 1)[0]
     if loaded():
@@ -144,8 +148,10 @@ def define(schema: str, oracle: Callable, fake: Callable) -> None:
     else:
         _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _oracles[name] = oracle
-    for key in KEYS:
-        if not loaded(key):
+    if cpu_only:
+        _cpu_only.add(name)
+    for key, library in KEYS.items():
+        if not loaded(key) or (cpu_only and library != "puffin_cpu"):
             _definitions.impl(name, _announced(name, key, oracle), key)
     torch.library.register_fake(f"puffin::{name}", fake, lib=_definitions)
 
@@ -153,6 +159,11 @@ def define(schema: str, oracle: Callable, fake: Callable) -> None:
 def oracle_of(name: str) -> Callable:
     """Return the plain-PyTorch function of an operator, for comparisons with its kernels on any device."""
     return _oracles[name]
+
+
+def is_cpu_only(name: str) -> bool:
+    """Return whether an operator has a kernel for the CPU only."""
+    return name in _cpu_only
 
 
 def states() -> dict[str, str]:
