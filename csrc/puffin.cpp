@@ -32,6 +32,13 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def(
       "message_backward(Tensor grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor offset, Tensor factor,"
       " float slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "pair_message(Tensor x, Tensor weight, Tensor bias, float slope, Tensor? weights, Tensor node_ptr,"
+      " Tensor upper_ptr, int num_nodes) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "pair_message_backward(Tensor? grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor offset,"
+      " Tensor factor, Tensor diagonal, Tensor rows, Tensor columns, Tensor? weights, Tensor node_ptr,"
+      " Tensor upper_ptr, float slope) -> (Tensor, Tensor, Tensor)");
   m.def("segment_sum(Tensor x, Tensor ptr) -> Tensor");
   m.def("segment_expand(Tensor x, Tensor ptr, int rows) -> Tensor");
   m.def("segment_extremum(Tensor x, Tensor ptr, bool largest) -> Tensor");

@@ -1,8 +1,7 @@
-// A linear layer, a leaky ReLU and the statistics of the result, tile by tile; see src/puffin/ops/messages.py. Rows of
-// `out` numbers are processed as whole vectors; the lanes beyond `out` hold 0 or are not used.
-#include "gemm_tile.h"
-
-constexpr int64_t message_tile = 48;  // rows at a time: a multiple of every micro-kernel's rows
+// A linear layer, a leaky ReLU and the statistics of the result, tile by tile; see src/puffin/ops/messages.py and
+// pair_messages.py, whose rows are pairs. Rows of `out` numbers are processed as whole vectors; the lanes beyond `out`
+// hold 0 or are not used.
+#include "pair_tiles.h"
 
 // Adds the deviations of a vector from `origin`, and their squares.
 template <class T>
@@ -85,10 +84,10 @@ static inline void first_moments(const E* y, int64_t rows, int64_t out, T* origi
 
 // y = leaky(x weight + bias) for `rows` rows, and the mean and squared deviations of each column.
 // weight: words of (in, padded out). Deviations are measured from the mean of the first tile, which avoids
-// cancellation.
-template <class E, class T = Sum<E>>
-void message_rows(const E* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in, int64_t out, E* y,
-                  double* mean, double* deviations) {
+// cancellation. use(first, n, tile) is called for each tile of y, n rows from row `first`, while it is in the cache.
+template <class E, class Use, class T = Sum<E>>
+static inline void message_tiles(const E* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in,
+                                 int64_t out, E* y, double* mean, double* deviations, const Use& use) {
   const int64_t ld = padded<T>(out);
   std::vector<T> buffer(4 * ld + message_tile * in, T(0));
   T *padded_bias = buffer.data(), *origin = padded_bias + ld, *sums = origin + ld, *squares = sums + ld;
@@ -104,19 +103,47 @@ void message_rows(const E* x, const T* weight, const T* bias, T slope, int64_t r
     if (first == 0) first_moments(to, n, out, origin, sums, squares);
     collect(sums, out, mean);
     collect(squares, out, deviations);
+    use(first, n, to);
   }
-  for (int64_t s = 0; s < out; ++s) {
+  for (int64_t s = 0; s < out && rows > 0; ++s) {
     const double shift = mean[s] / double(rows);
     deviations[s] -= shift * mean[s];
     mean[s] = double(origin[s]) + shift;
   }
 }
 
-// Gradient before the activation, (g + offset + (y - mean) factor) leaky'(y), and its sums; moments: mean, offset and
-// factor. before, sums and the three moments have padded columns.
 template <class E, class T = Sum<E>>
-static inline void differentiate(const E* g, const E* y, const T* moments, T slope, int64_t rows, int64_t out,
-                                 const Tile<E>& before, T* sums) {
+void message_rows(const E* x, const T* weight, const T* bias, T slope, int64_t rows, int64_t in, int64_t out, E* y,
+                  double* mean, double* deviations) {
+  message_tiles(x, weight, bias, slope, rows, in, out, y, mean, deviations, [](int64_t, int64_t, const E*) {});
+}
+
+// The same for the pairs of a group of events, and the sums of y for its nodes. mean, deviations: of all its pairs.
+template <class E, class T = Sum<E>>
+void message_pairs(const Group<const E>& x, const T* weight, const T* bias, T slope, const T* weights, int64_t in,
+                   int64_t out, const Group<E>& y, const NodeSums<T>& sums, double* mean, double* deviations) {
+  std::vector<double> moments(2 * out);
+  double *more_mean = moments.data(), *more_deviations = more_mean + out;
+  message_tiles(x.diagonal, weight, bias, slope, x.nodes, in, out, y.diagonal, mean, deviations,
+                [&](int64_t first, int64_t n, const E* tile) { start_sums(tile, first, n, weights, out, sums); });
+  if (x.uppers == 0) return;
+  double before = double(x.nodes);
+  for (const bool above : {true, false}) {
+    Runs runs(x.first_node, x.events);
+    message_tiles(above ? x.upper : x.lower, weight, bias, slope, x.uppers, in, out, above ? y.upper : y.lower,
+                  more_mean, more_deviations,
+                  [&](int64_t, int64_t n, const E* tile) { add_sums(tile, n, runs, weights, out, above, sums); });
+    merge_moments(mean, deviations, before, more_mean, more_deviations, double(x.uppers), out);
+    before += double(x.uppers);
+  }
+}
+
+// Gradient before the activation, (g + more + offset + (y - mean) factor) leaky'(y), and its sums; g: null for 0;
+// more(r, s): a further term of row r from column s; moments: mean, offset and factor. before, sums and the three
+// moments have padded columns.
+template <class E, class More, class T = Sum<E>>
+static inline void differentiate(const E* g, const E* y, const More& more, const T* moments, T slope, int64_t rows,
+                                 int64_t out, const Tile<E>& before, T* sums) {
   using S = Simd<T>;
   using V = typename S::V;
   const V slopes = S::splat(slope);
@@ -125,7 +152,8 @@ static inline void differentiate(const E* g, const E* y, const T* moments, T slo
     const V mean = S::load(moments + s), offset = S::load(moments + ld + s), factor = S::load(moments + 2 * ld + s);
     V sum = S::load(sums + s);
     const auto gradient = [&](int64_t r) {
-      const V result = read(y + r * out + s, out - s), from = read(g + r * out + s, out - s);
+      const V result = read(y + r * out + s, out - s);
+      const V from = g ? more(r, s, read(g + r * out + s, out - s)) : more(r, s, V{});
       const V value = from + (offset + (result - mean) * factor), scaled = value * slopes;
       const V chosen = result > V{} ? value : scaled;
       sum += chosen;
@@ -141,30 +169,60 @@ static inline void differentiate(const E* g, const E* y, const T* moments, T slo
   }
 }
 
-// grad_x (rows, in); grad_weight (in, padded out), whose padding holds no result; grad_bias (out).
-// weight_t: words of (out, padded in). moments: mean, offset and factor of `differentiate`, padded out values each.
-template <class E, class T = Sum<E>>
-void message_rows_backward(const E* g, const E* y, const E* x, const T* weight_t, const T* moments, T slope,
-                           int64_t rows, int64_t in, int64_t out, E* grad_x, T* grad_weight, double* grad_bias) {
+// grad_x (rows, in); grad_weight (in, padded out), whose padding holds no result, and grad_bias (out), to which the
+// sums are added. weight_t: words of (out, padded in). moments: mean, offset and factor of `differentiate`, padded out
+// values each. terms(first, n) returns the further terms of the n rows from row `first`.
+template <class E, class Terms, class T = Sum<E>>
+static inline void message_tiles_backward(const E* g, const E* y, const E* x, const T* weight_t, const T* moments,
+                                          T slope, int64_t rows, int64_t in, int64_t out, E* grad_x, T* grad_weight,
+                                          double* grad_bias, const Terms& terms) {
   const int64_t ldo = padded<T>(out), ldi = padded<T>(in);
   std::vector<T> buffer((message_tile + 1) * ldo + message_tile * in, T(0));
   T* sums = buffer.data() + message_tile * ldo;
   const Tile<E> before{reinterpret_cast<Word<E>*>(buffer.data()), message_tile, ldo};
   Word<E>* scratch = reinterpret_cast<Word<E>*>(sums + ldo);
-  std::fill(grad_bias, grad_bias + out, 0.0);
   for (int64_t first = 0; first < rows; first += message_tile) {
     const int64_t n = std::min(message_tile, rows - first);
     const int64_t next = std::min(message_tile, rows - first - n), after = first + n;
     Ahead ahead;
-    ahead.add(g + after * out, next * out);
+    if (g) ahead.add(g + after * out, next * out);
     ahead.add(y + after * out, next * out);
     ahead.add(x + after * in, next * in);
-    differentiate(g + first * out, y + first * out, moments, slope, n, out, before, sums);
+    const E* own = g ? g + first * out : nullptr;
+    differentiate(own, y + first * out, terms(first, n), moments, slope, n, out, before, sums);
     collect(sums, out, grad_bias);
     tile_product(columns_of(x + first * in, n, in, scratch), in, before.right(), ldo, add_to(grad_weight, ldo), ahead);
     E* to = grad_x + first * in;
     tile_product(
         before.by_rows(out), n, words_of<E>(weight_t), ldi,
         for_each_vector<T>([=](int64_t r, int64_t c, auto sum) { write(to + r * in + c, sum, in - c); }), ahead);
+  }
+}
+
+template <class E, class T = Sum<E>>
+void message_rows_backward(const E* g, const E* y, const E* x, const T* weight_t, const T* moments, T slope,
+                           int64_t rows, int64_t in, int64_t out, E* grad_x, T* grad_weight, double* grad_bias) {
+  const auto nothing = [](int64_t, int64_t, auto value) { return value; };
+  message_tiles_backward(g, y, x, weight_t, moments, slope, rows, in, out, grad_x, grad_weight, grad_bias,
+                         [&](int64_t, int64_t) { return nothing; });
+}
+
+// The same for the pairs of a group of events, with the gradients of the sums of its nodes; those of y, in g, may be
+// null.
+template <class E, class T = Sum<E>>
+void message_pairs_backward(const Group<const E>& g, const Group<const E>& y, const Group<const E>& x,
+                            const T* weight_t, const T* moments, T slope, const NodeTerms<T>& nodes, const T* weights,
+                            int64_t in, int64_t out, const Group<E>& grad_x, T* grad_weight, double* grad_bias) {
+  PairTerms<T> terms(out);
+  message_tiles_backward(
+      g.diagonal, y.diagonal, x.diagonal, weight_t, moments, slope, x.nodes, in, out, grad_x.diagonal, grad_weight,
+      grad_bias,
+      [&](int64_t first, int64_t n) -> const PairTerms<T>& { return terms.of_diagonal(nodes, weights, first, n); });
+  for (const bool above : {true, false}) {
+    Runs runs(x.first_node, x.events);
+    message_tiles_backward(
+        above ? g.upper : g.lower, above ? y.upper : y.lower, above ? x.upper : x.lower, weight_t, moments, slope,
+        x.uppers, in, out, above ? grad_x.upper : grad_x.lower, grad_weight, grad_bias,
+        [&](int64_t, int64_t n) -> const PairTerms<T>& { return terms.of_pairs(nodes, weights, runs, n, above); });
   }
 }

@@ -75,8 +75,8 @@ def test_each_pair_on_its_own(both):
     got, want = packed.message(x, weight, bias, 0.1), dense.message(matrix(x, packed), weight, bias, 0.1)
     assert relative(matrix(got.values, packed), want.values) < 1e-13
     assert relative(got.mean, want.mean) < 1e-13 and relative(got.variance, want.variance) < 1e-13
-    assert torch.equal(packed.message_values(x, weight, bias, 0.1), got.values)
-    assert torch.equal(dense.message_values(matrix(x, packed), weight, bias, 0.1), want.values)
+    for a, b in zip(got.sums, want.sums, strict=True):
+        assert relative(a, b) < 1e-13
     exponent = torch.tensor([0.1, 0.5, 1.0]).double()
     powers = [g.signed_power(y, exponent, 1.0, True) for g, y in zip(both, (x, matrix(x, packed)), strict=True)]
     assert torch.equal(matrix(powers[0], packed), powers[1])

@@ -27,7 +27,7 @@ def stated_schemas() -> set[str]:
     return set(re.findall(r'm\.def\(\s*"([^"]+)"', source))
 
 
-for _module in ("chamfer", "cnms", "fps", "messages", "neighbors", "pairs", "segments"):
+for _module in ("chamfer", "cnms", "fps", "messages", "neighbors", "pair_messages", "pairs", "segments"):
     importlib.import_module(f"puffin.ops.{_module}")  # defines its operators
 OPERATORS = sorted(schema.split("(")[0] for schema in stated_schemas())
 
@@ -75,6 +75,11 @@ def _of_pairs(make, sizes: Tensor) -> dict[str, tuple]:
         "pair_mix_backward": (make(total, 4), y, x, even, odd, *where, nodes, 0.1),
         "message": (x, make(4, 5), make(4), 0.1),
         "message_backward": (make(total, 4), y, x, make(4, 5), make(4), make(4), make(4), 0.1),
+        "pair_message": (x, make(4, 5), make(4), 0.1, weights, *where, nodes),
+        "pair_message_backward": (
+            *(make(total, 4), y, x, make(4, 5), make(4), make(4), make(4)),
+            *(u, v, w, weights, *where, 0.1),
+        ),
     }
 
 

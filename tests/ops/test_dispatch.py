@@ -9,8 +9,9 @@ from puffin import ops
 from puffin.ops import library, segments
 from puffin.ops import pairs as pair_faces
 from puffin.ops.chamfer import chamfer_distance
-from puffin.ops.messages import activated, message
+from puffin.ops.messages import message
 from puffin.ops.pair_index import PairIndex
+from puffin.ops.pair_messages import pair_message
 from puffin.ops.signed_power import signed_power
 from tests.ops.samples import DIFFERENTIABLE, OPERATORS, samples
 
@@ -108,7 +109,7 @@ def faces(points, lengths, rows, ptr, pairs=PAIRS) -> dict:
         "pair_extremum": lambda: pair_faces.pair_extremum(rows, pairs, True),
         "pair_mix": lambda: pair_faces.pair_mix(rows, weight, weight, (nodes, nodes, nodes), pairs, 0.1),
         "message": lambda: message(rows, weight, weight[0], 0.1),
-        "activated": lambda: activated(rows, weight, weight[0], 0.1),
+        "pair_message": lambda: pair_message(rows, weight, weight[0], 0.1, pairs),
         "signed_power": lambda: signed_power(rows, rows[0].abs() + 0.5, 1.0, True),
     }
 
@@ -128,7 +129,7 @@ def test_every_face_is_here():
     assert set(ops.__all__) <= set(faces(*inputs()))
 
 
-ONLY_FEATURES = {"message", "activated", "signed_power"}
+ONLY_FEATURES = {"message", "signed_power"}
 WITH_LENGTHS = {"farthest_point_sampling", "knn", "ball_count", "ball_query", "centrality_nms", "chamfer_distance"}
 
 

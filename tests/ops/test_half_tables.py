@@ -18,6 +18,8 @@ HALF = torch.bfloat16
 TABLES = {
     "message": (0,),
     "message_backward": (0, 1, 2),
+    "pair_message": (0,),
+    "pair_message_backward": (0, 1, 2),
     "pair_reduce": (0,),
     "pair_expand": (4,),
     "pair_mix": (0,),
@@ -50,6 +52,11 @@ def arguments(name: str, channels=(5, 4), lengths=(7, 0, 4)) -> tuple:
         "pair_mix_backward": (make(total, s), y, x, even, odd, *where, nodes, 0.1),
         "message": (x, make(s, c), make(s) + 2, 0.1),
         "message_backward": (make(total, s), y, x, make(s, c), *make(3, s), 0.1),
+        "pair_message": (x, make(s, c), make(s) + 2, 0.1, torch.rand(nodes), *where, nodes),
+        "pair_message_backward": (
+            *(make(total, s), y, x, make(s, c), *make(3, s)),
+            *(*make(3, nodes, s), torch.rand(nodes), *where, 0.1),
+        ),
     }[name]
     return tuple(a.to(HALF) if k in TABLES[name] else a for k, a in enumerate(args))
 

@@ -45,7 +45,7 @@ class _FromPairs(Aggregator):
         """Return the pairs as the layer reads them, and their quantities by name."""
         linear = all_linear(self.options.config) and not (self.activates_pairs and self.options.activate_agg)
         if isinstance(x, Normalised) and linear:
-            values, sums = geometry.sums(x.values)
+            values, sums = x.values, x.sums
             diagonal = torch.addcmul(x.shift, sums.diagonal, x.scale)
             rows, columns = (s * x.scale + geometry.row_weight * x.shift for s in (sums.rows, sums.columns))
             pairs = _Pairs(values, x.scale[:, None], x.shift)

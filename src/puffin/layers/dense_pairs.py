@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from puffin.layers.pair_geometry import PairGeometry
-from puffin.ops.messages import Message
+from puffin.ops.pair_messages import PairMessage
 from puffin.ops.pairs import Reduced
 from puffin.ops.signed_power import plain_signed_power
 
@@ -69,13 +69,10 @@ class DensePairs(PairGeometry):
         out = x @ weight + (x @ weight_transposed).transpose(0, 1) + self.expand(*nodes)
         return out if slope == 1 else F.leaky_relu(out, slope)
 
-    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
-        values = self.message_values(x, weight, bias, slope)
+    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:
+        values = F.leaky_relu(F.linear(x, weight, bias), slope)
         variance, mean = torch.var_mean(values, (0, 1), correction=0)
-        return Message(values, mean, variance)
-
-    def message_values(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-        return F.leaky_relu(F.linear(x, weight, bias), slope)
+        return PairMessage(values, mean, variance, self.sums(values)[1])
 
     def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
         return plain_signed_power(x, exponent, offset, signed)

@@ -56,12 +56,10 @@ class MessageNet(MLP):
         for linear in self.linear[:-1]:
             x = self.activation(linear(x))
         linear, norm, slope = self.linear[-1], self.normlayer, self.activation.negative_slope
-        if not self.training and not torch.is_grad_enabled():
-            return Normalised(geometry.message_values(x, linear.weight, linear.bias, slope), *norm.affine())
-        values, mean, variance = geometry.message(x, linear.weight, linear.bias, slope)
-        if self.training:
-            return Normalised(values, *norm.normaliser(mean, variance, math.prod(values.shape[:-1])))
-        return Normalised(values, *norm.affine())
+        values, mean, variance, sums = geometry.message(x, linear.weight, linear.bias, slope)
+        rows = math.prod(values.shape[:-1])
+        scale, shift = norm.normaliser(mean, variance, rows) if self.training else norm.affine()
+        return Normalised(values, scale, shift, sums)
 
     def _is_fusible(self, x: Tensor, geometry: PairGeometry) -> bool:
         """Return whether the last layer is a leaky ReLU and a batch norm, which `message` computes in one pass."""

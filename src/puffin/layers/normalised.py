@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from puffin.ops.pairs import Reduced
+
 
 @dataclass(frozen=True)
 class Normalised:
-    """The features scale * values + shift, not multiplied out: values (..., C); scale, shift (C,).
+    """Pair features scale * values + shift, not multiplied out: values (*pairs, C); scale, shift (C,).
 
-    Values may be bfloat16, scale and shift are then float32.
+    sums: of the values.  Values may be bfloat16, scale and shift are then float32.
     A layer that is linear in its input takes scale and shift into its weights, so that no normalised copy of the
     values is written, stored for the backward pass, or read again.
     """
@@ -18,6 +20,7 @@ class Normalised:
     values: Tensor
     scale: Tensor
     shift: Tensor
+    sums: Reduced
 
     def tensor(self) -> Tensor:
         """Multiply out: the features (..., C), in the dtype of the values."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from puffin.layers.pair_geometry import PairGeometry
 from puffin.layers.softdrop import soft_drop_multiplicity
 from puffin.ops import library
-from puffin.ops.messages import Message, activated, message
 from puffin.ops.pair_index import PairIndex
+from puffin.ops.pair_messages import PairMessage, pair_message
 from puffin.ops.pairs import Reduced, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
 from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
 from puffin.ops.signed_power import signed_power
@@ -69,11 +69,8 @@ class PackedPairs(PairGeometry):
     def mix(self, x, weight, weight_transposed, nodes, slope=1.0) -> Tensor:
         return pair_mix(x, weight, weight_transposed, nodes, self.index, slope)
 
-    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
-        return message(x, weight, bias, slope)
-
-    def message_values(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-        return activated(x, weight, bias, slope)
+    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:
+        return pair_message(x, weight, bias, slope, self.index, self.weights)
 
     def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
         return signed_power(x, exponent, offset, signed)

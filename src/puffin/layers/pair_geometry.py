@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from puffin.ops.messages import Message
+from puffin.ops.pair_messages import PairMessage
 from puffin.ops.pairs import Reduced
 
 
@@ -100,12 +100,11 @@ class PairGeometry(ABC):
     # -- each pair on its own -----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
-        """Return leaky(x W^T + b) with its mean and variance over all pairs: x (*pairs, C), W (S, C), b (S,)."""
+    def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:
+        """Return leaky(x W^T + b), its mean and variance over all pairs, and its `sums`.
 
-    @abstractmethod
-    def message_values(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-        """Return the values of `message` alone, for inference: no gradient need flow."""
+        x (*pairs, C), W (S, C), b (S,).
+        """
 
     @abstractmethod
     def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:

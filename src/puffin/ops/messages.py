@@ -39,19 +39,10 @@ def message(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Message:
     if x.dim() != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"x: expected (rows, {weight.shape[1]}), got {tuple(x.shape)}")
     with torch.autocast(x.device.type, enabled=False):
-        return Message(*_Message.apply(x, *_wide_parameters(x, weight, bias), slope))
+        return Message(*_Message.apply(x, *wide_parameters(x, weight, bias), slope))
 
 
-@torch.compiler.disable
-def activated(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-    """Return the values of `message` alone, for inference.  Not differentiable with compiled kernels."""
-    if library.has_kernel(x):
-        return torch.ops.puffin.message(x, *_wide_parameters(x, weight, bias), slope)[0]
-    with torch.autocast(x.device.type, enabled=False):
-        return _values(x, weight, bias, slope)
-
-
-def _wide_parameters(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def wide_parameters(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight and bias in the dtype that the kernels for x expect."""
     if x.dtype == torch.bfloat16 and library.has_kernel(x):
         return weight.float(), bias.float()

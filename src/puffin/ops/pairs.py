@@ -48,7 +48,7 @@ def pair_sums(x: Tensor, pairs: PairIndex, weights: Tensor | None = None) -> tup
 
     Continue with the returned x: the gradients of the sums are then added to that of x in one pass.
     """
-    _check_rows("x", x, pairs, pairs.num_pairs, "pairs")
+    check_rows("x", x, pairs, pairs.num_pairs, "pairs")
     x, *sums = _PairSums.apply(x, pairs, weights)
     return x, Reduced(*sums)
 
@@ -63,7 +63,7 @@ def pair_expand(u: Tensor, v: Tensor, w: Tensor, pairs: PairIndex) -> Tensor:
     tensor([11.5000, 22.5000, 21.0000, 12.0000])
     """
     for name, value in (("u", u), ("v", v), ("w", w)):
-        _check_rows(name, value, pairs, pairs.num_nodes, "nodes")
+        check_rows(name, value, pairs, pairs.num_nodes, "nodes")
     return _PairExpand.apply(u, v, w, pairs)
 
 
@@ -83,7 +83,7 @@ def pair_mix(
     with one sign changed, half the multiplications.  Follows autocast: a kernel then reads and writes tables of
     bfloat16, and leaves nodes and the gradients of weights in float32.
     """
-    _check_rows("x", x, pairs, pairs.num_pairs, "pairs")
+    check_rows("x", x, pairs, pairs.num_pairs, "pairs")
     even, odd = (weight + weight_t) / 2, (weight - weight_t) / 2
     return _PairMix.apply(x, even, odd, *nodes, pairs, slope)
 
@@ -91,7 +91,7 @@ def pair_mix(
 @torch.compiler.disable
 def pair_extremum(x: Tensor, pairs: PairIndex, largest: bool) -> tuple[Tensor, Tensor]:
     """Return the largest (or smallest) entry of every row and column: two (N, C).  Tied entries share the gradient."""
-    _check_rows("x", x, pairs, pairs.num_pairs, "pairs")
+    check_rows("x", x, pairs, pairs.num_pairs, "pairs")
     out = x.new_zeros(pairs.num_nodes, x.shape[1])
     kind = "amax" if largest else "amin"
     return tuple(
@@ -100,7 +100,7 @@ def pair_extremum(x: Tensor, pairs: PairIndex, largest: bool) -> tuple[Tensor, T
     )
 
 
-def _check_rows(name: str, x: Tensor, pairs: PairIndex, rows: int, of: str) -> None:
+def check_rows(name: str, x: Tensor, pairs: PairIndex, rows: int, of: str) -> None:
     if x.dim() != 2 or x.shape[0] != rows:
         raise ValueError(f"{name}: expected ({rows}, C), one row for each of the {rows} {of}, got {tuple(x.shape)}")
     if x.device.type != pairs.device.type or pairs.device.index not in (None, x.device.index):
