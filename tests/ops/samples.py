@@ -1,12 +1,14 @@
 """Arguments for every operator of `torch.ops.puffin`, for tests that concern all of them."""
 
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from puffin import ops
 from puffin.ops.pair_index import PairIndex
 
 SOURCE = Path(__file__).resolve().parents[2] / "csrc" / "puffin.cpp"
@@ -27,8 +29,9 @@ def stated_schemas() -> set[str]:
     return set(re.findall(r'm\.def\(\s*"([^"]+)"', source))
 
 
-for _module in ("chamfer", "cnms", "fps", "messages", "neighbors", "pair_messages", "pairs", "segments"):
-    importlib.import_module(f"puffin.ops.{_module}")  # defines its operators
+for _module in pkgutil.iter_modules(ops.__path__):
+    if _module.name != "__main__":
+        importlib.import_module(f"puffin.ops.{_module.name}")  # defines its operators
 OPERATORS = sorted(schema.split("(")[0] for schema in stated_schemas())
 
 

@@ -26,6 +26,11 @@ class BatchLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
+    @property
+    def num_events(self) -> int:
+        """Number of events of this process in the next iteration."""
+        return sum(self.batches.sizes())
+
     def __iter__(self) -> Iterator:
         for batch in self._read():
             yield batch.pin_memory() if self._pin else batch

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import logging
 import math
-import operator
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from puffin.errors import InputError, Interrupted
 from puffin.training import distributed
 from puffin.training.averaging import WeightAverage
 from puffin.training.messages import TrainingMessages
+from puffin.training.pace import Pace
 from puffin.training.reports import Reports
 from puffin.training.schedules import Schedule
 from puffin.training.stopping import StoppedWaiting, StopRequests
@@ -254,10 +254,14 @@ class Trainer:
         try:
             with self.average.in_place(), collector:
                 batches = self._stop_requests.awaited(loader) if evaluation.during_training else loader
-                for batch in _progress_bar(str(evaluation), operator.length_hint(loader) or None, items=batches):
-                    with autocast(self.device, self.options.amp):
-                        output = self.task.step(batch.to(self.device, self.dtype))
-                    collector.add(output)
+                with Pace(str(evaluation), getattr(loader, "num_events", None), self.device) as pace:
+                    for batch in batches:
+                        with autocast(self.device, self.options.amp):
+                            output = self.task.step(batch.to(self.device, self.dtype))
+                        collector.add(output)
+                        pace.add(len(output.outputs["index"]))
+                if not evaluation.during_training:
+                    log.info(pace.summary())
                 metrics, outputs = collector.finish()
                 self._messages.missing(evaluation, metrics, outputs)
             metrics = distributed.from_main(metrics)
@@ -277,9 +281,9 @@ class Trainer:
         raise Interrupted(self._stop_requests.signum or signal.SIGTERM, saved)
 
 
-def _progress_bar(text: str, total: int | None, initial: int = 0, items: Iterable | None = None) -> tqdm:
+def _progress_bar(text: str, total: int, initial: int) -> tqdm:
     options = {"unit": "batch", "disable": None, "leave": False, "dynamic_ncols": True}
-    return tqdm(items, total=total, initial=initial, desc=text, **options)
+    return tqdm(total=total, initial=initial, desc=text, **options)
 
 
 def _grouped(items: Iterable, size: int) -> Iterator[list]:
