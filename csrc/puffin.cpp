@@ -1,7 +1,7 @@
-// Schemas of the Puffin kernels. csrc/cpu and csrc/cuda implement them; src/puffin/ops/<op>.py says what they mean,
-// states the same schema for its oracle, and refuses a library built from other schemas. A library is out of date when
-// this file has changed, so say here what a schema does not: on the CPU, pair_* and message also take tables of
-// bfloat16.
+// Schemas of the Puffin kernels. csrc/cpu implements all and csrc/cuda most of them; src/puffin/ops/<op>.py says what
+// they mean, states the same schema for its oracle, and refuses a library built from other schemas. A library is out of
+// date when this file has changed, so say here what a schema does not: on the CPU, pair_* and message also take tables
+// of bfloat16.
 //
 // Only PyTorch's stable C ABI is used (torch/csrc/stable): one build serves several PyTorch releases.
 #include <torch/csrc/stable/library.h>
@@ -28,6 +28,13 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def(
       "pair_mix_backward(Tensor grad, Tensor y, Tensor x, Tensor even, Tensor odd, Tensor node_ptr, Tensor upper_ptr,"
       " int num_nodes, float slope) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "pair_embed(Tensor x, Tensor weight, Tensor bias, Tensor exponent, Tensor u, Tensor v, Tensor w, Tensor node_ptr,"
+      " Tensor upper_ptr, float offset, bool signed, float slope, bool half) -> Tensor");
+  m.def(
+      "pair_embed_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor exponent, Tensor u, Tensor v,"
+      " Tensor w, Tensor node_ptr, Tensor upper_ptr, float offset, bool signed, float slope, bool needs_x)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("message(Tensor x, Tensor weight, Tensor bias, float slope) -> (Tensor, Tensor, Tensor)");
   m.def(
       "message_backward(Tensor grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor offset, Tensor factor,"

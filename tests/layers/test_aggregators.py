@@ -20,13 +20,25 @@ RANKS = {
 CONFIGS = [*LETTER_NAMES, "sMxn"]
 
 
+class Expanded(torch.nn.Module):
+    """The label channels of an Eq1to2, expanded to pairs as the embedding does."""
+
+    def __init__(self, layer: Eq1to2):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, geometry):
+        u, v, w, activation = self.layer(x, geometry)
+        return activation(geometry.expand(u, v, w))
+
+
 def make(layer, config: str, **options) -> torch.nn.Module:
     """Make a layer whose biases and exponents are not zero, which would hide mistakes."""
     made = layer(3, 2, AggregatorOptions(config, nobj_avg=4, **options)).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
-    return made
+    return Expanded(made) if layer is Eq1to2 else made
 
 
 @pytest.mark.parametrize("group", [Permutations(), BatchMates()], ids=["permutations", "batch-mates"])

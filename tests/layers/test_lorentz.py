@@ -36,7 +36,9 @@ def test_minkowski():
 
 def inputs_of_all_pairs(stabilizer: str, method: str) -> PairLayer:
     """Momenta to the inputs of all pairs."""
-    return PairLayer(lambda p, g: g.complete(rank2_inputs(p, g, stabilizer, method)), "nodes", "pairs", momenta=True)
+    return PairLayer(
+        lambda p, g: g.index.mirror(rank2_inputs(p, g, stabilizer, method)), "nodes", "pairs", momenta=True
+    )
 
 
 @pytest.mark.parametrize("stabilizer", SPURIONS)
@@ -110,7 +112,7 @@ def irc_features(p, pairs):
     """Weights of nodes, summed over the pairs of equal angle: what an IRC-safe sum sees."""
     dots = rank2_inputs(p, pairs, "so13", "input")
     weights, scale = irc_weights(dots, pairs)
-    angles = pairs.complete(irc_angles(dots, scale, pairs))
+    angles = pairs.index.mirror(irc_angles(dots, scale, pairs))
     return replace(pairs, weights=weights).sums(angles.square())[1].rows
 
 

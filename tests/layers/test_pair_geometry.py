@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from puffin.layers.dense_pairs import DensePairs
 from puffin.layers.packed_pairs import PackedPairs
+from puffin.ops.embedding import Labels, Power
 from tests.conftest import relative
 from tests.layers.equivariance import events_of, geometry
 
@@ -77,21 +79,29 @@ def test_each_pair_on_its_own(both):
     assert relative(got.mean, want.mean) < 1e-13 and relative(got.variance, want.variance) < 1e-13
     for a, b in zip(got.sums, want.sums, strict=True):
         assert relative(a, b) < 1e-13
-    exponent = torch.tensor([0.1, 0.5, 1.0]).double()
-    powers = [g.signed_power(y, exponent, 1.0, True) for g, y in zip(both, (x, matrix(x, packed)), strict=True)]
-    assert torch.equal(matrix(powers[0], packed), powers[1])
+
+
+@pytest.mark.parametrize("activation", [None, nn.LeakyReLU(0.1), nn.Identity(), nn.GELU()])
+@pytest.mark.parametrize("signed", [True, False])
+def test_embedding(both, signed, activation):
+    """With label channels after each activation, and without."""
+    packed, dense = both
+    x, weight, bias = nodes(), torch.randn(5, C).double(), torch.randn(5).double()
+    power = Power(torch.rand(5).double() + 0.1, 0.5, signed)
+    labels = None if activation is None else Labels(*nodes(3), activation)
+    got, want = (g.embed(left * right, weight, bias, power, labels) for g in both for left, right in [g.ends(x)])
+    assert relative(matrix(got, packed), want) < 1e-13
 
 
 def test_symmetric_features(both):
-    """A function of the two ends, completed to all pairs, and its row sums."""
+    """A function of the two ends, and its row sums."""
     packed, dense = both
     x = nodes()
     full = x[:, None] * x[None]
     for g in both:
         left, right = g.ends(x)
         half = left * right
-        completed = g.complete(half)
-        assert torch.equal(matrix(completed, packed) if g is packed else completed, full)
+        assert torch.equal(matrix(g.index.mirror(half), packed) if g is packed else half, full)
         assert relative(g.sum_symmetric_rows(half), full.sum(1)) < 1e-14
 
 

@@ -76,6 +76,7 @@ def _of_pairs(make, sizes: Tensor) -> dict[str, tuple]:
         "pair_expand": (u, v, w, weights, make(total, 4), *where, uppers),
         "pair_mix": (x, even, odd, u, v, w, *where, 0.1),
         "pair_mix_backward": (make(total, 4), y, x, even, odd, *where, nodes, 0.1),
+        **_of_embedding(make, index),
         "message": (x, make(4, 5), make(4), 0.1),
         "message_backward": (make(total, 4), y, x, make(4, 5), make(4), make(4), make(4), 0.1),
         "pair_message": (x, make(4, 5), make(4), 0.1, weights, *where, nodes),
@@ -83,6 +84,15 @@ def _of_pairs(make, sizes: Tensor) -> dict[str, tuple]:
             *(make(total, 4), y, x, make(4, 5), make(4), make(4), make(4)),
             *(u, v, w, weights, *where, 0.1),
         ),
+    }
+
+
+def _of_embedding(make, index: PairIndex) -> dict[str, tuple]:
+    x, nodes = make(index.num_nodes + index.num_upper, 2), (make(index.num_nodes, 3) for _ in range(3))
+    args = (x, make(5, 2), make(5), make(5).abs() + 0.5, *nodes, index.node_ptr, index.upper_ptr, 1.0, True, 0.1)
+    return {
+        "pair_embed": (*args, False),
+        "pair_embed_backward": (make(index.num_pairs, 8), *args, True),
     }
 
 

@@ -9,6 +9,7 @@ from puffin import ops
 from puffin.ops import library, segments
 from puffin.ops import pairs as pair_faces
 from puffin.ops.chamfer import chamfer_distance
+from puffin.ops.embedding import Labels, Power, pair_embed
 from puffin.ops.messages import message
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import pair_message
@@ -108,6 +109,14 @@ def faces(points, lengths, rows, ptr, pairs=PAIRS) -> dict:
         "pair_expand": lambda: pair_faces.pair_expand(nodes, nodes, nodes, pairs),
         "pair_extremum": lambda: pair_faces.pair_extremum(rows, pairs, True),
         "pair_mix": lambda: pair_faces.pair_mix(rows, weight, weight, (nodes, nodes, nodes), pairs, 0.1),
+        "pair_embed": lambda: pair_embed(
+            rows[:9],
+            weight,
+            weight[0],
+            Power(weight[0] + 0.5, 1.0, True),
+            Labels(nodes, nodes, nodes, torch.nn.LeakyReLU()),
+            pairs,
+        ),
         "message": lambda: message(rows, weight, weight[0], 0.1),
         "pair_message": lambda: pair_message(rows, weight, weight[0], 0.1, pairs),
         "signed_power": lambda: signed_power(rows, rows[0].abs() + 0.5, 1.0, True),
@@ -146,14 +155,16 @@ def test_faces_refuse_tensors_of_two_devices(name):
 
 @pytest.mark.parametrize("name", faces(*inputs()))
 def test_autocast(name):
-    """Under autocast, `pair_mix` computes in half precision as linear layers do; all others keep the dtype of their
-    input, as their sums and comparisons lose too much. Breaks if a face changes its dtype without a decision."""
+    """Under autocast, `pair_mix` computes in half precision as linear layers do, and the kernel of `pair_embed` rounds
+    the table that it writes; all others keep the dtype of their input, as their sums and comparisons lose too much.
+    Breaks if a face changes its dtype without a decision."""
     face = faces(*inputs())[name]
     plain = [x.dtype for x in tree_leaves(face()) if x.is_floating_point()]
     with torch.autocast("cpu", torch.bfloat16):
         cast = [x.dtype for x in tree_leaves(face()) if x.is_floating_point()]
     assert plain == [torch.float32] * len(plain)
-    assert cast == ([torch.bfloat16] if name == "pair_mix" else plain)
+    half = name == "pair_mix" or (name == "pair_embed" and library.has_cpu_kernel(torch.zeros(1)))
+    assert cast == ([torch.bfloat16] if half else plain)
 
 
 @pytest.mark.parametrize("name", faces(*inputs()))

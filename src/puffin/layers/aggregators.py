@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from puffin.layers.equivariant_maps import Aggregator, AggregatorOptions
 from puffin.layers.normalised import Normalised, as_tensor
 from puffin.layers.pair_geometry import PairGeometry
+from puffin.ops.embedding import Labels
 from puffin.settings.letters import all_linear
 
 
@@ -140,7 +141,7 @@ class Eq2to0(_FromPairs):
 
 
 class Eq1to2(Aggregator):
-    """Map nodes to pairs: x (N, in) -> (*pairs, out)."""
+    """Map nodes to label channels of pairs, which the embedding writes: x (N, in) -> three (N, out), activation."""
 
     plain = (("w", "value"), ("v", "value"), ("u", "value"))
     summed = (("w", "aggregate"), ("u", "aggregate"))
@@ -149,6 +150,6 @@ class Eq1to2(Aggregator):
     def reduced(self, reduction, base, geometry):
         return {"aggregate": geometry.reduce_nodes(base["value"], reduction)}
 
-    def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: PairGeometry) -> Labels:
         nodes = self.mix({"value": x}, geometry, self.coefficients())
-        return self.activate_lin(geometry.expand(nodes["u"] + self.bias, nodes["v"], nodes["w"]))
+        return Labels(nodes["u"] + self.bias, nodes["v"], nodes["w"], self.activate_lin)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from puffin.layers.pair_geometry import PairGeometry
+from puffin.ops.embedding import Labels, Power
 from puffin.ops.pair_messages import PairMessage
 from puffin.ops.pairs import Reduced
 from puffin.ops.signed_power import plain_signed_power
@@ -74,14 +75,12 @@ class DensePairs(PairGeometry):
         variance, mean = torch.var_mean(values, (0, 1), correction=0)
         return PairMessage(values, mean, variance, self.sums(values)[1])
 
-    def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
-        return plain_signed_power(x, exponent, offset, signed)
-
     def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, None], x[None]
 
-    def complete(self, x: Tensor) -> Tensor:
-        return x
+    def embed(self, x: Tensor, weight: Tensor, bias: Tensor, power: Power, labels: Labels | None) -> Tensor:
+        out = plain_signed_power(F.linear(x, weight, bias), *power)
+        return out if labels is None else torch.cat([out, labels.activation(self.expand(*labels[:3]))], -1)
 
     def sum_symmetric_rows(self, x: Tensor) -> Tensor:
         return x.sum(1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from puffin.layers.pair_geometry import PairGeometry
+from puffin.ops.embedding import Labels, Power
 
 
 class InputEncoder(nn.Module):
@@ -18,7 +19,11 @@ class InputEncoder(nn.Module):
         self.irc_safe = irc_safe
         self.rank2_alphas = nn.Parameter(torch.linspace(0.05, 0.5, num_channels))
 
-    def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor:
-        """Compress x (*pairs, C); same shape."""
+    def forward(self, x: Tensor, linear: nn.Linear, geometry: PairGeometry, labels: Labels | None = None) -> Tensor:
+        """Compress linear(x) of symmetric inputs, and put label channels beside it.
+
+        x (..., K) of the pairs of `geometry.ends`.  Returns (*pairs, C + L).
+        """
         exponent = 1e-6 + self.rank2_alphas.square()
-        return geometry.signed_power(x, exponent, 1e-5 if self.irc_safe else 1, not self.irc_safe)
+        power = Power(exponent, 1e-5 if self.irc_safe else 1.0, not self.irc_safe)
+        return geometry.embed(x, linear.weight, linear.bias, power, labels)

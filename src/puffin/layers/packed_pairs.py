@@ -9,11 +9,11 @@ from torch import Tensor
 from puffin.layers.pair_geometry import PairGeometry
 from puffin.layers.softdrop import soft_drop_multiplicity
 from puffin.ops import library
+from puffin.ops.embedding import Labels, Power, pair_embed
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import PairMessage, pair_message
 from puffin.ops.pairs import Reduced, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
 from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
-from puffin.ops.signed_power import signed_power
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,15 @@ class PackedPairs(PairGeometry):
     def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:
         return pair_message(x, weight, bias, slope, self.index, self.weights)
 
-    def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
-        return signed_power(x, exponent, offset, signed)
-
     def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
         half = self.index.num_nodes + self.index.num_upper
         return x[self.index.row[:half]], x[self.index.column[:half]]
 
-    def complete(self, x: Tensor) -> Tensor:
-        return self.index.mirror(x)
+    def embed(self, x: Tensor, weight: Tensor, bias: Tensor, power: Power, labels: Labels | None) -> Tensor:
+        return pair_embed(x, weight, bias, power, labels, self.index)
 
     def sum_symmetric_rows(self, x: Tensor) -> Tensor:
-        return x.new_zeros(self.index.num_nodes, x.shape[1]).index_add_(0, self.index.row, self.complete(x))
+        return x.new_zeros(self.index.num_nodes, x.shape[1]).index_add_(0, self.index.row, self.index.mirror(x))
 
     def soft_drop_multiplicity(self, dots: Tensor) -> Tensor:
-        return soft_drop_multiplicity(self.complete(dots), self.index)
+        return soft_drop_multiplicity(self.index.mirror(dots), self.index)

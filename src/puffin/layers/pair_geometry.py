@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from puffin.ops.embedding import Labels, Power
 from puffin.ops.pair_messages import PairMessage
 from puffin.ops.pairs import Reduced
 
@@ -106,10 +107,6 @@ class PairGeometry(ABC):
         x (*pairs, C), W (S, C), b (S,).
         """
 
-    @abstractmethod
-    def signed_power(self, x: Tensor, exponent: Tensor, offset: float, signed: bool) -> Tensor:
-        """Return sign(x) ((offset + |x|)^a - 1) / a, one exponent a per channel; signed=False leaves the sign out."""
-
     # -- symmetric features, x_ij = x_ji ------------------------------------------------------------------------------
 
     @abstractmethod
@@ -120,8 +117,11 @@ class PairGeometry(ABC):
         """
 
     @abstractmethod
-    def complete(self, x: Tensor) -> Tensor:
-        """Turn a symmetric feature of the pairs of `ends` into one of all pairs (*pairs, C)."""
+    def embed(self, x: Tensor, weight: Tensor, bias: Tensor, power: Power, labels: Labels | None) -> Tensor:
+        """Return the signed power of x W^T + b at all pairs, and the label channels beside it: (*pairs, C + L).
+
+        x (..., K): a symmetric feature of the pairs of `ends`; W (C, K), b (C,).  Without gradient of second order.
+        """
 
     @abstractmethod
     def sum_symmetric_rows(self, x: Tensor) -> Tensor:

@@ -130,13 +130,13 @@ class PelicanBackbone(nn.Module):
         p (N', 4); scalars (N', num_labels) or None; geometry: of these nodes, without weights.
         """
         config = self.config
-        inputs = rank2_inputs(p, geometry, config.stabilizer, config.method)
-        if config.irc_safe:
-            geometry, inputs = self._irc_safe(p, inputs, geometry)
-        x = geometry.complete(self.input_encoder(self.linear(inputs), geometry))
-        if config.num_labels:
-            x = torch.cat([x, self.eq1to2(scalars, geometry)], -1)
-        return Embedded(x, geometry, p)
+        # invariants span many orders of magnitude, so they are computed in full precision, with autocast too
+        with torch.autocast(p.device.type, enabled=False):
+            inputs = rank2_inputs(p, geometry, config.stabilizer, config.method)
+            if config.irc_safe:
+                geometry, inputs = self._irc_safe(p, inputs, geometry)
+            labels = self.eq1to2(scalars, geometry) if config.num_labels else None
+        return Embedded(self.input_encoder(inputs, self.linear, geometry, labels), geometry, p)
 
     def _irc_safe(self, p: Tensor, inputs: Tensor, geometry: PairGeometry) -> tuple[PairGeometry, Tensor]:
         """Return the geometry with IRC-safe weights and multiplicity, and angles instead of the inputs."""
@@ -155,10 +155,7 @@ class PelicanBackbone(nn.Module):
 
     def through_blocks(self, batch: JetBatch) -> Embedded:
         """Embed a packed batch and run the blocks."""
-        # invariants span many orders of magnitude, so they are embedded in full precision, with autocast too
-        with torch.autocast(batch.fourmomenta.device.type, enabled=False):
-            embedded = self.embed(batch)
-        return self.run_blocks(embedded)
+        return self.run_blocks(self.embed(batch))
 
     @staticmethod
     def output(mlp: MLP, x: Tensor, geometry: PairGeometry) -> Tensor:

@@ -13,6 +13,7 @@ import importlib
 _MODULES = {
     "chamfer": ("chamfer_distance",),
     "cnms": ("centrality_nms",),
+    "embedding": ("pair_embed",),
     "fps": ("farthest_point_sampling",),
     "neighbors": ("ball_count", "ball_query", "knn"),
     "pairs": ("pair_expand", "pair_extremum", "pair_mix", "pair_reduce", "pair_sums"),
