@@ -50,4 +50,8 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def("segment_expand(Tensor x, Tensor ptr, int rows) -> Tensor");
   m.def("segment_extremum(Tensor x, Tensor ptr, bool largest) -> Tensor");
   m.def("segment_extremum_backward(Tensor grad, Tensor extremum, Tensor x, Tensor ptr) -> Tensor");
+  m.def("segment_attention(Tensor qkv, Tensor ptr, Tensor? seed, int heads, float dropout) -> (Tensor, Tensor)");
+  m.def(
+      "segment_attention_backward(Tensor grad, Tensor qkv, Tensor out, Tensor lse, Tensor ptr, Tensor? seed, int heads,"
+      " float dropout) -> Tensor");
 }

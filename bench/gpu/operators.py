@@ -198,7 +198,7 @@ def check(report: Report, device: torch.device, quick: bool) -> None:
         report.check(name, lambda name=name: equals_oracle(name, device, quick))
     report.check("golden vectors of points", lambda: golden_points(device))
     report.section("Gradients against finite differences (float64)")
-    for name in sorted({*DIFFERENTIABLE, "message", "signed_power"}):
+    for name in sorted({*DIFFERENTIABLE.intersection(OPERATORS), "message", "signed_power"}):
         report.check(name, lambda name=name: gradient(name, device))
     report.section("Operators do not make the host wait")
     for name in OPERATORS:

@@ -32,4 +32,16 @@ inline const int64_t* checked_lengths(const Tensor& lengths, int64_t size, const
   return values;
 }
 
+// The first row of each segment, then `rows`: a contiguous int64 (S + 1,) tensor, checked.
+inline const int64_t* checked_ptr(const Tensor& ptr, int64_t rows) {
+  STD_TORCH_CHECK(
+      ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.is_cpu() && ptr.scalar_type() == ScalarType::Long,
+      "ptr: expected contiguous (S + 1,) int64 on the CPU");
+  const int64_t* first = ptr.const_data_ptr<int64_t>();
+  const int64_t count = ptr.size(0) - 1;
+  STD_TORCH_CHECK(first[0] == 0 && first[count] == rows, "ptr: expected to run from 0 to ", rows);
+  for (int64_t s = 0; s < count; ++s) STD_TORCH_CHECK(first[s] <= first[s + 1], "ptr: expected ascending values");
+  return first;
+}
+
 }  // namespace puffin

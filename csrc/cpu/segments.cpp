@@ -14,17 +14,11 @@ namespace {
 // Calls fn(segment, first row, number of rows) for every segment; the threads share groups of at least 1024 rows.
 template <class F>
 void for_each_segment(const Tensor& ptr, int64_t rows, const F& fn) {
-  STD_TORCH_CHECK(
-      ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.is_cpu() && ptr.scalar_type() == ScalarType::Long,
-      "ptr: expected contiguous (S + 1,) int64 on the CPU");
-  const int64_t* first = ptr.const_data_ptr<int64_t>();
+  const int64_t* first = checked_ptr(ptr, rows);
   const int64_t count = ptr.size(0) - 1;
-  STD_TORCH_CHECK(first[0] == 0 && first[count] == rows, "ptr: expected to run from 0 to ", rows);
   std::vector<int64_t> groups{0};
-  for (int64_t s = 0; s < count; ++s) {
-    STD_TORCH_CHECK(first[s] <= first[s + 1], "ptr: expected ascending values");
+  for (int64_t s = 0; s < count; ++s)
     if (s + 1 == count || first[s + 1] - first[groups.back()] + (s - groups.back()) >= 1024) groups.push_back(s + 1);
-  }
   for_each_task(int64_t(groups.size()) - 1, [&](int64_t g) {
     for (int64_t s = groups[g]; s < groups[g + 1]; ++s) fn(s, first[s], first[s + 1] - first[s]);
   });

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from puffin.layers.attention import Attention
+from puffin.layers.packed import offsets
+from puffin.ops.attention import segment_attention
 from tests.conftest import DEVICES
 
 LENGTHS = torch.tensor([4, 0, 1, 7])
@@ -27,12 +29,12 @@ def test_definition(device):
     torch.testing.assert_close(layer(x, LENGTHS), literal(layer, x, LENGTHS))
 
 
-def test_padded_equals_one_by_one():
+def test_padded_equals_packed():
     """The way of other devices, run on the CPU: the same numbers and gradients."""
     layer = Attention(12, 3).double()
     x = torch.randn(12, 36, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(12, 12, dtype=torch.float64)
-    found = [way(x, LENGTHS, 0.0) for way in (layer._one_by_one, layer._padded)]
+    found = [segment_attention(x, offsets(LENGTHS), 3), layer._padded(x, LENGTHS, 0.0)]
     torch.testing.assert_close(*found)
     torch.testing.assert_close(*(torch.autograd.grad((out * weight).sum(), x)[0] for out in found))
 
@@ -44,12 +46,20 @@ def test_half_precision_on_a_gpu():
     torch.testing.assert_close(layer(x, LENGTHS).float(), literal(layer, x, LENGTHS).float(), atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.parametrize("way", ["_one_by_one", "_padded"])
 @pytest.mark.parametrize("lengths", [[], [0, 0], [1]])
-def test_hardly_any_tokens(way, lengths):
-    layer = Attention(12, 3)
-    qkv = torch.randn(sum(lengths), 36)
-    assert getattr(layer, way)(qkv, torch.tensor(lengths, dtype=torch.int64), 0.0).shape == (sum(lengths), 12)
+def test_hardly_any_tokens(lengths):
+    layer, sizes = Attention(12, 3), torch.tensor(lengths, dtype=torch.int64)
+    assert layer(torch.randn(sum(lengths), 12), sizes).shape == (sum(lengths), 12)
+    assert layer._padded(torch.randn(sum(lengths), 36), sizes, 0.0).shape == (sum(lengths), 12)
+
+
+def test_autocast_stays_in_half_precision():
+    """Breaks if attention casts its table: the linear layers before and after it are bfloat16."""
+    layer, x = Attention(64, 2), torch.randn(12, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x, LENGTHS)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), literal(layer, x, LENGTHS), atol=2e-2, rtol=2e-2)
 
 
 def test_dropout_only_in_training():

@@ -17,6 +17,7 @@ DIFFERENTIABLE = {
     "pair_expand",
     "pair_mix",
     "pair_reduce",
+    "segment_attention",
     "segment_expand",
     "segment_extremum",
     "segment_sum",
@@ -100,9 +101,13 @@ def _of_rows(make, sizes: Tensor) -> dict[str, tuple]:
     ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     rows, segments = make(int(ptr[-1]), 3), make(len(sizes), 3)
     extremum = torch.ops.puffin.segment_extremum(rows, ptr, True)
+    qkv, attention = make(len(rows), 12), (ptr, torch.tensor(-(2**40) - 3), 2, 0.4)
+    out, lse = torch.ops.puffin.segment_attention(qkv, *attention)
     return {
         "segment_sum": (rows, ptr),
         "segment_expand": (segments, ptr, len(rows)),
         "segment_extremum": (rows, ptr, True),
         "segment_extremum_backward": (segments, extremum, rows, ptr),
+        "segment_attention": (qkv, *attention),
+        "segment_attention_backward": (make(len(rows), 4), qkv, out, lse, *attention),
     }

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from puffin import ops
 from puffin.ops import library, segments
 from puffin.ops import pairs as pair_faces
+from puffin.ops.attention import segment_attention
 from puffin.ops.chamfer import chamfer_distance
 from puffin.ops.embedding import Labels, Power, pair_embed
 from puffin.ops.messages import message
@@ -67,7 +68,9 @@ def test_meta_tensors_have_the_shapes_of_the_results(name):
     assert {x.device.type for x in results} == {"meta"}
 
 
-@pytest.mark.parametrize("name", ["chamfer", "pair_mix_backward", "segment_extremum", "segment_extremum_backward"])
+@pytest.mark.parametrize(
+    "name", ["chamfer", "pair_mix_backward", "segment_attention", "segment_extremum", "segment_extremum_backward"]
+)
 def test_operators_are_well_formed(name):
     """opcheck of the operators that the tests of their modules leave out, or check without gradients."""
     needs_gradient = name in DIFFERENTIABLE
@@ -103,6 +106,7 @@ def faces(points, lengths, rows, ptr, pairs=PAIRS) -> dict:
         "chamfer_distance": lambda: chamfer_distance(points, points + 1, lengths),
         "segment_sum": lambda: segments.segment_sum(rows, ptr),
         "segment_extremum": lambda: segments.segment_extremum(rows, ptr, True),
+        "segment_attention": lambda: segment_attention(torch.cat([rows, rows, rows], 1), ptr, 2),
         "segment_expand": lambda: segments.segment_expand(rows[:2], ptr, 13),
         "pair_reduce": lambda: pair_faces.pair_reduce(rows, pairs),
         "pair_sums": lambda: pair_faces.pair_sums(rows, pairs),

@@ -5,13 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.layers.packed import offsets, pad, to_device, unpad
+from puffin.ops.attention import segment_attention
 
 
 class Attention(nn.Module):
     """Multi-head self-attention: x (T, dim) -> (T, dim); a token attends to the tokens of its own event.
 
-    On the CPU events are processed one by one, which is up to 3.6 times as fast as padding to the longest event, and
-    faster than padding events of similar length (docs/performance.md).
+    On the CPU one kernel takes all events (`segment_attention`); other devices use PyTorch's attention.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
@@ -27,7 +27,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x)
         dropout = self.dropout if self.training else 0.0
         if qkv.device.type == "cpu":
-            out = self._one_by_one(qkv, lengths, dropout)
+            out = segment_attention(qkv, offsets(lengths), self.heads, dropout)
         elif dropout == 0 and qkv.device.type == "cuda" and qkv.dtype in (torch.float16, torch.bfloat16):
             out = self._varlen(qkv, lengths)
         else:
@@ -37,13 +37,6 @@ class Attention(nn.Module):
     def _split(self, qkv: Tensor) -> Tensor:
         """Split (..., n, 3 dim) into q, k, v: (3, ..., heads, n, dim / heads)."""
         return qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)
-
-    def _one_by_one(self, qkv: Tensor, lengths: Tensor, dropout: float) -> Tensor:
-        out = []
-        for event in qkv.split([n for n in lengths.tolist() if n]):
-            q, k, v = self._split(event[None])
-            out.append(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1).flatten(1))
-        return torch.cat(out) if out else qkv[:, : qkv.shape[1] // 3]
 
     def _padded(self, qkv: Tensor, lengths: Tensor, dropout: float) -> Tensor:
         lengths = lengths[lengths > 0]  # a row without any key has no softmax

@@ -11,6 +11,7 @@ tensor([[0, 2]])
 import importlib
 
 _MODULES = {
+    "attention": ("segment_attention",),
     "chamfer": ("chamfer_distance",),
     "cnms": ("centrality_nms",),
     "embedding": ("pair_embed",),

@@ -33,7 +33,7 @@ def segment_expand(x: Tensor, ptr: Tensor, rows: int) -> Tensor:
     >>> segment_expand(torch.tensor([[7.0], [8.0]]), torch.tensor([0, 2, 3]), rows=3).flatten()
     tensor([7., 7., 8.])
     """
-    _check_ptr(x, ptr)
+    check_ptr(x, ptr)
     if x.dim() != 2 or x.shape[0] != len(ptr) - 1:
         raise ValueError(f"x: expected ({len(ptr) - 1}, C), one row for each segment, got {tuple(x.shape)}")
     return torch.ops.puffin.segment_expand(*_supported(x), ptr, rows).to(x.dtype)
@@ -54,10 +54,11 @@ def segment_extremum(x: Tensor, ptr: Tensor, largest: bool) -> Tensor:
 def _check(x: Tensor, ptr: Tensor) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x: expected (M, C) floating point, got {tuple(x.shape)} {x.dtype}")
-    _check_ptr(x, ptr)
+    check_ptr(x, ptr)
 
 
-def _check_ptr(x: Tensor, ptr: Tensor) -> None:
+def check_ptr(x: Tensor, ptr: Tensor) -> None:
+    """Raise ValueError unless ptr is (S + 1,) int64 on the device of x."""
     if ptr.dim() != 1 or len(ptr) == 0 or ptr.dtype != torch.int64 or ptr.device != x.device:
         raise ValueError(
             f"ptr: expected (S + 1,) int64 on {x.device}, got {tuple(ptr.shape)} {ptr.dtype} on {ptr.device}"
