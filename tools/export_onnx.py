@@ -291,8 +291,8 @@ def rounding(model: Network, scale: float, jets: list[Jet]) -> float:
     Both use the float32 dot products: the file computes them by the same operations, so they have the same bits.
     """
     exact, dots = copy.deepcopy(model).double(), []
-    handle = model.linear.register_forward_pre_hook(lambda _, inputs: dots.append(inputs[0]))
-    exact.linear.register_forward_pre_hook(lambda _, inputs: dots.pop().double())
+    handle = model.input_encoder.register_forward_pre_hook(lambda _, inputs: dots.append(inputs[0]))
+    exact.input_encoder.register_forward_pre_hook(lambda _, inputs: (dots.pop().double(), *inputs[1:]))
     pairs = []
     for batch in (as_batch(jet, scale) for jet in jets):
         pairs.append((outputs(model, batch), outputs(exact, batch.to("cpu", torch.float64))))

@@ -133,7 +133,7 @@ def test_rounding_leaves_the_dot_products_alone():
     exact = [tool.outputs(copy.deepcopy(model).double(), batch.to("cpu", torch.float64))]
     with_exact_dots = tool.relative(exact, [tool.outputs(model, batch)])[0]
     assert 0 < found < with_exact_dots / 5
-    assert not model.linear._forward_pre_hooks and model.linear.weight.dtype == torch.float32
+    assert not model.input_encoder._forward_pre_hooks and model.linear.weight.dtype == torch.float32
 
 
 def test_averaged_weights_are_exported(tmp_path):
