@@ -20,13 +20,18 @@ void extremum_rows(const T* x, int64_t n, int64_t channels, bool largest, T* __r
   }
 }
 
-// grad / (number of tied rows) where a row is the extremum, 0 elsewhere
+// grad / (number of tied rows) where a row is the extremum, 0 elsewhere. The first row of `out` holds these numbers
+// until the end.
 template <class T>
-void share_gradient(const T* grad, const T* extremum, const T* x, int64_t n, int64_t channels, T* out) {
-  for (int64_t c = 0; c < channels; ++c) {
-    int64_t ties = 0;
-    for (int64_t r = 0; r < n; ++r) ties += x[r * channels + c] == extremum[c];
-    const T share = grad[c] / T(ties > 0 ? ties : 1);
-    for (int64_t r = 0; r < n; ++r) out[r * channels + c] = x[r * channels + c] == extremum[c] ? share : T(0);
-  }
+void share_gradient(const T* grad, const T* extremum, const T* x, int64_t n, int64_t channels, T* __restrict out) {
+  if (n == 0) return;
+  for (int64_t c = 0; c < channels; ++c) out[c] = T(0);
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < channels; ++c) out[c] += x[r * channels + c] == extremum[c] ? T(1) : T(0);
+  for (int64_t c = 0; c < channels; ++c) out[c] = grad[c] / (out[c] > T(0) ? out[c] : T(1));
+  for (int64_t r = n - 1; r >= 0; --r)
+    for (int64_t c = 0; c < channels; ++c) {
+      const T share = out[c];
+      out[r * channels + c] = x[r * channels + c] == extremum[c] ? share : T(0);
+    }
 }
