@@ -1,6 +1,7 @@
 """Compare the packed and the padded formulation of Point-MAE and PoLAr-MAE: tokens, training step and memory.
 
     python3 bench/pointmae.py                              # PoLAr-MAE, vit_small, 8 events of about 4400 points
+    python3 bench/pointmae.py --amp bf16                   # the packed step under autocast, the padded one in float32
     python3 bench/pointmae.py --no-energy --batch-size 4 --repeat 5 --out pointmae.txt
 
 `padded` is bench/padded_point_mae.py: 512 token slots of 32 points, masks, full distance matrices; it has the same
@@ -8,8 +9,8 @@ weights and the same outputs (tests/bench). Events are random walks on the latti
 forward pass, the losses, the backward pass and the update of AdamW; the tokens are made before, and timed separately.
 Times are medians; the two formulations alternate, after one untimed round. The memory is the peak that a step adds,
 measured in a separate process. The last table shows the time of each part of the packed step (forward and backward
-pass of this part alone), its number of floating-point operations, and their rate relative to that of one large matrix
-product on the same machine.
+pass of this part alone, in float32), its number of floating-point operations, and their rate relative to that of one
+large matrix product on the same machine.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from puffin.settings.encoder import ARCHITECTURES, VOXEL, EncoderConfig, Tokeniz
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 from puffin.training.memory import keep_freed_memory
+from puffin.training.update import autocast
 
 NAMES = ("padded", "packed")
 
@@ -78,8 +80,8 @@ def make_config(args: argparse.Namespace) -> PointMAEConfig:
     return PointMAEConfig(encoder, model="polarmae" if args.energy else "pointmae")
 
 
-def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> Callable[[], None]:
-    """Return a function that does one training step, on tokens made in advance."""
+def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor, amp: str) -> Callable[[], None]:
+    """Return a function that does one training step, on tokens made in advance; amp: precision of the packed one."""
     torch.manual_seed(0)
     model = (PointMAE if name == "packed" else PaddedPointMAE)(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
@@ -91,7 +93,11 @@ def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor
 
     def step():
         optimizer.zero_grad()
-        losses = model.reconstruct(tokens, masked).losses() if name == "packed" else model(padded, in_slots)
+        if name == "packed":
+            with autocast(points.device, amp):
+                losses = model.reconstruct(tokens, masked).losses()
+        else:
+            losses = model(padded, in_slots)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 3.0)
         optimizer.step()
@@ -99,11 +105,11 @@ def make_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor
     return step
 
 
-def memory_of_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor) -> int:
+def memory_of_step(name: str, config: PointMAEConfig, points: Tensor, lengths: Tensor, amp: str) -> int:
     """Return the bytes that one training step adds at its peak. Call it in a fresh process."""
     few = int(lengths[0].clamp(max=200))
-    make_step(name, config, points[:few], torch.tensor([few]))()  # allocates thread pools and buffers
-    step = make_step(name, config, points, lengths)
+    make_step(name, config, points[:few], torch.tensor([few]), amp)()  # allocates thread pools and buffers
+    step = make_step(name, config, points, lengths, amp)
     return memory_of(step)
 
 
@@ -183,6 +189,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--arch", choices=ARCHITECTURES, default="vit_small", help="size of the transformer (default: %(default)s)")
     add("--energy", action=switch, default=True, help="predict energies: PoLAr-MAE, else Point-MAE (default: yes)")
     add("--dropout", action=switch, default=True, help="use attention dropout and stochastic depth (default: yes)")
+    add("--amp", choices=("off", "bf16"), default="off", help="bf16: mixed precision in the packed step (default: off)")
     add("--batch-size", type=integer(1), default=8, metavar="N", help="events per step (default: %(default)s)")
     add("--points", type=integer(1), default=4400, metavar="N", help="mean points per event (default: %(default)s)")
     add_timing_arguments(parser, NAMES)
@@ -197,7 +204,7 @@ def main(arguments: list[str]) -> None:
     config = make_config(args)
     points, lengths = make_events(args.batch_size, args.points)
     if args.memory_of:
-        print(memory_of_step(args.memory_of, config, points, lengths))
+        print(memory_of_step(args.memory_of, config, points, lengths, args.amp))
         return
     memory = {name: memory_in_child(__file__, name, arguments) for name in NAMES}
     tokens, tokenizer = tokenize(points, lengths, config.encoder.tokens), config.encoder.tokens
@@ -206,7 +213,7 @@ def main(arguments: list[str]) -> None:
         "padded": [lambda: padded_tokens(cloud, lengths, tokenizer)],
         "packed": [lambda: tokenize(points, lengths, tokenizer)],
     }
-    steps = {name: [make_step(name, config, points, lengths)] for name in NAMES}
+    steps = {name: [make_step(name, config, points, lengths, args.amp)] for name in NAMES}
     rows = {
         "tokens": in_turns(makers, args.repeat, "tokens"),
         "training step": in_turns(steps, args.repeat, "step"),
@@ -214,7 +221,8 @@ def main(arguments: list[str]) -> None:
     model = "PoLAr-MAE" if args.energy else "Point-MAE"
     report = "\n".join(
         [
-            f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}: {args.batch_size} events, "
+            f"{model}, {args.arch}, dropout {'on' if args.dropout else 'off'}, "
+            f"packed step with --amp {args.amp}: {args.batch_size} events, "
             f"{lengths.float().mean():.0f} points and {tokens.lengths.float().mean():.0f} tokens each (at most "
             f"{tokens.lengths.max()}), {tokens.counts.float().mean():.1f} points per token; {args.threads} thread(s), "
             f"torch {torch.__version__}, median of {args.repeat}; ratio = padded / packed",
