@@ -46,6 +46,19 @@ STABLE_TORCH_LIBRARY(puffin, m) {
       "pair_message_backward(Tensor? grad, Tensor y, Tensor x, Tensor weight, Tensor mean, Tensor offset,"
       " Tensor factor, Tensor diagonal, Tensor rows, Tensor columns, Tensor? weights, Tensor node_ptr,"
       " Tensor upper_ptr, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "equivariant_nodes(Tensor[] quantities, Tensor scale, Tensor shift, Tensor coefficients, Tensor alphas,"
+      " Tensor bias, Tensor? diagonal_bias, Tensor? weights, Tensor multiplicity, Tensor node_ptr, int[] maps,"
+      " bool pairs, float nbar) -> (Tensor[], Tensor, Tensor, Tensor)");
+  m.def(
+      "equivariant_nodes_backward(Tensor[] grads, Tensor grad_even, Tensor grad_odd, Tensor factors,"
+      " Tensor[] quantities, Tensor scale, Tensor shift, Tensor coefficients, Tensor alphas, Tensor? weights,"
+      " Tensor multiplicity, Tensor node_ptr, int[] maps, bool pairs, float nbar)"
+      " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("low_rank(Tensor in_maps, Tensor out_maps, Tensor in_out0, Tensor in_out1) -> Tensor");
+  m.def(
+      "low_rank_backward(Tensor grad, Tensor in_maps, Tensor out_maps, Tensor in_out0, Tensor in_out1)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("segment_sum(Tensor x, Tensor ptr) -> Tensor");
   m.def("segment_expand(Tensor x, Tensor ptr, int rows) -> Tensor");
   m.def("segment_extremum(Tensor x, Tensor ptr, bool largest) -> Tensor");

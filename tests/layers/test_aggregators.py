@@ -6,6 +6,8 @@ import torch
 from puffin.layers.aggregators import Eq1to2, Eq2to0, Eq2to1, Eq2to2
 from puffin.layers.dense_pairs import DensePairs
 from puffin.layers.equivariant_maps import AggregatorOptions
+from puffin.layers.normalised import Normalised
+from puffin.layers.packed_pairs import PackedPairs
 from puffin.settings import letters
 from puffin.settings.letters import LETTER_NAMES, Letter
 from tests.conftest import relative
@@ -85,6 +87,35 @@ def test_dense_equals_packed(layer, config, weighted):
     dense = aggregate(events_of(x, takes, pairs.index)[0], DensePairs(pairs.multiplicity, weights))
     expected = events_of(aggregate(x, pairs), returns, pairs.index)[0]
     assert relative(dense.reshape(expected.shape), expected) < 1e-12
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("factorize", [False, True])
+@pytest.mark.parametrize("config", ["s", "M", "SmMs"])
+@pytest.mark.parametrize("layer", RANKS)
+def test_operator_equals_plain_path(layer, config, factorize, weighted, diagonal, monkeypatch):
+    """The compiled maps of nodes against plain PyTorch: results and gradients of inputs and parameters.
+
+    Breaks if the table of a layer names another map, exponent or divisor than the plain path takes."""
+    takes, aggregate = RANKS[layer][0], make(layer, config, factorize=factorize, diagonal=diagonal)
+    if takes == "nodes" and not diagonal:
+        return  # Eq1to2 writes the diagonal
+    pairs = geometry([6, 0, 1, 9])
+    nodes = pairs.index.num_nodes
+    weights = torch.rand(nodes, dtype=torch.float64) if weighted else None
+    pairs = PackedPairs(pairs.index, pairs.multiplicity + 0.5, weights)
+    x = torch.randn(nodes if takes == "nodes" else pairs.index.num_pairs, 3, dtype=torch.float64, requires_grad=True)
+    scale, shift = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    results = []
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(PackedPairs, "has_node_kernel", lambda self, x: False)
+        y = aggregate(x if takes == "nodes" else Normalised(x, scale, shift, pairs.sums(x)[1]), pairs)
+        wanted = [x, *([] if takes == "nodes" else [scale, shift]), *aggregate.parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), wanted)])
+    for a, b in zip(*results, strict=True):
+        assert relative(a, b) < 1e-11
 
 
 def reduce_plainly(config: str, rows: torch.Tensor, nbar: float) -> torch.Tensor:

@@ -62,6 +62,7 @@ def samples(dtype: torch.dtype = torch.float32, lengths: tuple[int, ...] = (7, 0
         "chamfer_backward": (*gradients, points, others, index_x, index_y),
         **_of_pairs(make, sizes),
         **_of_rows(make, sizes),
+        **_of_layers(make, sizes),
     }
 
 
@@ -110,4 +111,23 @@ def _of_rows(make, sizes: Tensor) -> dict[str, tuple]:
         "segment_extremum_backward": (segments, extremum, rows, ptr),
         "segment_attention": (qkv, *attention),
         "segment_attention_backward": (make(len(rows), 4), qkv, out, lse, *attention),
+    }
+
+
+def _of_layers(make, sizes: Tensor) -> dict[str, tuple]:
+    ptr, events = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]), len(sizes)
+    nodes, maps = int(ptr[-1]), [(-1, 0, -1, 0, 0), (-1, 0, -1, 0, 0), (0, 1, 1, 1, 0), (1, 0, 0, 0, 0)]
+    maps += [(0, 4, 0, 0, 2), (2, 2, -1, 0, 1), (2, 3, 1, 1, 0)]
+    quantities = [make(nodes, 3) for _ in range(3)]
+    shared = make(3), make(3), make(len(maps), 3, 4), make(3, 2)
+    multiplicity, weights = make(events, 1).abs() + 1, make(nodes)
+    where = (weights, multiplicity, ptr, [number for m in maps for number in m], True, 5.0)
+    factors = torch.ops.puffin.equivariant_nodes(quantities, *shared, make(4), make(4), *where)[3]
+    grads = [make(nodes, 4) for _ in range(3)], make(3, 4), make(3, 4)
+    low_rank = make(3, 6), make(4, 6), make(3, 4), make(3, 4)
+    return {
+        "equivariant_nodes": (quantities, *shared, make(4), make(4), *where),
+        "equivariant_nodes_backward": (*grads, factors, quantities, *shared, *where),
+        "low_rank": low_rank,
+        "low_rank_backward": (make(6, 3, 4), *low_rank),
     }

@@ -5,8 +5,6 @@ The 15 maps of Eq2to2 are never built.  All but the first two depend on one inde
 Source: docs/MATHEMATICS_PELICAN.md, section 3; arXiv 2211.00454, sec. 3; Maron et al., arXiv 1812.09902.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +12,8 @@ from puffin.layers.equivariant_maps import Aggregator, AggregatorOptions
 from puffin.layers.normalised import Normalised, as_tensor
 from puffin.layers.pair_geometry import PairGeometry
 from puffin.ops.embedding import Labels
+from puffin.ops.equivariant_nodes import Mapped
 from puffin.settings.letters import all_linear
-
-
-class _Pairs(NamedTuple):
-    """values (*pairs, in), to be multiplied by scale (in, 1) and shifted by shift (in,) unless these are None."""
-
-    values: Tensor
-    scale: Tensor | None
-    shift: Tensor | None
 
 
 class _FromPairs(Aggregator):
@@ -42,18 +33,17 @@ class _FromPairs(Aggregator):
         """Compute the layer."""
         raise AssertionError("each layer defines its own")
 
-    def begin(self, x: Tensor | Normalised, geometry: PairGeometry) -> tuple[_Pairs, dict[str, Tensor]]:
-        """Return the pairs as the layer reads them, and their quantities by name."""
+    def read(self, x: Tensor | Normalised, geometry: PairGeometry) -> tuple[Tensor, Mapped]:
+        """Return the pairs as the layer mixes them, and all that comes from their sums."""
         linear = all_linear(self.options.config) and not (self.activates_pairs and self.options.activate_agg)
         if isinstance(x, Normalised) and linear:
-            values, sums = x.values, x.sums
-            diagonal = torch.addcmul(x.shift, sums.diagonal, x.scale)
-            rows, columns = (s * x.scale + geometry.row_weight * x.shift for s in (sums.rows, sums.columns))
-            pairs = _Pairs(values, x.scale[:, None], x.shift)
-        else:
-            values, (diagonal, rows, columns) = geometry.sums(as_tensor(x))
-            pairs = _Pairs(values, None, None)
-        return pairs, {"pairs": values, "diagonal": diagonal, "row sums": rows, "column sums": columns}
+            return x.values, self.map_nodes(x.sums, geometry, x.values, (x.scale, x.shift))
+        values, sums = geometry.sums(as_tensor(x))
+        return values, self.map_nodes(sums, geometry, values)
+
+    def base(self, quantities, pairs, geometry):
+        diagonal, rows, columns = quantities
+        return {"pairs": pairs, "diagonal": diagonal, "row sums": rows, "column sums": columns}
 
     def reduced(self, reduction, base, geometry):
         if reduction == "sum":
@@ -96,18 +86,11 @@ class Eq2to2(_FromPairs):
             self.diag_bias = nn.Parameter(torch.zeros(out_channels))
 
     def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
-        weights = self.coefficients()
-        pairs, base = self.begin(x, geometry)
-        nodes = self.mix(base, geometry, weights)
-        direct, transposed, bias = weights[0], weights[1], self.bias
-        if pairs.scale is not None:
-            bias = bias + pairs.shift @ (direct + transposed)
-            direct, transposed = pairs.scale * direct, pairs.scale * transposed
-        w = nodes["w"] + self.diag_bias if self.options.diagonal else None
+        values, maps = self.read(x, geometry)
         fused = isinstance(self.activate_lin, nn.LeakyReLU)
         slope = self.activate_lin.negative_slope if fused else 1.0
-        uvw = (nodes["u"] + bias, nodes["v"], w)
-        out = geometry.mix(self.activate_agg(pairs.values), direct, transposed, uvw, slope)
+        uvw = (maps.u, maps.v, maps.w)
+        out = geometry.mix(self.activate_agg(values), maps.even, maps.odd, uvw, slope)
         return out if fused else self.activate_lin(out)
 
 
@@ -119,8 +102,7 @@ class Eq2to1(_FromPairs):
     alpha_tail = (1,)
 
     def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
-        nodes = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
-        return self.activate_lin(nodes["u"] + self.bias)
+        return self.activate_lin(self.read(x, geometry)[1].u)
 
 
 class Eq2to0(_FromPairs):
@@ -136,8 +118,7 @@ class Eq2to0(_FromPairs):
         self.bias = nn.Parameter(torch.zeros(1, out_channels))  # the published shape
 
     def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
-        events = self.mix(self.begin(x, geometry)[1], geometry, self.coefficients())
-        return self.activate_lin(events["u"] + self.bias)
+        return self.activate_lin(self.read(x, geometry)[1].u)
 
 
 class Eq1to2(Aggregator):
@@ -147,9 +128,12 @@ class Eq1to2(Aggregator):
     summed = (("w", "aggregate"), ("u", "aggregate"))
     alpha_tail = (1, 1)
 
+    def base(self, quantities, pairs, geometry):
+        return {"value": quantities[0]}
+
     def reduced(self, reduction, base, geometry):
         return {"aggregate": geometry.reduce_nodes(base["value"], reduction)}
 
     def forward(self, x: Tensor, geometry: PairGeometry) -> Labels:
-        nodes = self.mix({"value": x}, geometry, self.coefficients())
-        return Labels(nodes["u"] + self.bias, nodes["v"], nodes["w"], self.activate_lin)
+        maps = self.map_nodes((x,), geometry)
+        return Labels(maps.u, maps.v, maps.w, self.activate_lin)

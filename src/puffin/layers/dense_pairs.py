@@ -66,8 +66,8 @@ class DensePairs(PairGeometry):
         on_diagonal = (nodes[:, None] == nodes)[:, :, None]
         return out + torch.where(on_diagonal, w[:, None], 0)
 
-    def mix(self, x, weight, weight_transposed, nodes, slope=1.0) -> Tensor:
-        out = x @ weight + (x @ weight_transposed).transpose(0, 1) + self.expand(*nodes)
+    def mix(self, x, even, odd, nodes, slope=1.0) -> Tensor:
+        out = x @ (even + odd) + (x @ (even - odd)).transpose(0, 1) + self.expand(*nodes)
         return out if slope == 1 else F.leaky_relu(out, slope)
 
     def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:

@@ -8,6 +8,7 @@ Source: docs/MATHEMATICS_PELICAN.md, section 3; arXiv 2211.00454, sec. 3; Maron 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 from puffin.layers.activations import make_activation
 from puffin.layers.pair_geometry import PairGeometry
-from puffin.settings.letters import check_letters, has_exponent, letter
+from puffin.ops.equivariant_nodes import QUANTITIES, TARGETS, Map, Mapped
+from puffin.ops.low_rank import low_rank
+from puffin.settings.letters import all_linear, check_letters, has_exponent, letter
 
 # quantities with one row for each node; the others have one for each event
 NODE_QUANTITIES = frozenset(("diagonal", "rows", "columns", "value"))
+# names of the quantities of a feature of nodes -> of a pair feature, as whose diagonal the operator takes it
+_OF_PAIRS = {"value": "diagonal", "aggregate": "trace"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class AggregatorOptions:
     activate_agg: bool = False
     activate_lin: bool = True
     diagonal: bool = True
+
+
+class _NamedMap(NamedTuple):
+    """A map of a layer: its letter, names of target and quantity, and the column of its exponents or None."""
+
+    letter: str
+    target: str
+    quantity: str
+    exponent: int | None
+    plain: bool
 
 
 class _Term(NamedTuple):
@@ -79,6 +94,7 @@ class Aggregator(nn.Module):
             std = math.sqrt(self.coefficient_gain / (in_channels * num_maps))
             self.coefs = nn.Parameter(std * torch.randn(in_channels, out_channels, num_maps))
         self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.register_parameter("diag_bias", None)
         self.alphas = nn.ParameterDict()
         for k, name in enumerate(options.config):
             if has_exponent(name):
@@ -92,8 +108,41 @@ class Aggregator(nn.Module):
         """Return the coefficients of all maps (maps, in, out)."""
         if not self.options.factorize:
             return self.coefs.permute(2, 0, 1)
-        first = self.coefs00.t()[:, :, None] * self.coefs10
-        return first + self.coefs01.t()[:, None, :] * self.coefs11
+        return low_rank(self.coefs00, self.coefs01, self.coefs10, self.coefs11)
+
+    def exponents(self) -> Tensor | None:
+        """Return the exponents of all maps that have one (in, exponents); None if no map has."""
+        alphas = [alpha.reshape(self.in_channels, -1) for alpha in self.alphas.values()]
+        return torch.cat(alphas, 1) if len(alphas) > 1 else (alphas or [None])[0]
+
+    @cached_property
+    def maps(self) -> tuple[_NamedMap, ...]:
+        """The maps of the table, in the order of their coefficients, which follow the first `first_table_map`."""
+        maps, exponent = [], 0
+        for k, name in enumerate(self.options.config):
+            for group in (self.plain, self.summed) if k == 0 else (self.summed,):
+                scaled = has_exponent(name) and (group is self.summed or self.scale_plain)
+                for target, quantity in group:
+                    maps.append(_NamedMap(name, target, quantity, exponent if scaled else None, group is self.plain))
+                    exponent += scaled
+        return tuple(maps)
+
+    @property
+    def _is_linear(self) -> bool:
+        return all_linear(self.options.config) and not self.options.activate_agg
+
+    @cached_property
+    def _table(self) -> tuple[Map, ...]:
+        """The maps as the operator `equivariant_nodes` takes them, if the layer is linear."""
+        table = [Map(-1, 0)] * self.first_table_map
+        for m in self.maps:
+            quantity = _OF_PAIRS.get(m.quantity, m.quantity)
+            target = TARGETS.index(m.target) if m.target != "w" or self.options.diagonal else -1
+            divisions = 0 if m.plain else 2 if quantity == "total" else 1
+            by_n = divisions if letter(m.letter).divide_by == "n" else 0
+            exponent = -1 if m.exponent is None else m.exponent
+            table.append(Map(target, QUANTITIES.index(quantity), exponent, divisions - by_n, by_n))
+        return tuple(table)
 
     def reduced(self, reduction: str, base: dict[str, Tensor], geometry: PairGeometry) -> dict[str, Tensor]:
         """Return the quantities reduced by "sum", "max" or "min" by name: of nodes (N, C), of events (B, C)."""
@@ -115,7 +164,45 @@ class Aggregator(nn.Module):
                 quantities[quantity] = value + (geometry.to_nodes(shift) if quantity in NODE_QUANTITIES else shift)
         return quantities
 
+    def base(self, quantities: tuple[Tensor, ...], pairs: Tensor | None, geometry: PairGeometry) -> dict[str, Tensor]:
+        """Return the quantities before aggregation by name."""
+        raise AssertionError("each layer defines its own")
+
     @torch.compiler.disable  # small products on nodes: compiled, they would be compiled again for each batch size
+    def map_nodes(
+        self,
+        quantities: tuple[Tensor, ...],
+        geometry: PairGeometry,
+        pairs: Tensor | None = None,
+        normalisation: tuple[Tensor, Tensor] | None = None,
+    ) -> Mapped:
+        """Compute all that the layer does before it writes pairs: see `equivariant_nodes`.
+
+        quantities (N, in) each: the value of nodes, or the diagonal, row sums and column sums of `pairs` before these
+        are multiplied by scale (in,) and shifted by shift (in,) (None: they are not).
+        """
+        coefficients, bias = self.coefficients(), self.bias.view(-1)
+        if self._is_linear and geometry.has_node_kernel(quantities[0]):
+            biases = bias, self.diag_bias
+            is_of_pairs, nbar = self.first_table_map > 0, self.options.nobj_avg
+            given = quantities, normalisation, coefficients, self.exponents(), biases, self._table, is_of_pairs, nbar
+            return geometry.map_nodes(*given)
+        if normalisation is not None:
+            scale, shift = normalisation
+            diagonal, *sums = quantities
+            sums = (s * scale + geometry.row_weight * shift for s in sums)
+            quantities = torch.addcmul(shift, diagonal, scale), *sums
+        nodes = self.mix(self.base(quantities, pairs, geometry), geometry, coefficients)
+        even = odd = coefficients[:0]
+        if self.first_table_map:
+            direct, transposed = coefficients[0], coefficients[1]
+            if normalisation is not None:
+                bias = bias + shift @ (direct + transposed)
+                direct, transposed = scale[:, None] * direct, scale[:, None] * transposed
+            even, odd = (direct + transposed) / 2, (direct - transposed) / 2
+        w = nodes["w"] if self.diag_bias is None else nodes["w"] + self.diag_bias
+        return Mapped(nodes["u"] + bias, nodes["v"], w, even, odd)
+
     def mix(self, base: dict[str, Tensor], geometry: PairGeometry, weights: Tensor) -> dict[str, Tensor | None]:
         """For each target u, v, w return the sum of its maps times their coefficients: (N, out).
 
@@ -131,7 +218,7 @@ class Aggregator(nn.Module):
             expanded = geometry.to_nodes(torch.cat([of_events[target] for target in both], 1))
             for target, product in zip(both, expanded.split(weights.shape[2], 1), strict=True):
                 out[target] = out[target] + product
-        out = {target: out.get(target, of_events.get(target)) for target in "uvw"}
+        out = {target: out.get(target, of_events.get(target)) for target in TARGETS}
         if constant is None:
             return out
         # A diagonal map is 0 off the diagonal, which the activation may turn into another constant: add that to every
@@ -143,23 +230,18 @@ class Aggregator(nn.Module):
         self, base: dict[str, Tensor], geometry: PairGeometry, weights: Tensor
     ) -> dict[tuple[str, bool], list[_Term]]:
         """Group the maps by target and by whether their quantity belongs to nodes (True) or events (False)."""
-        coefficients = weights.unbind()  # one operation; indexing would add a tensor of zeros per map to the gradient
+        # one operation; indexing would add a tensor of zeros per map to the gradient
+        coefficients = weights.unbind()[self.first_table_map :]
+        values = {name: base | self.aggregated(name, base, geometry) for name in self.options.config}
+        alphas, scales = self.exponents(), ()
+        if alphas is not None:
+            scales = ((geometry.multiplicity / self.options.nobj_avg)[:, :, None] ** alphas).unbind(2)
         terms: dict[tuple[str, bool], list[_Term]] = {}
-        index = self.first_table_map
-        for k, name in enumerate(self.options.config):
-            values = base | self.aggregated(name, base, geometry)
-            scales = None
-            if str(k) in self.alphas:
-                alpha = self.alphas[str(k)].reshape(1, self.in_channels, -1)
-                scales = ((geometry.multiplicity / self.options.nobj_avg)[:, :, None] ** alpha).unbind(2)
-            maps = self.plain + self.summed if k == 0 else self.summed
-            unscaled = len(maps) - (0 if scales is None else len(scales))
-            for m, (target, quantity) in enumerate(maps):
-                if target != "w" or self.options.diagonal:
-                    scale = scales[m - unscaled] if scales is not None and m >= unscaled else None
-                    term = _Term(values[quantity], coefficients[index], scale)
-                    terms.setdefault((target, quantity in NODE_QUANTITIES), []).append(term)
-                index += 1
+        for m, weight in zip(self.maps, coefficients, strict=True):
+            if m.target != "w" or self.options.diagonal:
+                scale = None if m.exponent is None else scales[m.exponent]
+                term = _Term(values[m.letter][m.quantity], weight, scale)
+                terms.setdefault((m.target, m.quantity in NODE_QUANTITIES), []).append(term)
         return terms
 
     def _products(
@@ -173,7 +255,7 @@ class Aggregator(nn.Module):
 
         The values of all targets are one table: networks are small, so the number of operations decides their time.
         constant: what the activation makes of 0, which is subtracted from the values of target w."""
-        groups = {target: terms[target, of_nodes] for target in "uvw" if (target, of_nodes) in terms}
+        groups = {target: terms[target, of_nodes] for target in TARGETS if (target, of_nodes) in terms}
         if not groups:
             return {}
         every = [term for group in groups.values() for term in group]

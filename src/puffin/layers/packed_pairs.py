@@ -10,9 +10,10 @@ from puffin.layers.pair_geometry import PairGeometry
 from puffin.layers.softdrop import soft_drop_multiplicity
 from puffin.ops import library
 from puffin.ops.embedding import Labels, Power, pair_embed
+from puffin.ops.equivariant_nodes import EventNodes, Mapped, equivariant_nodes
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import PairMessage, pair_message
-from puffin.ops.pairs import Reduced, pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
+from puffin.ops.pairs import Reduced, mix_even_odd, pair_expand, pair_extremum, pair_reduce, pair_sums
 from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
 
 
@@ -44,6 +45,15 @@ class PackedPairs(PairGeometry):
     def to_nodes(self, x: Tensor) -> Tensor:
         return segment_expand(x, self.index.node_ptr, self.index.num_nodes)
 
+    def has_node_kernel(self, x: Tensor) -> bool:
+        # autocast, where it is still on, computes in half precision
+        wide = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        return wide and library.has_cpu_kernel(x)
+
+    def map_nodes(self, quantities, normalisation, coefficients, alphas, biases, maps, pairs, nbar) -> Mapped:
+        nodes = EventNodes(self.index.node_ptr, self.multiplicity, self.weights)
+        return equivariant_nodes(quantities, normalisation, coefficients, alphas, biases, nodes, maps, pairs, nbar)
+
     @cached_property
     def row_weight(self) -> Tensor:
         if self.weights is None:
@@ -66,8 +76,8 @@ class PackedPairs(PairGeometry):
     def expand(self, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
         return pair_expand(u, v, w, self.index)
 
-    def mix(self, x, weight, weight_transposed, nodes, slope=1.0) -> Tensor:
-        return pair_mix(x, weight, weight_transposed, nodes, self.index, slope)
+    def mix(self, x, even, odd, nodes, slope=1.0) -> Tensor:
+        return mix_even_odd(x, even, odd, nodes, self.index, slope)
 
     def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:
         return pair_message(x, weight, bias, slope, self.index, self.weights)

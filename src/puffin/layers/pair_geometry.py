@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from puffin.ops.embedding import Labels, Power
+from puffin.ops.equivariant_nodes import Map, Mapped
 from puffin.ops.pair_messages import PairMessage
 from puffin.ops.pairs import Reduced
 
@@ -52,6 +53,24 @@ class PairGeometry(ABC):
             return self.sum_nodes(x if self.weights is None else x * self.weights[:, None])
         return self.extremum_of_nodes(x, reduction)
 
+    def has_node_kernel(self, x: Tensor) -> bool:
+        """Return whether `map_nodes` has a compiled kernel for quantities such as x (N, C)."""
+        return False
+
+    def map_nodes(
+        self,
+        quantities: tuple[Tensor, ...],
+        normalisation: tuple[Tensor, Tensor] | None,
+        coefficients: Tensor,
+        alphas: Tensor | None,
+        biases: tuple[Tensor, Tensor | None],
+        maps: tuple[Map, ...],
+        pairs: bool,
+        nbar: float,
+    ) -> Mapped:
+        """Compute all maps of an equivariant layer that depend on one index or none: see `equivariant_nodes`."""
+        raise NotImplementedError("only geometries with `has_node_kernel` define this")
+
     # -- sums and extrema of pairs ------------------------------------------------------------------------------------
 
     @property
@@ -88,14 +107,14 @@ class PairGeometry(ABC):
     def mix(
         self,
         x: Tensor,
-        weight: Tensor,
-        weight_transposed: Tensor,
+        even: Tensor,
+        odd: Tensor,
         nodes: tuple[Tensor, Tensor, Tensor | None],
         slope: float = 1.0,
     ) -> Tensor:
-        """Return x_ij W + x_ji W' + u_i + v_j + delta_ij w_i, then a leaky ReLU of this slope (1: none).
+        """Return (x_ij + x_ji) E + (x_ij - x_ji) O + u_i + v_j + delta_ij w_i, then a leaky ReLU (slope 1: none).
 
-        x (*pairs, C); W, W' (C, S); nodes = (u, v, w), each (N, S), w may be None.  Returns (*pairs, S).
+        x (*pairs, C); E, O (C, S); nodes = (u, v, w), each (N, S), w may be None.  Returns (*pairs, S).
         """
 
     # -- each pair on its own -----------------------------------------------------------------------------------------

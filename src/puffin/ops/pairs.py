@@ -83,8 +83,20 @@ def pair_mix(
     with one sign changed, half the multiplications.  Follows autocast: a kernel then reads and writes tables of
     bfloat16, and leaves nodes and the gradients of weights in float32.
     """
+    return mix_even_odd(x, (weight + weight_t) / 2, (weight - weight_t) / 2, nodes, pairs, slope)
+
+
+@torch.compiler.disable
+def mix_even_odd(
+    x: Tensor,
+    even: Tensor,
+    odd: Tensor,
+    nodes: tuple[Tensor, Tensor, Tensor | None],
+    pairs: PairIndex,
+    slope: float = 1.0,
+) -> Tensor:
+    """Return `pair_mix` for (W + W') / 2 and (W - W') / 2, (C, S) each."""
     check_rows("x", x, pairs, pairs.num_pairs, "pairs")
-    even, odd = (weight + weight_t) / 2, (weight - weight_t) / 2
     return _PairMix.apply(x, even, odd, *nodes, pairs, slope)
 
 

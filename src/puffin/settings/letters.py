@@ -28,7 +28,7 @@ class Letter:
     @property
     def is_linear(self) -> bool:
         """Whether the aggregate is linear in the features.  Only linear aggregates can be IRC-safe."""
-        return self.reduction == "sum"
+        return self.reduction == "sum" and not self.add_log_n
 
 
 LETTERS = {
