@@ -246,6 +246,29 @@ def test_bfloat16_is_for_pairs_only():
         assert model(batch).dtype == torch.float32
 
 
+@pytest.mark.skipif(not library.loaded() or library.EMULATED, reason="plain PyTorch adds up in the order of threads")
+def test_threads_do_not_change_a_bit_of_a_training_step():
+    """Loss, gradients, statistics and updated weights with one, two and three threads.
+
+    Breaks if a sum over pairs, nodes or events runs in an order that depends on the number of threads."""
+    batch = jets([45, 0, 60, 1, 52, 38, 64, 41, 57]).to(torch.device("cpu"), torch.float32)
+    labels, before, results = torch.arange(9) % 2, torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.manual_seed(0)
+        model = PelicanClassifier(small(num_channels_m=((25,), (25,)), num_channels_2to2=(15, 15))).train()
+        optimizer = torch.optim.AdamW(model.parameters())
+        torch.set_num_threads(threads)
+        try:
+            loss = torch.nn.functional.cross_entropy(model(batch), labels)
+            loss.backward()
+            optimizer.step()
+        finally:
+            torch.set_num_threads(before)
+        results.append([loss.detach(), *(p.grad for p in model.parameters()), *model.state_dict().values()])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
 def test_dropout_only_in_training():
     """drop_rate must act in train mode and never in eval mode."""
     model = PelicanClassifier(small(drop_rate=0.5)).double()
