@@ -229,9 +229,9 @@ def test_fake_kernels_describe_the_results(name):
 
 
 @needs_kernels
-@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
-def test_lower_instruction_sets_agree(level):
-    """The tests of values above, with the code for machines that lack the instructions of this one."""
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512", "avx512bf16"])
+def test_other_instruction_sets_agree(level):
+    """The tests of values above, with the code for other machines than this one, as far as it can run it."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "float64 or nan or rounding or ties or stored"],
         cwd=ROOT,
