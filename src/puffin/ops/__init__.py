@@ -17,6 +17,7 @@ _MODULES = {
     "embedding": ("pair_embed",),
     "fps": ("farthest_point_sampling",),
     "neighbors": ("ball_count", "ball_query", "knn"),
+    "pair_messages": ("pair_message",),
     "pairs": ("pair_expand", "pair_extremum", "pair_mix", "pair_reduce", "pair_sums"),
     "segments": ("segment_expand", "segment_extremum", "segment_sum"),
 }

@@ -64,6 +64,11 @@ def pair_embed(
     have the dtype of x.  Differentiable once.  Autocast is ignored, but where it stores pair features in bfloat16
     (`library.autocast_makes_half_tables`), the kernel rounds the table to bfloat16.  Kernels know the leaky ReLU only:
     with another activation the table is composed.
+
+    >>> pairs = PairIndex(torch.tensor([2]), torch.device("cpu"))
+    >>> x, one = torch.tensor([[0.0], [3.0], [-3.0]]), torch.ones(1)  # pairs (0, 0), (1, 1) and (0, 1)
+    >>> pair_embed(x, one[None], 0 * one, Power(0.5 * one, 1.0, True), None, pairs).flatten()
+    tensor([ 0.,  2., -2., -2.])
     """
     rows = pairs.num_nodes + pairs.num_upper
     if x.dim() != 2 or x.shape != (rows, weight.shape[1]):

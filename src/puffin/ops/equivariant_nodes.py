@@ -87,6 +87,13 @@ def equivariant_nodes(
     coefficients (maps, C, S), in the order of `maps`; alphas (C, exponents).  biases: of u and of w, (S,) each.
     pairs: the first two maps are those of a pair and of its transpose; they take no part here, but give `even` and
     `odd`, half the sum and half the difference of their coefficients, times the scale, and the part of the shift in u.
+
+    >>> x, one = torch.tensor([[1.0], [2.0]]), torch.ones(1, 1)  # an event of two nodes
+    >>> nodes = EventNodes(torch.tensor([0, 2]), 2 * one, None)
+    >>> maps = Map(0, QUANTITIES.index("diagonal")), Map(0, QUANTITIES.index("trace"), by_nbar=1)  # x_i + sum x / nbar
+    >>> equivariant_nodes((x,), None, torch.ones(2, 1, 1), None, (torch.zeros(1), None), nodes, maps, False, 3.0).u
+    tensor([[2.],
+            [3.]])
     """
     channels = coefficients.shape[1]
     if normalisation is None:

@@ -46,6 +46,12 @@ def pair_message(
     x (P, C); weight (S, C), bias (S,); slope 0..1 of the leaky ReLU; weights (N,) of the sums, or None for 1: see
     `pair_reduce`.  Autocast is ignored.  If x is bfloat16, so are the values and the gradient of x; everything else is
     float32, computed from the rounded values.
+
+    >>> pairs = PairIndex(torch.tensor([2]), torch.device("cpu"))
+    >>> x, one = torch.tensor([[1.0], [4.0], [-2.0], [3.0]]), torch.ones(1)  # pairs (0, 0), (1, 1), (0, 1), (1, 0)
+    >>> message = pair_message(x, one[None], 0 * one, 0.5, pairs)
+    >>> message.values.flatten(), message.mean, message.sums.rows.flatten()
+    (tensor([ 1.,  4., -1.,  3.]), tensor([1.7500]), tensor([0., 7.]))
     """
     check_rows("x", x, pairs, pairs.num_pairs, "pairs")
     if not (library.has_kernel(x) and library.has_cpu_kernel(x)):
