@@ -244,5 +244,6 @@ def test_other_instruction_sets_agree(level):
 
 
 def test_every_operator_of_tables_is_here():
-    """Breaks if a new operator of tables is missing in the tests above."""
-    assert {name for name in samples() if name.startswith(("pair_", "message"))} == set(TABLES)
+    """Breaks if a new operator of tables is missing in the tests above; test_embedding.py tests the embedding."""
+    of_tables = {name for name in samples() if name.startswith(("pair_", "message"))}
+    assert of_tables - {"pair_embed", "pair_embed_backward"} == set(TABLES)
