@@ -5,7 +5,8 @@
 
 All implementations get the widths of one preset, five blocks, stabilizer so2 with spurions, letter M, factorised
 coefficients, leaky ReLU, dropout off, float32, and the same padded batch. `puffin, plain` is `puffin` without its
-compiled kernels. All run with glibc keeping freed memory, as Puffin's scripts do (--default-malloc: none does).
+compiled kernels, and `puffin, bf16` stores pairs in bfloat16 as with --amp bf16. All run with glibc keeping freed
+memory, as Puffin's scripts do (--default-malloc: none does).
 The work of a data loader (packing, masks) is done before the clock starts. A training step is forward pass, cross
 entropy, backward pass and AdamW's update; inference is a forward pass in eval mode without gradients.
 Times are medians. The implementations take turns (A B C A B C ...), after one untimed turn each, so that a busy
@@ -47,6 +48,7 @@ from puffin.ops import library
 from puffin.settings.parser import OneLineParser
 from puffin.settings.pelican import PelicanConfig
 from puffin.training.memory import keep_freed_memory
+from puffin.training.update import autocast
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,6 +124,10 @@ def build_puffin_plain(w: Widths) -> Implementation:
     return build_puffin(w)._replace(surroundings=library.without_kernels)
 
 
+def build_puffin_bf16(w: Widths) -> Implementation:
+    return build_puffin(w)._replace(surroundings=lambda: autocast(torch.device("cpu"), "bf16"))
+
+
 def build_pelican_lite(w: Widths) -> Implementation:
     spurions = torch.tensor(SPURIONS[STABILIZER], dtype=torch.float32)
     network = pelican_lite_peer.PelicanLite(w.message, w.equivariant, spurions, w.blocks)
@@ -133,6 +139,7 @@ BUILDERS: dict[str, Callable[[Widths], Implementation]] = {
     "pelican-lite": build_pelican_lite,
     "puffin, plain": build_puffin_plain,
     "puffin": build_puffin,
+    "puffin, bf16": build_puffin_bf16,
 }
 NEEDS = {"pelican-lite": (pelican_lite_peer.PACKAGE, pelican_lite_peer.INSTALL)}  # module, how to install it
 
@@ -189,7 +196,7 @@ def make_inference(implementation: Implementation, batch: Batch) -> Callable[[],
 def build(name: str, preset: str) -> tuple[Implementation, torch.optim.Optimizer]:
     torch.manual_seed(0)
     implementation = BUILDERS[name](PRESETS[preset])
-    return implementation, torch.optim.AdamW(implementation.network.parameters(), lr=1e-3)
+    return implementation, torch.optim.AdamW(implementation.network.parameters(), lr=1e-3, fused=True)
 
 
 def memory_of_step(name: str, preset: str, batch: Batch) -> int:
