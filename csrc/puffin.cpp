@@ -55,6 +55,11 @@ STABLE_TORCH_LIBRARY(puffin, m) {
       " Tensor[] quantities, Tensor scale, Tensor shift, Tensor coefficients, Tensor alphas, Tensor? weights,"
       " Tensor multiplicity, Tensor node_ptr, int[] maps, bool pairs, float nbar)"
       " -> (Tensor[], Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "pair_blocks(Tensor x, Tensor[] message_weights, Tensor[] message_biases, Tensor[] scales, Tensor[] shifts,"
+      " Tensor[] coefficients, Tensor[] alphas, Tensor[] biases, Tensor[] diagonal_biases, Tensor? weights,"
+      " Tensor multiplicity, Tensor node_ptr, Tensor upper_ptr, int[] maps, float message_slope, float mix_slope,"
+      " float nbar) -> Tensor");
   m.def("low_rank(Tensor in_maps, Tensor out_maps, Tensor in_out0, Tensor in_out1) -> Tensor");
   m.def(
       "low_rank_backward(Tensor grad, Tensor in_maps, Tensor out_maps, Tensor in_out0, Tensor in_out1)"

@@ -125,7 +125,15 @@ def _of_layers(make, sizes: Tensor) -> dict[str, tuple]:
     factors = torch.ops.puffin.equivariant_nodes(quantities, *shared, make(4), make(4), *where)[3]
     grads = [make(nodes, 4) for _ in range(3)], make(3, 4), make(3, 4)
     low_rank = make(3, 6), make(4, 6), make(3, 4), make(3, 4)
+    index = PairIndex(sizes, torch.device("cpu"))
+    blocks = (
+        *([make(3, 5), make(3, 4)], [make(3), make(3)]),  # messages from 5 and from 4 channels
+        *([make(3), make(3)], [make(3), make(3)]),  # scales and shifts
+        *([make(len(maps), 3, 4) for _ in range(2)], [make(3, 2) for _ in range(2)]),
+        *([make(4), make(4)], [make(4), make(4)]),
+    )
     return {
+        "pair_blocks": (make(index.num_pairs, 5), *blocks, *where[:3], index.upper_ptr, where[3], 0.1, 0.2, 5.0),
         "equivariant_nodes": (quantities, *shared, make(4), make(4), *where),
         "equivariant_nodes_backward": (*grads, factors, quantities, *shared, *where),
         "low_rank": low_rank,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from puffin.layers.equivariant_maps import Aggregator, AggregatorOptions
 from puffin.layers.normalised import Normalised, as_tensor
 from puffin.layers.pair_geometry import PairGeometry
-from puffin.ops.embedding import Labels
+from puffin.ops.embedding import Labels, slope_of
 from puffin.ops.equivariant_nodes import Mapped
 from puffin.settings.letters import all_linear
 
@@ -87,11 +87,10 @@ class Eq2to2(_FromPairs):
 
     def aggregate(self, x: Tensor | Normalised, geometry: PairGeometry) -> Tensor:
         values, maps = self.read(x, geometry)
-        fused = isinstance(self.activate_lin, nn.LeakyReLU)
-        slope = self.activate_lin.negative_slope if fused else 1.0
+        slope = slope_of(self.activate_lin)
         uvw = (maps.u, maps.v, maps.w)
-        out = geometry.mix(self.activate_agg(values), maps.even, maps.odd, uvw, slope)
-        return out if fused else self.activate_lin(out)
+        out = geometry.mix(self.activate_agg(values), maps.even, maps.odd, uvw, 1.0 if slope is None else slope)
+        return self.activate_lin(out) if slope is None else out
 
 
 class Eq2to1(_FromPairs):

@@ -128,11 +128,12 @@ class Aggregator(nn.Module):
         return tuple(maps)
 
     @property
-    def _is_linear(self) -> bool:
+    def is_linear(self) -> bool:
+        """Whether the operator `equivariant_nodes` computes this layer."""
         return all_linear(self.options.config) and not self.options.activate_agg
 
     @cached_property
-    def _table(self) -> tuple[Map, ...]:
+    def table(self) -> tuple[Map, ...]:
         """The maps as the operator `equivariant_nodes` takes them, if the layer is linear."""
         table = [Map(-1, 0)] * self.first_table_map
         for m in self.maps:
@@ -182,10 +183,10 @@ class Aggregator(nn.Module):
         are multiplied by scale (in,) and shifted by shift (in,) (None: they are not).
         """
         coefficients, bias = self.coefficients(), self.bias.view(-1)
-        if self._is_linear and geometry.has_node_kernel(quantities[0]):
+        if self.is_linear and geometry.has_node_kernel(quantities[0]):
             biases = bias, self.diag_bias
             is_of_pairs, nbar = self.first_table_map > 0, self.options.nobj_avg
-            given = quantities, normalisation, coefficients, self.exponents(), biases, self._table, is_of_pairs, nbar
+            given = quantities, normalisation, coefficients, self.exponents(), biases, self.table, is_of_pairs, nbar
             return geometry.map_nodes(*given)
         if normalisation is not None:
             scale, shift = normalisation

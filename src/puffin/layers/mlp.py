@@ -61,11 +61,12 @@ class MessageNet(MLP):
         scale, shift = norm.normaliser(mean, variance, rows) if self.training else norm.affine()
         return Normalised(values, scale, shift, sums)
 
+    @property
+    def is_leaky_and_normalised(self) -> bool:
+        """Whether the last layer is a leaky ReLU and a batch norm, which `message` computes in one pass."""
+        leaky = isinstance(self.activation, nn.LeakyReLU)
+        return len(self.linear) > 0 and leaky and isinstance(self.normlayer, MaskedBatchNorm)
+
     def _is_fusible(self, x: Tensor, geometry: PairGeometry) -> bool:
-        """Return whether the last layer is a leaky ReLU and a batch norm, which `message` computes in one pass."""
-        return (
-            len(self.linear) > 0
-            and isinstance(self.activation, nn.LeakyReLU)
-            and isinstance(self.normlayer, MaskedBatchNorm)
-            and (geometry.stores_half(x) or not torch.is_autocast_enabled(x.device.type))
-        )
+        allowed = geometry.stores_half(x) or not torch.is_autocast_enabled(x.device.type)
+        return allowed and self.is_leaky_and_normalised

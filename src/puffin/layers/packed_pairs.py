@@ -11,6 +11,7 @@ from puffin.layers.softdrop import soft_drop_multiplicity
 from puffin.ops import library
 from puffin.ops.embedding import Labels, Power, pair_embed
 from puffin.ops.equivariant_nodes import EventNodes, Mapped, equivariant_nodes
+from puffin.ops.pair_blocks import Block, BlockOptions, pair_blocks
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import PairMessage, pair_message
 from puffin.ops.pairs import Reduced, mix_even_odd, pair_expand, pair_extremum, pair_reduce, pair_sums
@@ -51,8 +52,12 @@ class PackedPairs(PairGeometry):
         return wide and library.has_cpu_kernel(x)
 
     def map_nodes(self, quantities, normalisation, coefficients, alphas, biases, maps, pairs, nbar) -> Mapped:
-        nodes = EventNodes(self.index.node_ptr, self.multiplicity, self.weights)
-        return equivariant_nodes(quantities, normalisation, coefficients, alphas, biases, nodes, maps, pairs, nbar)
+        given = (quantities, normalisation, coefficients, alphas, biases)
+        return equivariant_nodes(*given, self._nodes, maps, pairs, nbar)
+
+    @property
+    def _nodes(self) -> EventNodes:
+        return EventNodes(self.index.node_ptr, self.multiplicity, self.weights)
 
     @cached_property
     def row_weight(self) -> Tensor:
@@ -78,6 +83,15 @@ class PackedPairs(PairGeometry):
 
     def mix(self, x, even, odd, nodes, slope=1.0) -> Tensor:
         return mix_even_odd(x, even, odd, nodes, self.index, slope)
+
+    def has_block_kernel(self, x: Tensor) -> bool:
+        narrow = torch.is_autocast_enabled(x.device.type) and not self.stores_half(x)
+        return not narrow and library.has_kernel(x) and library.has_cpu_kernel(x)
+
+    def run_blocks(self, x: Tensor, blocks: list[Block], options: BlockOptions) -> Tensor:
+        x = x.bfloat16() if self.stores_half(x) else x
+        with torch.autocast(x.device.type, enabled=False):
+            return pair_blocks(x, blocks, options, self._nodes, self.index)
 
     def message(self, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> PairMessage:
         return pair_message(x, weight, bias, slope, self.index, self.weights)

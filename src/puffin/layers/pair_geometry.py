@@ -13,6 +13,7 @@ from torch import Tensor
 
 from puffin.ops.embedding import Labels, Power
 from puffin.ops.equivariant_nodes import Map, Mapped
+from puffin.ops.pair_blocks import Block, BlockOptions
 from puffin.ops.pair_messages import PairMessage
 from puffin.ops.pairs import Reduced
 
@@ -116,6 +117,14 @@ class PairGeometry(ABC):
 
         x (*pairs, C); E, O (C, S); nodes = (u, v, w), each (N, S), w may be None.  Returns (*pairs, S).
         """
+
+    def has_block_kernel(self, x: Tensor) -> bool:
+        """Return whether `run_blocks` takes pair features such as x (*pairs, C)."""
+        return False
+
+    def run_blocks(self, x: Tensor, blocks: list[Block], options: BlockOptions) -> Tensor:
+        """Run all blocks of a network without gradients: see `pair_blocks`."""
+        raise NotImplementedError("only geometries with `has_block_kernel` define this")
 
     # -- each pair on its own -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from puffin.layers.lorentz import (
 from puffin.layers.mlp import MLP, MessageNet
 from puffin.layers.packed_pairs import PackedPairs
 from puffin.layers.pair_geometry import PairGeometry
+from puffin.ops.embedding import slope_of
+from puffin.ops.pair_blocks import Block, BlockOptions
 from puffin.ops.pair_index import PairIndex
 from puffin.settings.pelican import PelicanConfig
 
@@ -78,9 +80,33 @@ class Net2to2(nn.Module):
 
     def forward(self, x: Tensor, geometry: PairGeometry) -> Tensor:
         """Map x (*pairs, first width) to (*pairs, first of num_channels_m_out)."""
+        if self._can_be_one_operator and geometry.has_block_kernel(x):
+            return geometry.run_blocks(x, *self._numbers())
         for message, aggregate in zip(self.message_layers, self.eq_layers, strict=False):
             x = aggregate(self.dropout(message(x, geometry)), geometry)
         return x
+
+    @property
+    def _can_be_one_operator(self) -> bool:
+        """Whether `pair_blocks` computes the blocks: without gradients, in evaluation mode, for the usual layers."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        messages = all(len(m.linear) == 1 and m.is_leaky_and_normalised for m in self.message_layers)
+        return messages and all(e.is_linear and slope_of(e.activate_lin) is not None for e in self.eq_layers)
+
+    def _numbers(self) -> tuple[list[Block], BlockOptions]:
+        """Return the arguments of `pair_blocks`."""
+        blocks = []
+        layers: list[Any] = list(zip(self.message_layers, self.eq_layers, strict=False))
+        for message, layer in layers:
+            exponents = layer.exponents()
+            alphas = layer.bias.new_empty(layer.in_channels, 0) if exponents is None else exponents
+            weight, bias = message.linear[0].weight, message.linear[0].bias
+            scale, shift = message.normlayer.affine()
+            blocks.append(Block(weight, bias, scale, shift, layer.coefficients(), alphas, layer.bias, layer.diag_bias))
+        message, layer = layers[0]
+        slopes = (message.activation.negative_slope, slope_of(layer.activate_lin))
+        return blocks, BlockOptions(*slopes, layer.table, layer.options.nobj_avg)
 
 
 class PelicanBackbone(nn.Module):

@@ -48,10 +48,15 @@ class Labels(NamedTuple):
 
     @property
     def slope(self) -> float | None:
-        """Slope of the leaky ReLU, 1 for no activation; None for one that the kernel does not have."""
-        if isinstance(self.activation, nn.LeakyReLU):
-            return self.activation.negative_slope
-        return 1.0 if isinstance(self.activation, nn.Identity) else None
+        """See `slope_of`."""
+        return slope_of(self.activation)
+
+
+def slope_of(activation: nn.Module) -> float | None:
+    """Return the slope of a leaky ReLU, 1 for no activation; None for one that the kernels do not have."""
+    if isinstance(activation, nn.LeakyReLU):
+        return activation.negative_slope
+    return 1.0 if isinstance(activation, nn.Identity) else None
 
 
 @torch.compiler.disable

@@ -100,7 +100,7 @@ def equivariant_nodes(
         normalisation = coefficients.new_ones(channels), coefficients.new_zeros(channels)
     if alphas is None:
         alphas = coefficients.new_empty(channels, 0)
-    where = (nodes.weights, nodes.multiplicity, nodes.node_ptr, [number for m in maps for number in m], pairs, nbar)
+    where = (nodes.weights, nodes.multiplicity, nodes.node_ptr, flat(maps), pairs, nbar)
     even, odd, *targets = _EquivariantNodes.apply(where, *biases, *normalisation, coefficients, alphas, *quantities)
     u, v, w = [*targets, None, None][: len(TARGETS)]
     return Mapped(u, v, w, even, odd)
@@ -125,6 +125,11 @@ class _EquivariantNodes(torch.autograd.Function):
         )
         of_diagonal_bias = of_biases[2] if ctx.has_diagonal_bias else None
         return None, of_biases[0], of_diagonal_bias, *of_shared, *of_quantities
+
+
+def flat(maps: tuple[Map, ...]) -> list[int]:
+    """Return the numbers of all maps, one after another, as the operators take them."""
+    return [number for m in maps for number in m]
 
 
 # -- oracle: one map after another -----------------------------------------------------------------------------------
