@@ -2,6 +2,8 @@
 // scores of a tile stay in the cache: nothing of the size (tokens, tokens) is stored.
 #include "gemm_tile.h"
 
+#include "exp_log.h"
+
 constexpr int64_t tile_queries = 48, tile_keys = 64;  // even, and multiples of the widest vector
 
 template <class T>
@@ -10,32 +12,6 @@ template <class T>
 struct UnsignedVector {
   typedef Unsigned<T> V __attribute__((vector_size(PUFFIN_WIDTH)));
 };
-
-// e^x for x <= 0: x = n ln 2 + r with |r| <= ln(2) / 2, and the Taylor series of e^r; relative error: about the last
-// digit. 0 below the smallest normal number; NaN stays NaN.
-template <class T>
-static inline typename Simd<T>::V exponential(typename Simd<T>::V x) {
-  using S = Simd<T>;
-  using V = typename S::V;
-  constexpr bool single = sizeof(T) == 4;
-  constexpr int digits = single ? 23 : 52, bias = single ? 127 : 1023, degree = single ? 7 : 13;
-  const V lowest = S::splat(single ? T(-87) : T(-708));
-  // The sum with 1.5 2^digits is rounded to a whole number, which its lowest bits hold.
-  const V shift = S::splat(T(int64_t(3) << (digits - 1)));
-  const V rounded = multiply_add<T>(S::max(x, lowest), S::splat(T(1.442695040888963407)), shift), n = rounded - shift;
-  V r = multiply_add<T>(n, S::splat(T(-0.693359375)), x);                   // 355 / 512: the product is exact
-  r = multiply_add<T>(n, S::splat(T(2.12194440054690582767878542e-4)), r);  // 355 / 512 - ln 2
-  T factor = T(1);
-  for (int k = 2; k <= degree; ++k) factor /= T(k);
-  V sum = S::splat(factor);
-#pragma GCC unroll 16
-  for (int k = degree; k > 0; --k) {
-    factor *= T(k);
-    sum = multiply_add<T>(sum, r, S::splat(factor));
-  }
-  const V power = (V)(((typename UnsignedVector<T>::V)rounded + Unsigned<T>(bias)) << digits);
-  return x < lowest ? V{} : sum * power;
-}
 
 // Reduces the lanes by halves.
 template <class T, class F>
