@@ -25,7 +25,7 @@ def test_a_log_shows_rate_and_time_left(caplog, monkeypatch):
     assert line.startswith("test: 150,000 of 1,000,000 events, 2459 events/s, peak memory ")
     assert line.endswith(" MB, 6 min left")  # 850,000 events at 2459 events/s
     now[0] = 200
-    assert pace.summary().startswith("test: 200,000 events in 200.0 s, 1000 events/s, peak memory ")
+    assert pace.summary().startswith("evaluated 200,000 events (test) in 200.0 s, 1000 events/s, peak memory ")
 
 
 def test_the_number_of_events_may_be_unknown(caplog, monkeypatch):

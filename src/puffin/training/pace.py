@@ -49,7 +49,7 @@ class Pace:
 
     def summary(self) -> str:
         """Return a line about the whole evaluation."""
-        return f"{self.name}: {self.events:,} events in {self._seconds():.1f} s, {self._measured()}"
+        return f"evaluated {self.events:,} events ({self.name}) in {self._seconds():.1f} s, {self._measured()}"
 
     def _seconds(self) -> float:
         return max(time.monotonic() - self._start, 1e-9)
