@@ -20,7 +20,7 @@ void copy_group(const Events& events, int64_t g, char* batch, char* own, size_t 
   for (int part = 0; part < 3; ++part) {
     char* const outside = batch + starts[part] * row;
     const size_t size = counts[part] * row;
-    std::memcpy(back ? outside : own, back ? own : outside, size);
+    if (size > 0) std::memcpy(back ? outside : own, back ? own : outside, size);  // else both may be null
     own += size;
   }
 }
