@@ -14,6 +14,7 @@ from puffin.settings.pelican import PelicanConfig
 from puffin.settings.stabilizers import STABILIZERS
 from puffin.tasks.symmetry import irc_variants, network_generators, toy_jets
 from tests.conftest import golden_files, relative
+from tests.ops.processor import with_threads
 
 NORM = {"b": "batch", "i": "instance", "l": "layer", None: "none"}
 FILES = golden_files("pelican", "*.npz")
@@ -252,19 +253,18 @@ def test_threads_do_not_change_a_bit_of_a_training_step():
 
     Breaks if a sum over pairs, nodes or events runs in an order that depends on the number of threads."""
     batch = jets([45, 0, 60, 1, 52, 38, 64, 41, 57]).to(torch.device("cpu"), torch.float32)
-    labels, before, results = torch.arange(9) % 2, torch.get_num_threads(), []
-    for threads in (1, 2, 3):
+    labels = torch.arange(9) % 2
+
+    def train():
         torch.manual_seed(0)
         model = PelicanClassifier(small(num_channels_m=((25,), (25,)), num_channels_2to2=(15, 15))).train()
         optimizer = torch.optim.AdamW(model.parameters())
-        torch.set_num_threads(threads)
-        try:
-            loss = torch.nn.functional.cross_entropy(model(batch), labels)
-            loss.backward()
-            optimizer.step()
-        finally:
-            torch.set_num_threads(before)
-        results.append([loss.detach(), *(p.grad for p in model.parameters()), *model.state_dict().values()])
+        loss = torch.nn.functional.cross_entropy(model(batch), labels)
+        loss.backward()
+        optimizer.step()
+        return [loss.detach(), *(p.grad for p in model.parameters()), *model.state_dict().values()]
+
+    results = with_threads((1, 2, 3), train)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puffin.ops import library
+from tests.ops.processor import with_threads
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 DTYPES = [torch.float32, torch.float64]
@@ -95,16 +96,3 @@ def valid(lengths: Tensor, size: int) -> Tensor:
 def single_threaded(function):
     """function on one thread: an oracle's many small steps are slow on several threads of a busy machine."""
     return lambda *args: with_threads((1,), lambda: function(*args))[0]
-
-
-def with_threads(counts: tuple[int, ...], function) -> list:
-    """function() under each number of threads."""
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for count in counts:
-            torch.set_num_threads(count)
-            results.append(function())
-        return results
-    finally:
-        torch.set_num_threads(before)

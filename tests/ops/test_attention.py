@@ -1,16 +1,12 @@
 """Attention within events against softmax written out, its gradients, and its dropout."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from puffin.ops import attention, library
 from puffin.ops.attention import segment_attention
-from tests.conftest import ROOT, TOLERANCE, relative
-from tests.patience import PATIENCE
+from tests.conftest import TOLERANCE, relative
+from tests.ops.processor import check_instruction_set, with_threads
 
 # 48 queries and 64 keys are a tile
 LENGTHS = {"some": [4, 0, 1, 7], "tiles": [130, 1, 48, 64, 0, 49], "one": [1], "empty": [0, 0], "none": []}
@@ -166,14 +162,12 @@ def test_dropout_follows_the_generator():
 def test_result_does_not_depend_on_threads(dtype):
     """Bit for bit with 1 and 3 threads."""
     qkv, ptr = sample([60, 0, 130, 25, 70], 12, 3, dtype)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            direction = torch.ones(len(qkv), 36)
-            results.append(both(lambda x: torch.ops.puffin.segment_attention(x, ptr, SEED, 3, 0.2)[0], qkv, direction))
-    finally:
-        torch.set_num_threads(before)
+    direction = torch.ones(len(qkv), 36)
+
+    def attend(x):
+        return torch.ops.puffin.segment_attention(x, ptr, SEED, 3, 0.2)[0]
+
+    results = with_threads((1, 3), lambda: both(attend, qkv, direction))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -181,15 +175,7 @@ def test_result_does_not_depend_on_threads(dtype):
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_lower_instruction_sets_agree(level):
     """The tests of values above, with the code for machines that lack the instructions of this one."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "values or oracle or see or large or statistics"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env={**os.environ, "PUFFIN_ISA": level},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_instruction_set(level, [__file__], "values or oracle or see or large or statistics")
 
 
 def test_bad_arguments_raise():

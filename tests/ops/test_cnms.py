@@ -5,7 +5,8 @@ import puffin.ops.cnms
 from puffin.ops import library
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.neighbors import ball_count
-from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
+from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded
+from tests.ops.processor import with_threads
 
 oracle = single_threaded(puffin.ops.cnms.oracle)
 

@@ -1,9 +1,6 @@
 """The embedding of pairs: kernel and composed operations against the definition, pair by pair."""
 
 import contextlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,8 +10,8 @@ from puffin.ops import library
 from puffin.ops.embedding import Labels, Power, pair_embed
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.signed_power import plain_signed_power
-from tests.conftest import ROOT, TOLERANCE, relative
-from tests.patience import PATIENCE
+from tests.conftest import TOLERANCE, relative
+from tests.ops.processor import check_instruction_set, with_threads
 
 LENGTHS = [[3, 1, 0, 5, 40, 2], [70], [0], [], [1, 1]]
 # inputs, compressed channels, label channels: padded and whole vectors, several of them, and none
@@ -154,15 +151,7 @@ def test_lower_instruction_sets_agree(level):
     """Breaks if the code for machines with fewer instructions gives other numbers."""
     files = [f"{__file__}::test_{name}" for name in ("accuracy", "special_values", "half_tables", "gradients")]
     files.append(f"{__file__}::test_equals_definition")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", *files, "-k", "not False-dtype"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env={**os.environ, "PUFFIN_ISA": level},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_instruction_set(level, files, "not False-dtype")
 
 
 @needs_kernels
@@ -186,14 +175,8 @@ def test_half_tables():
 @needs_kernels
 def test_result_does_not_depend_on_threads():
     """Bit for bit with 1 and 3 threads: a sum in the order of arrival would differ."""
-    before, results = torch.get_num_threads(), []
     args = arguments([30, 45, 1, 60, 20] * 3, (2, 21, 5), torch.float32)
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(with_gradients(pair_embed, args))
-    finally:
-        torch.set_num_threads(before)
+    results = with_threads((1, 3), lambda: with_gradients(pair_embed, args))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -8,6 +8,7 @@ from puffin.ops import library
 from puffin.ops.equivariant_nodes import EventNodes, Map, equivariant_nodes
 from puffin.ops.low_rank import low_rank
 from tests.conftest import TOLERANCE, relative
+from tests.ops.processor import with_threads
 from tests.ops.samples import samples
 
 NAMES = ["equivariant_nodes", "equivariant_nodes_backward", "low_rank", "low_rank_backward"]
@@ -90,13 +91,8 @@ def test_low_rank_gradcheck():
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_threads_do_not_change_a_bit(name):
     """Breaks if a group of events, or the order of a sum, depends on the number of threads."""
-    args, before, results = samples(torch.float32, SIZES["many"])[name], torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(tree_leaves(getattr(torch.ops.puffin, name)(*args)))
-    finally:
-        torch.set_num_threads(before)
+    args = samples(torch.float32, SIZES["many"])[name]
+    results = with_threads((1, 2, 3), lambda: tree_leaves(getattr(torch.ops.puffin, name)(*args)))
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 

@@ -3,7 +3,8 @@ import torch
 
 from puffin.ops import fps
 from puffin.ops.fps import farthest_point_sampling
-from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
+from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded
+from tests.ops.processor import with_threads
 
 oracle = single_threaded(fps.oracle)
 

@@ -1,18 +1,13 @@
 """Tables of bfloat16: every operator against float64 arithmetic on the same numbers, in every instruction set."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from puffin.ops import library, messages, pairs
 from puffin.ops.pair_index import PairIndex
-from tests.conftest import ROOT
+from tests.ops.processor import check_instruction_set, with_threads
 from tests.ops.samples import samples
-from tests.patience import PATIENCE
 
 HALF = torch.bfloat16
 TABLES = {
@@ -209,13 +204,7 @@ def test_wrong_types_raise(name):
 def test_result_does_not_depend_on_threads(name):
     """Bit for bit with 1 and 3 threads."""
     args = arguments(name, (35, 12), (40, 1, 60, 25, 70))
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(tree_leaves(operator(name)(*args)))
-    finally:
-        torch.set_num_threads(before)
+    results = with_threads((1, 3), lambda: tree_leaves(operator(name)(*args)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -232,15 +221,7 @@ def test_fake_kernels_describe_the_results(name):
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512", "avx512bf16"])
 def test_other_instruction_sets_agree(level):
     """The tests of values above, with the code for other machines than this one, as far as it can run it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "float64 or nan or rounding or ties or stored"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env={**os.environ, "PUFFIN_ISA": level},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_instruction_set(level, [__file__], "float64 or nan or rounding or ties or stored")
 
 
 def test_every_operator_of_tables_is_here():

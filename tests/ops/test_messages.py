@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from puffin.ops import library, messages
 from tests.conftest import TOLERANCE, relative
+from tests.ops.processor import with_threads
 
 
 def parameters(rows, inputs, outputs, dtype):
@@ -112,14 +113,12 @@ def test_operators_are_well_formed():
 def test_result_does_not_depend_on_threads():
     """Bit for bit with 1 and 3 threads."""
     args = parameters(10_000, 20, 30, torch.float32)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            out = messages.message(*args, 0.01)
-            results.append([*out, *torch.autograd.grad(out.values.square().sum() + out.variance.sum(), args)])
-    finally:
-        torch.set_num_threads(before)
+
+    def compute():
+        out = messages.message(*args, 0.01)
+        return [*out, *torch.autograd.grad(out.values.square().sum() + out.variance.sum(), args)]
+
+    results = with_threads((1, 3), compute)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=False))
 
 

@@ -3,7 +3,8 @@ import torch
 
 from puffin.ops import neighbors
 from puffin.ops.neighbors import ball_count, ball_query, knn
-from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded, with_threads
+from tests.ops.clouds import DEVICES, DTYPES, NAMES, cloud, golden, require_kernels, single_threaded
+from tests.ops.processor import with_threads
 
 knn_oracle = single_threaded(neighbors.knn_oracle)
 ball_count_oracle = single_threaded(neighbors.ball_count_oracle)

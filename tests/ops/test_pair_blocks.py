@@ -8,6 +8,7 @@ from puffin.models.pelican import Net2to2, PelicanClassifier
 from puffin.ops import library
 from tests.conftest import TOLERANCE, relative
 from tests.models.test_pelican import jets, small
+from tests.ops.processor import with_threads
 from tests.ops.samples import samples
 
 # single nodes, empty events, several groups of events
@@ -75,14 +76,7 @@ def test_only_inference_uses_it(monkeypatch):
 def test_result_does_not_depend_on_threads():
     """Bit for bit with 1 and 3 threads."""
     args = samples(torch.float32, (40, 1, 60, 25, 70))["pair_blocks"]
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(torch.ops.puffin.pair_blocks(*args))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(*results)
+    assert torch.equal(*with_threads((1, 3), lambda: torch.ops.puffin.pair_blocks(*args)))
 
 
 @needs_kernels

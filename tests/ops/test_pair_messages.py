@@ -1,9 +1,5 @@
 """The message on pairs against its two parts: `message`, whose values are then summed by `pair_sums`."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -13,8 +9,8 @@ from puffin.ops.messages import message
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import PairMessage, pair_message
 from puffin.ops.pairs import pair_sums
-from tests.conftest import ROOT, TOLERANCE, relative
-from tests.patience import PATIENCE
+from tests.conftest import TOLERANCE, relative
+from tests.ops.processor import check_instruction_set, with_threads
 
 # single nodes, empty events, tiles of 48 pairs that end within a row, and several groups of events
 LENGTHS = [[3, 1, 0, 5], [1], [0, 0], [40, 0, 33, 6], [0, 1, 0, 1, 12, 1, 50, 0]]
@@ -99,14 +95,12 @@ def test_result_does_not_depend_on_threads():
     """Bit for bit with 1 and 3 threads: the groups of events are the same for any number of them."""
     pairs = index([40, 1, 60, 25, 70])
     args = parameters(pairs, 20, 30, torch.float32)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            out = tree_leaves(pair_message(*args, 0.01, pairs))
-            results.append([*out, *torch.autograd.grad(sum(v.square().sum() for v in out), args)])
-    finally:
-        torch.set_num_threads(before)
+
+    def compute():
+        out = tree_leaves(pair_message(*args, 0.01, pairs))
+        return [*out, *torch.autograd.grad(sum(v.square().sum() for v in out), args)]
+
+    results = with_threads((1, 3), compute)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -114,10 +108,7 @@ def test_result_does_not_depend_on_threads():
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_lower_instruction_sets_agree(level):
     """The tests of values above, with the code for machines that lack the instructions of this one."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "parts or used or zero"]
-    environment = {**os.environ, "PUFFIN_ISA": level}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_instruction_set(level, [__file__], "parts or used or zero")
 
 
 @needs_kernels

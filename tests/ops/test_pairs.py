@@ -11,6 +11,7 @@ from puffin.ops import library
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pairs import pair_expand, pair_extremum, pair_mix, pair_reduce, pair_sums
 from tests.conftest import DEVICES, TOLERANCE, relative
+from tests.ops.processor import with_threads
 
 LENGTHS = [[3, 1, 0, 5], [1], [0], [], [7, 7]]
 
@@ -307,14 +308,8 @@ def test_faces_in_compiled_code_are_not_compiled_again_for_each_batch():
 @pytest.mark.parametrize("name", ["pair_reduce", "pair_expand", "pair_mix"])
 def test_result_does_not_depend_on_threads(name):
     """Bit for bit with 1 and 3 threads: a sum in the order of arrival would differ."""
-    before, results = torch.get_num_threads(), []
     args = arguments([30, 45, 1, 60, 20] * 3, torch.float32)[name]
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(outputs_and_gradients(getattr(torch.ops.puffin, name), args))
-    finally:
-        torch.set_num_threads(before)
+    results = with_threads((1, 3), lambda: outputs_and_gradients(getattr(torch.ops.puffin, name), args))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -5,6 +5,7 @@ import torch
 
 from puffin.ops import library, segments
 from tests.conftest import DEVICES, TOLERANCE, relative
+from tests.ops.processor import with_threads
 
 SIZES = [[3, 0, 5, 1], [1, 2, 1, 1, 40, 1, 1], [2000, 0, 0, 1500, 1], [0, 0], [1], []]
 
@@ -110,14 +111,8 @@ def test_half_precision_is_added_up_in_float32():
 def test_result_does_not_depend_on_threads():
     """Bit for bit with 1 and 3 threads."""
     ptr = torch.tensor([0, 3000, 3001, 7000, 9000])
-    x, before, results = torch.randn(9000, 7), torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(segments.segment_sum(x, ptr))
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(*results)
+    x = torch.randn(9000, 7)
+    assert torch.equal(*with_threads((1, 3), lambda: segments.segment_sum(x, ptr)))
 
 
 def test_bad_input_is_refused():
