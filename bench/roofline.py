@@ -11,7 +11,6 @@ Exponentials, activations and sums are not counted as operations.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +26,7 @@ if __name__ == "__main__":  # before an import can fail
 import torch
 from torch import Tensor
 
-from bench.timing import publish
+from bench.timing import publish, timed
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import pair_message
 from puffin.ops.pairs import pair_mix
@@ -49,12 +48,7 @@ class Case(NamedTuple):
 def best(action: Callable[[], object], repeat: int) -> float:
     """Return the shortest time in seconds."""
     action()
-    times = []
-    for _ in range(repeat):
-        clock = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - clock)
-    return min(times)
+    return min(timed(action) for _ in range(repeat))
 
 
 def rates(repeat: int) -> tuple[float, float]:

@@ -30,7 +30,7 @@ def check_positive(parser: argparse.ArgumentParser, args: argparse.Namespace, *n
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
 
 
-def timed(action: Callable[[], None]) -> float:
+def timed(action: Callable[[], object]) -> float:
     """Return the seconds that the action takes."""
     start = time.perf_counter()
     action()

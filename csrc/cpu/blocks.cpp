@@ -10,19 +10,16 @@
 namespace puffin {
 namespace {
 
-// Copies the pairs of group g from a table of the batch to one of its own, or back.
-void copy_group(const Events& events, int64_t g, char* batch, char* own, size_t row, bool back) {
-  const int64_t first = events.groups[g], last = events.groups[g + 1];
-  const int64_t nodes = events.node[last] - events.node[first], uppers = events.upper[last] - events.upper[first];
-  const int64_t starts[] = {
-      events.node[first], events.nodes + events.upper[first], events.nodes + events.uppers + events.upper[first]};
-  const int64_t counts[] = {nodes, uppers, uppers};
-  for (int part = 0; part < 3; ++part) {
-    char* const outside = batch + starts[part] * row;
-    const size_t size = counts[part] * row;
-    if (size > 0) std::memcpy(back ? outside : own, back ? own : outside, size);  // else both may be null
-    own += size;
-  }
+// Copies the pairs of group g from a table of the batch to one of its own, or back; row: bytes of a pair.
+void copy_group(const Events& events, int64_t g, char* batch, char* own, int64_t row, bool back) {
+  const Group<char> group(batch, events, g, row);
+  const auto copy = [&](char* outside, int64_t pairs) {
+    if (pairs * row > 0) std::memcpy(back ? outside : own, back ? own : outside, pairs * row);  // else both may be null
+    own += pairs * row;
+  };
+  copy(group.diagonal, group.nodes);
+  copy(group.upper, group.uppers);
+  copy(group.lower, group.uppers);
 }
 
 // Values first..last of a pointer, from 0.

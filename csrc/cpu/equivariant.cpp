@@ -57,17 +57,11 @@ struct Arguments {
     check(alphas, {maps.in, alphas.size(1)}, "alphas");
     if (weights) check(*weights, {nodes}, "weights");
     read_table(table);
-    STD_TORCH_CHECK(
-        node_ptr.dim() == 1 && node_ptr.size(0) > 0 && node_ptr.is_cpu() && node_ptr.scalar_type() == ScalarType::Long,
-        "node_ptr: expected (B + 1,) int64 on the CPU");
+    const int64_t* first = checked_ptr(node_ptr, nodes);
     events = node_ptr.size(0) - 1;
     check(multiplicity, {events, 1}, "multiplicity");
-    const int64_t* first = ptr();
-    STD_TORCH_CHECK(first[0] == 0 && first[events] == nodes, "node_ptr: expected to run from 0 to ", nodes);
-    for (int64_t b = 0; b < events; ++b) {
-      STD_TORCH_CHECK(first[b] <= first[b + 1], "node_ptr: expected ascending values");
+    for (int64_t b = 0; b < events; ++b)
       if (first[b + 1] - first[groups.back()] >= group_nodes || b + 1 == events) groups.push_back(b + 1);
-    }
   }
 
   void check(const Tensor& x, std::initializer_list<int64_t> sizes, const char* name) const {

@@ -2,8 +2,8 @@
 
 Every operation is a PyTorch operator in the namespace `puffin`. Its schema and kernels come from src/puffin/ops/_lib if
 that is built (`make kernels`); for every device without a compiled kernel, `define` registers the plain-PyTorch oracle.
-Some operators have a kernel for the CPU only (`is_cpu_only`).
-So `torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way.
+So `torch.ops.puffin.<op>` always exists, and `torch.compile` sees the same operator either way. Some operators have a
+kernel for the CPU only (`is_cpu_only`).
 
 PUFFIN_KERNELS=0 in the environment disables the compiled libraries. Tests of the CUDA kernels on a CPU set it to
 emulated or emulated_asan: the library of that name (csrc/emulate) then serves CPU tensors.
