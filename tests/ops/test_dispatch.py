@@ -15,6 +15,8 @@ from puffin.ops.messages import message
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import pair_message
 from puffin.ops.signed_power import signed_power
+from puffin.ops.sparse_conv import sparse_conv
+from puffin.ops.voxels import coarsen, voxel_neighbours, voxel_order
 from tests.ops.samples import DIFFERENTIABLE, OPERATORS, samples
 
 SIZES = {"some": (7, 0, 4), "one node": (1,), "empty events": (0, 0), "no events": ()}
@@ -97,6 +99,8 @@ PAIRS = PairIndex(torch.tensor([2, 3]), torch.device("cpu"))
 def faces(points, lengths, rows, ptr, pairs=PAIRS) -> dict:
     """Call every face: points (2, 6, 3), lengths (2,), rows (13, 4), ptr (3,) from 0 to 13."""
     nodes, weight = rows[:5], rows[:4]
+    lattice = torch.arange(39, device=rows.device).view(13, 3)
+    table = torch.eye(13, 8, dtype=torch.int32, device=ptr.device) - 1
     return {
         "farthest_point_sampling": lambda: ops.farthest_point_sampling(points, lengths, 2),
         "knn": lambda: ops.knn(points, points, lengths, None, 2),
@@ -124,6 +128,10 @@ def faces(points, lengths, rows, ptr, pairs=PAIRS) -> dict:
         "message": lambda: message(rows, weight, weight[0], 0.1),
         "pair_message": lambda: pair_message(rows, weight, weight[0], 0.1, pairs),
         "signed_power": lambda: signed_power(rows, rows[0].abs() + 0.5, 1.0, True),
+        "voxel_order": lambda: voxel_order(lattice, ptr),
+        "voxel_neighbours": lambda: voxel_neighbours(lattice, ptr),
+        "coarsen": lambda: coarsen(lattice, ptr),
+        "sparse_conv": lambda: sparse_conv(rows, weight[None, :, :3].expand(8, -1, -1), table, table),
     }
 
 
@@ -159,15 +167,15 @@ def test_faces_refuse_tensors_of_two_devices(name):
 
 @pytest.mark.parametrize("name", faces(*inputs()))
 def test_autocast(name):
-    """Under autocast, `pair_mix` computes in half precision as linear layers do, and the kernel of `pair_embed` rounds
-    the table that it writes; all others keep the dtype of their input, as their sums and comparisons lose too much.
-    Breaks if a face changes its dtype without a decision."""
+    """Under autocast, `pair_mix` and `sparse_conv` compute in half precision as linear layers do, and the kernel of
+    `pair_embed` rounds the table that it writes; all others keep the dtype of their input, as their sums and
+    comparisons lose too much. Breaks if a face changes its dtype without a decision."""
     face = faces(*inputs())[name]
     plain = [x.dtype for x in tree_leaves(face()) if x.is_floating_point()]
     with torch.autocast("cpu", torch.bfloat16):
         cast = [x.dtype for x in tree_leaves(face()) if x.is_floating_point()]
     assert plain == [torch.float32] * len(plain)
-    half = name == "pair_mix" or (name == "pair_embed" and library.has_cpu_kernel(torch.zeros(1)))
+    half = name == "pair_mix" or (name in ("pair_embed", "sparse_conv") and library.has_cpu_kernel(torch.zeros(1)))
     assert cast == ([torch.bfloat16] if half else plain)
 
 

@@ -20,6 +20,7 @@ _MODULES = {
     "pair_messages": ("pair_message",),
     "pairs": ("pair_expand", "pair_extremum", "pair_mix", "pair_reduce", "pair_sums"),
     "segments": ("segment_expand", "segment_extremum", "segment_sum"),
+    "voxels": ("coarsen", "voxel_neighbours", "voxel_order"),
 }
 _MODULE_OF = {function: module for module, functions in _MODULES.items() for function in functions}
 __all__ = sorted(_MODULE_OF)
