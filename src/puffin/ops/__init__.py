@@ -16,6 +16,7 @@ _MODULES = {
     "cnms": ("centrality_nms",),
     "embedding": ("pair_embed",),
     "fps": ("farthest_point_sampling",),
+    "geometry": ("component_geometry", "components", "local_geometry"),
     "neighbors": ("ball_count", "ball_query", "knn"),
     "pair_messages": ("pair_message",),
     "pairs": ("pair_expand", "pair_extremum", "pair_mix", "pair_reduce", "pair_sums"),
