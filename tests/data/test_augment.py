@@ -2,8 +2,9 @@
 
 import torch
 
-from puffin.data.augment import random_rotations, rotate
+from puffin.data.augment import lattice_symmetry, random_rotations, random_symmetries, rotate
 from puffin.data.packing import CloudBatch
+from puffin.detector import PILARNET
 
 
 def test_rotations_are_proper():
@@ -42,3 +43,27 @@ def test_each_event_has_its_own_rotation():
     assert torch.allclose(rotated.points[:, :3], expected, atol=1e-6)
     assert torch.equal(rotated.points[:, 3], points[:, 3]) and torch.equal(points, before)
     assert rotated.semantic is batch.semantic
+
+
+def test_all_symmetries_of_the_cube_are_drawn():
+    """Breaks if a permutation or a sign is never drawn, or a matrix is not orthogonal."""
+    matrices = random_symmetries(2000, torch.Generator().manual_seed(4))
+    assert torch.equal(matrices @ matrices.mT, torch.eye(3).expand(2000, 3, 3))
+    _, counts = matrices.flatten(1).unique(dim=0, return_counts=True)
+    assert len(counts) == 48 and counts.min() > 10
+
+
+def test_symmetries_keep_the_lattice():
+    """Breaks if a voxel becomes a fraction of a voxel, two points are merged, or events move together."""
+    torch.manual_seed(3)
+    voxels = torch.randint(PILARNET.size, (400, 3)).float()
+    points = torch.cat([(voxels - PILARNET.centre) / PILARNET.half_diagonal, torch.rand(400, 1)], 1)
+    batch = CloudBatch(points, torch.tensor([150, 0, 250]))
+    moved = lattice_symmetry(batch).points
+    found = moved[:, :3].double() * PILARNET.half_diagonal + PILARNET.centre
+    assert (found - found.round()).abs().max() < 1e-3
+    assert len(found.round().unique(dim=0)) == len(voxels.unique(dim=0))
+    assert torch.equal(moved[:, 3], points[:, 3])
+    distances = [torch.pdist(x[:150, :3]) for x in (moved, points)]
+    torch.testing.assert_close(*distances, atol=1e-5, rtol=0)
+    assert (moved[:150, :3].mean(0) - moved[150:, :3].mean(0)).abs().max() > 1e-3

@@ -162,6 +162,18 @@ def test_led_outside_of_the_first_cluster(events, tmp_path, skip):
     assert len(dataset.__getitems__([0, 3, 4])) == 3
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_coordinates_off_the_lattice(events, tmp_path, skip):
+    """With on_lattice an event with half a voxel is bad, and the message says what was expected."""
+    events[3][0][1, 0] = 12.5
+    dataset = CloudDataset([write(tmp_path / "a.h5", events)], CloudSelection(min_points=0, on_lattice=True, skip_bad=skip))
+    if not skip:
+        with pytest.raises(BadEvent, match=r"a.h5: event 3: expected whole numbers .* got \[12.5, .* point 1. .* --skip-bad"):
+            dataset.__getitems__([0, 3])
+    else:
+        assert dataset.__getitems__([0, 3, 4]).index.tolist() == [0, 4]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_give_the_same(events, tmp_path, workers):
     """Breaks if open files are sent to the workers."""

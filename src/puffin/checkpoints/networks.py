@@ -11,7 +11,7 @@ from puffin.data.scalars import chosen_scalars
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.point_mae import PointMAE
-from puffin.models.segmentation import Segmentation
+from puffin.models.segmentation import segmentation_network
 from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings, SegmentationConfig
 from puffin.settings.flags import defaults
 from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings, names
@@ -53,7 +53,7 @@ def network_of_checkpoint(checkpoint: Checkpoint) -> nn.Module:
     settings = settings_of_checkpoint(checkpoint)
     network: nn.Module
     if checkpoint.network == SEGMENTATION:
-        network = Segmentation(segmentation_config(settings.network, settings.data.remove_led))
+        network = segmentation_network(segmentation_config(settings.network, settings.data.remove_led))
     elif checkpoint.network == AUTOENCODER:
         network = PointMAE(settings.network)
     else:

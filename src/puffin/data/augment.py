@@ -1,11 +1,29 @@
 """Augmentation of point clouds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from puffin.data.packing import CloudBatch
+from puffin.detector import PILARNET
+
+
+Augmentation = Callable[[CloudBatch], CloudBatch]
+
+
+def any_rotation(batch: CloudBatch) -> CloudBatch:
+    """Rotate each event at random about the centre of the detector."""
+    return rotate(batch, random_rotations(len(batch)))
+
+
+def lattice_symmetry(batch: CloudBatch, largest_shift: int = 31) -> CloudBatch:
+    """Rotate and mirror each event at random, so that voxels remain voxels, and shift it by whole voxels.
+
+    The shifts change which voxels are merged at coarser resolutions."""
+    turned = rotate(batch, random_symmetries(len(batch)))
+    return shift(turned, random_shifts(len(batch), largest_shift))
 
 
 def random_rotations(number: int, generator: torch.Generator | None = None) -> Tensor:
@@ -25,11 +43,37 @@ def random_rotations(number: int, generator: torch.Generator | None = None) -> T
     return torch.stack([torch.stack(row, 1) for row in rows], 1)
 
 
+def random_symmetries(number: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw symmetries of the cube, (number, 3, 3) float32, uniform among the 48: permutations of the axes with signs.
+
+    They map the voxels of the detector to voxels, so that no points are merged."""
+    axes = torch.rand(number, 3, generator=generator).argsort(1)
+    signs = 1 - 2 * torch.randint(2, (number, 3), generator=generator)
+    return signs[:, :, None].float() * torch.eye(3)[axes]
+
+
+def random_shifts(number: int, largest: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw shifts by whole voxels, 0 to largest on each axis, in units of half the detector's diagonal: (number, 3)."""
+    return torch.randint(largest + 1, (number, 3), generator=generator) * PILARNET.voxel
+
+
+def shift(batch: CloudBatch, shifts: Tensor) -> CloudBatch:
+    """Move all points of each event; shifts (B, 3)."""
+    points = batch.points
+    moved = points[:, :3] + _of_points(shifts, batch)
+    return replace(batch, points=torch.cat([moved, points[:, 3:]], 1))
+
+
 def rotate(batch: CloudBatch, rotations: Tensor) -> CloudBatch:
     """Rotate each event about the origin, the centre of the detector, by its own matrix; rotations (B, 3, 3)."""
     points = batch.points
-    lengths = batch.lengths.to(points.device, non_blocking=True)
-    rotations = rotations.to(points.device, points.dtype, non_blocking=True)
-    matrices = torch.repeat_interleave(rotations, lengths, dim=0, output_size=len(points))
-    rotated = (matrices @ points[:, :3, None]).squeeze(2)
+    rotated = (_of_points(rotations, batch) @ points[:, :3, None]).squeeze(2)
     return replace(batch, points=torch.cat([rotated, points[:, 3:]], 1))
+
+
+def _of_points(of_events: Tensor, batch: CloudBatch) -> Tensor:
+    """Repeat the rows of a tensor (B, ...) for each point: (P, ...)."""
+    points = batch.points
+    lengths = batch.lengths.to(points.device, non_blocking=True)
+    of_events = of_events.to(points.device, points.dtype, non_blocking=True)
+    return torch.repeat_interleave(of_events, lengths, dim=0, output_size=len(points))

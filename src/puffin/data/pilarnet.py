@@ -45,7 +45,8 @@ class CloudSelection:
     dropped; emin, emax [MeV]: energies that become -1 and +1. If emin is None, it is the threshold if that is above 0
     (the only choice of the published code), else 0.01. min_points: minimum number of points per event, before any
     cuts, LED included; skip_bad: drop bad events and count them; rows: return the numbers of the points within their
-    events of the file; strict_led: treat an event with LED outside of cluster 0 as bad, as remove_led keeps those.
+    events of the file; strict_led: treat an event with LED outside of cluster 0 as bad, as remove_led keeps those;
+    on_lattice: treat an event with coordinates that are not whole voxels as bad.
     """
 
     remove_led: bool = True
@@ -56,6 +57,7 @@ class CloudSelection:
     skip_bad: bool = False
     rows: bool = False
     strict_led: bool = False
+    on_lattice: bool = False
 
     def __post_init__(self):
         if self.energy_threshold < 0:
@@ -214,6 +216,14 @@ class CloudDataset(EventDataset):
                     f"{self.files[f]}: event {row}: expected low-energy deposits in cluster 0 alone, found some in "
                     f"others, and the network has no class for them. Drop such events with --skip-bad, or train with "
                     f"--no-remove-led."
+                )
+        if self.selection.on_lattice:
+            off = (points[:, :3] != np.rint(points[:, :3])).any(1).nonzero()[0]
+            if len(off):
+                raise BadEvent(
+                    f"{self.files[f]}: event {row}: expected whole numbers as coordinates, in voxels of "
+                    f"{10 * PILARNET.voxel_cm:g} mm, got {points[off[0], :3].tolist()} for point {off[0]}. "
+                    f"Drop such events with --skip-bad, or use --backbone transformer."
                 )
         return points, clusters
 

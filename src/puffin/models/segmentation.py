@@ -1,4 +1,4 @@
-"""Semantic segmentation of point clouds: a pretrained encoder, and a head that predicts class scores of every point.
+"""Semantic segmentation of point clouds: a network that predicts class scores of every point.
 
 Source: docs/MATHEMATICS_CLOUDS.md, section 8; arXiv 2502.02558, sec. 4.
 """
@@ -18,15 +18,43 @@ from puffin.layers.packed import offsets, to_device
 from puffin.layers.transformer import Transformer
 from puffin.layers.upsample import Upsampler, global_features, nearest_tokens
 from puffin.models.point_encoder import PointEncoder
+from puffin.models.unet import SparseUNet
 from puffin.ops.segments import segment_expand
 from puffin.settings.clouds import SegmentationConfig
 
 
 class Segmented(NamedTuple):
-    """The logits (P, num_classes) of the points, and the tokens of their events."""
+    """The logits (P, num_classes) of the points, and the number of tokens that each event had too many (B,)."""
 
     logits: Tensor
-    tokens: Tokens
+    dropped: Tensor
+
+
+def segmentation_network(config: SegmentationConfig) -> "Segmentation | VoxelSegmentation":
+    """Make the network of these settings, with random weights."""
+    return VoxelSegmentation(config) if config.backbone == "unet" else Segmentation(config)
+
+
+class VoxelSegmentation(nn.Module):
+    """Map points (P, 4) of B events to class scores of each point, with a U-Net on their voxels."""
+
+    def __init__(self, config: SegmentationConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = SparseUNet(config.encoder.in_channels - 3, config.unet, config.encoder.sync_batchnorm)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.head = nn.Linear(self.backbone.channels_out, config.num_classes)
+
+    def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
+        """Classify points (P, 4), packed; lengths (B,) int64 on the CPU."""
+        x = self.backbone(points, lengths, points[:, 3:])
+        return Segmented(self.head(self.dropout(x)), lengths.new_zeros(len(lengths)))
+
+    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
+        """Return the trainable parameters. ValueError for a layer_decay, as a U-Net has no sequence of blocks."""
+        if layer_decay != 1:
+            raise ValueError(f"layer_decay: expected 1 for a U-Net, got {layer_decay}")
+        return [{"params": list(self.parameters())}]
 
 
 class SegmentationHead(nn.Module):
@@ -53,7 +81,7 @@ class SegmentationHead(nn.Module):
 
 
 class Segmentation(nn.Module):
-    """Map points (P, 4) of B events to class scores of each point."""
+    """Map points (P, 4) of B events to class scores of each point, with a transformer on tokens of points."""
 
     def __init__(self, config: SegmentationConfig):
         super().__init__()
@@ -92,7 +120,7 @@ class Segmentation(nn.Module):
         features = self._features(tokens)
         neighbours = nearest_tokens(points, lengths, tokens.centres, tokens.lengths, self.config.neighbours)
         x = self.upsampler(points, features, neighbours)
-        return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens)
+        return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens.dropped)
 
     def _features(self, tokens: Tokens) -> Tensor:
         """Average the normalised outputs of the chosen blocks, then run the blocks of the head, if any: (T, dim)."""

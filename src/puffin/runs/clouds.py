@@ -14,6 +14,7 @@ from tqdm import tqdm
 from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import segmentation_config
 from puffin.checkpoints.reading import about_missing
+from puffin.data.augment import Augmentation, any_rotation, lattice_symmetry
 from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
@@ -21,7 +22,7 @@ from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
 from puffin.models.point_mae import PointMAE
-from puffin.models.segmentation import Segmentation
+from puffin.models.segmentation import Segmentation, VoxelSegmentation, segmentation_network
 from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
@@ -117,7 +118,7 @@ def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
     _check_segmentation(run)
     config = segmentation_config(run.settings.network, run.settings.data.remove_led)
     run = run.changed(layers=config.averaged_layers)  # written out in the checkpoints
-    model = Segmentation(config).to(run.device, run.dtype)
+    model = segmentation_network(config).to(run.device, run.dtype)
     if weights is not None:
         load_encoder_(model, weights, run.settings.finetuning.pretrained)
     datasets = open_clouds(run)
@@ -153,6 +154,10 @@ def _check_evaluation(flags: Flags) -> None:
 
 def _check_segmentation(run: Run) -> None:
     layer_decay, finetune = run.settings.finetuning.layer_decay, run.settings.network.finetune
+    if run.settings.network.backbone == "unet":
+        for flag, value, only in (("--layer-decay", layer_decay, 1.0), ("--finetune", finetune, "fft")):
+            if value != only:
+                raise InputError(f"{flag} {value}: only --backbone transformer has this; leave the flag out")
     if layer_decay < 1 and finetune != "fft":
         raise InputError(
             f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
@@ -206,10 +211,11 @@ def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) ->
         raise InputError(f"--pretrained {path}: the weights belong to another encoder ({wrong})")
 
 
-def make_segmentation(run: Run, model: Segmentation, datasets: Datasets) -> tuple[Run, PointSegmentation]:
+def make_segmentation(run: Run, model: Segmentation | VoxelSegmentation, datasets: Datasets) -> tuple[Run, PointSegmentation]:
     """Return the task of the settings, and the run, in which counted class weights have become numbers."""
     for dataset in datasets.values():
-        dataset.selection = replace(dataset.selection, strict_led=True)
+        on_lattice = model.config.backbone == "unet"
+        dataset.selection = replace(dataset.selection, strict_led=True, on_lattice=on_lattice)
     for split in set(run.settings.run.predict) & datasets.keys():
         datasets[split].selection = replace(datasets[split].selection, rows=True)
     num_classes = model.config.num_classes
@@ -226,13 +232,21 @@ def make_segmentation(run: Run, model: Segmentation, datasets: Datasets) -> tupl
         log.info(f"{frozen:,} parameters are not trained")
     loadfile = settings.run.loadfile if run.start.evaluating else ""
     options = SegmentationOptions(
-        settings.data.rotate,
+        segmentation_augmentation(run),
         finetuning.layer_decay,
         settings.reports.plot,
         {"best": Path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
         finetuning.best_by,
     )
     return run, PointSegmentation(model, loss, datasets, options)
+
+
+def segmentation_augmentation(run: Run) -> Augmentation | None:
+    """Return what is done to training events: with a U-Net, voxels remain voxels."""
+    settings = run.settings
+    if not settings.data.rotate:
+        return None
+    return lattice_symmetry if settings.network.backbone == "unet" else any_rotation
 
 
 def _counted_weights(datasets: Datasets, num_classes: int) -> str:

@@ -10,9 +10,11 @@ from puffin.settings.encoder import EncoderConfig, TransformerConfig
 from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
 from puffin.settings.roles import Role
 from puffin.settings.types import checked, class_weights, integer, loss_terms, number
+from puffin.settings.unet import UNetConfig
 
 MODELS = ("pointmae", "polarmae")
 FINETUNE = ("fft", "peft", "lora")
+BACKBONES = ("transformer", "unet")
 POINT_WEIGHT_WORDS = ("pilarnet", "data", "none")
 _NO_SYMMETRY_REPORT = "the symmetry report is for jet networks"
 _NO_COMPILE = "point-cloud networks cannot be compiled with torch.compile"
@@ -154,6 +156,13 @@ class SegmentationConfig:
 
     encoder: EncoderConfig = EncoderConfig()
     num_classes: int = 4
+    backbone: str = setting(
+        "transformer",
+        "transformer: a transformer on tokens of points, pretrained by train_pointmae.py; unet: sparse convolutions on "
+        "the voxels at several resolutions, better with few labelled events",
+        choices=BACKBONES,
+    )
+    unet: UNetConfig = UNetConfig()
     layers: tuple[int, ...] | None = setting(
         None,
         "blocks of the encoder, counted from 0, whose outputs are averaged",
@@ -190,6 +199,8 @@ class SegmentationConfig:
     )
 
     def __post_init__(self):
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {self.backbone!r}")
         if self.finetune not in FINETUNE:
             raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
         for name, minimum in (("num_classes", 2), ("head_dim", 2), ("head_depth", 0)):

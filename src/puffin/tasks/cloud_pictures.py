@@ -106,7 +106,7 @@ def label_pages(model: Segmentation, dataset: CloudDataset, number: int) -> list
     """Make the pages true classes, predicted classes and errors of an event; no pages for an event without points.
 
     The model keeps its mode."""
-    weight = model.head.linear3.weight
+    weight = next(model.head.parameters())
     batch = dataset[number].to(weight.device, weight.dtype)
     if not len(batch.points):
         return []

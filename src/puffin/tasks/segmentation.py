@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from puffin.data.augment import random_rotations, rotate
+from puffin.data.augment import Augmentation
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudDataset
 from puffin.detector import PILARNET
@@ -37,11 +37,11 @@ TOO_SMALL = "events without labels, because they have fewer points than --min-po
 class SegmentationOptions:
     """How to train and evaluate a segmentation.
 
-    rotate: rotate training events at random; layer_decay: factor on the learning rate from block to block down the
+    augment: what is done to training events; layer_decay: factor on the learning rate from block to block down the
     encoder; plot: draw confusion matrices; checkpoints: the files with the "best" and the "final" weights, which are
     named in the predictions; best_by: metric that chooses the best epoch."""
 
-    rotate: bool = True
+    augment: Augmentation | None = None
     layer_decay: float = 1.0
     plot: bool = False
     checkpoints: dict[str, Path] = field(default_factory=dict)
@@ -83,12 +83,12 @@ class PointSegmentation(Task):
         Outputs, in evaluation only: index and lengths (B,), sums of the loss, and for each point particle_truth,
         particle_class, particle_probability (P, C) and, if the batch has them, particle_row."""
         model = self.model
-        if model.training and self.options.rotate:
-            batch = rotate(batch, random_rotations(len(batch)))
-        logits, tokens = model(batch.points, batch.lengths)
+        if model.training and self.options.augment is not None:
+            batch = self.options.augment(batch)
+        logits, dropped = model(batch.points, batch.lengths)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.counts[NO_TOKENS] += int((batch.lengths == 0).sum())
-        self.counts[DROPPED] += int(tokens.dropped.sum())
+        self.counts[DROPPED] += int(dropped.sum())
         self.counts[BAD] += batch.skipped
         sums = self.loss.sums(logits, batch.semantic)
         if model.training:

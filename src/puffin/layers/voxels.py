@@ -1,0 +1,144 @@
+"""Voxels of events at several resolutions, and convolutions that compute where voxels are and nowhere else.
+
+Source: submanifold sparse convolutions, arXiv 1711.10275, sec. 3; generalised sparse convolutions, arXiv 1904.08755.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from puffin.detector import PILARNET
+from puffin.layers.masked_batchnorm import MaskedBatchNorm
+from puffin.layers.packed import event_of_row, offsets, to_device
+from puffin.ops.segments import segment_expand, segment_sum
+from puffin.ops.sparse_conv import sparse_conv
+from puffin.ops.voxels import coarsen, voxel_neighbours, voxel_order
+
+
+class Table(NamedTuple):
+    """Which source row each target row takes at each offset, and the reverse; see `puffin.ops.sparse_conv`.
+
+    forward: (T, K) int32 rows of the source, -1 where there is none; backward: (S, K) int32 rows of the target.
+    """
+
+    forward: Tensor
+    backward: Tensor
+
+    def reverse(self) -> "Table":
+        """Return the table of the transposed convolution, from the targets to the sources."""
+        return Table(self.backward, self.forward)
+
+
+class Level(NamedTuple):
+    """The voxels of one resolution, sorted along the Morton curve.
+
+    coordinates (V, 3) int64; ptr (B + 1,) int64, the first voxel of each event; neighbours: the table of the 27
+    voxels around each voxel; coarser: the table to the next level, None at the last one.
+    """
+
+    coordinates: Tensor
+    ptr: Tensor
+    neighbours: Table
+    coarser: Table | None
+
+
+class Voxels(NamedTuple):
+    """Points in voxels: `order` sorts the points by voxel, and voxel v holds the sorted points ptr[v] to ptr[v + 1].
+
+    order (P,) int64; ptr (V + 1,) int64; levels: from the finest to the coarsest.
+    """
+
+    order: Tensor
+    ptr: Tensor
+    levels: tuple[Level, ...]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Average features of the points, (P, C), over each voxel: (V, C)."""
+        x = x.index_select(0, self.order)
+        if len(self.ptr) == len(x) + 1:  # one point in each voxel, as in every event that was not rotated
+            return x
+        return segment_sum(x, self.ptr) / self.ptr.diff()[:, None].to(x.dtype)
+
+    def to_points(self, x: Tensor) -> Tensor:
+        """Give each point the features of its voxel: x (V, C) -> (P, C)."""
+        if len(self.ptr) != len(self.order) + 1:
+            x = segment_expand(x, self.ptr, len(self.order))
+        return torch.empty_like(x).index_copy(0, self.order, x)
+
+
+@torch.no_grad()
+def voxelise(points: Tensor, lengths: Tensor, levels: int) -> Voxels:
+    """Sort points (P, 3 or more), in units of half the detector's diagonal, into voxels; lengths (B,) on the CPU."""
+    coordinates = (points[:, :3].double() * PILARNET.half_diagonal + PILARNET.centre).round().long()
+    ptr = to_device(offsets(lengths), points.device)
+    order = voxel_order(coordinates, ptr)
+    coordinates = coordinates.index_select(0, order)
+    event = to_device(event_of_row(lengths), points.device)
+    is_first = torch.ones(len(coordinates), dtype=torch.bool, device=points.device)
+    is_first[1:] = (coordinates[1:] != coordinates[:-1]).any(1) | (event[1:] != event[:-1])
+    first = is_first.nonzero().flatten()
+    voxels_before = torch.cat([ptr.new_zeros(1), is_first.cumsum(0)])
+    points_before = torch.cat([first, first.new_full((1,), len(coordinates))])
+    return Voxels(order, points_before, tuple(_levels(coordinates[first], voxels_before[ptr], levels)))
+
+
+def _levels(coordinates: Tensor, ptr: Tensor, number: int) -> list[Level]:
+    found = []
+    for level in range(number):
+        neighbours = voxel_neighbours(coordinates, ptr)
+        table = Table(neighbours, neighbours.flip(1))  # offset k is the opposite of offset 26 - k
+        if level == number - 1:
+            found.append(Level(coordinates, ptr, table, None))
+            break
+        coarse = coarsen(coordinates, ptr)
+        found.append(Level(coordinates, ptr, table, Table(coarse.children, coarse.parent_table)))
+        coordinates, ptr = coarse.coordinates, coarse.ptr
+    return found
+
+
+class SparseConv(nn.Module):
+    """Multiply the source rows that a table names by the weight of their offset, and add them up.
+
+    offsets: 27 for a convolution over the neighbours of a voxel, 8 to or from the next level."""
+
+    def __init__(self, channels_in: int, channels_out: int, offsets: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(offsets, channels_in, channels_out))
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (offsets * channels_in)))
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        """Map x (S, channels_in) to (T, channels_out)."""
+        return sparse_conv(x, self.weight, table.forward, table.backward)
+
+    def extra_repr(self) -> str:
+        return "offsets={}, channels_in={}, channels_out={}".format(*self.weight.shape)
+
+
+class ConvNorm(nn.Module):
+    """A sparse convolution and a batch norm."""
+
+    def __init__(self, channels_in: int, channels_out: int, offsets: int, sync: bool):
+        super().__init__()
+        self.conv = SparseConv(channels_in, channels_out, offsets)
+        self.norm = MaskedBatchNorm(channels_out, sync=sync)
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        """Map x (S, channels_in) to (T, channels_out)."""
+        return self.norm(self.conv(x, table))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions over neighbouring voxels beside a shortcut.  Source: arXiv 1512.03385; 1904.08755, sec. 4."""
+
+    def __init__(self, channels_in: int, channels_out: int, sync: bool):
+        super().__init__()
+        self.first = ConvNorm(channels_in, channels_out, 27, sync)
+        self.second = ConvNorm(channels_out, channels_out, 27, sync)
+        self.shortcut = nn.Linear(channels_in, channels_out, bias=False) if channels_in != channels_out else None
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        """Map x (V, channels_in) to (V, channels_out)."""
+        beside = x if self.shortcut is None else self.shortcut(x)
+        return (self.second(self.first(x, table).relu(), table) + beside).relu()
