@@ -42,8 +42,9 @@ def test_features_are_means_over_blocks():
     assert float((both._features(tokens) - last).abs().max()) > 1e-3
 
 
-def test_every_weight_learns():
-    model = Segmentation(CONFIG)
+@pytest.mark.parametrize("geometry", [False, True])
+def test_every_weight_learns(geometry):
+    model = Segmentation(replace(CONFIG, geometry=geometry))
     points, lengths = tracks([300, 0, 1, 150])
     F.cross_entropy(model(points, lengths).logits, torch.randint(4, (451,))).backward()
     assert without_gradient(model) == []

@@ -1,5 +1,7 @@
 """The U-Net on voxels: events alone and together, order of points, symmetries of the lattice, what learns."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,15 +33,16 @@ def walks(lengths, dtype=torch.float64):
     return torch.cat([xyz, energy], 1), torch.tensor(lengths)
 
 
-def make_model():
+def make_model(**changes):
     torch.manual_seed(1)
-    return segmentation_network(CONFIG).double()
+    return segmentation_network(replace(CONFIG, **changes)).double()
 
 
+@pytest.mark.parametrize("geometry", [False, True])
 @torch.no_grad()
-def test_event_alone_equals_event_in_batch():
+def test_event_alone_equals_event_in_batch(geometry):
     """Breaks if a neighbour of another event is taken, or events share a coarse voxel."""
-    model = make_model().eval()
+    model = make_model(geometry=geometry).eval()
     points, lengths = walks([120, 0, 300, 40])
     together = model(points, lengths).logits
     assert isinstance(model, VoxelSegmentation) and together.shape == (460, 4)
@@ -90,8 +93,9 @@ def test_hardly_any_points(lengths):
     assert logits.shape == (sum(lengths), 4) and logits.isfinite().all()
 
 
-def test_every_weight_learns():
-    model = make_model()
+@pytest.mark.parametrize("geometry", [False, True])
+def test_every_weight_learns(geometry):
+    model = make_model(geometry=geometry)
     points, lengths = walks([300, 0, 1, 150])
     F.cross_entropy(model(points, lengths).logits, torch.randint(4, (451,))).backward()
     assert without_gradient(model) == []

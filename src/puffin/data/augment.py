@@ -9,7 +9,6 @@ from torch import Tensor
 from puffin.data.packing import CloudBatch
 from puffin.detector import PILARNET
 
-
 Augmentation = Callable[[CloudBatch], CloudBatch]
 
 

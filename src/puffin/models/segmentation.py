@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from puffin.layers.geometry_inputs import GeometryInputs
 from puffin.layers.grouping import Tokens
 from puffin.layers.lora import add_lora_
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
@@ -30,24 +31,25 @@ class Segmented(NamedTuple):
     dropped: Tensor
 
 
-def segmentation_network(config: SegmentationConfig) -> "Segmentation | VoxelSegmentation":
-    """Make the network of these settings, with random weights."""
-    return VoxelSegmentation(config) if config.backbone == "unet" else Segmentation(config)
-
-
 class VoxelSegmentation(nn.Module):
     """Map points (P, 4) of B events to class scores of each point, with a U-Net on their voxels."""
 
     def __init__(self, config: SegmentationConfig):
         super().__init__()
         self.config = config
-        self.backbone = SparseUNet(config.encoder.in_channels - 3, config.unet, config.encoder.sync_batchnorm)
+        sync = config.encoder.sync_batchnorm
+        self.geometry = GeometryInputs(sync) if config.geometry else None
+        channels = config.encoder.in_channels - 3 + (GeometryInputs.width if config.geometry else 0)
+        self.backbone = SparseUNet(channels, config.unet, sync)
         self.dropout = nn.Dropout(config.head_dropout)
         self.head = nn.Linear(self.backbone.channels_out, config.num_classes)
 
     def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
         """Classify points (P, 4), packed; lengths (B,) int64 on the CPU."""
-        x = self.backbone(points, lengths, points[:, 3:])
+        x = points[:, 3:]
+        if self.geometry is not None:
+            x = torch.cat([x, self.geometry(points, lengths)], 1)
+        x = self.backbone(points, lengths, x)
         return Segmented(self.head(self.dropout(x)), lengths.new_zeros(len(lengths)))
 
     def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
@@ -58,12 +60,12 @@ class VoxelSegmentation(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """Map point features (P, dim) and event features (B, 2 dim) to logits (P, num_classes)."""
+    """Map point features (P, dim) and event features (B, event_dim) to logits (P, num_classes)."""
 
-    def __init__(self, dim: int, config: SegmentationConfig):
+    def __init__(self, dim: int, event_dim: int, config: SegmentationConfig):
         super().__init__()
         width, sync = config.head_dim, config.encoder.sync_batchnorm
-        self.linear1 = nn.Linear(3 * dim, width, bias=False)  # of [point, maximum, mean]
+        self.linear1 = nn.Linear(dim + event_dim, width, bias=False)
         self.norm1 = MaskedBatchNorm(width, sync=sync)
         self.dropout = nn.Dropout(config.head_dropout)
         self.linear2 = nn.Linear(width, width // 2, bias=False)
@@ -92,7 +94,9 @@ class Segmentation(nn.Module):
         if config.head_depth:
             self.decoder = Transformer(replace(transformer, depth=config.head_depth, final_norm=True))
         self.upsampler = Upsampler(config.encoder.dim, config.encoder.sync_batchnorm)
-        self.head = SegmentationHead(config.encoder.dim, config)
+        self.geometry = GeometryInputs(config.encoder.sync_batchnorm) if config.geometry else None
+        of_point = config.encoder.dim + (GeometryInputs.width if config.geometry else 0)
+        self.head = SegmentationHead(of_point, 2 * config.encoder.dim, config)  # of an event: maximum and mean
         if config.finetune == "peft":
             self.encoder.requires_grad_(False)
         elif config.finetune == "lora":
@@ -120,6 +124,8 @@ class Segmentation(nn.Module):
         features = self._features(tokens)
         neighbours = nearest_tokens(points, lengths, tokens.centres, tokens.lengths, self.config.neighbours)
         x = self.upsampler(points, features, neighbours)
+        if self.geometry is not None:
+            x = torch.cat([x, self.geometry(points, lengths).to(x.dtype)], 1)
         return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens.dropped)
 
     def _features(self, tokens: Tokens) -> Tensor:
@@ -148,3 +154,11 @@ class Segmentation(nn.Module):
         groups.append([p for p in self.parameters() if p.requires_grad and id(p) not in below])
         scaled = [{"params": group, "lr_scale": layer_decay**k} for k, group in enumerate(reversed(groups))]
         return [group for group in scaled if group["params"]]
+
+
+SegmentationNetwork = Segmentation | VoxelSegmentation
+
+
+def segmentation_network(config: SegmentationConfig) -> SegmentationNetwork:
+    """Make the network of these settings, with random weights."""
+    return VoxelSegmentation(config) if config.backbone == "unet" else Segmentation(config)

@@ -22,7 +22,7 @@ from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
 from puffin.models.point_mae import PointMAE
-from puffin.models.segmentation import Segmentation, VoxelSegmentation, segmentation_network
+from puffin.models.segmentation import Segmentation, SegmentationNetwork, segmentation_network
 from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
@@ -211,7 +211,7 @@ def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) ->
         raise InputError(f"--pretrained {path}: the weights belong to another encoder ({wrong})")
 
 
-def make_segmentation(run: Run, model: Segmentation | VoxelSegmentation, datasets: Datasets) -> tuple[Run, PointSegmentation]:
+def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) -> tuple[Run, PointSegmentation]:
     """Return the task of the settings, and the run, in which counted class weights have become numbers."""
     for dataset in datasets.values():
         on_lattice = model.config.backbone == "unet"

@@ -163,6 +163,11 @@ class SegmentationConfig:
         choices=BACKBONES,
     )
     unet: UNetConfig = UNetConfig()
+    geometry: bool = setting(
+        False,
+        "give the network hand-made features of each point: shape, energy and number of points around it at several "
+        "scales; helps most with few labelled events",
+    )
     layers: tuple[int, ...] | None = setting(
         None,
         "blocks of the encoder, counted from 0, whose outputs are averaged",

@@ -11,7 +11,7 @@ from torch import Tensor
 from puffin.data.pilarnet import CloudDataset, energy_of
 from puffin.layers.packed import unpad
 from puffin.models.point_mae import PointMAE
-from puffin.models.segmentation import Segmentation
+from puffin.models.segmentation import SegmentationNetwork
 from puffin.plots.clouds import (
     Page,
     by_class,
@@ -102,7 +102,7 @@ def draw_events(
 
 
 @torch.no_grad()
-def label_pages(model: Segmentation, dataset: CloudDataset, number: int) -> list[Page]:
+def label_pages(model: SegmentationNetwork, dataset: CloudDataset, number: int) -> list[Page]:
     """Make the pages true classes, predicted classes and errors of an event; no pages for an event without points.
 
     The model keeps its mode."""
@@ -125,7 +125,13 @@ def label_pages(model: Segmentation, dataset: CloudDataset, number: int) -> list
 
 
 def draw_labels(
-    folder: Path, stem: str, model: Segmentation, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
+    folder: Path,
+    stem: str,
+    model: SegmentationNetwork,
+    dataset: CloudDataset,
+    numbers: Iterable[int],
+    seed: int,
+    html: bool,
 ) -> list[Path]:
     """Draw the classes of events to FOLDER/STEM.event<k>.classes.png, and with html to .html; returns the files.
 

@@ -15,7 +15,7 @@ from puffin.files import whole_file
 from puffin.layers.all_reduce import all_reduce_sum
 from puffin.losses.clouds import LossTerms
 from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
-from puffin.models.segmentation import Segmentation
+from puffin.models.segmentation import SegmentationNetwork
 from puffin.plots.curves import draw_confusion_page
 from puffin.settings.names import SEGMENTATION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
@@ -56,7 +56,7 @@ class PointSegmentation(Task):
 
     def __init__(
         self,
-        model: Segmentation,
+        model: SegmentationNetwork,
         loss: LossTerms,
         datasets: dict[str, CloudDataset],
         options: SegmentationOptions | None = None,
