@@ -21,6 +21,7 @@ class GeometryInputs(nn.Module):
     """
 
     width = len(NAMES)
+    bounded: Tensor
 
     def __init__(self, sync_batchnorm: bool = True):
         super().__init__()

@@ -4,6 +4,7 @@ Source: submanifold sparse convolutions, arXiv 1711.10275, sec. 3; generalised s
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -35,24 +36,31 @@ class Level(NamedTuple):
     """The voxels of one resolution, sorted along the Morton curve.
 
     coordinates (V, 3) int64; ptr (B + 1,) int64, the first voxel of each event; neighbours: the table of the 27
-    voxels around each voxel; coarser: the table to the next level, None at the last one.
+    voxels around each voxel.
     """
 
     coordinates: Tensor
     ptr: Tensor
     neighbours: Table
-    coarser: Table | None
+
+
+class Pyramid(NamedTuple):
+    """Voxels at several resolutions: levels from the finest to the coarsest, and coarser[k], the table of the strided
+    convolution from level k to level k + 1."""
+
+    levels: tuple[Level, ...]
+    coarser: tuple[Table, ...]
 
 
 class Voxels(NamedTuple):
     """Points in voxels: `order` sorts the points by voxel, and voxel v holds the sorted points ptr[v] to ptr[v + 1].
 
-    order (P,) int64; ptr (V + 1,) int64; levels: from the finest to the coarsest.
+    order (P,) int64; ptr (V + 1,) int64.
     """
 
     order: Tensor
     ptr: Tensor
-    levels: tuple[Level, ...]
+    pyramid: Pyramid
 
     def mean(self, x: Tensor) -> Tensor:
         """Average features of the points, (P, C), over each voxel: (V, C)."""
@@ -81,21 +89,19 @@ def voxelise(points: Tensor, lengths: Tensor, levels: int) -> Voxels:
     first = is_first.nonzero().flatten()
     voxels_before = torch.cat([ptr.new_zeros(1), is_first.cumsum(0)])
     points_before = torch.cat([first, first.new_full((1,), len(coordinates))])
-    return Voxels(order, points_before, tuple(_levels(coordinates[first], voxels_before[ptr], levels)))
+    return Voxels(order, points_before, make_pyramid(coordinates[first], voxels_before[ptr], levels))
 
 
-def _levels(coordinates: Tensor, ptr: Tensor, number: int) -> list[Level]:
-    found = []
-    for level in range(number):
+def make_pyramid(coordinates: Tensor, ptr: Tensor, number: int) -> Pyramid:
+    """Halve the resolution number - 1 times: coordinates (V, 3) int64 of voxels, sorted along the Morton curve."""
+    levels, coarser = [], []
+    for number_left in reversed(range(number)):
         neighbours = voxel_neighbours(coordinates, ptr)
-        table = Table(neighbours, neighbours.flip(1))  # offset k is the opposite of offset 26 - k
-        if level == number - 1:
-            found.append(Level(coordinates, ptr, table, None))
-            break
-        coarse = coarsen(coordinates, ptr)
-        found.append(Level(coordinates, ptr, table, Table(coarse.children, coarse.parent_table)))
-        coordinates, ptr = coarse.coordinates, coarse.ptr
-    return found
+        levels.append(Level(coordinates, ptr, Table(neighbours, neighbours.flip(1))))  # offset k is opposite to 26 - k
+        if number_left:
+            coordinates, ptr, children, parents = coarsen(coordinates, ptr)
+            coarser.append(Table(children, parents))
+    return Pyramid(tuple(levels), tuple(coarser))
 
 
 class SparseConv(nn.Module):
@@ -142,3 +148,18 @@ class ResidualBlock(nn.Module):
         """Map x (V, channels_in) to (V, channels_out)."""
         beside = x if self.shortcut is None else self.shortcut(x)
         return (self.second(self.first(x, table).relu(), table) + beside).relu()
+
+
+class ResidualBlocks(nn.Module):
+    """Residual blocks one after another."""
+
+    def __init__(self, channels_in: int, channels_out: int, number: int, sync: bool):
+        super().__init__()
+        widths = [channels_in, *[channels_out] * number]
+        self.blocks = nn.ModuleList([ResidualBlock(a, b, sync) for a, b in pairwise(widths)])
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        """Map x (V, channels_in) to (V, channels_out)."""
+        for block in self.blocks:
+            x = block(x, table)
+        return x

@@ -3,10 +3,12 @@
 Source: SparseConvNet, arXiv 1711.10275, sec. 4; MinkowskiUNet, arXiv 1904.08755, sec. 4; residual blocks 1512.03385.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
-from puffin.layers.voxels import ConvNorm, Level, ResidualBlock, voxelise
+from puffin.layers.voxels import ConvNorm, Pyramid, ResidualBlocks, voxelise
 from puffin.settings.unet import UNetConfig
 
 
@@ -20,12 +22,12 @@ class SparseUNet(nn.Module):
     def __init__(self, channels_in: int, config: UNetConfig, sync_batchnorm: bool = True):
         super().__init__()
         self.config = config
-        widths, sync = config.widths, sync_batchnorm
+        widths, blocks, sync = config.widths, config.unet_blocks, sync_batchnorm
         self.stem = ConvNorm(channels_in, widths[0], 27, sync)
-        self.down = nn.ModuleList([_blocks(width, width, config.unet_blocks, sync) for width in widths])
-        self.coarsen = nn.ModuleList([ConvNorm(a, b, 8, sync) for a, b in zip(widths, widths[1:], strict=False)])
-        self.refine = nn.ModuleList([ConvNorm(b, a, 8, sync) for a, b in zip(widths, widths[1:], strict=False)])
-        self.up = nn.ModuleList([_blocks(2 * width, width, config.unet_blocks, sync) for width in widths[:-1]])
+        self.down = nn.ModuleList([ResidualBlocks(width, width, blocks, sync) for width in widths])
+        self.coarsen = nn.ModuleList([ConvNorm(fine, coarse, 8, sync) for fine, coarse in pairwise(widths)])
+        self.refine = nn.ModuleList([ConvNorm(coarse, fine, 8, sync) for fine, coarse in pairwise(widths)])
+        self.up = nn.ModuleList([ResidualBlocks(2 * width, width, blocks, sync) for width in widths[:-1]])
 
     @property
     def channels_out(self) -> int:
@@ -37,29 +39,17 @@ class SparseUNet(nn.Module):
 
         Several points in one voxel share its features, which start from their mean."""
         voxels = voxelise(points, lengths, self.config.unet_levels)
-        return voxels.to_points(self.of_voxels(voxels.mean(features), voxels.levels))
+        return voxels.to_points(self.of_voxels(voxels.mean(features), voxels.pyramid))
 
-    def of_voxels(self, x: Tensor, levels: tuple[Level, ...]) -> Tensor:
+    def of_voxels(self, x: Tensor, pyramid: Pyramid) -> Tensor:
         """Map features of the finest voxels (V, channels_in) to (V, channels_out)."""
-        x = self.stem(x, levels[0].neighbours).relu()
-        beside = []
-        for k, level in enumerate(levels):
-            x = _run(self.down[k], x, level)
-            if level.coarser is not None:
-                beside.append(x)
-                x = self.coarsen[k](x, level.coarser).relu()
-        for k in reversed(range(len(beside))):
-            x = self.refine[k](x, levels[k].coarser.reverse()).relu()
-            x = _run(self.up[k], torch.cat([x, beside[k]], 1), levels[k])
+        neighbours = [level.neighbours for level in pyramid.levels]
+        x = self.down[0](self.stem(x, neighbours[0]).relu(), neighbours[0])
+        skipped = [x]
+        for k, coarser in enumerate(pyramid.coarser):
+            x = self.down[k + 1](self.coarsen[k](x, coarser).relu(), neighbours[k + 1])
+            skipped.append(x)
+        for k, coarser in reversed(list(enumerate(pyramid.coarser))):
+            x = self.refine[k](x, coarser.reverse()).relu()
+            x = self.up[k](torch.cat([x, skipped[k]], 1), neighbours[k])
         return x
-
-
-def _blocks(channels_in: int, channels_out: int, number: int, sync: bool) -> nn.ModuleList:
-    widths = [channels_in, *[channels_out] * number]
-    return nn.ModuleList([ResidualBlock(a, b, sync) for a, b in zip(widths, widths[1:], strict=False)])
-
-
-def _run(blocks: nn.ModuleList, x: Tensor, level: Level) -> Tensor:
-    for block in blocks:
-        x = block(x, level.neighbours)
-    return x
