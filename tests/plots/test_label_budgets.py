@@ -33,18 +33,19 @@ def test_runs_and_their_spread(tmp_path):
             ("b-4", 0.2, {"pretrained": "x.pt", "scratch": True}),
             ("b-5", 0.3, {"pretrained": "x.pt", "finetune": "peft"}),
             ("b-3", 0.4, {"num_train": 10}),
+            ("b-6", 0.6, {"method": "baseline", "num_train": 10}),
         ],
     )
     append_row(table, {"prefix": "b-mae", "timestamp": "now", "loss": 0.2})  # of another script: no F1
     found = summarize(read_runs([table], all_events=1000))
-    assert list(found) == [("scratch", 10), ("scratch", 1000), ("peft", 1000), ("fft", 10)]
+    assert list(found) == [("baseline", 10), ("scratch", 10), ("scratch", 1000), ("peft", 1000), ("fft", 10)]
     assert found["scratch", 10].mean["macro"] == 0.4 and found["fft", 10].runs == 2
     assert found["fft", 10].mean["shower"] == pytest.approx(0.7) and found["fft", 10].spread["macro"] == pytest.approx(
         0.02**0.5
     )
     lines = markdown(found).splitlines()
     assert lines[0] == "| method | labels | seeds | F1 macro | F1 shower | F1 michel |"
-    assert lines[-1].startswith("| fft | 10 | 2 | 0.600 ± 0.141 | 0.700 ± 0.141 |") and lines[2].startswith(
+    assert lines[-1].startswith("| fft | 10 | 2 | 0.600 ± 0.141 | 0.700 ± 0.141 |") and lines[3].startswith(
         "| scratch | 10 | 1 | 0.400 |"
     )
     draw_label_budgets(tmp_path / "b.png", found)

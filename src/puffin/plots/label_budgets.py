@@ -1,4 +1,4 @@
-"""Compare F1 for different numbers of labelled events, from the tables that train_segmentation.py writes."""
+"""Compare F1 for different numbers of labelled events, from the tables of train_segmentation.py and the baseline."""
 
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from puffin.files import whole_file
 from puffin.plots.style import save
 from puffin.tables import read_records
 
-METHODS = ("scratch", "peft", "lora", "fft")
-_COLOURS = dict(zip(METHODS, ("#999999", "#0072b2", "#009e73", "#d55e00"), strict=True))
+METHODS = ("baseline", "scratch", "peft", "lora", "fft")
+_COLOURS = dict(zip(METHODS, ("#000000", "#999999", "#0072b2", "#009e73", "#d55e00"), strict=True))
 
 
 class LabelRun(NamedTuple):
-    """A trained network: method, number of labelled events, and F1 of each class and `macro`."""
+    """A trained network, or the baseline: method, number of labelled events, and F1 of each class and `macro`."""
 
     prefix: str
     method: str
@@ -71,12 +71,16 @@ def _run_of(row: dict, table: Path, all_events: int) -> LabelRun:
             f"was only evaluated in this folder."
         )
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8-sig"))
-    from_scratch = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
+    if "method" in settings:  # no network
+        method = settings["method"]
+    else:
+        from_scratch = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
+        method = "scratch" if from_scratch else settings["finetune"]
     budget = settings["num_train"] if settings["num_train"] > 0 else all_events
     if not budget:
         raise InputError(f"{settings_file}: the run used all events; pass their number with --all")
     f1 = {name: float(row[f"f1_{name}"]) for name in ("macro", *PILARNET.class_names) if row.get(f"f1_{name}")}
-    return LabelRun(row["prefix"], "scratch" if from_scratch else settings["finetune"], budget, f1)
+    return LabelRun(row["prefix"], method, budget, f1)
 
 
 def summarize(runs: Sequence[LabelRun]) -> dict[tuple[str, int], Summary]:
@@ -118,9 +122,8 @@ def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) ->
         for k, method in enumerate(METHODS):
             found = [(budget, summaries[method, budget]) for budget in budgets if (method, budget) in summaries]
             if found:
-                x = np.array([budget for budget, _ in found]) * 1.03 ** (
-                    k - 1.5
-                )  # so that the error bars do not overlap
+                shift = k - (len(METHODS) - 1) / 2  # so that the error bars do not overlap
+                x = np.array([budget for budget, _ in found]) * 1.03**shift
                 bars = np.nan_to_num([s.spread[name] for _, s in found])
                 style = {"marker": "o", "ms": 4, "lw": 1.6, "capsize": 3, "color": _COLOURS[method], "label": method}
                 axes.errorbar(x, [s.mean[name] for _, s in found], bars, **style)

@@ -32,6 +32,7 @@ from puffin.runs.run import Run
 from puffin.runs.start import start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
+from puffin.settings.clouds import CloudDataSettings
 from puffin.settings.common import SPLITS
 from puffin.settings.flags import Flags
 from puffin.settings.roles import Role
@@ -280,8 +281,12 @@ def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:
 
 
 def open_clouds(run: Run) -> Datasets:
+    """Open the splits of the settings of a run; see `open_datasets`."""
+    return open_datasets(run.settings.data, run.settings.run.seed, run.start.evaluating)
+
+
+def open_datasets(data: CloudDataSettings, seed: int, evaluating: bool = False) -> Datasets:
     """Open the splits of the settings. Without test files, the validation events are those to report on."""
-    data, evaluating, seed = run.settings.data, run.start.evaluating, run.settings.run.seed
     selection = CloudSelection(
         data.remove_led,
         data.energy_threshold,

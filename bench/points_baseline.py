@@ -1,0 +1,270 @@
+"""Measure how well hand-made features and boosted trees classify LArTPC points: the baseline without neural networks.
+
+    python3 bench/points_baseline.py --datadir DIR --budgets 5 25 100 --seeds 1 2 3
+
+Every point is described by the shape and the energy of its surroundings at several scales, its connected components
+and its event (`describe`). A first classifier, scikit-learn's HistGradientBoostingClassifier, sees these numbers. A
+second one also sees the class probabilities that the first gives to the surrounding points (auto-context, Tu and Bai,
+IEEE TPAMI 32 (2010) 1744); for its training they come from classifiers that have not seen the event.
+
+The benchmark prints precision, recall and F1 on the test events (validation events if there are no test events) and
+adds a row to log/STUDY.Best.metrics.csv, in the columns of train_segmentation.py. The training events of a run are
+those of `train_segmentation.py --num-train N --seed S`. Runs are named STUDY-baseline-BUDGET-sSEED; runs with a row
+in the table are skipped. bench/label_budgets.py measures the same runs beside those of networks.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from puffin.errors import explain_missing_packages
+
+if __name__ == "__main__":  # before an import can fail
+    explain_missing_packages()
+
+
+import numpy as np
+import torch
+import yaml
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import KBinsDiscretizer
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from bench.studies import add_study_arguments, check_budgets, finished, table_of
+from puffin.checkpoints.writing import git_commit
+from puffin.data.pilarnet import CloudDataset, energy_of, voxels_of
+from puffin.detector import PILARNET
+from puffin.errors import InputError, plural
+from puffin.files import append_row, whole_file
+from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
+from puffin.ops.geometry import component_geometry, components, local_geometry
+from puffin.ops.neighbors import knn
+from puffin.plots.label_budgets import markdown, read_runs, summarize
+from puffin.runs.clouds import open_datasets
+from puffin.runs.entry import run_script
+from puffin.settings.clouds import CloudDataSettings
+from puffin.settings.parser import OneLineParser
+from puffin.settings.types import integer, number
+
+LINKS = (1.8, 5.0)  # voxels, distances of linked points in the two kinds of connected components
+CONTEXT = (24, 160)  # numbers of nearest points whose probabilities are averaged
+ITERATIONS = 100  # of boosting
+BINS = 63  # of each feature
+FOLDS = 3  # groups of training events; each gets probabilities from a classifier that was trained on the others
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event of P points.
+
+    features (P, F) float32, see `describe`; classes (P,) int64; points (P, 4) float32: x, y, z [voxel], energy [MeV].
+    """
+
+    features: np.ndarray
+    classes: np.ndarray
+    points: Tensor
+
+
+def describe(points: Tensor) -> np.ndarray:
+    """Compute the features of all points of an event, (P, F) float32.
+
+    points (P, 4) float32: x, y, z [voxel], energy [MeV]. The columns are the energy, those of `local_geometry`, those
+    of `component_geometry` for each of LINKS, and the number of points and the energy of the event."""
+    ptr = torch.tensor([0, len(points)])
+    columns = [points[:, 3:], local_geometry(points, ptr), *(component_geometry(points, ptr, link) for link in LINKS)]
+    event = torch.tensor([len(points), float(points[:, 3].sum())]).expand(len(points), 2)
+    return torch.cat([*columns, event], dim=1).numpy()
+
+
+def add_context(event: Event, probabilities: np.ndarray) -> np.ndarray:
+    """Append to the features the probabilities (P, C) of each point and their means over its surroundings.
+
+    These are the CONTEXT nearest points and the connected components."""
+    points, p = event.points, torch.from_numpy(probabilities)
+    ptr, columns = torch.tensor([0, len(points)]), [p]
+    nearest = knn(points[None], points[None], None, None, min(max(CONTEXT), len(points)))[1][0]
+    columns += [p[nearest[:, :k]].mean(1) for k in CONTEXT]
+    for link in LINKS:
+        label = components(points, ptr, link)
+        size = torch.bincount(label, minlength=len(points)).clamp_min(1)
+        columns.append((torch.zeros_like(p).index_add(0, label, p) / size[:, None])[label])
+    return np.concatenate([event.features, torch.cat(columns, dim=1).numpy()], axis=1)
+
+
+class Baseline:
+    """Two classifiers in a row; the second sees the probabilities of the first in the surroundings of each point."""
+
+    def __init__(self, num_classes: int, iterations: int):
+        self.num_classes, self.iterations = num_classes, iterations
+
+    def fit(self, events: Sequence[Event]) -> "Baseline":
+        """Train on events, each with at least one point; if there is one event only, both classifiers train on it."""
+        folds = [range(k, len(events), FOLDS) for k in range(min(FOLDS, len(events)))]
+        first = [None] * len(events)
+        for fold in folds:
+            others = [event for k, event in enumerate(events) if k not in fold] or events
+            classifier = self._fitted([event.features for event in others], others)
+            for k in fold:
+                first[k] = self._probabilities(classifier, events[k].features)
+        self.first = self._fitted([event.features for event in events], events)
+        self.second = self._fitted([add_context(*pair) for pair in zip(events, first, strict=True)], events)
+        return self
+
+    def predict(self, event: Event) -> np.ndarray:
+        """Return the class of every point of an event, (P,) int64."""
+        first = self._probabilities(self.first, event.features)
+        return self._probabilities(self.second, add_context(event, first)).argmax(1)
+
+    def _fitted(self, features: Sequence[np.ndarray], events: Sequence[Event]) -> Pipeline:
+        """Train a classifier. Rare classes get larger weights, by the square root of their fraction of points."""
+        classes = np.concatenate([event.classes for event in events])
+        counts = np.bincount(classes, minlength=self.num_classes)
+        weights = (len(classes) / counts[classes]) ** 0.5
+        # scikit-learn's own bins of weighted points take several times as long as the training with few events
+        bins = KBinsDiscretizer(
+            BINS, encode="ordinal", strategy="quantile", quantile_method="linear", subsample=None, dtype=np.float32
+        )
+        trees = HistGradientBoostingClassifier(
+            max_iter=self.iterations, learning_rate=0.15, l2_regularization=1.0, early_stopping=False, random_state=0
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # features with few values have fewer bins
+            fitted = make_pipeline(bins, trees).fit(
+                np.concatenate(features), classes, histgradientboostingclassifier__sample_weight=weights
+            )
+        return fitted
+
+    def _probabilities(self, classifier: Pipeline, features: np.ndarray) -> np.ndarray:
+        """Return the probabilities of all classes, (P, C) float32; 0 for classes without training points."""
+        probabilities = np.zeros((len(features), self.num_classes), np.float32)
+        found = classifier.classes_
+        # with a single class scikit-learn returns a second column, for all others
+        probabilities[:, found] = classifier.predict_proba(features)[:, : len(found)]
+        return probabilities
+
+
+class Events:
+    """Reads the events of a data set and describes their points; each event once, as features stay in memory."""
+
+    def __init__(self):
+        self._known: dict[tuple[Path, int], Event] = {}
+
+    def of(self, dataset: CloudDataset) -> list[Event]:
+        """Return the events of a data set that have points after the cuts."""
+        events = []
+        for k, (file, row) in enumerate(zip(*dataset.places(torch.arange(len(dataset))), strict=True)):
+            place = dataset.files[file], int(row)
+            if place not in self._known:
+                self._known[place] = _read(dataset, k)
+            events.append(self._known[place])
+        return [event for event in events if len(event.classes)]
+
+
+def _read(dataset: CloudDataset, k: int) -> Event:
+    """Read and describe event number k of a data set."""
+    batch, selection = dataset[k], dataset.selection
+    x = voxels_of(batch.points[:, :3].double())
+    energy = energy_of(batch.points[:, 3:].double(), selection.eps, selection.emax)
+    # undo the rounding errors of the scaled coordinates, which would break ties of distances on the lattice
+    points = torch.cat([x.round(decimals=2), energy], dim=1).float()
+    return Event(describe(points), batch.semantic.numpy(), points)
+
+
+def measure(
+    prefix: str,
+    table: Path,
+    data: CloudDataSettings,
+    seed: int,
+    iterations: int = ITERATIONS,
+    events: Events | None = None,
+) -> None:
+    """Train with the events that settings and seed select; add the metrics on the test events to a table, and print
+    them.
+
+    events: keeps what it reads for further runs, which must select the same points."""
+    start, events = time.time(), events or Events()
+    datasets = open_datasets(data, seed)
+    for dataset in datasets.values():
+        dataset.selection = replace(dataset.selection, strict_led=True)
+    if "test" not in datasets:
+        raise InputError(f"{data.datadir}: expected .h5 files in test/ or val/. Pass another folder with --datadir.")
+    names = PILARNET.classes(data.remove_led)
+    training = events.of(datasets["train"])
+    if not training:
+        none = f"none of {len(datasets['train'])} training events has a point above"
+        raise InputError(f"{data.datadir}: {none} --energy-threshold {data.energy_threshold:g}")
+    baseline = Baseline(len(names), iterations).fit(training)
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for event in events.of(datasets["test"]):
+        predicted = torch.from_numpy(baseline.predict(event))
+        confusion += confusion_of(torch.from_numpy(event.classes), predicted, len(names))
+    metrics = segmentation_metrics(confusion.numpy(), names)
+    settings = {"method": "baseline", "seed": seed, "iterations": iterations, "commit": git_commit()}
+    with whole_file(table.with_name(f"{prefix}.yaml")) as temporary:
+        temporary.write_text(yaml.safe_dump(settings | asdict(data)), encoding="utf-8")
+    row = {"prefix": prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics}
+    append_row(table, row | {"evaluated": str(Path(data.datadir).resolve())})
+    print(f"{prefix}: {plural(len(datasets['test']), 'test event')}, {time.time() - start:.0f} s")
+    for name in (*names, "macro"):
+        values = "  ".join(f"{metric} {metrics[f'{metric}_{name}']:.3f}" for metric in PER_CLASS)
+        print(f"  {name:7} {values}", flush=True)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, data = parser.add_argument, CloudDataSettings()
+    add_study_arguments(parser, (5, 25, 100))
+    add(
+        "--min-points",
+        type=integer(0),
+        default=data.min_points,
+        metavar="N",
+        help="minimum number of points per event, before any cuts (default: %(default)s)",
+    )
+    add(
+        "--energy-threshold",
+        type=number(0),
+        default=data.energy_threshold,
+        metavar="MEV",
+        help="drop points at or below this energy [MeV] (default: %(default)s)",
+    )
+    add(
+        "--iterations",
+        type=integer(1),
+        default=ITERATIONS,
+        metavar="N",
+        help="boosting iterations of each classifier, one tree per class each (default: %(default)s)",
+    )
+    add("-j", "--threads", type=integer(1), default=1, metavar="N", help="number of CPU threads (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the runs that are missing, then print the table."""
+    args = parse_arguments(arguments)
+    data = replace(
+        CloudDataSettings(), datadir=args.datadir, min_points=args.min_points, energy_threshold=args.energy_threshold
+    )
+    check_budgets(args.budgets, data)
+    table, events = table_of(args), Events()
+    prefixes = {f"{args.study}-baseline-{n}-s{seed}": (n, seed) for n in args.budgets for seed in args.seeds}
+    torch.set_num_threads(args.threads)
+    with threadpool_limits(args.threads):
+        for prefix, (budget, seed) in prefixes.items():
+            if prefix not in finished(table):
+                measure(prefix, table, replace(data, num_train=budget), seed, args.iterations, events)
+    print(markdown(summarize(read_runs([table], wanted=prefixes))))
+
+
+if __name__ == "__main__":
+    run_script(main, sys.argv[1:], hint="")
