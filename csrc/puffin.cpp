@@ -1,7 +1,7 @@
 // Schemas of the Puffin kernels. csrc/cpu implements all and csrc/cuda most of them; src/puffin/ops/<op>.py says what
 // they mean, states the same schema for its oracle, and refuses a library built from other schemas. A library is out of
-// date when this file has changed, so say here what a schema does not: on the CPU, pair_* and message also take tables
-// of bfloat16.
+// date when this file has changed, so say here what a schema does not: on the CPU, pair_*, message and sparse_conv also
+// take tables of bfloat16.
 //
 // Only PyTorch's stable C ABI is used (torch/csrc/stable): one build serves several PyTorch releases.
 #include <torch/csrc/stable/library.h>
@@ -72,4 +72,7 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def(
       "segment_attention_backward(Tensor grad, Tensor qkv, Tensor out, Tensor lse, Tensor ptr, Tensor? seed, int heads,"
       " float dropout) -> Tensor");
+  m.def("voxel_neighbours(Tensor coordinates, Tensor ptr) -> Tensor");
+  m.def("sparse_conv(Tensor x, Tensor weight, Tensor table, Tensor transposed) -> Tensor");
+  m.def("sparse_conv_weight(Tensor x, Tensor grad, Tensor table) -> Tensor");
 }

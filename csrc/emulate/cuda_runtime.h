@@ -105,5 +105,13 @@ __attribute__((no_sanitize("thread"))) T atomicAdd(T* address, T value) {
   return before;
 }
 
+template <class T>
+__attribute__((no_sanitize("thread"))) T atomicCAS(T* address, T expected, T value) {
+  puffin::emulate::note_atomic(address, sizeof(T));
+  const T before = *address;
+  if (before == expected) *address = value;
+  return before;
+}
+
 using std::max;
 using std::min;

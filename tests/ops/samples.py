@@ -21,6 +21,7 @@ DIFFERENTIABLE = {
     "segment_expand",
     "segment_extremum",
     "segment_sum",
+    "sparse_conv",
 }
 
 
@@ -62,6 +63,7 @@ def samples(dtype: torch.dtype = torch.float32, lengths: tuple[int, ...] = (7, 0
         "chamfer_backward": (*gradients, points, others, index_x, index_y),
         **_of_pairs(make, sizes),
         **_of_rows(make, sizes),
+        **_of_voxels(make, sizes),
         **_of_layers(make, sizes),
     }
 
@@ -111,6 +113,19 @@ def _of_rows(make, sizes: Tensor) -> dict[str, tuple]:
         "segment_extremum_backward": (segments, extremum, rows, ptr),
         "segment_attention": (qkv, *attention),
         "segment_attention_backward": (make(len(rows), 4), qkv, out, lse, *attention),
+    }
+
+
+def _of_voxels(make, sizes: Tensor) -> dict[str, tuple]:
+    ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    rows = torch.arange(int(ptr[-1]))
+    coordinates = torch.stack([rows % 3, rows // 3 % 2, rows // 6], 1)
+    neighbours = torch.ops.puffin.voxel_neighbours(coordinates, ptr)
+    x = make(len(rows), 5)
+    return {
+        "voxel_neighbours": (coordinates, ptr),
+        "sparse_conv": (x, make(27, 5, 4), neighbours, neighbours.flip(1)),
+        "sparse_conv_weight": (x, make(len(rows), 4), neighbours),
     }
 
 

@@ -3,15 +3,19 @@
 import pytest
 import torch
 
+from puffin.ops import library
 from puffin.ops import sparse_conv as module
 from puffin.ops.sparse_conv import sparse_conv
 from puffin.ops.voxels import coarsen, voxel_neighbours
 from tests.conftest import TOLERANCE, relative
+from tests.ops.processor import check_instruction_set, with_threads
+from tests.ops.samples import samples
 from tests.ops.test_voxels import LENGTHS, sorted_events
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 CHANNELS = [(16, 16), (1, 3), (64, 64), (17, 40)]
 KINDS = ["submanifold", "stride 2", "transpose"]
+needs_kernels = pytest.mark.skipif(not library.has_cpu_kernel(torch.zeros(1)), reason="CPU kernels not built")
 
 
 def tables(kind, lengths=(40, 0, 1, 90), origin=(-3, 5, 0)):
@@ -101,7 +105,7 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(lambda a, w: sparse_conv(a, w, table, transposed), (x, weight))
     y = sparse_conv(x, weight, table, transposed).square().sum()
     first = torch.autograd.grad(y, weight, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="autograd|differentiate twice"):
+    with pytest.raises(RuntimeError, match="differentiate twice"):
         first.sum().backward()
 
 
@@ -123,6 +127,71 @@ def test_events_do_not_see_each_other(channels, dtype):
     y, grad, _ = both(convolve(table), dirty, weight, direction)
     assert not y[:130].isfinite().any() and not y[250:].isfinite().any()
     assert torch.equal(y[inside], alone[0]) and torch.equal(grad[inside], alone[1])
+
+
+@pytest.mark.parametrize("channels", [(3, 2), (17, 40)])
+def test_oracle_equals_kernel(channels):
+    """Both operators on the same arguments."""
+    x, weight, table, transposed = sample("stride 2", channels)
+    grad = torch.randn(len(table), channels[1], dtype=x.dtype)
+    for oracle, operator, args in (
+        (module._oracle, torch.ops.puffin.sparse_conv, (x, weight, table, transposed)),
+        (module._weight_oracle, torch.ops.puffin.sparse_conv_weight, (x, grad, table)),
+    ):
+        assert relative(operator(*args), oracle(*args)) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("name", ["sparse_conv", "sparse_conv_weight"])
+def test_opcheck(name):
+    """Schema, fake kernels, registration of the derivative."""
+    args = samples(torch.float64)[name]
+    if name == "sparse_conv":
+        args = args[0].requires_grad_(), args[1].requires_grad_(), *args[2:]
+    torch.library.opcheck(getattr(torch.ops.puffin, name).default, args)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_result_does_not_depend_on_threads(dtype):
+    """Bit for bit with 1 and 3 threads, and several blocks of partial sums."""
+    table = torch.randint(-9000, 9000, (9000, 3), dtype=torch.int32).clamp_min(-1)
+    x, weight, direction = torch.randn(9000, 5, dtype=dtype), torch.randn(3, 5, 7), torch.randn(9000, 7)
+
+    def convolve():
+        return both(lambda a, w: sparse_conv(a, w, table, table), x, weight, direction)
+
+    assert all(torch.equal(a, b) for a, b in zip(*with_threads((1, 3), convolve), strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
+def test_lower_instruction_sets_agree(level):
+    """The tests of values above, with the code for machines that lack the instructions of this one."""
+    check_instruction_set(level, [__file__], "values or see or oracle_equals")
+
+
+@needs_kernels
+def test_wrong_arguments_of_operators_raise():
+    """A kernel would read beyond the end."""
+    x, weight, table, transposed = sample("submanifold", (3, 2))
+    grad = torch.randn(len(table), 2, dtype=x.dtype)
+    convolve, of_weight = torch.ops.puffin.sparse_conv, torch.ops.puffin.sparse_conv_weight
+    beyond = table.clone()
+    beyond[-1, 5] = len(x)
+    for bad in (beyond, table.long(), table[0]):
+        with pytest.raises(RuntimeError, match="table: expected"):
+            convolve(x, weight, bad, transposed)
+        with pytest.raises(RuntimeError, match="table: expected|grad: expected"):
+            of_weight(x, grad, bad)
+    for bad in (weight[1:], weight[:, 1:], weight.float(), weight[0]):
+        with pytest.raises(RuntimeError, match="weight: expected"):
+            convolve(x, bad, table, transposed)
+    for bad in (x[0], x.half(), x.long()):
+        with pytest.raises(RuntimeError, match="x: expected"):
+            convolve(bad, weight, table, transposed)
+    for bad in (grad[1:], grad.float(), grad[0]):
+        with pytest.raises(RuntimeError, match="grad: expected"):
+            of_weight(x, bad, table)
 
 
 def test_bad_arguments_raise():

@@ -5,9 +5,11 @@ import itertools
 import pytest
 import torch
 
-from puffin.ops import voxels
+from puffin.ops import library, voxels
 from puffin.ops.voxels import coarsen, voxel_neighbours, voxel_order
 from tests.conftest import DEVICES
+from tests.ops.processor import with_threads
+from tests.ops.samples import samples
 
 OFFSETS = list(itertools.product((-1, 0, 1), repeat=3))
 LENGTHS = {"some": [40, 0, 1, 90], "one": [1], "empty": [0, 0], "none": [], "one event": [300]}
@@ -122,7 +124,32 @@ def test_coarse_lattices(lengths, origin, device):
         coordinates, ptr = coarse.coordinates, coarse.ptr
 
 
-def test_unsorted_rows_are_noticed():
+@pytest.mark.skipif(not library.has_cpu_kernel(torch.zeros(1)), reason="CPU kernels not built")
+def test_neighbours_do_not_depend_on_threads():
+    """The same table with 1 and 3 threads."""
+    coordinates, ptr = events([900, 5, 0, 700, 800], size=12)
+    assert torch.equal(*with_threads((1, 3), lambda: voxel_neighbours(coordinates, ptr)))
+
+
+def test_opcheck():
+    """Schema and fake kernels."""
+    torch.library.opcheck(torch.ops.puffin.voxel_neighbours.default, samples()["voxel_neighbours"])
+
+
+def test_large_event():
+    """Tables of 108 and 32 bytes a voxel: breaks if time or memory grow with the volume or the square of the rows."""
+    size = 100
+    coordinates = torch.cartesian_prod(*[torch.arange(size) * 3] * 3) - 150
+    coordinates += torch.arange(size**3)[:, None] % 2  # pairs of neighbours along the diagonal
+    ptr = torch.tensor([0, size**3])
+    coordinates = coordinates[voxel_order(coordinates, ptr)]
+    neighbours = voxel_neighbours(coordinates, ptr)
+    assert torch.equal(neighbours[:, 13], torch.arange(size**3, dtype=torch.int32))
+    assert int((neighbours >= 0).sum()) == size**3
+    assert len(coarsen(coordinates, ptr).coordinates) == len(torch.unique(coordinates >> 1, dim=0))
+
+
+def test_unsorted_rows_are_refused():
     """`coarsen` of rows in another order repeats a voxel, which the next call refuses."""
     coarse = coarsen(torch.tensor([[0, 0, 0], [4, 0, 0], [1, 0, 0]]), torch.tensor([0, 3]))
     with pytest.raises((ValueError, RuntimeError), match="got a voxel twice"):

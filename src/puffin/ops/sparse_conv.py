@@ -16,6 +16,9 @@ from torch import Tensor
 
 from puffin.ops import library
 
+FORWARD = "sparse_conv(Tensor x, Tensor weight, Tensor table, Tensor transposed) -> Tensor"
+WEIGHT = "sparse_conv_weight(Tensor x, Tensor grad, Tensor table) -> Tensor"
+
 
 def sparse_conv(x: Tensor, weight: Tensor, table: Tensor, transposed: Tensor) -> Tensor:
     """Convolve x (S, Cin) with weight (K, Cin, Cout): y (T, Cout)[t] is the sum of x[table[t, k]] @ weight[k] over k.
@@ -32,8 +35,10 @@ def sparse_conv(x: Tensor, weight: Tensor, table: Tensor, transposed: Tensor) ->
     _check(x, weight, table, transposed)
     if library.autocast_makes_half_tables(x):
         x = x.bfloat16()
-    supported = x.float() if x.dtype == torch.float16 else x
-    return _SparseConv.apply(supported, weight.to(_wide_dtype(supported)), table, transposed).to(x.dtype)
+    keeps_dtype = x.dtype in (torch.float32, torch.float64) or (x.dtype == torch.bfloat16 and library.has_cpu_kernel(x))
+    supported = x if keeps_dtype else x.float()
+    weight = weight.to(_wide_dtype(supported))
+    return torch.ops.puffin.sparse_conv(supported, weight, table, transposed).to(x.dtype)
 
 
 def _check(x: Tensor, weight: Tensor, table: Tensor, transposed: Tensor) -> None:
@@ -83,20 +88,26 @@ def _weight_oracle(x, grad, table):
     return result
 
 
-class _SparseConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, table, transposed):
-        ctx.save_for_backward(x, weight, table, transposed)
-        with torch.autocast(x.device.type, enabled=False):
-            return _oracle(x, weight, table, transposed)
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, weight, table, transposed = ctx.saved_tensors
-        return (
-            _oracle(grad, weight.transpose(1, 2), transposed, table) if ctx.needs_input_grad[0] else None,
-            _weight_oracle(x, grad, table) if ctx.needs_input_grad[1] else None,
-            None,
-            None,
-        )
+
+@torch.autograd.function.once_differentiable
+def _derivative(ctx, grad):
+    x, weight, table, transposed = ctx.saved_tensors
+    ops, (needs_x, needs_weight, *_) = torch.ops.puffin, ctx.needs_input_grad
+    of_x = ops.sparse_conv(grad, weight.transpose(1, 2), transposed, table) if needs_x else None
+    return of_x, ops.sparse_conv_weight(x, grad, table) if needs_weight else None, None, None
+
+
+def _fake(x, weight, table, transposed):
+    return x.new_empty(table.shape[0], weight.shape[2])
+
+
+def _weight_fake(x, grad, table):
+    return x.new_empty(table.shape[1], x.shape[1], grad.shape[1], dtype=_wide_dtype(x))
+
+
+library.define(FORWARD, _oracle, _fake)
+library.define(WEIGHT, _weight_oracle, _weight_fake)
+torch.library.register_autograd("puffin::sparse_conv", _derivative, setup_context=_setup)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from puffin.ops import library
 from puffin.ops.segments import check_ptr
 
+NEIGHBOURS = "voxel_neighbours(Tensor coordinates, Tensor ptr) -> Tensor"
 _BITS = 21  # three coordinates of 21 bits are the 63 bits of a Morton code
 _ALIGNED = 16  # rows remain sorted on this number of coarser lattices
 _SPREAD = {  # shift: the bits that remain, of which the last mask has every third
@@ -66,15 +68,16 @@ def voxel_neighbours(coordinates: Tensor, ptr: Tensor) -> Tensor:
     """Find the row of each voxel's 27 neighbours in the same event: (V, 27) int32, -1 where the lattice is empty.
 
     Column 9 (dx + 1) + 3 (dy + 1) + dz + 1 belongs to the voxel at offset (dx, dy, dz), so column 13 is the voxel
-    itself, and the offsets of columns k and 26 - k are opposite.  The rows may have any order.  Raises an error if two
-    voxels of an event have the same coordinates.
+    itself, and the offsets of columns k and 26 - k are opposite.  The rows may have any order.  On a CPU two
+    voxels of an event with the same coordinates are an error; on a GPU, where the check would wait for the device, any
+    one of them is found.
 
     >>> voxel_neighbours(torch.tensor([[0, 0, 0], [0, 0, 1]]), torch.tensor([0, 2]))[:, 12:15]
     tensor([[-1,  0,  1],
             [ 0,  1, -1]], dtype=torch.int32)
     """
     _check(coordinates, ptr)
-    return _neighbours_oracle(coordinates.long(), ptr)
+    return torch.ops.puffin.voxel_neighbours(coordinates.long(), ptr)
 
 
 def coarsen(coordinates: Tensor, ptr: Tensor) -> Coarse:
@@ -154,3 +157,10 @@ def _neighbours_oracle(coordinates, ptr):
         found = [_find(torch.where((a < 0) | (b < 0), -1, a * len(values) + b), keys) for a in found for b in ranks]
     row_of_number = torch.empty_like(number).scatter_(0, number, torch.arange(len(number), device=number.device))
     return torch.stack([torch.where(n < 0, -1, row_of_number[n]) for n in found], 1).int()
+
+
+def _neighbours_fake(coordinates, ptr):
+    return coordinates.new_empty(coordinates.shape[0], 27, dtype=torch.int32)
+
+
+library.define(NEIGHBOURS, _neighbours_oracle, _neighbours_fake)
