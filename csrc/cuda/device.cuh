@@ -34,6 +34,13 @@ __device__ inline int64_t event_size(const int64_t* lengths, int64_t event, int6
   return n < 0 ? 0 : n > rows ? rows : n;
 }
 
+// The first row of each segment; its values are not checked either.
+inline void check_ptr(const Tensor& ptr, const Tensor& like) {
+  STD_TORCH_CHECK(ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.scalar_type() == ScalarType::Long &&
+                      ptr.device() == like.device(),
+                  "ptr: expected contiguous (S + 1,) int64 on the device of the rows");
+}
+
 template <class T>
 __device__ inline T larger(T a, T b) {
   return a > b ? a : b;

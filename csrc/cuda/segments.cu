@@ -78,12 +78,6 @@ void check_rows(const Tensor& x, const char* name) {
   check_floating(x, name);
 }
 
-void check_ptr(const Tensor& ptr, const Tensor& like) {
-  STD_TORCH_CHECK(ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.scalar_type() == ScalarType::Long &&
-                      ptr.device() == like.device(),
-                  "ptr: expected contiguous (S + 1,) int64 on the device of the rows");
-}
-
 void check_segments(const Tensor& x, const Tensor& ptr, const Tensor& like, const char* name) {
   check_rows(x, name);
   STD_TORCH_CHECK(x.size(0) == ptr.size(0) - 1 && x.size(1) == like.size(1) && x.scalar_type() == like.scalar_type() &&

@@ -82,9 +82,7 @@ Tensor voxel_neighbours(const Tensor coordinates_in, const Tensor ptr) {
   STD_TORCH_CHECK(coordinates_in.dim() == 2 && coordinates_in.size(1) == 3 &&
                       coordinates_in.scalar_type() == ScalarType::Long && coordinates_in.size(0) < INT32_MAX,
                   "coordinates: expected (V, 3) int64");
-  STD_TORCH_CHECK(ptr.dim() == 1 && ptr.size(0) > 0 && ptr.is_contiguous() && ptr.scalar_type() == ScalarType::Long &&
-                      ptr.device() == coordinates_in.device(),
-                  "ptr: expected contiguous (B + 1,) int64 on the device of the coordinates");
+  check_ptr(ptr, coordinates_in);
   const Scope scope(coordinates_in);
   const Tensor coordinates = torch::stable::contiguous(coordinates_in);
   const int64_t rows = coordinates.size(0), size = int64_t(std::bit_ceil(uint64_t(2 * rows)));
