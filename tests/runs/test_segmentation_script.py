@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
 
+import puffin
 import train_segmentation as script
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.data.pilarnet_files import EventFile
@@ -32,6 +33,7 @@ from tests.runs.helpers import (
     write,
 )
 
+UNET = "--backbone unet --unet-width 4 --unet-levels 3 --geometry --no-plot".split()
 SCRATCH = "--arch vit_tiny --depth 1 --head-dim 16".split()
 EVALUATE = "--eval --min-points 50".split()
 refused = partial(refused_by, script.main)
@@ -227,6 +229,53 @@ def test_stopped_run_continues_bit_for_bit(data, pretrained, tmp_path, monkeypat
     copy.unlink()
     history = check_resumed(script.main, data, tmp_path, "--num-workers", workers)
     assert [r["step"] for r in history] == [2, 4, 6]
+
+
+def unet(data, work, *flags):
+    """Return the flags of a tiny run with a U-Net."""
+    common = "--min-points 50 --batch-size 3 --cpu --threads 1 --num-epoch 2 --prefix tiny".split()
+    return [*common, *UNET, "--datadir", str(data), "--workdir", str(work), *flags]
+
+
+def test_unet(data, tmp_path, monkeypatch):
+    """Train a U-Net, stop and resume it to the same bits, evaluate it, and load it from Python.
+
+    Breaks if the backbone is not rebuilt from the checkpoint, or its augmentation draws from another generator."""
+    from puffin.tasks.segmentation import PointSegmentation
+
+    script.main(unet(data, tmp_path / "whole"))
+    stop_in_training_step(monkeypatch, PointSegmentation, 5, script.main, unet(data, tmp_path / "cut"))
+    check_resumed(script.main, data, tmp_path)
+    script.main(existing_run(data, tmp_path / "whole", *EVALUATE, "--no-plot"))
+    first, again = (tmp_path / "whole/log/tiny.Best.metrics.csv").read_text().splitlines()[1:]
+    assert again.split(",")[2:6] == first.split(",")[2:6]
+    network = puffin.load(tmp_path / "whole/model/tiny_best.pt")
+    found = np.concatenate(network.predict(data / "val/events_v2.h5"))
+    with h5py.File(tmp_path / "whole/predict/tiny.best.test.h5") as file:
+        expected = file["probability"][()]
+    np.testing.assert_allclose(found[np.isfinite(found[:, 0])], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arch", "vit_tiny"], "--arch: only --backbone transformer"),
+        (["--layer-decay", "0.5"], "--layer-decay: only --backbone transformer"),
+        (["--backbone", "transformer"], "--unet-levels: only --backbone unet"),
+        (["--unet-levels", "20"], "unet-levels: expected at most 16"),
+    ],
+)
+def test_flags_of_the_other_backbone(data, tmp_path, capsys, flags, message):
+    """Breaks if a flag that has no effect is accepted in silence."""
+    assert message in refused(unet(data, tmp_path, *flags), capsys)
+
+
+def test_preset_of_the_other_backbone(data, tmp_path, capsys):
+    """A preset for fine-tuning a transformer is refused by name, too."""
+    (tmp_path / "peft.yaml").write_text("layer-decay: 0.5")
+    assert "layer_decay: 0.5: only --backbone" in refused(
+        unet(data, tmp_path, "--yaml", str(tmp_path / "peft.yaml")), capsys
+    )
 
 
 def test_published_checkpoints(data, tmp_path):

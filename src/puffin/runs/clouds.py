@@ -34,8 +34,11 @@ from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
 from puffin.settings.clouds import CloudDataSettings
 from puffin.settings.common import SPLITS
+from puffin.settings.declare import declared
+from puffin.settings.encoder import EncoderConfig
 from puffin.settings.flags import Flags
 from puffin.settings.roles import Role
+from puffin.settings.unet import UNetConfig
 from puffin.tasks.cloud_pictures import draw_events, draw_labels
 from puffin.tasks.masked_modelling import MaskedModelling
 from puffin.tasks.segmentation import PointSegmentation, SegmentationOptions
@@ -153,12 +156,26 @@ def _check_evaluation(flags: Flags) -> None:
             )
 
 
+# settings that only one backbone has
+_BACKBONE_FLAGS = {
+    "transformer": {d.name for d in declared(EncoderConfig)} - {"sync_batchnorm"}
+    | set("layers head_dim head_depth finetune lora_rank lora_alpha layer_decay pretrained scratch".split()),
+    "unet": {d.name for d in declared(UNetConfig)},
+}
+
+
 def _check_segmentation(run: Run) -> None:
     layer_decay, finetune = run.settings.finetuning.layer_decay, run.settings.network.finetune
-    if run.settings.network.backbone == "unet":
-        for flag, value, only in (("--layer-decay", layer_decay, 1.0), ("--finetune", finetune, "fft")):
-            if value != only:
-                raise InputError(f"{flag} {value}: only --backbone transformer has this; leave the flag out")
+    chosen = run.settings.network.backbone
+    for backbone, names in _BACKBONE_FLAGS.items():
+        wrong = sorted(names & run.start.flags.typed)
+        if backbone != chosen and wrong:
+            flag = wrong[0].replace("_", "-")
+            raise InputError(f"--{flag}: only --backbone {backbone} uses this, and this network is a {chosen}")
+    given = {"layer_decay": layer_decay, "finetune": finetune, "pretrained": run.settings.finetuning.pretrained}
+    if chosen == "unet" and given != (needed := {"layer_decay": 1.0, "finetune": "fft", "pretrained": ""}):
+        name = next(name for name in given if given[name] != needed[name])
+        raise InputError(f"{name}: {given[name]}: only --backbone transformer uses this; remove it from the preset")
     if layer_decay < 1 and finetune != "fft":
         raise InputError(
             f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
