@@ -96,7 +96,7 @@ check-sanitizers: $(READY)
 	LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 \
 	  PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest tests/ops \
 	  -k "equals_oracle or golden or padded or threads or tree or per_event or equals_separate or refuse or half_tables \
-  or pair_messages or embedding or equivariant_nodes or attention"; \
+  or pair_messages or embedding or equivariant_nodes or attention or test_geometry"; \
 	  status=$$?; PUFFIN_CUDA=0 $(BIN)/python setup.py build_kernels; exit $$status
 
 # 1000 cases of odd flags, data, checkpoints and presets; `make test` runs the first 60 of them

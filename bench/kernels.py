@@ -27,6 +27,7 @@ import torch
 from puffin.ops.chamfer import chamfer_distance
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
+from puffin.ops.geometry import components, local_geometry
 from puffin.ops.neighbors import ball_count, ball_query, knn
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import number
@@ -120,6 +121,7 @@ def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, 
     x = torch.from_numpy(cloud)
     batch = x[None]
     centres = centrality_nms(batch, None, RADIUS, OVERLAP)
+    with_energies, ptr = torch.cat([x, torch.ones(len(x), 1)], dim=1), torch.tensor([0, len(x)])
     queries = batch[:, centres.index[0, : int(centres.lengths)]]
     rows = {
         "fps": {"puffin": lambda: farthest_point_sampling(batch, None, samples)},
@@ -127,6 +129,8 @@ def rows_for(label: str, cloud: np.ndarray, peers: dict) -> dict[str, dict[str, 
         "ball count": {"puffin": lambda: ball_count(batch, batch, QUERY_RADIUS)},
         "ball query K=256": {"puffin": lambda: ball_query(queries if large else batch, batch, RADIUS, 256)},
         "cnms": {"puffin": lambda: centrality_nms(batch, None, RADIUS, OVERLAP)},
+        "local geometry": {"puffin": lambda: local_geometry(with_energies, ptr)},
+        "components": {"puffin": lambda: components(with_energies, ptr, 1.8)},
         "chamfer": {"puffin": lambda: chamfer_distance(batch, batch + 0.4)},
     }
     if peers["fpsample"]:

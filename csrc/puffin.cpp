@@ -12,6 +12,8 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def("ball_count(Tensor queries, Tensor points, Tensor lengths1, Tensor lengths2, float radius) -> Tensor");
   m.def("ball_query(Tensor queries, Tensor points, Tensor lengths1, Tensor lengths2, float radius, int k) -> Tensor");
   m.def("cnms(Tensor points, Tensor lengths, float radius) -> (Tensor, Tensor)");
+  m.def("local_geometry(Tensor points, Tensor ptr, int[] neighbours, float[] radii) -> Tensor");
+  m.def("components(Tensor points, Tensor ptr, float radius) -> Tensor");
   m.def("chamfer(Tensor x, Tensor y, Tensor lengths_x, Tensor lengths_y) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "chamfer_backward(Tensor grad_x, Tensor grad_y, Tensor x, Tensor y, Tensor index_x, Tensor index_y)"

@@ -104,9 +104,12 @@ def _of_rows(make, sizes: Tensor) -> dict[str, tuple]:
     ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     rows, segments = make(int(ptr[-1]), 3), make(len(sizes), 3)
     extremum = torch.ops.puffin.segment_extremum(rows, ptr, True)
+    positions = make(len(rows), 4)
     qkv, attention = make(len(rows), 12), (ptr, torch.tensor(-(2**40) - 3), 2, 0.4)
     out, lse = torch.ops.puffin.segment_attention(qkv, *attention)
     return {
+        "local_geometry": (positions, ptr, [1, 3], [0.7]),
+        "components": (positions, ptr, 0.7),
         "segment_sum": (rows, ptr),
         "segment_expand": (segments, ptr, len(rows)),
         "segment_extremum": (rows, ptr, True),

@@ -1,18 +1,20 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from puffin.ops import geometry
+from puffin.ops import geometry, library
 from puffin.ops.geometry import component_geometry, components, geometry_names, local_geometry
 from puffin.ops.neighbors import ball_count, knn
 from tests.ops.clouds import DTYPES, NAMES, cloud, require_kernels, single_threaded
-from tests.ops.processor import with_threads
+from tests.ops.processor import check_instruction_set, with_threads
 
 geometry_oracle = single_threaded(geometry.geometry_oracle)
 components_oracle = single_threaded(geometry.components_oracle)
 
+pytestmark = pytest.mark.skipif(library.EMULATED, reason="only the CPU library has kernels for these operators")
 SCALES = (1, 5, 20, 70), (0.0, 0.3, 1.0, 5.0)  # 1 and 5 are distances on the lattice: strictly below matters
 
 
@@ -63,7 +65,8 @@ def test_agrees_with_neighbour_search(name, dtype):
         got = columns(event, torch.tensor([0, end - begin]), *SCALES)
         for k in SCALES[0]:
             d = knn(event[None, :, :3], event[None, :, :3], None, None, min(k, len(event)))[0]
-            assert torch.equal(got[f"k{k}_reach"], d[0, :, -1].sqrt())
+            root = np.sqrt(d[0, :, -1].numpy())  # rounded correctly, unlike torch.sqrt
+            assert torch.equal(got[f"k{k}_reach"], torch.from_numpy(root))
         for radius in SCALES[1]:
             counts = ball_count(event[None, :, :3], event[None, :, :3], radius)
             assert torch.equal(got[f"r{radius:g}_points"], counts[0].to(dtype))
@@ -235,3 +238,28 @@ def test_threads_do_not_matter():
         assert torch.equal(one, three)
         one, three = with_threads((1, 3), lambda ptr=ptr: components(points, ptr, 1.8))
         assert torch.equal(one, three)
+
+
+def test_large_cloud():
+    """10^5 scattered points and 2 10^5 equal ones: breaks (runs for minutes) when time is quadratic."""
+    require_kernels()
+    points = torch.randint(3000, (100_000, 4), generator=torch.Generator().manual_seed(2)).float()
+    some = torch.arange(0, 100_000, 9_973)
+    ptr, scales = torch.tensor([0, 100_000]), ((4, 20), (60.0,))
+    reach = columns(points, ptr, *scales)["k20_reach"][some]
+    assert torch.equal(reach.square().round(), knn(points[None, some], points[None], None, None, 20)[0][0, :, -1])
+    assert (components(torch.ones(200_000, 4), torch.tensor([0, 200_000]), 0.0) == 0).all()
+
+
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
+def test_other_instruction_sets_agree(level):
+    """The tests of values above, with the code for other machines than this one, as far as it can run it."""
+    require_kernels()
+    check_instruction_set(level, [__file__], "equals_oracle or agrees_with or eigenvalues or digits")
+
+
+def test_opcheck():
+    """Breaks when schema, fake kernel and kernel disagree."""
+    points, ptr = packed("some_empty")
+    torch.library.opcheck(torch.ops.puffin.local_geometry.default, (points, ptr, [2, 5], [0.3]))
+    torch.library.opcheck(torch.ops.puffin.components.default, (points, ptr, 0.3))

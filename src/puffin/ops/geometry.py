@@ -3,6 +3,7 @@
 points (P, 4) float32 or float64 hold the events of a batch one after another: x, y, z and energy; ptr (B + 1,) int64 on
 the same device holds the first row of each event, from 0 to P. Squared distances are computed as in
 src/puffin/ops/checks.py. All sums are float64 and relative to the query point, so large coordinates lose no digits.
+The kernels are for the CPU; other devices use plain PyTorch, which compares all pairs.
 
 Source: shares of eigenvalues as features of points, Weinmann et al., ISPRS J. 105 (2015) 286.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from puffin.ops import library
 from puffin.ops.checks import (
     DTYPES,
     check_k,
@@ -21,6 +23,9 @@ from puffin.ops.checks import (
     squared_radius,
 )
 from puffin.ops.segments import check_ptr
+
+SCHEMA = "local_geometry(Tensor points, Tensor ptr, int[] neighbours, float[] radii) -> Tensor"
+COMPONENTS_SCHEMA = "components(Tensor points, Tensor ptr, float radius) -> Tensor"
 
 NEIGHBOURS = (8, 24, 64, 160)
 RADII = (3.0, 6.0, 12.0, 30.0)
@@ -77,7 +82,9 @@ def local_geometry(
     for k, before in zip(neighbours, (0, *neighbours), strict=False):
         if check_k(k) <= before:
             raise ValueError(f"neighbours: expected numbers >= 1, ascending, got {tuple(neighbours)}")
-    return geometry_oracle(points.detach(), ptr, list(neighbours), [check_radius(radius) for radius in radii])
+    return torch.ops.puffin.local_geometry(
+        points.detach(), ptr, list(neighbours), [check_radius(radius) for radius in radii]
+    )
 
 
 def components(points: Tensor, ptr: Tensor, radius: float) -> Tensor:
@@ -92,7 +99,7 @@ def components(points: Tensor, ptr: Tensor, radius: float) -> Tensor:
     tensor([0, 1, 0])
     """
     _check(points, ptr)
-    return components_oracle(points.detach(), ptr, check_radius(radius))
+    return torch.ops.puffin.components(points.detach(), ptr, check_radius(radius))
 
 
 def component_geometry(points: Tensor, ptr: Tensor, radius: float) -> Tensor:
@@ -208,3 +215,15 @@ def components_oracle(points: Tensor, ptr: Tensor, radius: float) -> Tensor:
             label = new
         out[begin : begin + n] = begin + label
     return out
+
+
+def _geometry_fake(points, ptr, neighbours, radii):
+    return points.new_empty(points.shape[0], len(geometry_names(tuple(neighbours), tuple(radii))))
+
+
+def _components_fake(points, ptr, radius):
+    return points.new_empty(points.shape[0], dtype=torch.int64)
+
+
+library.define(SCHEMA, geometry_oracle, _geometry_fake, cpu_only=True)
+library.define(COMPONENTS_SCHEMA, components_oracle, _components_fake, cpu_only=True)
