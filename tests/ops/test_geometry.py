@@ -187,6 +187,27 @@ def test_components_of_two_tracks():
     assert got[20].tolist() == [1, 0.5, 0]
 
 
+def test_distances_that_differ_in_the_last_bit():
+    """Breaks (never ends) when the search for the k-th distance finds no number between two neighbouring floats."""
+    require_kernels()
+    x = torch.zeros(257, 3)
+    x[1:, 0] = 1.42 + torch.arange(64).repeat_interleave(4) * 2**-23
+    points, ptr = one_event(x)
+    neighbours = list(range(2, 257))
+    assert_alike(local_geometry(points, ptr, neighbours, ()), geometry_oracle(points, ptr, neighbours, []))
+
+
+def test_links_through_a_third_box():
+    """16 points are linked to all of a box of 8 and 8 that are not linked to each other; both are one component.
+
+    Breaks when only one point of a box that is within the radius as a whole is united with the others."""
+    points = torch.zeros(64, 4)
+    points[:, 1] = torch.tensor([-100.0, 0, 1, 100]).repeat_interleave(16)
+    points[32:48, 0] = torch.tensor([-1.0, 1]).repeat_interleave(8)
+    got = components(points, torch.tensor([0, 64]), 1.5)
+    assert torch.equal(got, torch.tensor([0, 16, 16, 48]).repeat_interleave(16))
+
+
 def test_no_points():
     """No events, empty events, and no columns."""
     for ptr in ([0], [0, 0, 0]):
