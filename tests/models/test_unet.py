@@ -115,7 +115,7 @@ def test_levels_of_a_known_event():
 
 
 def test_training_finds_branches():
-    """Thirty steps, with every symmetry of the lattice: voxels with many neighbours are one class, others another."""
+    """Sixty steps, with every symmetry of the lattice: voxels with many neighbours are one class, others another."""
     model = make_model().float()
     points, lengths = walks([300, 200], torch.float32)
     with torch.no_grad():
@@ -124,10 +124,10 @@ def test_training_finds_branches():
     target = (crowded.flatten() > crowded.median()).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batch = CloudBatch(points, lengths)
-    for _ in range(30):
+    for _ in range(60):
         optimizer.zero_grad()
         F.cross_entropy(model(lattice_symmetry(batch).points, lengths).logits, target).backward()
         optimizer.step()
     with torch.no_grad():
         right = (model(points, lengths).logits.argmax(1) == target).double().mean()
-    assert right > 0.9
+    assert right > 0.85 > (target == 0).double().mean()  # more than one class alone
