@@ -42,7 +42,7 @@ from torch import Tensor
 
 from bench.studies import add_study_arguments, check_budgets, finished, table_of
 from puffin.checkpoints.writing import git_commit
-from puffin.data.pilarnet import CloudDataset, energy_of, voxels_of
+from puffin.data.pilarnet import CloudDataset, energy_of
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.files import append_row, whole_file
@@ -53,8 +53,9 @@ from puffin.plots.label_budgets import markdown, read_runs, summarize
 from puffin.runs.clouds import open_datasets
 from puffin.runs.entry import run_script
 from puffin.settings.clouds import CloudDataSettings
+from puffin.settings.declare import declared
 from puffin.settings.parser import OneLineParser
-from puffin.settings.types import integer, number
+from puffin.settings.types import integer
 
 LINKS = (1.8, 5.0)  # voxels, distances of linked points in the two kinds of connected components
 CONTEXT = (24, 160)  # numbers of nearest points whose probabilities are averaged
@@ -174,7 +175,7 @@ class Events:
 def _read(dataset: CloudDataset, k: int) -> Event:
     """Read and describe event number k of a data set."""
     batch, selection = dataset[k], dataset.selection
-    x = voxels_of(batch.points[:, :3].double())
+    x = PILARNET.voxels(batch.points[:, :3].double())
     energy = energy_of(batch.points[:, 3:].double(), selection.eps, selection.emax)
     # undo the rounding errors of the scaled coordinates, which would break ties of distances on the lattice
     points = torch.cat([x.round(decimals=2), energy], dim=1).float()
@@ -224,22 +225,12 @@ def measure(
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, data = parser.add_argument, CloudDataSettings()
+    add = parser.add_argument
     add_study_arguments(parser, (5, 25, 100))
-    add(
-        "--min-points",
-        type=integer(0),
-        default=data.min_points,
-        metavar="N",
-        help="minimum number of points per event, before any cuts (default: %(default)s)",
-    )
-    add(
-        "--energy-threshold",
-        type=number(0),
-        default=data.energy_threshold,
-        metavar="MEV",
-        help="drop points at or below this energy [MeV] (default: %(default)s)",
-    )
+    for entry in declared(CloudDataSettings):
+        if entry.name in ("min_points", "energy_threshold"):
+            found, text = entry.setting, f"{entry.setting.help} (default: %(default)s)"
+            add(entry.flag, type=found.type, default=entry.default, metavar=found.metavar, help=text)
     add(
         "--iterations",
         type=integer(1),

@@ -43,6 +43,10 @@ class Detector:
         """Edge of a voxel in scaled coordinates."""
         return 1 / self.half_diagonal
 
+    def voxels(self, coordinates):
+        """Return the coordinates [voxel] of scaled ones, an array or a tensor."""
+        return coordinates * self.half_diagonal + self.centre
+
     @property
     def unit_cm(self) -> float:
         """One unit of the scaled coordinates [cm]."""

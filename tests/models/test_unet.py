@@ -106,10 +106,10 @@ def test_levels_of_a_known_event():
     xyz = torch.tensor([[4.0, 8, 8], [5, 8, 8], [6, 8, 8], [7, 8, 8]])
     points = (xyz[[2, 0, 3, 1]] - PILARNET.centre) / PILARNET.half_diagonal
     voxels = voxelise(points, torch.tensor([4]), 3)
-    assert [len(level.coordinates) for level in voxels.pyramid.levels] == [4, 2, 1]
+    assert [len(table.forward) for table in voxels.pyramid.neighbours] == [4, 2, 1]
     assert voxels.order.tolist() == [1, 3, 0, 2]
     before, behind = 4, 22  # offsets (-1, 0, 0) and (1, 0, 0)
-    finest = voxels.pyramid.levels[0].neighbours.forward
+    finest = voxels.pyramid.neighbours[0].forward
     assert finest[:, before].tolist() == [-1, 0, 1, 2] and finest[:, behind].tolist() == [1, 2, 3, -1]
     assert (finest >= 0).sum() == 4 + 3 + 3
 
@@ -120,7 +120,7 @@ def test_training_finds_branches():
     points, lengths = walks([300, 200], torch.float32)
     with torch.no_grad():
         voxels = voxelise(points, lengths, 1)
-        crowded = voxels.to_points((voxels.pyramid.levels[0].neighbours.forward >= 0).sum(1, keepdim=True).float())
+        crowded = voxels.to_points((voxels.pyramid.neighbours[0].forward >= 0).sum(1, keepdim=True).float())
     target = (crowded.flatten() > crowded.median()).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batch = CloudBatch(points, lengths)

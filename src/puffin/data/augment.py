@@ -10,6 +10,7 @@ from puffin.data.packing import CloudBatch
 from puffin.detector import PILARNET
 
 Augmentation = Callable[[CloudBatch], CloudBatch]
+_SHIFTS = 32  # voxels; as many as five halvings of the resolution tell apart
 
 
 def any_rotation(batch: CloudBatch) -> CloudBatch:
@@ -17,12 +18,12 @@ def any_rotation(batch: CloudBatch) -> CloudBatch:
     return rotate(batch, random_rotations(len(batch)))
 
 
-def lattice_symmetry(batch: CloudBatch, largest_shift: int = 31) -> CloudBatch:
+def lattice_symmetry(batch: CloudBatch) -> CloudBatch:
     """Rotate and mirror each event at random, so that voxels remain voxels, and shift it by whole voxels.
 
     The shifts change which voxels are merged at coarser resolutions."""
-    turned = rotate(batch, random_symmetries(len(batch)))
-    return shift(turned, random_shifts(len(batch), largest_shift))
+    rotated = rotate(batch, random_symmetries(len(batch)))
+    return shift(rotated, torch.randint(_SHIFTS, (len(batch), 3)) * PILARNET.voxel)
 
 
 def random_rotations(number: int, generator: torch.Generator | None = None) -> Tensor:
@@ -49,11 +50,6 @@ def random_symmetries(number: int, generator: torch.Generator | None = None) -> 
     axes = torch.rand(number, 3, generator=generator).argsort(1)
     signs = 1 - 2 * torch.randint(2, (number, 3), generator=generator)
     return signs[:, :, None].float() * torch.eye(3)[axes]
-
-
-def random_shifts(number: int, largest: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw shifts by whole voxels, 0 to largest on each axis, in units of half the detector's diagonal: (number, 3)."""
-    return torch.randint(largest + 1, (number, 3), generator=generator) * PILARNET.voxel
 
 
 def shift(batch: CloudBatch, shifts: Tensor) -> CloudBatch:

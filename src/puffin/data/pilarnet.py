@@ -94,11 +94,6 @@ def normalize_coordinates(coordinates):
     return (coordinates - PILARNET.centre) / PILARNET.half_diagonal
 
 
-def voxels_of(x):
-    """Return the coordinates [voxel] that `normalize_coordinates` maps to x."""
-    return x * PILARNET.half_diagonal + PILARNET.centre
-
-
 class CloudDataset(EventDataset):
     """The events of several files with enough points, in file order; `dataset[[3, 1]]` is a packed CloudBatch.
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from puffin.detector import PILARNET
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
-from puffin.layers.packed import event_of_row, offsets, to_device
+from puffin.layers.packed import offsets, to_device
 from puffin.ops.segments import segment_expand, segment_sum
 from puffin.ops.sparse_conv import sparse_conv
-from puffin.ops.voxels import coarsen, voxel_neighbours, voxel_order
+from puffin.ops.voxels import coarsen, merge_voxels, voxel_neighbours, voxel_order
 
 
 class Table(NamedTuple):
@@ -32,23 +32,11 @@ class Table(NamedTuple):
         return Table(self.backward, self.forward)
 
 
-class Level(NamedTuple):
-    """The voxels of one resolution, sorted along the Morton curve.
-
-    coordinates (V, 3) int64; ptr (B + 1,) int64, the first voxel of each event; neighbours: the table of the 27
-    voxels around each voxel.
-    """
-
-    coordinates: Tensor
-    ptr: Tensor
-    neighbours: Table
-
-
 class Pyramid(NamedTuple):
-    """Voxels at several resolutions: levels from the finest to the coarsest, and coarser[k], the table of the strided
-    convolution from level k to level k + 1."""
+    """Voxels at several resolutions, the finest first: neighbours[k], the table of the 27 voxels around each voxel of
+    level k, and coarser[k], that of the strided convolution from level k to level k + 1."""
 
-    levels: tuple[Level, ...]
+    neighbours: tuple[Table, ...]
     coarser: tuple[Table, ...]
 
 
@@ -79,29 +67,27 @@ class Voxels(NamedTuple):
 @torch.no_grad()
 def voxelise(points: Tensor, lengths: Tensor, levels: int) -> Voxels:
     """Sort points (P, 3 or more), in units of half the detector's diagonal, into voxels; lengths (B,) on the CPU."""
-    coordinates = (points[:, :3].double() * PILARNET.half_diagonal + PILARNET.centre).round().long()
+    coordinates = PILARNET.voxels(points[:, :3].double()).round().long()
     ptr = to_device(offsets(lengths), points.device)
     order = voxel_order(coordinates, ptr)
     coordinates = coordinates.index_select(0, order)
-    event = to_device(event_of_row(lengths), points.device)
-    is_first = torch.ones(len(coordinates), dtype=torch.bool, device=points.device)
-    is_first[1:] = (coordinates[1:] != coordinates[:-1]).any(1) | (event[1:] != event[:-1])
-    first = is_first.nonzero().flatten()
-    voxels_before = torch.cat([ptr.new_zeros(1), is_first.cumsum(0)])
+    first, _, voxel_ptr = merge_voxels(coordinates, ptr)
     points_before = torch.cat([first, first.new_full((1,), len(coordinates))])
-    return Voxels(order, points_before, make_pyramid(coordinates[first], voxels_before[ptr], levels))
+    return Voxels(order, points_before, make_pyramid(coordinates[first], voxel_ptr, levels))
 
 
 def make_pyramid(coordinates: Tensor, ptr: Tensor, number: int) -> Pyramid:
-    """Halve the resolution number - 1 times: coordinates (V, 3) int64 of voxels, sorted along the Morton curve."""
-    levels, coarser = [], []
+    """Halve the resolution number - 1 times.
+
+    coordinates (V, 3) int64 of voxels, in the order of `voxel_order`; ptr (B + 1,) int64: first voxel of each event."""
+    tables, coarser = [], []
     for number_left in reversed(range(number)):
         neighbours = voxel_neighbours(coordinates, ptr)
-        levels.append(Level(coordinates, ptr, Table(neighbours, neighbours.flip(1))))  # offset k is opposite to 26 - k
+        tables.append(Table(neighbours, neighbours.flip(1)))  # offset k is opposite to 26 - k
         if number_left:
             coordinates, ptr, children, parents = coarsen(coordinates, ptr)
             coarser.append(Table(children, parents))
-    return Pyramid(tuple(levels), tuple(coarser))
+    return Pyramid(tuple(tables), tuple(coarser))
 
 
 class SparseConv(nn.Module):

@@ -43,7 +43,7 @@ class SparseUNet(nn.Module):
 
     def of_voxels(self, x: Tensor, pyramid: Pyramid) -> Tensor:
         """Map features of the finest voxels (V, channels_in) to (V, channels_out)."""
-        neighbours = [level.neighbours for level in pyramid.levels]
+        neighbours = pyramid.neighbours
         x = self.down[0](self.stem(x, neighbours[0]).relu(), neighbours[0])
         skipped = [x]
         for k, coarser in enumerate(pyramid.coarser):

@@ -73,20 +73,21 @@ def _supported(x: Tensor) -> tuple[Tensor]:
 # -- operators: oracles, shapes, derivatives -------------------------------------------------------------------------
 
 
-def _segment_of_row(ptr: Tensor, rows: int) -> Tensor:
+def segment_of_row(ptr: Tensor, rows: int) -> Tensor:
+    """Return the segment that each row belongs to: (rows,) int64."""
     return torch.repeat_interleave(ptr.diff(), output_size=rows)
 
 
 def _sum_oracle(x, ptr):
-    return x.new_zeros(len(ptr) - 1, x.shape[1]).index_add(0, _segment_of_row(ptr, len(x)), x)
+    return x.new_zeros(len(ptr) - 1, x.shape[1]).index_add(0, segment_of_row(ptr, len(x)), x)
 
 
 def _expand_oracle(x, ptr, rows):
-    return x.index_select(0, _segment_of_row(ptr, rows))
+    return x.index_select(0, segment_of_row(ptr, rows))
 
 
 def _extremum_oracle(x, ptr, largest):
-    index = _segment_of_row(ptr, len(x))[:, None].expand_as(x)
+    index = segment_of_row(ptr, len(x))[:, None].expand_as(x)
     kind = "amax" if largest else "amin"
     return x.new_zeros(len(ptr) - 1, x.shape[1]).scatter_reduce(0, index, x, kind, include_self=False)
 

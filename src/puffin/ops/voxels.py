@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from puffin.ops import library
-from puffin.ops.segments import check_ptr
+from puffin.ops.segments import check_ptr, segment_of_row
 
 NEIGHBOURS = "voxel_neighbours(Tensor coordinates, Tensor ptr) -> Tensor"
 _BITS = 21  # three coordinates of 21 bits are the 63 bits of a Morton code
@@ -52,7 +52,7 @@ def voxel_order(coordinates: Tensor, ptr: Tensor) -> Tensor:
     """
     _check(coordinates, ptr)
     coordinates = coordinates.long()
-    event = _event_of_row(coordinates, ptr)
+    event = segment_of_row(ptr, len(coordinates))
     lowest = coordinates.new_zeros(len(ptr) - 1, 3)
     lowest.scatter_reduce_(0, event[:, None].expand(-1, 3), coordinates, "amin", include_self=False)
     position = coordinates - (lowest >> _ALIGNED << _ALIGNED)[event]
@@ -96,19 +96,29 @@ def coarsen(coordinates: Tensor, ptr: Tensor) -> Coarse:
     """
     _check(coordinates, ptr)
     coordinates = coordinates.long()
-    parents, event = coordinates >> 1, _event_of_row(coordinates, ptr)
-    first = torch.ones_like(event, dtype=torch.bool)
-    first[1:] = (parents[1:] != parents[:-1]).any(1) | (event[1:] != event[:-1])
-    parent = first.cumsum(0) - 1
-    count = torch.cat([parent.new_zeros(1), parent + 1])  # parents before each row
-    rows = torch.arange(len(parents), device=parents.device)
+    first, parent, coarse_ptr = merge_voxels(coordinates >> 1, ptr)
+    rows = torch.arange(len(coordinates), device=coordinates.device)
     octant = ((coordinates & 1) * coordinates.new_tensor([4, 2, 1])).sum(1)
-    kept = parents[first]
-    children = torch.full((len(kept), 8), -1, dtype=torch.int32, device=parents.device)
+    children = torch.full((len(first), 8), -1, dtype=torch.int32, device=coordinates.device)
     children[parent, octant] = rows.int()
-    parent_table = torch.full((len(parents), 8), -1, dtype=torch.int32, device=parents.device)
+    parent_table = torch.full((len(coordinates), 8), -1, dtype=torch.int32, device=coordinates.device)
     parent_table[rows, octant] = parent.int()
-    return Coarse(kept, count[ptr], children, parent_table)
+    return Coarse(coordinates[first] >> 1, coarse_ptr, children, parent_table)
+
+
+def merge_voxels(coordinates: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find equal coordinates (V, 3) of an event that follow each other; each run of them becomes one of W voxels.
+
+    Returns the first row of each run (W,), the run of each row (V,), and the first run of each event (B + 1,), int64.
+
+    >>> merge_voxels(torch.tensor([[0, 0, 0], [0, 0, 0], [0, 0, 1]]), torch.tensor([0, 3]))
+    (tensor([0, 2]), tensor([0, 0, 1]), tensor([0, 2]))
+    """
+    event = segment_of_row(ptr, len(coordinates))
+    is_first = torch.ones_like(event, dtype=torch.bool)
+    is_first[1:] = (coordinates[1:] != coordinates[:-1]).any(1) | (event[1:] != event[:-1])
+    runs = is_first.cumsum(0)
+    return is_first.nonzero()[:, 0], runs - 1, torch.cat([runs.new_zeros(1), runs])[ptr]
 
 
 def _check(coordinates: Tensor, ptr: Tensor) -> None:
@@ -117,10 +127,6 @@ def _check(coordinates: Tensor, ptr: Tensor) -> None:
             f"coordinates: expected (V, 3) int64 or int32, got {tuple(coordinates.shape)} {coordinates.dtype}"
         )
     check_ptr(coordinates, ptr)
-
-
-def _event_of_row(coordinates: Tensor, ptr: Tensor) -> Tensor:
-    return torch.repeat_interleave(ptr.diff(), output_size=len(coordinates))
 
 
 def _morton_code(position: Tensor) -> Tensor:
@@ -143,7 +149,7 @@ def _neighbours_oracle(coordinates, ptr):
     """Search axis by axis: numbers of (event, x), then of those and y, then of those and z."""
     if len(coordinates) == 0:
         return torch.empty(0, 27, dtype=torch.int32, device=coordinates.device)
-    event = number = _event_of_row(coordinates, ptr)
+    event = number = segment_of_row(ptr, len(coordinates))
     axes = []
     for axis in coordinates.unbind(1):
         values, rank = torch.unique(axis, return_inverse=True)

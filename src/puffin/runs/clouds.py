@@ -32,11 +32,11 @@ from puffin.runs.run import Run
 from puffin.runs.start import start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
-from puffin.settings.clouds import CloudDataSettings
+from puffin.settings.clouds import CloudDataSettings, PointSegmentationSettings
 from puffin.settings.common import SPLITS
 from puffin.settings.declare import declared
 from puffin.settings.encoder import EncoderConfig
-from puffin.settings.flags import Flags
+from puffin.settings.flags import Flags, defaults
 from puffin.settings.roles import Role
 from puffin.settings.unet import UNetConfig
 from puffin.tasks.cloud_pictures import draw_events, draw_labels
@@ -172,10 +172,10 @@ def _check_segmentation(run: Run) -> None:
         if backbone != chosen and wrong:
             flag = wrong[0].replace("_", "-")
             raise InputError(f"--{flag}: only --backbone {backbone} uses this, and this network is a {chosen}")
-    given = {"layer_decay": layer_decay, "finetune": finetune, "pretrained": run.settings.finetuning.pretrained}
-    if chosen == "unet" and given != (needed := {"layer_decay": 1.0, "finetune": "fft", "pretrained": ""}):
-        name = next(name for name in given if given[name] != needed[name])
-        raise InputError(f"{name}: {given[name]}: only --backbone transformer uses this; remove it from the preset")
+    flags, standard = run.start.flags, defaults(PointSegmentationSettings)
+    for name in ("layer_decay", "finetune", "pretrained") if chosen == "unet" else ():
+        if flags[name] != standard[name]:
+            raise InputError(f"{name}: {flags[name]}: only --backbone transformer uses this; remove it from the preset")
     if layer_decay < 1 and finetune != "fft":
         raise InputError(
             f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
@@ -231,8 +231,8 @@ def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) ->
 
 def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) -> tuple[Run, PointSegmentation]:
     """Return the task of the settings, and the run, in which counted class weights have become numbers."""
+    on_lattice = model.config.backbone == "unet"
     for dataset in datasets.values():
-        on_lattice = model.config.backbone == "unet"
         dataset.selection = replace(dataset.selection, strict_led=True, on_lattice=on_lattice)
     for split in set(run.settings.run.predict) & datasets.keys():
         datasets[split].selection = replace(datasets[split].selection, rows=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from puffin.data.augment import random_rotations, rotate
+from puffin.data.augment import any_rotation
 from puffin.data.packing import CloudBatch
 from puffin.layers.all_reduce import all_reduce_sum
 from puffin.layers.grouping import Tokens
@@ -65,7 +65,7 @@ class MaskedModelling(InMemoryTask):
         if model.training:
             self.counts[TOO_SMALL] += self._too_small.pop("train", 0)
         if model.training and self.rotate:
-            batch = rotate(batch, random_rotations(len(batch)))
+            batch = any_rotation(batch)
         tokens = self._tokens(batch)
         if model.training:
             masked = random_mask(tokens.lengths, model.config.mask_ratio)
