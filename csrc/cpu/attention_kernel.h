@@ -67,16 +67,7 @@ struct Dropout {
   static inline I low(I x) { return x & 0xffffffffu; }
 };
 
-// Copies rows (rows, size) that are `stride` numbers apart to (rows, ld), padded with zeros.
-template <class E, class T = Sum<E>>
-static inline void read_rows(const E* x, int64_t stride, int64_t rows, int64_t size, T* to) {
-  const int64_t ld = padded<T>(size);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < ld; c += Simd<T>::lanes)
-      Simd<T>::store(to + r * ld + c, read(x + r * stride + c, size - c));
-}
-
-// The reverse, times a factor.
+// The reverse of read_rows, times a factor.
 template <class E, class T = Sum<E>>
 static inline void write_rows(const T* rows, int64_t count, int64_t size, T factor, E* to, int64_t stride) {
   const int64_t ld = padded<T>(size);

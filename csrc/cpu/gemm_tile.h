@@ -80,52 +80,54 @@ struct Operand<Bf16Pair> {
 };
 #endif
 
-// Computes ROWS x (VECTORS lanes) of a b in registers, and calls use(row, column, sums) with them.
-template <class W, int ROWS, int VECTORS, class Use, class Next>
-static inline void micro_product(const W* a, int64_t row_stride, int64_t inner_stride, int64_t inner, const W* b,
-                                 int64_t ldb, int64_t row, int64_t column, const Use& use, Next& ahead) {
+// Calls fn with n as a constant, if n is 1 to MOST.
+template <int MOST, class F>
+static inline void with_constant(int64_t n, const F& fn) {
+  if constexpr (MOST > 0) {
+    if (n == MOST)
+      fn(std::integral_constant<int, MOST>{});
+    else
+      with_constant<MOST - 1>(n, fn);
+  }
+}
+
+// Cuts a matrix, whose columns are whole vectors, into blocks that fit in the registers, and calls
+// fn(first row, constant rows, first column, constant vectors).
+template <class T, class F>
+static inline void for_each_block(int64_t rows, int64_t columns, const F& fn) {
+  constexpr int lanes = Simd<T>::lanes, most = PUFFIN_WIDTH == 64 ? 4 : 2;  // vectors of columns at once
+  const auto of_columns = [&](int64_t c, auto vectors) {
+    constexpr int count = decltype(vectors)::value;
+    constexpr int height = count == 1 ? 8 : (PUFFIN_WIDTH == 64 ? 24 : 12) / count;
+    int64_t r = 0;
+    for (; r + height <= rows; r += height) fn(r, std::integral_constant<int, height>{}, c, vectors);
+    with_constant<height - 1>(rows - r, [&](auto last) { fn(r, last, c, vectors); });
+  };
+  int64_t c = 0;
+  for (; c + most * lanes <= columns; c += most * lanes) of_columns(c, std::integral_constant<int, most>{});
+  with_constant<most - 1>((columns - c) / lanes, [&](auto vectors) { of_columns(c, vectors); });
+}
+
+// Computes ROWS x VECTORS vectors of a product in registers, and calls use(sums) with them. left(r, k) is a word of the
+// left operand, right(k, v) a vector of the right one.
+template <class W, int ROWS, int VECTORS, class Left, class Right, class Use, class Next>
+static inline void micro_product(int64_t inner, const Left& left, const Right& right, const Use& use, Next& ahead) {
   using O = Operand<W>;
   using V = typename O::V;
-  constexpr int lanes = Simd<typename O::Sum>::lanes;
   V sum[ROWS][VECTORS] = {};
-  a += row * row_stride;
-  b += column;
   for (int64_t k = 0; k < inner; ++k) {
     ahead.step();
-    V right[VECTORS];
+    V vectors[VECTORS];
 #pragma GCC unroll 12
-    for (int v = 0; v < VECTORS; ++v) right[v] = O::load(b + k * ldb + v * lanes);
+    for (int v = 0; v < VECTORS; ++v) vectors[v] = right(k, v);
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
-      const V left = O::splat(a[r * row_stride + k * inner_stride]);
+      const V factor = O::splat(left(r, k));
 #pragma GCC unroll 12
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = O::add_product(left, right[v], sum[r][v]);
+      for (int v = 0; v < VECTORS; ++v) sum[r][v] = O::add_product(factor, vectors[v], sum[r][v]);
     }
   }
-  use(row, column, sum);
-}
-
-// The last `rows` rows, of which there are at most ROWS.
-template <class W, int ROWS, int VECTORS, class Use, class Next>
-static inline void last_rows(const W* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
-                             const W* b, int64_t ldb, int64_t row, int64_t column, const Use& use, Next& ahead) {
-  if constexpr (ROWS > 0) {
-    if (rows == ROWS)
-      micro_product<W, ROWS, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, row, column, use, ahead);
-    else
-      last_rows<W, ROWS - 1, VECTORS>(a, row_stride, inner_stride, rows, inner, b, ldb, row, column, use, ahead);
-  }
-}
-
-// All rows of VECTORS vectors of columns, as many rows at once as fit in the registers.
-template <class W, int VECTORS, class Use, class Next>
-static inline void product_columns(const W* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner,
-                                   const W* b, int64_t ldb, int64_t column, const Use& use, Next& ahead) {
-  constexpr int block = VECTORS == 1 ? 8 : (PUFFIN_WIDTH == 64 ? 24 : 12) / VECTORS;
-  int64_t r = 0;
-  for (; r + block <= rows; r += block)
-    micro_product<W, block, VECTORS>(a, row_stride, inner_stride, inner, b, ldb, r, column, use, ahead);
-  last_rows<W, block - 1, VECTORS>(a, row_stride, inner_stride, rows - r, inner, b, ldb, r, column, use, ahead);
+  use(sum);
 }
 
 // Computes a b (rows, columns) piece by piece, and calls use(row, column, sums) for each piece: sums[r][v] is the
@@ -134,18 +136,15 @@ static inline void product_columns(const W* a, int64_t row_stride, int64_t inner
 template <class W, class Use, class Next>
 static void tile_product(const W* a, int64_t row_stride, int64_t inner_stride, int64_t rows, int64_t inner, const W* b,
                          int64_t ldb, int64_t columns, const Use& use, Next& ahead) {
-  constexpr int lanes = Simd<typename Operand<W>::Sum>::lanes;
-  constexpr int most = PUFFIN_WIDTH == 64 ? 4 : 2;  // vectors of columns at once
-  int64_t n = 0;
-  for (; n + most * lanes <= columns; n += most * lanes)
-    product_columns<W, most>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
-  const int64_t rest = (columns - n) / lanes;
-  if (most > 3 && rest == 3)
-    product_columns<W, 3>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
-  else if (most > 2 && rest == 2)
-    product_columns<W, 2>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
-  else if (rest == 1)
-    product_columns<W, 1>(a, row_stride, inner_stride, rows, inner, b, ldb, n, use, ahead);
+  using O = Operand<W>;
+  constexpr int lanes = Simd<typename O::Sum>::lanes;
+  for_each_block<typename O::Sum>(rows, columns, [&](int64_t row, auto height, int64_t column, auto vectors) {
+    const W *own = a + row * row_stride, *other = b + column;
+    micro_product<W, height.value, vectors.value>(
+        inner, [=](int r, int64_t k) { return own[r * row_stride + k * inner_stride]; },
+        [=](int64_t k, int v) { return O::load(other + k * ldb + v * lanes); },
+        [&](const auto& sum) { use(row, column, sum); }, ahead);
+  });
 }
 
 // `rows` rows of a left operand times b (words of the inner dimension, columns).
@@ -177,6 +176,15 @@ struct ForEachVector {
 template <class T, class Each>
 static inline ForEachVector<T, Each> for_each_vector(const Each& each) {
   return {each};
+}
+
+// Copies rows (rows, size) that are `stride` numbers apart to (rows, ld), padded with zeros.
+template <class E, class T = Sum<E>>
+static inline void read_rows(const E* x, int64_t stride, int64_t rows, int64_t size, T* to) {
+  const int64_t ld = padded<T>(size);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < ld; c += Simd<T>::lanes)
+      Simd<T>::store(to + r * ld + c, read(x + r * stride + c, size - c));
 }
 
 // c (rows, ldc) = or += the product

@@ -22,28 +22,9 @@ struct Inputs {
   }
   template <class T>
   std::vector<KdTree<T>> trees() const {
-    std::vector<KdTree<T>> trees(batch);
-    for_each_task(
-        batch, [&](int64_t b) { build_tree(trees[b], event<T>(b), 4, first[b + 1] - first[b], 16, batch == 1); });
-    return trees;
+    return build_trees<T>(batch, [&](int64_t b) { return std::pair(event<T>(b), first[b + 1] - first[b]); }, 4, 16);
   }
 };
-
-// A task: buckets of an event.
-struct BucketRange {
-  int64_t event;
-  int32_t first, last;
-};
-
-template <class T>
-std::vector<BucketRange> bucket_ranges(const std::vector<KdTree<T>>& trees) {
-  const int32_t step = 16;
-  std::vector<BucketRange> ranges;
-  for (size_t b = 0; b < trees.size(); ++b)
-    for (int32_t i = 0; i < trees[b].buckets; i += step)
-      ranges.push_back({int64_t(b), i, std::min(trees[b].buckets, i + step)});
-  return ranges;
-}
 
 }  // namespace
 

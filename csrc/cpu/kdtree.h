@@ -241,21 +241,45 @@ void build_tree(KdTree<T>& tree, const T* points, int64_t stride, int64_t size, 
   KdTreeBuilder<T>(tree, points, stride, size, capacity, sorted).run(parallel);
 }
 
-// Builds the trees of all events of points (B, N, D): in parallel over the events if there are many, else within each
-// event.
-template <class T>
-std::vector<KdTree<T>> build_trees(const Tensor& points, const int64_t* lengths, int32_t capacity) {
-  const int64_t batch = points.size(0), stride = points.size(2), rows = points.size(1);
-  const T* data = points.const_data_ptr<T>();
+// Builds the trees of all events: in parallel over the events if there are many, else within each event. event(b) is
+// the first point of event b, whose points are `stride` numbers apart, and the number of its points.
+template <class T, class Event>
+std::vector<KdTree<T>> build_trees(int64_t batch, const Event& event, int64_t stride, int32_t capacity) {
   std::vector<KdTree<T>> trees(batch);
   const auto build = [&](int64_t b, bool parallel) {
-    build_tree(trees[b], data + b * rows * stride, stride, lengths[b], capacity, parallel);
+    const auto [points, size] = event(b);
+    build_tree(trees[b], points, stride, size, capacity, parallel);
   };
   if (batch >= 2 * int64_t(torch::stable::get_num_threads()))
     for_each_task(batch, [&](int64_t b) { build(b, false); });
   else
     for (int64_t b = 0; b < batch; ++b) build(b, true);
   return trees;
+}
+
+// The same for points (B, N, D), of which the first lengths[b] of each event count.
+template <class T>
+std::vector<KdTree<T>> build_trees(const Tensor& points, const int64_t* lengths, int32_t capacity) {
+  const int64_t stride = points.size(2), rows = points.size(1);
+  const T* data = points.const_data_ptr<T>();
+  return build_trees<T>(
+      points.size(0), [=](int64_t b) { return std::pair(data + b * rows * stride, lengths[b]); }, stride, capacity);
+}
+
+// A task: buckets of an event.
+struct BucketRange {
+  int64_t event;
+  int32_t first, last;
+};
+
+template <class T>
+std::vector<BucketRange> bucket_ranges(const std::vector<KdTree<T>>& trees) {
+  std::vector<BucketRange> ranges;
+  for (size_t b = 0; b < trees.size(); ++b) {
+    const int32_t buckets = trees[b].buckets, step = std::clamp(buckets / 16, 8, 256);
+    for (int32_t i = 0; i < buckets; i += step) ranges.push_back({int64_t(b), i, std::min(buckets, i + step)});
+  }
+  return ranges;
 }
 
 }  // namespace puffin

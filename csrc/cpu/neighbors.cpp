@@ -10,11 +10,7 @@ template <class T>
 struct Join {
   std::vector<KdTree<T>> own, other;
   bool same;  // whether the queries are the points themselves
-  struct Task {
-    int64_t event;
-    int32_t first, last;
-  };
-  std::vector<Task> tasks;
+  std::vector<BucketRange> tasks;
 
   Join(const Tensor& queries, const Tensor& points, const int64_t* lengths1, const int64_t* lengths2, int32_t capacity)
       : other(build_trees<T>(points, lengths2, capacity)) {
@@ -22,10 +18,7 @@ struct Join {
     same = queries.const_data_ptr() == points.const_data_ptr() && queries.size(1) == points.size(1) &&
            queries.size(2) == points.size(2) && std::equal(lengths1, lengths1 + batch, lengths2);
     if (!same) own = build_trees<T>(queries, lengths1, capacity);
-    for (int64_t b = 0; b < batch; ++b) {
-      const int32_t buckets = query_trees()[b].buckets, step = std::clamp(buckets / 16, 8, 256);
-      for (int32_t i = 0; i < buckets; i += step) tasks.push_back({b, i, std::min(buckets, i + step)});
-    }
+    tasks = bucket_ranges(query_trees());
   }
   const std::vector<KdTree<T>>& query_trees() const { return same ? other : own; }
 
@@ -33,7 +26,7 @@ struct Join {
   template <class F>
   void run(const F& fn) const {
     for_each_task(int64_t(tasks.size()), [&](int64_t i) {
-      const Task& task = tasks[i];
+      const BucketRange& task = tasks[i];
       fn(query_trees()[task.event], other[task.event], task.event, task.first, task.last);
     });
   }

@@ -56,7 +56,7 @@ Tensor sparse_conv(const Tensor x_in, const Tensor weight_in, const Tensor table
     using E = decltype(type);
     using T = baseline::Sum<E>;
     baseline::Buffer<T> matrices(offsets * in * baseline::padded<T>(out));
-    PUFFIN_CALL(pad_rows<T>, weight.const_data_ptr<T>(), offsets * in, out, matrices.data());
+    PUFFIN_CALL(read_rows<T>, weight.const_data_ptr<T>(), out, offsets * in, out, matrices.data());
     const T* from = x.const_data_ptr<T>();
     const int32_t* entries = table.const_data_ptr<int32_t>();
     E* to = mutable_table_data<E>(y);

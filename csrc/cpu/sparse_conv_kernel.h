@@ -56,68 +56,22 @@ struct Buffer {
   }
 };
 
-// Copies a matrix (rows, columns) to one with padded columns.
-template <class T>
-void pad_rows(const T* x, int64_t rows, int64_t columns, T* to) {
-  const int64_t ld = padded<T>(columns);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < ld; ++c) to[r * ld + c] = c < columns ? x[r * columns + c] : T(0);
-}
-
-// Calls fn with n as a constant, if n is 1 to MOST.
-template <int MOST, class F>
-static inline void with_constant(int64_t n, const F& fn) {
-  if constexpr (MOST > 0) {
-    if (n == MOST)
-      fn(std::integral_constant<int, MOST>{});
-    else
-      with_constant<MOST - 1>(n, fn);
-  }
-}
-
-// Cuts a matrix, whose columns are whole vectors, into blocks that fit in the registers, and calls
-// fn(first row, constant rows, first column, constant vectors).
-template <class T, class F>
-static inline void for_each_block(int64_t rows, int64_t columns, const F& fn) {
-  constexpr int lanes = Simd<T>::lanes, most = PUFFIN_WIDTH == 64 ? 4 : 2;
-  const auto of_columns = [&](int64_t c, auto vectors) {
-    constexpr int count = decltype(vectors)::value;
-    constexpr int height = count == 1 ? 8 : (PUFFIN_WIDTH == 64 ? 24 : 12) / count;
-    int64_t r = 0;
-    for (; r + height <= rows; r += height) fn(r, std::integral_constant<int, height>{}, c, vectors);
-    with_constant<height - 1>(rows - r, [&](auto last) { fn(r, last, c, vectors); });
-  };
-  int64_t c = 0;
-  for (; c + most * lanes <= columns; c += most * lanes) of_columns(c, std::integral_constant<int, most>{});
-  with_constant<most - 1>((columns - c) / lanes, [&](auto vectors) { of_columns(c, vectors); });
-}
-
 // Adds the products of ROWS inputs, rows of x (inputs, inner), with b (inner, ld) to the outputs, rows of `sums`.
 template <int ROWS, int VECTORS, class T>
 static inline void add_products(const T* x, const Entry* entry, int64_t inner, const T* b, int64_t ld, T* sums) {
   using S = Simd<T>;
-  typename S::V sum[ROWS][VECTORS] = {};
-  const T* left[ROWS];
+  const T* from[ROWS];
 #pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r) left[r] = x + entry[r].input * inner;
-  for (int64_t k = 0; k < inner; ++k, b += ld) {
-    typename S::V right[VECTORS];
-#pragma GCC unroll 12
-    for (int v = 0; v < VECTORS; ++v) right[v] = S::load(b + v * S::lanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) {
-      const auto factor = S::splat(left[r][k]);
-#pragma GCC unroll 12
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = multiply_add<T>(factor, right[v], sum[r][v]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 12
-    for (int v = 0; v < VECTORS; ++v) {
-      T* at = sums + entry[r].output * ld + v * S::lanes;
-      S::store(at, S::load(at) + sum[r][v]);
-    }
+  for (int r = 0; r < ROWS; ++r) from[r] = x + entry[r].input * inner;
+  const auto add = for_each_vector<T>([=](int64_t r, int64_t c, auto sum) {
+    T* at = sums + entry[r].output * ld + c;
+    S::store(at, S::load(at) + sum);
+  });
+  NothingAhead nothing;
+  micro_product<T, ROWS, VECTORS>(
+      inner, [&](int r, int64_t k) { return from[r][k]; },
+      [=](int64_t k, int v) { return S::load(b + k * ld + v * S::lanes); }, [&](const auto& sum) { add(0, 0, sum); },
+      nothing);
 }
 
 // Adds x^T g, for ROWS columns of the inputs of x (inputs, in) and `columns` of their outputs in g (outputs, out), to
@@ -126,26 +80,11 @@ template <int ROWS, int VECTORS, class T>
 static inline void add_outer_products(const T* x, int64_t in, const T* g, int64_t out, int64_t columns,
                                       const Entry* entry, int64_t count, T* sums, int64_t ld) {
   using S = Simd<T>;
-  typename S::V sum[ROWS][VECTORS] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    const T *left = x + entry[i].input * in, *from = g + entry[i].output * out;
-    typename S::V right[VECTORS];
-#pragma GCC unroll 12
-    for (int v = 0; v < VECTORS; ++v) right[v] = S::load_first(from + v * S::lanes, columns - v * S::lanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; ++r) {
-      const auto factor = S::splat(left[r]);
-#pragma GCC unroll 12
-      for (int v = 0; v < VECTORS; ++v) sum[r][v] = multiply_add<T>(factor, right[v], sum[r][v]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 12
-    for (int v = 0; v < VECTORS; ++v) {
-      T* at = sums + r * ld + v * S::lanes;
-      S::store(at, S::load(at) + sum[r][v]);
-    }
+  NothingAhead nothing;
+  micro_product<T, ROWS, VECTORS>(
+      count, [=](int r, int64_t i) { return x[entry[i].input * in + r]; },
+      [=](int64_t i, int v) { return S::load_first(g + entry[i].output * out + v * S::lanes, columns - v * S::lanes); },
+      [=](const auto& sum) { add_to(sums, ld)(0, 0, sum); }, nothing);
 }
 
 // Outputs y of `rows` rows of the table (rows, offsets); inputs: rows of x. weight: (offsets, in, padded out). Returns

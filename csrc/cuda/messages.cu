@@ -9,11 +9,6 @@
 namespace puffin::cuda {
 namespace {
 
-template <class T>
-struct One {
-  T part[1];
-};
-
 template <class Number>
 struct MessageForward {
   using T = Number;
@@ -98,13 +93,7 @@ struct MessageBackward {
   __device__ Value left(int64_t row, int64_t s) const { return grad.at(row, s, inner); }
   __device__ Value right(int64_t s, int64_t c) const { return {{weight[s * outer + c]}}; }
   __device__ void note(Notes&, int, int64_t) const {}
-  __device__ void finish(const Products<T>& tile, const Notes&, State&) const {
-    for_each_element<Value>(
-        tile.height, tile.width, [&](int r, int c) { return Value{{tile.at(0, r, c)}}; },
-        [&](int r, int c, const Value& value) {
-          grad_x[(tile.first_row + r) * outer + tile.first_column + c] = value.part[0];
-        });
-  }
+  __device__ void finish(const Products<T>& tile, const Notes&, State&) const { store_products(tile, grad_x, outer); }
   __device__ void end(Notes&, const State&, int64_t, int, int64_t) const {}
 };
 

@@ -6,11 +6,6 @@
 namespace puffin::cuda {
 namespace {
 
-template <class T>
-struct One {
-  T part[1];
-};
-
 // The inputs (rows, offsets channels) that a table (rows, offsets) finds in x (inputs, channels).
 template <class T>
 struct Found {
@@ -42,13 +37,7 @@ struct Convolution {
   __device__ Value left(int64_t row, int64_t k) const { return found.at(row, k); }
   __device__ Value right(int64_t k, int64_t c) const { return {{weight[k * outer + c]}}; }
   __device__ void note(Notes&, int, int64_t) const {}
-  __device__ void finish(const Products<T>& tile, const Notes&, State&) const {
-    for_each_element<Value>(
-        tile.height, tile.width, [&](int r, int c) { return Value{{tile.at(0, r, c)}}; },
-        [&](int r, int c, const Value& value) {
-          y[(tile.first_row + r) * outer + tile.first_column + c] = value.part[0];
-        });
-  }
+  __device__ void finish(const Products<T>& tile, const Notes&, State&) const { store_products(tile, y, outer); }
   __device__ void end(Notes&, const State&, int64_t, int, int64_t) const {}
 };
 

@@ -150,6 +150,23 @@ struct Products {
   __device__ T at(int p, int r, int c) const { return data[p * part + r * stride + c]; }
 };
 
+// What a job with one part works with.
+template <class T>
+struct One {
+  T part[1];
+};
+
+// Writes the products of such a job as they are, to a matrix (rows, columns).
+template <class T>
+__device__ inline void store_products(const Products<T>& tile, T* to, int64_t columns) {
+  using Value = One<T>;
+  for_each_element<Value>(
+      tile.height, tile.width, [&](int r, int c) { return Value{{tile.at(0, r, c)}}; },
+      [&](int r, int c, const Value& value) {
+        to[(tile.first_row + r) * columns + tile.first_column + c] = value.part[0];
+      });
+}
+
 // Shared memory for a (parts, rows, width), of which `height` rows and `inner` columns are not padding. A thread in the
 // padding reads the nearest number and stores 0, so that all lanes of a warp read together.
 template <class Job>
