@@ -35,6 +35,7 @@ from tests.runs.helpers import (
 
 UNET = "--backbone unet --unet-width 4 --unet-levels 3 --geometry --no-plot".split()
 SCRATCH = "--arch vit_tiny --depth 1 --head-dim 16".split()
+AUGMENTED = "--drop-points 0.5 --energy-jitter 0.2 --mix-events 0.7".split()
 EVALUATE = "--eval --min-points 50".split()
 refused = partial(refused_by, script.main)
 CLASSES = ("shower", "track", "michel", "delta")
@@ -257,6 +258,24 @@ def test_unet(data, tmp_path, monkeypatch):
     np.testing.assert_allclose(found[np.isfinite(found[:, 0])], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("backbone", ["unet", "transformer"])
+def test_augmented_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbone):
+    """Every augmentation, stopped in the second epoch and resumed without its flags.
+
+    Breaks if an augmentation draws from a generator that is not in the checkpoint, is not applied, or is not stored."""
+    from puffin.tasks.segmentation import PointSegmentation
+
+    flags = unet if backbone == "unet" else lambda *arguments: command(*arguments, *SCRATCH, "--no-plot")
+    script.main(flags(data, tmp_path / "whole", *AUGMENTED))
+    stop_in_training_step(monkeypatch, PointSegmentation, 6, script.main, flags(data, tmp_path / "cut", *AUGMENTED))
+    history = check_resumed(script.main, data, tmp_path)
+    losses = [history[1]["train_loss"]]
+    for k in range(0, len(AUGMENTED), 2):
+        others = [*AUGMENTED[:k], *AUGMENTED[k + 2 :]]
+        losses.append(script.main(flags(data, tmp_path / str(k), *others))[1]["train_loss"])
+    assert len(set(losses)) == 4
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -300,9 +319,10 @@ def test_presets(data, tmp_path):
     presets = sorted((ROOT / "config").glob("segmentation_*.yaml"))
     assert len(presets) == 6
     for path in presets:
-        config = parse(PointSegmentationSettings, "", ["--yaml", str(path)]).settings().network
+        settings = parse(PointSegmentationSettings, "", ["--yaml", str(path)]).settings()
+        config = settings.network
         if path.stem.endswith("unet"):
-            assert config.backbone == "unet"
+            assert config.backbone == "unet" and config.geometry and settings.augmentation.mix_events == 0.5
             continue
         assert path.stem.endswith("quick") or (config.averaged_layers == (3, 7, 11) and config.finetune in path.stem)
 
@@ -329,6 +349,8 @@ def test_presets(data, tmp_path):
         ("--class-weights data --eval --loadfile SEGMENTATION --testfile TEST", "found no training events"),
         ("--loss focal:1,dce:1", "expected terms of focal, nll, dice"),
         ("--layers 1 --depth 1", "blocks of the encoder, 0 to 0"),
+        ("--drop-points 1", "--drop-points"),
+        ("--mix-events 0.5 --batch-size 1", "no pair of events"),
         ("--predict-format pt", "are written to HDF5 files"),
         ("--plot-numbers 7", "expected 0 to 6"),
         ("--lora-rank 0", "--lora-rank"),

@@ -122,6 +122,24 @@ def test_training_turns_events():
     assert first != second and torch.equal(task.step(batch).loss, first)
 
 
+def test_augmentations_of_training_events():
+    """In training they are applied in their order; an evaluation sees the events as they are."""
+    seen = []
+
+    def shorten(batch):
+        seen.append(len(batch.points))
+        return replace(batch, points=batch.points[:-20], lengths=batch.lengths - 20, semantic=batch.semantic[:-20])
+
+    def same(batch):
+        seen.append(len(batch.points))
+        return batch
+
+    task = make_task(augmentations=(shorten, same))
+    assert task.step(make_batch([150])).weight == 150 and not seen
+    task.model.train()
+    assert task.step(make_batch([150])).weight == 130 and seen == [150, 130]
+
+
 @pytest.mark.parametrize("metric", ["f1", "recall", "iou"])
 def test_best_by_of_an_absent_class(metric):
     """The start refuses a number of a class that no validation point has: it would be 0 or nan in every epoch."""

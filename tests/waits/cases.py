@@ -7,12 +7,21 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from puffin import ops
+from puffin.data.augment import (
+    Augmentation,
+    any_rotation,
+    drop_points,
+    jitter_energies,
+    lattice_symmetry,
+    mix_events,
+)
 from puffin.data.packing import CloudBatch, JetBatch
 from puffin.layers import masked_batchnorm
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
@@ -169,11 +178,23 @@ for name, network in PRETRAININGS.items():
     CASES[f"pretraining {name}"] = pretrain(network)
 
 
-def segment(loss: dict, weight: Tensor | None = None, **changes) -> Callable:
+AUGMENTATIONS = (
+    any_rotation,
+    lattice_symmetry,
+    partial(drop_points, largest=0.3),
+    partial(jitter_energies, largest=0.1),
+    partial(mix_events, probability=1.0),
+)
+
+
+def segment(
+    loss: dict, weight: Tensor | None = None, augmentations: tuple[Augmentation, ...] = (), **changes
+) -> Callable:
     def run(recorder: Recorder) -> None:
         config = SegmentationConfig(encoder(), layers=(0, 1), head_dim=32, **changes)
         weights = None if weight is None else weight.to(DEVICE)
-        task = PointSegmentation(Segmentation(config), LossTerms(loss, weights), {}, SegmentationOptions())
+        options = SegmentationOptions(augmentations)
+        task = PointSegmentation(Segmentation(config), LossTerms(loss, weights), {}, options)
         update(recorder, task, clouds())
 
     return run
@@ -181,6 +202,7 @@ def segment(loss: dict, weight: Tensor | None = None, **changes) -> Callable:
 
 CASES["segmentation"] = segment(dict.fromkeys(CLASS_LOSSES, 1.0))
 CASES["segmentation, class weights"] = segment(dict.fromkeys(CLASS_LOSSES, 1.0), torch.tensor([1.0, 2, 3, 4]))
+CASES["segmentation, augmentations"] = segment({"focal": 1.0}, augmentations=AUGMENTATIONS)
 for finetune in ("peft", "lora"):
     CASES[f"segmentation {finetune}"] = segment({"focal": 1.0}, finetune=finetune, head_depth=1)
 

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import segmentation_config
 from puffin.checkpoints.reading import about_missing
-from puffin.data.augment import Augmentation, any_rotation, lattice_symmetry
+from puffin.data.augment import Augmentation, any_rotation, drop_points, jitter_energies, lattice_symmetry, mix_events
 from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
@@ -176,6 +177,9 @@ def _check_segmentation(run: Run) -> None:
     for name in ("layer_decay", "finetune", "pretrained") if chosen == "unet" else ():
         if flags[name] != standard[name]:
             raise InputError(f"{name}: {flags[name]}: only --backbone transformer uses this; remove it from the preset")
+    mixed, batch_size = run.settings.augmentation.mix_events, run.settings.optimisation.batch_size
+    if mixed and batch_size < 2:
+        raise InputError(f"--mix-events {mixed:g}: a minibatch of --batch-size {batch_size} has no pair of events")
     if layer_decay < 1 and finetune != "fft":
         raise InputError(
             f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
@@ -250,7 +254,7 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
         log.info(f"{frozen:,} parameters are not trained")
     loadfile = settings.run.loadfile if run.start.evaluating else ""
     options = SegmentationOptions(
-        segmentation_augmentation(run),
+        segmentation_augmentations(run),
         finetuning.layer_decay,
         settings.reports.plot,
         {"best": Path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
@@ -259,12 +263,17 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
     return run, PointSegmentation(model, loss, datasets, options)
 
 
-def segmentation_augmentation(run: Run) -> Augmentation | None:
-    """Return what is done to training events: with a U-Net, voxels remain voxels."""
-    settings = run.settings
-    if not settings.data.rotate:
-        return None
-    return lattice_symmetry if settings.network.backbone == "unet" else any_rotation
+def segmentation_augmentations(run: Run) -> tuple[Augmentation, ...]:
+    """Return what is done to training events, in this order: with a U-Net, voxels remain voxels."""
+    settings, chosen = run.settings, run.settings.augmentation
+    rotation = lattice_symmetry if settings.network.backbone == "unet" else any_rotation
+    steps: list[tuple[float, Augmentation]] = [
+        (settings.data.rotate, rotation),
+        (chosen.drop_points, partial(drop_points, largest=chosen.drop_points)),
+        (chosen.energy_jitter, partial(jitter_energies, largest=chosen.energy_jitter)),
+        (chosen.mix_events, partial(mix_events, probability=chosen.mix_events)),
+    ]
+    return tuple(augment for strength, augment in steps if strength)
 
 
 def _counted_weights(datasets: Datasets, num_classes: int) -> str:

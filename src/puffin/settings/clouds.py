@@ -24,6 +24,8 @@ _NO_COMPILE = "point-cloud networks cannot be compiled with torch.compile"
 class CloudDataSettings(DataSettings):
     """Which events to read, and which of their points to use."""
 
+    TITLES: ClassVar[dict[str, str]] = {"rotate": "augmentation"}
+
     datadir: str = setting(
         "./data/sample_data/lartpc",
         "folder with HDF5 files in train/, val/ and, if there is one, test/",
@@ -59,6 +61,37 @@ class CloudDataSettings(DataSettings):
     remove_led: bool = setting(True, "remove the low-energy deposits", role=roles.PREPARATION)
     skip_bad: bool = setting(False, "skip bad files and events, and count them")
     rotate: bool = setting(True, "apply a random rotation to each training event", role=roles.ORIGIN)
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How training events are changed at random, apart from rotations, so that few labelled events teach more."""
+
+    TITLE: ClassVar[str] = "augmentation"
+    ROLE: ClassVar[Role] = roles.ORIGIN
+
+    drop_points: float = setting(
+        0.0,
+        "remove a random fraction of the points of each training event, between 0 and F (0: off; with few labelled "
+        "events try 0.3)",
+        type=number(minimum=0, below=1),
+        metavar="F",
+    )
+    energy_jitter: float = setting(
+        0.0,
+        "add noise to the scaled energies (-1 to about 1) of each training event: Gaussian, with a standard deviation "
+        "between 0 and S, and the same shift of all points, with standard deviation S/2 (0: off; with few labelled "
+        "events try 0.1)",
+        type=number(minimum=0),
+        metavar="S",
+    )
+    mix_events: float = setting(
+        0.0,
+        "overlay random pairs of the events of a minibatch, each pair with probability P: both become one event, so "
+        "points are classified by what is near them (0: off; with few labelled events try 0.5)",
+        type=number(minimum=0, maximum=1),
+        metavar="P",
+    )
 
 
 @dataclass(frozen=True)
@@ -342,6 +375,7 @@ class PointSegmentationSettings(ScriptSettings):
 
     run: RunSettings = RunSettings(prefix="segmentation", predict_format="h5")
     data: CloudDataSettings = CloudDataSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     network: SegmentationConfig = SegmentationConfig()
     finetuning: SegmentationSettings = SegmentationSettings()
     pictures: PictureSettings = PictureSettings()

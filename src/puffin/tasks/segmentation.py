@@ -37,11 +37,11 @@ TOO_SMALL = "events without labels, because they have fewer points than --min-po
 class SegmentationOptions:
     """How to train and evaluate a segmentation.
 
-    augment: what is done to training events; layer_decay: factor on the learning rate from block to block down the
-    encoder; plot: draw confusion matrices; checkpoints: the files with the "best" and the "final" weights, which are
-    named in the predictions; best_by: metric that chooses the best epoch."""
+    augmentations: what is done to training events, in this order; layer_decay: factor on the learning rate from block
+    to block down the encoder; plot: draw confusion matrices; checkpoints: the files with the "best" and the "final"
+    weights, which are named in the predictions; best_by: metric that chooses the best epoch."""
 
-    augment: Augmentation | None = None
+    augmentations: tuple[Augmentation, ...] = ()
     layer_decay: float = 1.0
     plot: bool = False
     checkpoints: dict[str, Path] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class PointSegmentation(Task):
         Outputs, in evaluation only: index and lengths (B,), sums of the loss, and for each point particle_truth,
         particle_class, particle_probability (P, C) and, if the batch has them, particle_row."""
         model = self.model
-        if model.training and self.options.augment is not None:
-            batch = self.options.augment(batch)
+        for augment in self.options.augmentations if model.training else ():
+            batch = augment(batch)
         logits, dropped = model(batch.points, batch.lengths)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         self.counts[NO_TOKENS] += int((batch.lengths == 0).sum())
