@@ -4,6 +4,7 @@ import torch
 
 from puffin.data.augment import (
     any_rotation,
+    any_voxel_rotation,
     drop_points,
     jitter_energies,
     lattice_symmetry,
@@ -13,6 +14,7 @@ from puffin.data.augment import (
     rotate,
 )
 from puffin.data.packing import CloudBatch
+from puffin.data.pilarnet import normalize_coordinates
 from puffin.detector import PILARNET
 
 
@@ -76,6 +78,20 @@ def test_symmetries_keep_the_lattice():
     distances = [torch.pdist(x[:150, :3]) for x in (moved, points)]
     torch.testing.assert_close(*distances, atol=1e-5, rtol=0)
     assert (moved[:150, :3].mean(0) - moved[150:, :3].mean(0)).abs().max() > 1e-3
+
+
+def test_rotated_voxels():
+    """The rotation of `any_rotation`, then coordinates as they are read: whole voxels, to the bit.
+
+    Breaks if points move by more than half a voxel along an axis, or lose their energies or labels."""
+    batch = labelled([200, 0, 1, 300])
+    rotated, moved = (torch.manual_seed(4) and augment(batch) for augment in (any_rotation, any_voxel_rotation))
+    check_consistent(moved, batch)
+    assert moved.lengths is batch.lengths and torch.equal(moved.points[:, 3], batch.points[:, 3])
+    voxels = PILARNET.voxels(moved.points[:, :3]).round()
+    assert torch.equal(normalize_coordinates(voxels), moved.points[:, :3])
+    steps = (moved.points - rotated.points)[:, :3].abs() * PILARNET.half_diagonal
+    assert 0.45 < steps.max() < 0.501
 
 
 def labelled(lengths, dtype=torch.float32) -> CloudBatch:

@@ -3,6 +3,7 @@
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,8 +14,17 @@ from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fsco
 import puffin
 import train_segmentation as script
 from puffin.checkpoints.reading import read_checkpoint
+from puffin.data.augment import (
+    any_rotation,
+    any_voxel_rotation,
+    drop_points,
+    jitter_energies,
+    lattice_symmetry,
+    mix_events,
+)
 from puffin.data.pilarnet_files import EventFile
 from puffin.errors import InputError
+from puffin.runs.clouds import segmentation_augmentations
 from puffin.runs.entry import run_script
 from puffin.settings.clouds import PointSegmentationSettings
 from puffin.settings.flags import parse
@@ -266,14 +276,31 @@ def test_augmented_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbo
     from puffin.tasks.segmentation import PointSegmentation
 
     flags = unet if backbone == "unet" else lambda *arguments: command(*arguments, *SCRATCH, "--no-plot")
-    script.main(flags(data, tmp_path / "whole", *AUGMENTED))
-    stop_in_training_step(monkeypatch, PointSegmentation, 6, script.main, flags(data, tmp_path / "cut", *AUGMENTED))
+    augmented = [*AUGMENTED, "--rotations", "any" if backbone == "unet" else "lattice"]
+    script.main(flags(data, tmp_path / "whole", *augmented))
+    stop_in_training_step(monkeypatch, PointSegmentation, 6, script.main, flags(data, tmp_path / "cut", *augmented))
     history = check_resumed(script.main, data, tmp_path)
     losses = [history[1]["train_loss"]]
-    for k in range(0, len(AUGMENTED), 2):
-        others = [*AUGMENTED[:k], *AUGMENTED[k + 2 :]]
+    for k in range(0, len(augmented), 2):
+        others = [*augmented[:k], *augmented[k + 2 :]]
         losses.append(script.main(flags(data, tmp_path / str(k), *others))[1]["train_loss"])
-    assert len(set(losses)) == 4
+    assert len(set(losses)) == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--backbone unet", [lattice_symmetry]),
+        ("--backbone unet --rotations any", [any_voxel_rotation]),
+        ("--backbone transformer", [any_rotation]),
+        ("--rotations lattice --drop-points 0.1", [lattice_symmetry, drop_points]),
+        ("--no-rotate --mix-events 1 --energy-jitter 0.1", [jitter_energies, mix_events]),
+    ],
+)
+def test_augmentations(flags, expected):
+    """Breaks if a backbone gets the rotations of the other, or an augmentation is applied before an earlier one."""
+    run = SimpleNamespace(settings=parse(PointSegmentationSettings, "", flags.split()).settings())
+    assert [getattr(step, "func", step) for step in segmentation_augmentations(run)] == expected
 
 
 @pytest.mark.parametrize(
@@ -350,6 +377,7 @@ def test_presets(data, tmp_path):
         ("--loss focal:1,dce:1", "expected terms of focal, nll, dice"),
         ("--layers 1 --depth 1", "blocks of the encoder, 0 to 0"),
         ("--drop-points 1", "--drop-points"),
+        ("--rotations any --no-rotate", "use only one of them"),
         ("--mix-events 0.5 --batch-size 1", "no pair of events"),
         ("--predict-format pt", "are written to HDF5 files"),
         ("--plot-numbers 7", "expected 0 to 6"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from puffin import ops
 from puffin.data.augment import (
     Augmentation,
-    any_rotation,
+    any_voxel_rotation,
     drop_points,
     jitter_energies,
     lattice_symmetry,
@@ -179,7 +179,7 @@ for name, network in PRETRAININGS.items():
 
 
 AUGMENTATIONS = (
-    any_rotation,
+    any_voxel_rotation,
     lattice_symmetry,
     partial(drop_points, largest=0.3),
     partial(jitter_energies, largest=0.1),

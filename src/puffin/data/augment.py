@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from puffin.data.packing import CloudBatch, rows_of_events
+from puffin.data.pilarnet import normalize_coordinates
 from puffin.detector import PILARNET
 from puffin.layers.packed import event_of_row, offsets, to_device
 
@@ -18,6 +19,16 @@ _OVERLAP = 16  # voxels; largest distance along an axis between the points at wh
 def any_rotation(batch: CloudBatch) -> CloudBatch:
     """Rotate each event at random about the centre of the detector."""
     return rotate(batch, random_rotations(len(batch)))
+
+
+def any_voxel_rotation(batch: CloudBatch) -> CloudBatch:
+    """Rotate each event as `any_rotation` does, then move each point to the nearest voxel.
+
+    Voxels may then hold several points, each with its own energy and label."""
+    rotated = any_rotation(batch)
+    points = rotated.points
+    voxels = PILARNET.voxels(points[:, :3]).round()
+    return replace(rotated, points=torch.cat([normalize_coordinates(voxels), points[:, 3:]], 1))
 
 
 def lattice_symmetry(batch: CloudBatch) -> CloudBatch:

@@ -15,7 +15,15 @@ from tqdm import tqdm
 from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import segmentation_config
 from puffin.checkpoints.reading import about_missing
-from puffin.data.augment import Augmentation, any_rotation, drop_points, jitter_energies, lattice_symmetry, mix_events
+from puffin.data.augment import (
+    Augmentation,
+    any_rotation,
+    any_voxel_rotation,
+    drop_points,
+    jitter_energies,
+    lattice_symmetry,
+    mix_events,
+)
 from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
@@ -177,6 +185,8 @@ def _check_segmentation(run: Run) -> None:
     for name in ("layer_decay", "finetune", "pretrained") if chosen == "unet" else ():
         if flags[name] != standard[name]:
             raise InputError(f"{name}: {flags[name]}: only --backbone transformer uses this; remove it from the preset")
+    if "rotations" in flags.typed and not flags["rotate"]:
+        raise InputError(f"--rotations {flags['rotations']}: --no-rotate switches rotations off; use only one of them")
     mixed, batch_size = run.settings.augmentation.mix_events, run.settings.optimisation.batch_size
     if mixed and batch_size < 2:
         raise InputError(f"--mix-events {mixed:g}: a minibatch of --batch-size {batch_size} has no pair of events")
@@ -264,16 +274,24 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
 
 
 def segmentation_augmentations(run: Run) -> tuple[Augmentation, ...]:
-    """Return what is done to training events, in this order: with a U-Net, voxels remain voxels."""
-    settings, chosen = run.settings, run.settings.augmentation
-    rotation = lattice_symmetry if settings.network.backbone == "unet" else any_rotation
+    """Return what is done to training events, in this order."""
+    chosen = run.settings.augmentation
     steps: list[tuple[float, Augmentation]] = [
-        (settings.data.rotate, rotation),
+        (run.settings.data.rotate, _rotation(run)),
         (chosen.drop_points, partial(drop_points, largest=chosen.drop_points)),
         (chosen.energy_jitter, partial(jitter_energies, largest=chosen.energy_jitter)),
         (chosen.mix_events, partial(mix_events, probability=chosen.mix_events)),
     ]
     return tuple(augment for strength, augment in steps if strength)
+
+
+def _rotation(run: Run) -> Augmentation:
+    """Return how training events are rotated: with a U-Net, points stay on the lattice."""
+    unet = run.settings.network.backbone == "unet"
+    rotations = run.settings.augmentation.rotations or ("lattice" if unet else "any")
+    if rotations == "lattice":
+        return lattice_symmetry
+    return any_voxel_rotation if unet else any_rotation
 
 
 def _counted_weights(datasets: Datasets, num_classes: int) -> str:

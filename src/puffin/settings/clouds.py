@@ -15,6 +15,7 @@ from puffin.settings.unet import UNetConfig
 MODELS = ("pointmae", "polarmae")
 FINETUNE = ("fft", "peft", "lora")
 BACKBONES = ("transformer", "unet")
+ROTATIONS = ("any", "lattice")
 POINT_WEIGHT_WORDS = ("pilarnet", "data", "none")
 _NO_SYMMETRY_REPORT = "the symmetry report is for jet networks"
 _NO_COMPILE = "point-cloud networks cannot be compiled with torch.compile"
@@ -65,30 +66,38 @@ class CloudDataSettings(DataSettings):
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """How training events are changed at random, apart from rotations, so that few labelled events teach more."""
+    """How training events are changed at random, so that few labelled events teach more."""
 
     TITLE: ClassVar[str] = "augmentation"
     ROLE: ClassVar[Role] = roles.ORIGIN
 
+    rotations: str | None = setting(
+        None,
+        "how --rotate rotates; any: by any rotation, after which a U-Net moves the points to the nearest voxels, where "
+        "some merge; lattice: by one of the 48 symmetries of the cube, which keep all voxels, with a shift; try any "
+        "with a U-Net if tracks have preferred directions",
+        choices=ROTATIONS,
+        shown="lattice with a U-Net, else any",
+    )
     drop_points: float = setting(
         0.0,
-        "remove a random fraction of the points of each training event, between 0 and F (0: off; with few labelled "
-        "events try 0.3)",
+        "remove a random fraction of the points of each training event, from 0 to F, which is below 1 (0: off; with "
+        "few labelled events try 0.3)",
         type=number(minimum=0, below=1),
         metavar="F",
     )
     energy_jitter: float = setting(
         0.0,
-        "add noise to the scaled energies (-1 to about 1) of each training event: Gaussian, with a standard deviation "
-        "between 0 and S, and the same shift of all points, with standard deviation S/2 (0: off; with few labelled "
-        "events try 0.1)",
+        "add Gaussian noise to the scaled energies (-1 to about 1): each training event draws its standard deviation "
+        "from 0 to S, and a shift of all its points with standard deviation S/2; S is 0 or more (0: off; with few "
+        "labelled events try 0.1)",
         type=number(minimum=0),
         metavar="S",
     )
     mix_events: float = setting(
         0.0,
-        "overlay random pairs of the events of a minibatch, each pair with probability P: both become one event, so "
-        "points are classified by what is near them (0: off; with few labelled events try 0.5)",
+        "overlay random pairs of the events of a minibatch, each pair with probability P, from 0 to 1: both become one "
+        "event, so points are classified by what is near them (0: off; with few labelled events try 0.5)",
         type=number(minimum=0, maximum=1),
         metavar="P",
     )
