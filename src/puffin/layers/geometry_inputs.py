@@ -8,35 +8,61 @@ from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.packed import offsets, to_device
 from puffin.ops.geometry import COMPONENT_NAMES, component_geometry, geometry_names, local_geometry
 
-NAMES = (*geometry_names(), *COMPONENT_NAMES)
+NAMES = ("energy", *geometry_names(), *COMPONENT_NAMES)
 _LINK = 1.8  # voxels; links the 26 voxels around a voxel
+_FINE = 64  # parts of a voxel to which coordinates are rounded
 _BOUNDED = ("share1", "share2", "share3", "alignment")  # from 0 to 1; the others are lengths, numbers and energies
+_EDGES = torch.linspace(-2.5, 2.5, 13)  # of the intervals, in standard deviations
 
 
 class GeometryInputs(nn.Module):
-    """Describe points (P, 4), scaled as data sets give them, by features (P, width), normalised.
+    """Describe points (P, 4), scaled as data sets give them, by features (P, width) of themselves and their
+    surroundings.
 
-    The features are those of `puffin.ops.geometry`, in voxels. The scaled energy, -1 to about 1, counts as 0 to 1.
-    They depend neither on the orientation of the event nor on the order of its points.
+    The numbers of `measure` are normalised and encoded piecewise linearly: each number becomes its position within
+    each interval between neighbouring _EDGES, 0 below and 1 above it. Two layers then act on each point. So the
+    network learns thresholds, as those of boosted trees, within few steps.
+
+    Nothing depends on the orientation of the event or on the order of its points.
+    Source: piecewise linear encoding, Gorishniy et al., arXiv 2203.05556, sec. 3.2.
     """
 
-    width = len(NAMES)
+    width = 64
     bounded: Tensor
+    edges: Tensor
 
     def __init__(self, sync_batchnorm: bool = True):
         super().__init__()
-        self.norm = MaskedBatchNorm(self.width, sync=sync_batchnorm)
-        bounded = [name.split("_")[-1] in _BOUNDED for name in NAMES]
+        self.norm = MaskedBatchNorm(len(NAMES), sync=sync_batchnorm)
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for width in (len(NAMES) * (len(_EDGES) - 1), self.width):
+            self.layers.append(nn.Linear(width, self.width, bias=False))
+            self.norms.append(MaskedBatchNorm(self.width, sync=sync_batchnorm))
+        bounded = [name == "energy" or name.split("_")[-1] in _BOUNDED for name in NAMES]
         self.register_buffer("bounded", torch.tensor(bounded), persistent=False)
+        self.register_buffer("edges", _EDGES, persistent=False)
 
     def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
         """Compute the features; lengths (B,) int64 on the CPU: points of each event."""
-        return self.norm(self.measure(points, lengths))
+        x = self.encode(self.norm(self.measure(points, lengths)))
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(layer(x)).relu()
+        return x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode normalised numbers (P, F) piecewise linearly: (P, F times the number of intervals)."""
+        return ((x[:, :, None] - self.edges[:-1]) / self.edges.diff()).clamp(0, 1).flatten(1)
 
     @torch.no_grad()
     def measure(self, points: Tensor, lengths: Tensor) -> Tensor:
-        """Compute the features before they are normalised: lengths, numbers and energies as log(1 + x)."""
+        """Compute the hand-made features NAMES of each point, (P, F), with lengths in voxels.
+
+        They are the energy and those of `puffin.ops.geometry`; lengths, numbers and sums of energies as log(1 + x). The
+        energy is the scaled one, -1 to about 1; sums and means take it as 0 to 1."""
         ptr = to_device(offsets(lengths), points.device)
-        voxels = torch.cat([points[:, :3] * PILARNET.half_diagonal, (points[:, 3:4] + 1) / 2], 1)
-        x = torch.cat([local_geometry(voxels, ptr), component_geometry(voxels, ptr, _LINK)], 1)
+        # without the rounding errors of the scaled coordinates, which break ties of distances on the lattice
+        voxels = (points[:, :3] * PILARNET.half_diagonal * _FINE).round() / _FINE
+        voxels = torch.cat([voxels, (points[:, 3:4] + 1) / 2], 1)
+        x = torch.cat([points[:, 3:], local_geometry(voxels, ptr), component_geometry(voxels, ptr, _LINK)], 1)
         return torch.where(self.bounded, x, x.clamp_min(0).log1p())

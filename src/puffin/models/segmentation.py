@@ -39,17 +39,19 @@ class VoxelSegmentation(nn.Module):
         self.config = config
         sync = config.encoder.sync_batchnorm
         self.geometry = GeometryInputs(sync) if config.geometry else None
-        channels = config.encoder.in_channels - 3 + (GeometryInputs.width if config.geometry else 0)
-        self.backbone = SparseUNet(channels, config.unet, sync)
+        beside = GeometryInputs.width if config.geometry else 0
+        self.backbone = SparseUNet(config.encoder.in_channels - 3 + beside, config.unet, sync)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.head = nn.Linear(self.backbone.channels_out, config.num_classes)
+        self.head = nn.Linear(self.backbone.channels_out + beside, config.num_classes)
 
     def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
         """Classify points (P, 4), packed; lengths (B,) int64 on the CPU."""
-        x = points[:, 3:]
-        if self.geometry is not None:
-            x = torch.cat([x, self.geometry(points, lengths)], 1)
-        x = self.backbone(points, lengths, x)
+        if self.geometry is None:
+            x = self.backbone(points, lengths, points[:, 3:])
+        else:
+            features = self.geometry(points, lengths)
+            x = self.backbone(points, lengths, torch.cat([points[:, 3:], features], 1))
+            x = torch.cat([x, features], 1)
         return Segmented(self.head(self.dropout(x)), lengths.new_zeros(len(lengths)))
 
     def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
