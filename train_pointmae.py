@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pretrain Point-MAE or PoLAr-MAE on LArTPC point clouds, or evaluate a pretrained network.
+"""Pretrain Point-MAE, PoLAr-MAE or a U-Net on LArTPC point clouds, or evaluate a pretrained network.
 
 Example (sample events, a small network, minutes on a laptop):
   python3 train_pointmae.py --yaml config/pointmae_quick.yaml --datadir data/sample_data/lartpc --prefix cloud --cpu

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs.helpers import TINY_CLOUDS, copy_jets, hard_events, walk, write
+from tests.runs.helpers import (
+    TINY_AUTOENCODER,
+    TINY_CLOUDS,
+    TINY_TRAINING,
+    TINY_UNET,
+    copy_jets,
+    hard_events,
+    walk,
+    write,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["PYTHONPATH"] = str(ROOT / "src")  # for tests that start Python in a separate process
@@ -73,13 +82,23 @@ def small_clouds(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def pretrained(small_clouds, tmp_path_factory):
-    """The checkpoint of a masked autoencoder after one training step."""
+def _pretrained(network: list[str], data: Path, work: Path) -> Path:
+    """Pretrain a network for one step; return its checkpoint."""
     import train_pointmae
 
-    work = tmp_path_factory.mktemp("pretrained")
-    flags = "--arch vit_tiny --depth 1 --decoder-depth 1 --num-step 1 --no-plot --no-probe --ema 0.5".split()
-    flags += ["--energy-threshold", "0.2", "--datadir", str(small_clouds), "--workdir", str(work)]
-    train_pointmae.main([*TINY_CLOUDS, *flags])
+    flags = "--num-step 1 --no-plot --no-probe --ema 0.5 --energy-threshold 0.2".split()
+    train_pointmae.main([*network, *flags, "--datadir", str(data), "--workdir", str(work)])
     return work / "model/tiny.pt"
+
+
+@pytest.fixture(scope="module")
+def pretrained(small_clouds, tmp_path_factory):
+    """The checkpoint of a masked autoencoder with a transformer, after one training step."""
+    return _pretrained([*TINY_AUTOENCODER, *TINY_CLOUDS], small_clouds, tmp_path_factory.mktemp("pretrained"))
+
+
+@pytest.fixture(scope="module")
+def pretrained_unet(small_clouds, tmp_path_factory):
+    """The checkpoint of a masked autoencoder with a U-Net, after one training step."""
+    network = [*TINY_UNET, "--mask-block", "4", *TINY_TRAINING]
+    return _pretrained(network, small_clouds, tmp_path_factory.mktemp("pretrained_unet"))

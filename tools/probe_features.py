@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.errors import explain_missing_packages
+from puffin.errors import InputError, explain_missing_packages
 
 if __name__ == "__main__":  # before an import can fail
     explain_missing_packages()
@@ -30,7 +30,8 @@ from puffin.models.point_mae import PointMAE
 from puffin.runs.entry import run_script
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
-from puffin.tasks.token_probe import MOST, TokenProbe
+from puffin.tasks.probe import MOST
+from puffin.tasks.token_probe import TokenProbe
 
 Features = Callable[[Tokens], Tensor]
 
@@ -55,7 +56,7 @@ def statistics(tokens: Tokens) -> Tensor:
 
 def standardised(probe: TokenProbe, model: PointMAE, features: Features) -> Features:
     """Return the features minus their mean over the probe's training tokens, divided by their standard deviation."""
-    training = torch.cat([features(part.tokens) for part in probe.tokens(model.encoder, "train")])
+    training = torch.cat([features(part.samples) for part in probe.samples(model, "train")])
     mean, deviation = training.mean(0), training.std(0).clamp_min(1e-9)
     return lambda tokens: (features(tokens) - mean) / deviation
 
@@ -90,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     checkpoint = Checkpoint.read(own.checkpoint).expect(AUTOENCODER)
     settings = settings_of_checkpoint(checkpoint)
+    if settings.network.backbone == "unet":
+        raise InputError(f"{own.checkpoint}: a U-Net has no tokens; train_pointmae.py --eval probes its points")
     data = settings.data
     selection = CloudSelection(data.remove_led, data.energy_threshold, data.emin)
     datasets = open_splits(own.datadir, selection, {"train": -1, "valid": own.num_valid}, own.seed)
@@ -107,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     print("| features | " + " | ".join((*probe.names, "mean")) + " |\n|---" + "|---" * (len(probe.names) + 1) + "|")
     for name, features in kinds.items():
         for label, inputs in ((name, features), (f"{name}, standardised", standardised(probe, trained, features))):
-            scores = probe.judge(trained.encoder, "valid", inputs)
+            scores = probe.judge(trained, "valid", inputs)
             print(f"| {label} | " + " | ".join(f"{score:.3f}" for score in scores.values()) + " |", flush=True)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, REGRESSOR, SEGMENTATION, Checkpoint
+from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.momenta import Source, find_particles
@@ -22,13 +22,18 @@ from puffin.data.packing import CloudBatch, JetBatch
 from puffin.data.pilarnet import CloudDataset, CloudSelection, normalize_coordinates, normalize_energy
 from puffin.data.scalars import chosen_scalars
 from puffin.errors import InputError
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.models.point_mae import PointMAE
+from puffin.models.segmentation import Segmentation, VoxelSegmentation
+from puffin.models.voxel_mae import VoxelMAE
 from puffin.settings.jets import names
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> "Predictor":
-    """Load a checkpoint, ours or a published one: a JetClassifier, JetRegressor, TokenEncoder or PointClassifier.
+    """Load a checkpoint, ours or a published one: a JetClassifier, JetRegressor, TokenEncoder, PointEncoder
+    or PointClassifier.
 
     InputError if the file is missing, damaged, or of no network that we know."""
     checkpoint = Checkpoint.read(path)
@@ -36,7 +41,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "Predictor":
     network = network_of_checkpoint(checkpoint)
     if settings.machine.dtype == "double":
         network.double()
-    return _PREDICTORS[checkpoint.network](network.to(device), settings)
+    return _PREDICTORS[type(network)](network.to(device), settings)
 
 
 class Predictor(ABC):
@@ -223,27 +228,46 @@ class TokenEncoder(_CloudPredictor):
         return [x.cpu().numpy() for x in features.split(tokens.lengths.tolist())]
 
 
-class PointClassifier(_CloudPredictor):
-    """Events to class probabilities of their points, (n, classes) per event; nan for points that were dropped."""
+class _PointPredictor(_CloudPredictor):
+    """Events to numbers of their points, (n, C) per event; nan for points that were dropped."""
 
     def _compute(self, batch: CloudBatch) -> list[tuple[np.ndarray, np.ndarray]]:
-        probabilities = self.network(batch.points, batch.lengths).logits.softmax(1).cpu()
-        sizes = batch.lengths.tolist()
-        parts = zip(batch.row.split(sizes), probabilities.split(sizes), strict=True)
+        numbers, sizes = self._numbers(batch).cpu(), batch.lengths.tolist()
+        parts = zip(batch.row.split(sizes), numbers.split(sizes), strict=True)
         return [(row.numpy(), part.numpy()) for row, part in parts]
 
     def _complete(self, array: tuple[np.ndarray, np.ndarray], size: int) -> np.ndarray:
-        rows, probabilities = array
-        result = np.full((size, probabilities.shape[1]), np.nan, probabilities.dtype)
-        result[rows] = probabilities
+        rows, numbers = array
+        result = np.full((size, numbers.shape[1]), np.nan, numbers.dtype)
+        result[rows] = numbers
         return result
 
+    @abstractmethod
+    def _numbers(self, batch: CloudBatch) -> Tensor:
+        """Compute the numbers of the points of a minibatch, (P, C)."""
 
-_PREDICTORS: dict[str, Callable[..., Predictor]] = {
-    CLASSIFIER: JetClassifier,
-    REGRESSOR: JetRegressor,
-    AUTOENCODER: TokenEncoder,
-    SEGMENTATION: PointClassifier,
+
+class PointEncoder(_PointPredictor):
+    """Events to the features of their points, (n, D) per event, from a U-Net pretrained as a masked autoencoder."""
+
+    def _numbers(self, batch: CloudBatch) -> Tensor:
+        return self.network.features(batch.points, batch.lengths)
+
+
+class PointClassifier(_PointPredictor):
+    """Events to class probabilities of their points, (n, classes) per event; nan for points that were dropped."""
+
+    def _numbers(self, batch: CloudBatch) -> Tensor:
+        return self.network(batch.points, batch.lengths).logits.softmax(1)
+
+
+_PREDICTORS: dict[type[nn.Module], Callable[..., Predictor]] = {
+    PelicanClassifier: JetClassifier,
+    PelicanRegressor: JetRegressor,
+    PointMAE: TokenEncoder,
+    VoxelMAE: PointEncoder,
+    Segmentation: PointClassifier,
+    VoxelSegmentation: PointClassifier,
 }
 
 

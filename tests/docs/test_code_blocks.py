@@ -34,7 +34,7 @@ _FEW_CLOUDS = (
     "--cpu --threads 1 --no-plot --num-train 4 --num-valid 2 --num-test 8 --num-step 2 --batch-size 2"
 ).split()
 _TINY_CLOUDS = [*_FEW_CLOUDS, *"--arch vit_tiny --depth 1 --context 16 --attention-dropout 0 --drop-path 0".split()]
-_UNET = "config/segmentation_unet.yaml"
+_UNETS = {"config/segmentation_unet.yaml", "config/voxelmae.yaml"}
 _TINY_JETS = [*_TINY_RUN, *"--num-train 40 --num-epoch 1 --nobj 12 --batch-size 20 --warmup 0 --cooldown 0".split()]
 _TINY_DECODER = "--decoder-depth 0".split()
 REDUCED = {
@@ -258,6 +258,6 @@ def _reduction(command: Command) -> list[str]:
         return []
     if script == SWEEP:
         return [*REDUCED_SWEEP[_task_of(arguments)], *_SWEEP]
-    if _UNET in arguments:
+    if _UNETS.intersection(arguments):
         return [*_FEW_CLOUDS, "--unet-width", "4"]
     return (REDUCED_EVALUATION if "--eval" in arguments else REDUCED).get(script, [])

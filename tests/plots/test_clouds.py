@@ -22,7 +22,7 @@ from puffin.plots.clouds import (
     write_html,
 )
 from puffin.plots.style import CLASS_COLOURS
-from puffin.tasks.cloud_pictures import draw_events, event_pages
+from puffin.tasks.cloud_pictures import _voxel_pages, draw_events, event_pages
 from tests.conftest import ROOT
 from tests.tasks.test_masked_modelling import make_task
 
@@ -97,6 +97,28 @@ def test_draws_an_event(tmp_path):
     written = draw_events(tmp_path, "x", model, dataset, [0], 1, html=False)
     assert len(written) == 6 and all(path.stat().st_size > 10_000 for path in written)
     assert written[0].name == "x.event0.energy.png"
+
+
+@torch.no_grad()
+def test_draws_an_event_of_voxels(tmp_path):
+    """Predicted voxels are octants of hidden ones; with perfect logits they are the true ones."""
+    model = make_task("unet").model
+    dataset = CloudDataset(sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5")), CloudSelection())
+    pages = event_pages(model, dataset, 2, seed=1)
+    assert list(pages) == ["energy", "class", "truth", "predicted", "true_energy", "predicted_energy"]
+    visible, true = (layer.points for layer in pages["truth"].layers)
+    assert len(visible) + len(true) == len(pages["energy"].layers[0].points)
+
+    batch = dataset[2]
+    result = model(batch.points, batch.lengths)
+    perfect = [torch.where(result.occupied(k), 1.0, -1.0) for k in range(len(result.occupancy))]
+    pages = _voxel_pages(result._replace(occupancy=perfect), lambda energy: energy, "E")
+    true, predicted = (
+        {tuple(p) for p in np.round(pages[name].layers[1].points * 1e4)} for name in ("truth", "predicted")
+    )
+    assert true == predicted
+    written = draw_events(tmp_path, "x", model, dataset, [2], 1, html=False)
+    assert len(written) == 4 and all(path.stat().st_size > 10_000 for path in written)
 
 
 def test_errors_and_pages_side_by_side(points, tmp_path):

@@ -12,15 +12,16 @@ import torch
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.runs.entry import run_script
 
-# A PELICAN network, a masked autoencoder (with TINY_CLOUDS), and a training on clouds, which take seconds on a CPU
+# A PELICAN network, masked autoencoders (with TINY_CLOUDS, or TINY_TRAINING for a U-Net), and trainings on clouds,
+# which take seconds on a CPU
 TINY_PELICAN = (
     "--num-channels-m [[6],[6]] --num-channels-2to2 [4,4] --num-channels-m-out [6,4] --num-channels-out 6 "
     "--num-channels-scalar 2 --cpu --threads 1"
 ).split()
 TINY_AUTOENCODER = "--arch vit_tiny --depth 1 --decoder-depth 1".split()
-TINY_CLOUDS = (
-    "--group-size 8 --context 60 --min-points 50 --batch-size 3 --cpu --threads 1 --num-epoch 2 --prefix tiny"
-).split()
+TINY_UNET = "--backbone unet --unet-width 4 --unet-levels 4 --geometry".split()
+TINY_TRAINING = "--min-points 50 --batch-size 3 --cpu --threads 1 --num-epoch 2 --prefix tiny".split()
+TINY_CLOUDS = ["--group-size", "8", "--context", "60", *TINY_TRAINING]
 
 
 def existing_run(data, work, *flags, prefix="tiny") -> list[str]:

@@ -18,6 +18,8 @@ from tests.conftest import ROOT, golden_files
 from tests.runs.helpers import (
     TINY_AUTOENCODER,
     TINY_CLOUDS,
+    TINY_TRAINING,
+    TINY_UNET,
     check_resumed,
     existing_run,
     refused_by,
@@ -29,7 +31,14 @@ from tests.runs.helpers import (
     write,
 )
 
-TINY = [*TINY_AUTOENCODER, *TINY_CLOUDS]
+NETWORKS = {
+    "transformer": [*TINY_AUTOENCODER, *TINY_CLOUDS],
+    "unet": [*TINY_UNET, "--mask-block", "4", *TINY_TRAINING],
+}
+TERMS = {  # of the loss, and the number of what each is a mean over
+    "transformer": {"chamfer": "hidden", "energy": "hidden_points"},
+    "unet": {"occupancy_2": "hidden_4", "occupancy_1": "hidden_2", "energy": "hidden_1"},
+}
 refused = partial(refused_by, script.main)
 
 
@@ -42,16 +51,16 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def command(data, work, *flags):
+def command(data, work, *flags, backbone="transformer"):
     """Return the flags of a tiny run."""
-    return [*TINY, "--datadir", str(data), "--workdir", str(work), *flags]
+    return [*NETWORKS[backbone], "--datadir", str(data), "--workdir", str(work), *flags]
 
 
-def test_train_then_evaluate(data, tmp_path, capsys):
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_train_then_evaluate(data, tmp_path, capsys, backbone):
     """Every documented output; evaluation in another folder repeats the numbers, those of the probe too."""
-    script.main(
-        command(data, tmp_path, *"--ema 0.5 --probe-every 1 --best-by probe_f1_mean --summarize-csv all".split())
-    )
+    flags = "--ema 0.5 --probe-every 1 --best-by probe_f1_mean --summarize-csv all".split()
+    script.main(command(data, tmp_path, *flags, backbone=backbone))
     for name in (
         "log/tiny.log",
         "log/tiny.yaml",
@@ -63,17 +72,16 @@ def test_train_then_evaluate(data, tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 0, name
     first = row(tmp_path / "log/tiny.Best.metrics.csv")
     classes = [f"probe_f1_{name}" for name in ("shower", "track", "michel", "delta", "mean")]
-    assert list(first) == ["prefix", "timestamp", "loss", "chamfer", "energy", *classes, "evaluated", "run"]
+    terms = TERMS[backbone]
+    assert list(first) == ["prefix", "timestamp", "loss", *terms, *classes, "evaluated", "run"]
     assert float(first["probe_f1_mean"]) > 0
     history = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
     assert [r["epoch"] for r in history] == [1, 2] and all(r["valid_probe_f1_mean"] > 0 for r in history)
     best = max(history, key=lambda r: r["valid_probe_f1_mean"])
     assert float(first["probe_f1_mean"]) == pytest.approx(best["valid_probe_f1_mean"], abs=1e-9)
     saved = torch.load(tmp_path / "predict/tiny.best.test.pt", weights_only=True)
-    assert saved["index"].tolist() == list(range(5)) and saved["hidden"].min() > 0
-    total = float(
-        saved["chamfer_sum"].sum() / saved["hidden"].sum() + saved["energy_sum"].sum() / saved["hidden_points"].sum()
-    )
+    assert saved["index"].tolist() == list(range(5)) and all(saved[number].min() > 0 for number in terms.values())
+    total = sum(float(saved[f"{name}_sum"].sum() / saved[number].sum()) for name, number in terms.items())
     assert total == pytest.approx(float(first["loss"]), rel=1e-5)
 
     evaluate = f"--eval --cpu --min-points 50 --datadir {data} --loadfile {tmp_path}/model/tiny_best.pt".split()
@@ -98,19 +106,21 @@ def test_train_then_evaluate(data, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, workers):
+@pytest.mark.parametrize("backbone, workers", [("transformer", "0"), ("transformer", "1"), ("unet", "0")])
+def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbone, workers):
     """SIGTERM in the first step of the second epoch, between two validations: --load without the flags of the run gives
     the weights and the numbers of a run that was not stopped.
 
     Breaks if a mask, a rotation, or dropout comes from a generator that is not in the checkpoint, or if a probe or a
     validation draws from one that is."""
     every = "--valid-every 2 --probe-every 2 --accumulate 2 --num-step 6 --no-plot --batch-size 2".split()
-    script.main(command(data, tmp_path / "whole", *every))
+    every += "--drop-points 0.3 --energy-jitter 0.1 --mix-events 0.5".split() if backbone == "unet" else []
+    script.main(command(data, tmp_path / "whole", *every, backbone=backbone))
     from puffin.tasks.masked_modelling import MaskedModelling
 
     # five batches make the three steps of the first epoch
-    stop_in_training_step(monkeypatch, MaskedModelling, 6, script.main, command(data, tmp_path / "cut", *every))
+    cut = command(data, tmp_path / "cut", *every, backbone=backbone)
+    stop_in_training_step(monkeypatch, MaskedModelling, 6, script.main, cut)
     progress = read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]
     found = [progress[name] for name in ("epoch", "batch", "step", "unclosed")]
     assert found == [1, 2, 4, 2] and len(progress["history"]) == 1  # the validation after it is still to be made
@@ -155,9 +165,10 @@ def test_presets(data, tmp_path):
     flags = parse(PretrainingSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
     assert [flags[name] for name in ("depth", "context", "radius", "num_step")] == [1, 60, None, 1]
     assert "clip" in flags.given and "clip" not in parse(PretrainingSettings, "", ["--depth", "2"]).given
-    for name in ("pointmae", "polarmae", "pointmae_quick"):
+    for name in ("pointmae", "polarmae", "pointmae_quick", "voxelmae"):
         settings = parse(PretrainingSettings, "", ["--yaml", str(ROOT / f"config/{name}.yaml")]).settings()
         assert settings.network.model == ("pointmae" if name == "pointmae" else "polarmae")
+        assert settings.network.backbone == ("unet" if name == "voxelmae" else "transformer")
 
 
 @pytest.mark.parametrize("path", golden_files("polarmae", "p*mae.ckpt"), ids=lambda path: path.stem)
@@ -189,6 +200,33 @@ def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+    "backbone, flags, message",
+    [
+        ("transformer", "--unet-width 8", "--unet-width: only --backbone unet"),
+        ("transformer", "--mask-block 4", "--mask-block: only --backbone unet"),
+        ("transformer", "--geometry", "--geometry: a transformer is pretrained without it"),
+        ("unet", "--decoder-depth 2", "--decoder-depth: only --backbone transformer"),
+        ("unet", "--mask-block 8", "--mask-block: expected one of 2, 4"),
+        ("unet", "--model pointmae", "--model: expected polarmae"),
+        ("unet", "--best-by chamfer", "--best-by chamfer: a U-Net"),
+        ("unet", "--rotations any --no-rotate", "use only one of them"),
+    ],
+)
+def test_flags_of_the_other_backbone(data, tmp_path, capsys, backbone, flags, message):
+    """Breaks if a flag that has no effect is accepted in silence."""
+    assert message in refused(command(data, tmp_path, *flags.split(), backbone=backbone), capsys)
+
+
+def test_points_between_voxels(data, tmp_path, capsys):
+    """A U-Net refuses coordinates that are not whole voxels; a transformer takes them. Breaks if they are rounded."""
+    damaged(data / "train/events_v2.h5", "off the lattice")
+    flags = "--num-epoch 1 --no-plot --no-probe".split()
+    line = refused(command(data, tmp_path / "unet", *flags, backbone="unet"), capsys)
+    assert "event 1: expected whole numbers as coordinates" in line
+    script.main(command(data, tmp_path, *flags))
+
+
 # ---- bad input: one line each
 
 
@@ -205,6 +243,8 @@ def damaged(path, kind):
         clusters[1, 0] += 1
     elif kind == "nan":
         points[7, 3] = np.nan
+    elif kind == "off the lattice":
+        points[7, 0] += 0.25
     elif kind == "outside":
         points[7, 0] = 768
     events[1] = points, clusters

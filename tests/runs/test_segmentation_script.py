@@ -24,14 +24,15 @@ from puffin.data.augment import (
 )
 from puffin.data.pilarnet_files import EventFile
 from puffin.errors import InputError
-from puffin.runs.clouds import segmentation_augmentations
+from puffin.runs.clouds import augmentations
 from puffin.runs.entry import run_script
-from puffin.settings.clouds import PointSegmentationSettings
+from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings
 from puffin.settings.flags import parse
 from puffin.tasks.point_predictions import PointPredictions
 from tests.conftest import ROOT, golden_files
 from tests.runs.helpers import TINY_CLOUDS as TINY
 from tests.runs.helpers import (
+    TINY_TRAINING,
     check_resumed,
     existing_run,
     refused_by,
@@ -135,12 +136,13 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--finetune", "lora", "--lora-rank", "2"], ["--layer-decay", "0.5"]], ids=["lora", "decay"]
+    "flags", [["--finetune", "lora", "--lora-rank", "2"], ["--layer-decay", "0.5", "--geometry"]], ids=["lora", "decay"]
 )
 def test_fine_tuning(data, pretrained, tmp_path, flags):
     """Only the weights that are to be trained change; with LoRA the pretrained weights stay and its updates grow.
 
-    The checkpoint stores how it was fine-tuned, so it can be evaluated and trained further without these flags."""
+    The checkpoint stores how it was fine-tuned, so it can be evaluated and trained further without these flags. The
+    hand-made features are inputs of the head, whatever the pretraining had."""
     script.main(
         command(data, tmp_path, "--pretrained", str(pretrained), "--no-plot", "--no-predict", "--num-step", "3", *flags)
     )
@@ -268,6 +270,38 @@ def test_unet(data, tmp_path, monkeypatch):
     np.testing.assert_allclose(found[np.isfinite(found[:, 0])], expected, atol=1e-3)
 
 
+def test_pretrained_unet(data, pretrained_unet, tmp_path):
+    """Fine-tuning starts from the averaged weights of the pretraining, with its settings and none of its mask.
+
+    --scratch takes the settings alone. The run is evaluated and resumed without the file. Breaks if a part of the
+    backbone, or the norm of the hand-made features, keeps its random weights."""
+    flags = f"{' '.join(TINY_TRAINING)} --pretrained {pretrained_unet} --datadir {data} --no-plot --num-step 1"
+    flags = f"{flags} --lr-init 1e-9 --lr-start 1e-9 --lr-final 1e-9".split()
+    before = read_checkpoint(pretrained_unet)
+    averaged = {name.removeprefix("module."): w for name, w in before["average_state"].items()}
+    for name, more in (("fine", []), ("scratch", ["--scratch"])):
+        script.main([*flags, *more, "--workdir", str(tmp_path / name)])
+        after = read_checkpoint(tmp_path / name / "model/tiny.pt")
+        settings = ("backbone", "unet_width", "unet_levels", "geometry", "energy_threshold")
+        assert {key: after["args"][key] for key in settings} == {key: before["args"][key] for key in settings}
+        network = {k: w for k, w in after["model_state"].items() if not k.startswith("head.")}
+        close = {k for k, w in network.items() if k in averaged and torch.allclose(w, averaged[k], atol=1e-6)}
+        weights_alone = {k for k in network if k in averaged and "running" not in k and "num_batches" not in k}
+        assert (weights_alone <= close) == (name == "fine") and {"geometry.norm.weight"} < weights_alone
+    script.main(existing_run(data, tmp_path / "fine", *EVALUATE, "--no-plot"))
+    script.main(existing_run(data, tmp_path / "fine", "--load", "--num-step", "2", "--no-plot"))
+
+
+def test_features_of_a_pretrained_unet(data, pretrained_unet):
+    """From Python: one row of features for each point, nan for dropped ones. Breaks if tokens are expected."""
+    events = puffin.load(pretrained_unet).predict(data / "val/events_v2.h5")
+    with EventFile(data / "val/events_v2.h5") as file:
+        for number, found in enumerate(events):
+            points, clusters = file.read(number)
+            dropped = (points[:, 3] <= 0.2) | (np.arange(len(points)) < clusters[0, 0])
+            assert len(found) == len(points) and np.array_equal(np.isnan(found[:, 0]), dropped)
+
+
 @pytest.mark.parametrize("backbone", ["unet", "transformer"])
 def test_augmented_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbone):
     """Every augmentation, stopped in the second epoch and resumed without its flags.
@@ -299,8 +333,9 @@ def test_augmented_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbo
 )
 def test_augmentations(flags, expected):
     """Breaks if a backbone gets the rotations of the other, or an augmentation is applied before an earlier one."""
-    run = SimpleNamespace(settings=parse(PointSegmentationSettings, "", flags.split()).settings())
-    assert [getattr(step, "func", step) for step in segmentation_augmentations(run)] == expected
+    for schema in (PointSegmentationSettings, PretrainingSettings):
+        run = SimpleNamespace(settings=parse(schema, "", flags.split()).settings())
+        assert [getattr(step, "func", step) for step in augmentations(run)] == expected
 
 
 @pytest.mark.parametrize(
@@ -362,6 +397,12 @@ def test_presets(data, tmp_path):
         ("--pretrained PRETRAINED --depth 7", "--depth 7 contradicts"),
         ("--loadfile PRETRAINED", "to fine-tune it: --pretrained"),
         ("--load --loadfile SEGMENTATION", "fine-tune from it without --load"),
+        ("--pretrained PRETRAINED --backbone unet", "--backbone unet contradicts"),
+        ("--pretrained UNET --backbone transformer", "--backbone transformer contradicts"),
+        ("--pretrained UNET --unet-width 8", "--unet-width 8 contradicts"),
+        ("--pretrained UNET --head-depth 1", "--head-depth: only --backbone transformer"),
+        ("--pretrained PUBLISHED --backbone unet", "--backbone unet contradicts"),
+        ("--pretrained UNET --finetune peft", "--finetune: only --backbone transformer"),
         ("--pretrained JETS", "not a checkpoint of a masked autoencoder"),
         ("--pretrained SEGMENTATION", "start from it with --loadfile"),
         ("--pretrained PRETRAINED --loadfile SEGMENTATION", "use only one of them"),
@@ -386,10 +427,12 @@ def test_presets(data, tmp_path):
         ("--compile", "--compile"),
     ],
 )
-def test_bad_flags(data, pretrained, tmp_path, capsys, run_folder, flags, message):
+def test_bad_flags(data, pretrained, pretrained_unet, tmp_path, capsys, run_folder, flags, message):
     """One line, a non-zero status, and nothing written."""
     places = {
         "PRETRAINED": pretrained,
+        "UNET": pretrained_unet,
+        "PUBLISHED": golden_files("polarmae", "polarmae.ckpt")[0],
         "JETS": run_folder / "ref_best.pt",
         "SEGMENTATION": golden_files("polarmae", "segmentation.ckpt")[0],
         "TEST": data / "val/events_v2.h5",

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from puffin.data.augment import any_rotation, lattice_symmetry
 from puffin.data.packing import CloudBatch
 from puffin.errors import InputError
-from puffin.models.point_mae import PointMAE
-from puffin.settings.clouds import PointMAEConfig
+from puffin.models.voxel_mae import masked_autoencoder
+from puffin.settings.clouds import BACKBONES, PointMAEConfig
 from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
+from puffin.settings.unet import UNetConfig
 from puffin.tasks.masked_modelling import BAD, DROPPED, FAINT, TOO_SMALL, MaskedModelling, fixed_mask
 from puffin.tasks.token_probe import TokenProbe
 from puffin.training.task import Evaluation, Progress
@@ -21,11 +23,18 @@ VALID = Evaluation("valid")
 TOKENS = TokenizerConfig(3 * VOXEL, context=40, group_size=8, upscale=16)
 
 
-def make_task(**settings):
-    """A masked autoencoder of two blocks."""
-    small = TransformerConfig("vit_tiny", 1, drop_path=0.1)
-    config = PointMAEConfig(EncoderConfig(TOKENS, small), decoder_depth=1)
-    return MaskedModelling(PointMAE(config), seed=3, **settings)
+CONFIGS = {
+    "transformer": PointMAEConfig(
+        EncoderConfig(TOKENS, TransformerConfig("vit_tiny", 1, drop_path=0.1)), decoder_depth=1
+    ),
+    "unet": PointMAEConfig(backbone="unet", unet=UNetConfig(4, 4, 1), geometry=True, mask_block=4),
+}
+both = pytest.mark.parametrize("backbone", BACKBONES)
+
+
+def make_task(backbone="transformer", **settings):
+    """A masked autoencoder of two blocks of a transformer, or of a narrow U-Net."""
+    return MaskedModelling(masked_autoencoder(CONFIGS[backbone]), seed=3, **settings)
 
 
 def make_batch(lengths, first=0, skipped=0):
@@ -33,11 +42,12 @@ def make_batch(lengths, first=0, skipped=0):
     return CloudBatch(points, counts, index=torch.arange(first, first + len(lengths)), skipped=skipped)
 
 
-def test_faint_events_are_counted_and_do_not_matter():
-    """Events without points, or with one token, give no loss and change no other's.
+@both
+def test_faint_events_are_counted_and_do_not_matter(backbone):
+    """Events without points, or with one token or block, give no loss and change no other's.
 
     Breaks if one of them is encoded."""
-    task = make_task()
+    task = make_task(backbone)
     task.model.eval()
     whole = make_batch([120, 90])
     a, b = whole.points.split([120, 90])
@@ -69,10 +79,11 @@ def test_small_events_are_told_once():
     assert told == [3, 2, 0, 0, 1, 0]
 
 
+@both
 @pytest.mark.parametrize("lengths", [[], [0, 0], [1]])
-def test_nothing_to_learn_from(lengths):
+def test_nothing_to_learn_from(backbone, lengths):
     """A batch of faint events, or a process's empty share: no weight, and a backward pass that gives no gradient."""
-    task = make_task()
+    task = make_task(backbone)
     loss, weight, _ = task.step(make_batch(lengths))
     assert weight == 0 and torch.isfinite(loss)
     loss.backward()
@@ -86,7 +97,8 @@ def test_tokens_beyond_the_context_are_counted():
     assert task.counts[DROPPED] > 0
 
 
-def test_evaluation_repeats_itself_whatever_the_batch():
+@both
+def test_evaluation_repeats_itself_whatever_the_batch(backbone):
     """The mask of an event is its own: the same in every batch and call, different for each event, and the random
     sequence of training is left alone. Breaks if a common generator is drawn from."""
     lengths = torch.tensor([50, 50, 3])
@@ -96,17 +108,19 @@ def test_evaluation_repeats_itself_whatever_the_batch():
     assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(mask[:50], mask[50:100]) and mask.split(lengths.tolist())[2].sum() == 1
     assert not torch.equal(mask, fixed_mask(lengths, 0.6, 2, torch.tensor([4, 9, 2])))
-    task = make_task()
+    task = make_task(backbone)
     task.model.eval()
     state = torch.get_rng_state()
     one, other = (task.step(make_batch([120, 90])).outputs for _ in range(2))
     assert all(torch.equal(one[k], other[k]) for k in one) and torch.equal(state, torch.get_rng_state())
 
 
-def test_training_turns_and_masks_anew():
+@both
+def test_training_turns_and_masks_anew(backbone):
     """The loss of the same batch changes with the global generator, and repeats with its state. Breaks if the rotation
     or the mask comes from a generator that no checkpoint holds."""
-    task, batch = make_task(), make_batch([200, 150])
+    rotation = any_rotation if backbone == "transformer" else lattice_symmetry
+    task, batch = make_task(backbone, augmentations=(rotation,)), make_batch([200, 150])
     state = torch.get_rng_state()
     first, second = task.step(batch).loss, task.step(batch).loss
     assert first != second
@@ -115,10 +129,23 @@ def test_training_turns_and_masks_anew():
     assert torch.equal(task.step(batch).loss, first)
 
 
-def test_metrics():
-    """Means over all hidden tokens and points of a split, not over batches: batches of different sizes agree
+@both
+def test_augmentations_are_for_training(backbone):
+    """Training events are augmented in order, events of an evaluation are not."""
+    calls = []
+    steps = tuple(lambda batch, k=k: calls.append(k) or batch for k in range(2))
+    task = make_task(backbone, augmentations=steps)
+    task.step(make_batch([50]))
+    task.model.eval()
+    task.step(make_batch([50]))
+    assert calls == [0, 1]
+
+
+@both
+def test_metrics(backbone):
+    """Means over all hidden tokens, points or voxels of a split, not over batches: batches of different sizes agree
     with one."""
-    task = make_task()
+    task = make_task(backbone)
     task.model.eval()
     lengths = [120, 90, 300]
     points, counts = tracks(lengths)
@@ -129,7 +156,8 @@ def test_metrics():
     ]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     numbers, again = task.metrics(whole.outputs, 0.0), task.metrics(joined, 0.0)
-    assert list(numbers) == ["loss", "chamfer", "energy"] and numbers == pytest.approx(again, rel=1e-5)
+    terms = {"transformer": ["chamfer"], "unet": ["occupancy_2", "occupancy_1"]}[backbone]
+    assert list(numbers) == ["loss", *terms, "energy"] and numbers == pytest.approx(again, rel=1e-5)
     assert numbers["loss"] == pytest.approx(float(whole.loss.detach()), rel=1e-5)
 
 
@@ -140,7 +168,7 @@ def test_when_to_probe():
     class Probe:
         names, calls = ("shower",), []
 
-        def __call__(self, encoder, split):
+        def __call__(self, model, split):
             self.calls.append(split)
             return {"probe_f1_shower": 0.5, "probe_f1_mean": 0.5}
 
@@ -158,9 +186,10 @@ def test_when_to_probe():
     assert task.metric_directions["probe_f1_mean"] == 1
 
 
-def test_no_masked_token_is_no_perfect_loss():
+@both
+def test_no_masked_token_is_no_perfect_loss(backbone):
     """A split of events with one token has no loss, and says why. Breaks if its loss is 0, which would be the best."""
-    task = make_task()
+    task = make_task(backbone)
     task.model.eval()
     with torch.no_grad(), task.collector(VALID, shared=False) as collector:
         collector.add(task.step(make_batch([1, 0])))
@@ -175,7 +204,7 @@ class ClassesOfTokens(TokenProbe):
     def __init__(self, train, valid):
         self.names, self.most, self.labels = ("shower", "track"), 100, {"train": train, "valid": valid}
 
-    def tokens(self, encoder, split):
+    def samples(self, model, split):
         return [SimpleNamespace(labels=np.array(self.labels[split], bool).reshape(-1, 2))]
 
 

@@ -34,13 +34,13 @@ def test_features_that_are_the_labels():
     }
     probe = TokenProbe(datasets, seed=1, most=600)
     assert probe.names == ("shower", "track", "michel", "delta")
-    of_tokens = {id(part.tokens): part.labels for split in datasets for part in probe.tokens(model.encoder, split)}
-    good = probe.judge(model.encoder, "valid", lambda tokens: torch.from_numpy(of_tokens[id(tokens)] * 10.0))
+    of_tokens = {id(part.samples): part.labels for split in datasets for part in probe.samples(model, split)}
+    good = probe.judge(model, "valid", lambda tokens: torch.from_numpy(of_tokens[id(tokens)] * 10.0))
     assert good["probe_f1_track"] > 0.97 and good["probe_f1_shower"] > 0.97
-    poor = probe.judge(model.encoder, "valid", lambda tokens: torch.ones(len(tokens), 3))
+    poor = probe.judge(model, "valid", lambda tokens: torch.ones(len(tokens), 3))
     assert poor["probe_f1_mean"] < good["probe_f1_mean"] - 0.2
     state = torch.get_rng_state()
-    one, other = (TokenProbe(datasets, seed=1, most=600)(model.encoder, "valid") for _ in range(2))
+    one, other = (TokenProbe(datasets, seed=1, most=600)(model, "valid") for _ in range(2))
     assert np.array_equal(list(one.values()), list(other.values()), equal_nan=True)
     assert torch.equal(state, torch.get_rng_state())  # a probe must not change training
 

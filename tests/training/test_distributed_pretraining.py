@@ -1,4 +1,4 @@
-"""Pretraining of PoLAr-MAE on two processes: the same training as on one."""
+"""Pretraining on two processes: the same training as on one."""
 
 import train_pointmae as script
 from puffin.tasks import masked_modelling
@@ -9,10 +9,12 @@ from tests.training.two_processes import CLOUDS, flags, hide_the_first
 def test_same_training_as_one_process(small_clouds, tmp_path, monkeypatch):
     """Weights, statistics, losses and metrics agree to rounding, although the last batch is empty on one process.
 
-    The test sets the masks, which each process would draw by itself. Breaks if the energy term, a mean over points, is
-    averaged over the processes with their numbers of tokens as weights.
+    The test sets the masks, which each process would draw by itself. Breaks if a term that is a mean over points or
+    voxels is averaged over the processes with their numbers of tokens or blocks as weights.
     """
     run_two("clouds", small_clouds, tmp_path)
     monkeypatch.setattr(masked_modelling, "random_mask", hide_the_first)
-    script.main(flags(str(small_clouds), str(tmp_path / "one"), *CLOUDS, "--batch-size", "4"))
-    check_same_training(state(tmp_path / "one", "clouds.pt"), state(tmp_path / "two", "clouds.pt"))
+    for backbone, own in CLOUDS.items():
+        work = tmp_path / backbone
+        script.main(flags(str(small_clouds), str(work / "one"), *own, "--batch-size", "4"))
+        check_same_training(state(work / "one", "clouds.pt"), state(work / "two", "clouds.pt"))

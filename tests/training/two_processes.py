@@ -34,12 +34,16 @@ POINTS = (
     "--prefix points --predict"
 ).split()
 
-# pretraining of PoLAr-MAE on the same events
-CLOUDS = (
-    "--arch vit_tiny --depth 1 --decoder-depth 1 --group-size 32 --context 60 --min-points 50 "
-    "--attention-dropout 0 --drop-path 0 --no-rotate --num-train 9 --num-epoch 2 --warmup 0 "
+# pretraining of PoLAr-MAE, and of a U-Net, on the same events
+_CLOUDS = (
+    "--min-points 50 --no-rotate --num-train 9 --num-epoch 2 --warmup 0 "
     "--lr-init 1e-3 --double --cpu --threads 1 --no-plot --no-probe --prefix clouds"
 ).split()
+_TOKENS = "--arch vit_tiny --depth 1 --decoder-depth 1 --group-size 32 --context 60 --attention-dropout 0 --drop-path 0"
+CLOUDS = {
+    "transformer": [*_CLOUDS, *_TOKENS.split()],
+    "unet": [*_CLOUDS, *"--backbone unet --unet-width 4 --unet-levels 4 --mask-block 4 --geometry".split()],
+}
 
 
 def hide_the_first(lengths: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -81,7 +85,9 @@ def main(argv: list[str]) -> None:
         return points(data, work)
     if scenario == "clouds":
         masked_modelling.random_mask = hide_the_first
-        return pretraining.main(flags(data, f"{work}/two", *CLOUDS, "--batch-size", "2"))
+        for backbone, own in CLOUDS.items():
+            pretraining.main(flags(data, f"{work}/{backbone}/two", *own, "--batch-size", "2"))
+        return
     half = ["--batch-size", "10"]
     script.main(flags(data, f"{work}/two", *SAME, *half))
     alone = "--no-distribute-eval --no-RAMdataset --num-workers 1".split()

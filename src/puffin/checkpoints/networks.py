@@ -10,8 +10,8 @@ from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, REGRESSOR, SE
 from puffin.data.scalars import chosen_scalars
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
-from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import segmentation_network
+from puffin.models.voxel_mae import masked_autoencoder
 from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings, SegmentationConfig
 from puffin.settings.flags import defaults
 from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings, names
@@ -55,7 +55,7 @@ def network_of_checkpoint(checkpoint: Checkpoint) -> nn.Module:
     if checkpoint.network == SEGMENTATION:
         network = segmentation_network(segmentation_config(settings.network, settings.data.remove_led))
     elif checkpoint.network == AUTOENCODER:
-        network = PointMAE(settings.network)
+        network = masked_autoencoder(settings.network)
     else:
         kind = PelicanClassifier if checkpoint.network == CLASSIFIER else PelicanRegressor
         network = kind(pelican_config(settings.network, settings.data))

@@ -128,7 +128,10 @@ def _build(settings: dict, state: dict[str, Tensor]) -> PointMAE | Segmentation:
     ratio = settings["encoder"]["init_args"].get("masking_ratio", 0.6)
     decoder = _transformer(settings["decoder"]["init_args"], depth=4)
     model = "polarmae" if energy else "pointmae"
-    return PointMAE(PointMAEConfig(encoder, model, decoder.depth, ratio, published_decoder=decoder))
+    config = PointMAEConfig(
+        encoder, model=model, decoder_depth=decoder.depth, mask_ratio=ratio, published_decoder=decoder
+    )
+    return PointMAE(config)
 
 
 def _check_required(settings: dict) -> None:

@@ -34,6 +34,12 @@ def rank_in_event(lengths: Tensor) -> Tensor:
     return torch.arange(int(lengths.sum())) - offsets(lengths)[:-1].repeat_interleave(lengths)
 
 
+def random_order(lengths: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Permute the rows of each event at random: (rows,) int64; an event's rows stay in its place."""
+    order = torch.rand(int(lengths.sum()), generator=generator).argsort()
+    return order[event_of_row(lengths)[order].argsort(stable=True)]
+
+
 def slots(lengths: Tensor, width: int) -> Tensor:
     """Return each row's position in a padded (B, width) table, flattened: (rows,) int64."""
     return event_of_row(lengths) * width + rank_in_event(lengths)

@@ -34,10 +34,12 @@ class Table(NamedTuple):
 
 class Pyramid(NamedTuple):
     """Voxels at several resolutions, the finest first: neighbours[k], the table of the 27 voxels around each voxel of
-    level k, and coarser[k], that of the strided convolution from level k to level k + 1."""
+    level k, coarser[k], that of the strided convolution from level k to level k + 1, and ptr[k] (B + 1,) int64, the
+    first voxel of each event at level k."""
 
     neighbours: tuple[Table, ...]
     coarser: tuple[Table, ...]
+    ptr: tuple[Tensor, ...]
 
 
 class Voxels(NamedTuple):
@@ -64,10 +66,15 @@ class Voxels(NamedTuple):
         return torch.empty_like(x).index_copy(0, self.order, x)
 
 
+def voxel_coordinates(points: Tensor) -> Tensor:
+    """Return the voxel (P, 3) int64 of each point (P, 3 or more), in units of half the detector's diagonal."""
+    return PILARNET.voxels(points[:, :3].double()).round().long()
+
+
 @torch.no_grad()
 def voxelise(points: Tensor, lengths: Tensor, levels: int) -> Voxels:
     """Sort points (P, 3 or more), in units of half the detector's diagonal, into voxels; lengths (B,) on the CPU."""
-    coordinates = PILARNET.voxels(points[:, :3].double()).round().long()
+    coordinates = voxel_coordinates(points)
     ptr = to_device(offsets(lengths), points.device)
     order = voxel_order(coordinates, ptr)
     coordinates = coordinates.index_select(0, order)
@@ -80,14 +87,15 @@ def make_pyramid(coordinates: Tensor, ptr: Tensor, number: int) -> Pyramid:
     """Halve the resolution number - 1 times.
 
     coordinates (V, 3) int64 of voxels, in the order of `voxel_order`; ptr (B + 1,) int64: first voxel of each event."""
-    tables, coarser = [], []
+    tables, coarser, first = [], [], []
     for number_left in reversed(range(number)):
         neighbours = voxel_neighbours(coordinates, ptr)
         tables.append(Table(neighbours, neighbours.flip(1)))  # offset k is opposite to 26 - k
+        first.append(ptr)
         if number_left:
             coordinates, ptr, children, parents = coarsen(coordinates, ptr)
             coarser.append(Table(children, parents))
-    return Pyramid(tuple(tables), tuple(coarser))
+    return Pyramid(tuple(tables), tuple(coarser), tuple(first))
 
 
 class SparseConv(nn.Module):

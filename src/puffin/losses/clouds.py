@@ -36,6 +36,12 @@ def energy_by_group(predicted: Tensor, energies: Tensor, counts: Tensor) -> Tens
     return squares.new_zeros(len(counts)).index_add(0, group, squares)
 
 
+def occupancy_by_voxel(logits: Tensor, occupied: Tensor) -> Tensor:
+    """Average the binary cross entropy over the 8 octants of each voxel, (M,); logits, occupied bool (M, 8)."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.binary_cross_entropy_with_logits(logits, occupied.to(logits.dtype), reduction="none").mean(1)
+
+
 def nll_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Sum the cross entropy over the points, and their weights: (2,).
 

@@ -4,13 +4,14 @@ Source: docs/MATHEMATICS_CLOUDS.md, section 6; arXiv 2502.02558, sec. 3; Pang et
 decoder: SimMIM, Xie et al., arXiv 2111.09886.
 """
 
-from typing import NamedTuple
+from abc import abstractmethod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from puffin.layers.grouping import Tokens
-from puffin.layers.packed import event_of_row, rank_in_event, to_device
+from puffin.layers.packed import event_of_row, random_order, rank_in_event, to_device
 from puffin.layers.pointnet import MiniPointNet
 from puffin.layers.transformer import Transformer, init_weights
 from puffin.losses.clouds import chamfer_by_group, energy_by_group, mean_of
@@ -54,17 +55,59 @@ class Reconstruction(NamedTuple):
             terms["energy"] = energy_by_group(self.energy, hidden.groups[:, 3], hidden.counts)
         return terms
 
+    def by_event(self) -> dict[str, Tensor]:
+        """Count the hidden tokens and points of each event and add up their errors: columns (B,) float32 on the CPU.
+
+        hidden: tokens; hidden_points: their points; <term>_sum: of each term."""
+        event = event_of_row(self.hidden.lengths)
+        columns = {"hidden": torch.ones(len(event)), "hidden_points": self.hidden.counts.float()}
+        columns |= {f"{name}_sum": value.detach().float().cpu() for name, value in self.errors().items()}
+        number = len(self.hidden.lengths)
+        return {name: torch.zeros(number).index_add(0, event, value) for name, value in columns.items()}
+
 
 def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """Choose floor(ratio n) random tokens of each event: (T,) bool; lengths (B,) int64 and generator on the CPU."""
-    draw = torch.rand(int(lengths.sum()), generator=generator)
-    event = event_of_row(lengths)
-    order = draw.argsort()
-    order = order[event[order].argsort(stable=True)]  # by event, at random within
+    """Choose floor(ratio n) random parts of each event: (T,) bool; lengths (B,) int64 and generator on the CPU."""
+    order = random_order(lengths, generator)
     wanted = (lengths.double() * ratio + 1e-9).floor().long()  # 0.29 * 100 must be 29
     masked = torch.zeros(len(order), dtype=torch.bool)
-    masked[order] = rank_in_event(lengths) < wanted[event]
+    masked[order] = rank_in_event(lengths) < wanted[event_of_row(lengths)]
     return masked
+
+
+def check_mask(masked: Tensor, number: int) -> None:
+    """Raise ValueError unless a mask is (number,) bool on the CPU."""
+    if masked.shape != (number,) or masked.dtype != torch.bool or masked.device.type != "cpu":
+        got = f"{tuple(masked.shape)} {masked.dtype} on {masked.device}"
+        raise ValueError(f"masked: expected ({number},) bool on the CPU, got {got}")
+
+
+class MaskedAutoencoder(nn.Module):
+    """A network that splits events into parts, and predicts those that are masked from the others."""
+
+    config: PointMAEConfig
+
+    @property
+    @abstractmethod
+    def terms(self) -> dict[str, str]:
+        """Name of each term of the loss, and of the column of `by_event` that counts what it is a mean over."""
+
+    @abstractmethod
+    def parts(self, points: Tensor, lengths: Tensor) -> Any:
+        """Split points (P, 4) into the parts that can be masked; lengths (B,) int64 on the CPU."""
+
+    @abstractmethod
+    def reconstruct(self, parts: Any, masked: Tensor) -> Any:
+        """Predict the masked parts; masked (T,) bool on the CPU.  Raises ValueError for another mask."""
+
+    def forward(
+        self, points: Tensor, lengths: Tensor, masked: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Any:
+        """Reconstruct packed points (P, 4); lengths (B,) int64 and masked (T,) bool on the CPU; None: a random mask."""
+        parts = self.parts(points, lengths)
+        if masked is None:
+            masked = random_mask(parts.lengths, self.config.mask_ratio, generator)
+        return self.reconstruct(parts, masked)
 
 
 class EnergyHead(nn.Module):
@@ -81,7 +124,7 @@ class EnergyHead(nn.Module):
         return self.linear(torch.cat([positions, decoded.to(positions.dtype)], 1))
 
 
-class PointMAE(nn.Module):
+class PointMAE(MaskedAutoencoder):
     """Mask most tokens of an event, encode the visible ones, predict the points (and energies) of the masked ones."""
 
     def __init__(self, config: PointMAEConfig):
@@ -97,25 +140,23 @@ class PointMAE(nn.Module):
         if config.energy:
             self.energy = EnergyHead(encoder.dim, size, encoder.published_norms, encoder.sync_batchnorm)
 
-    def forward(
-        self, points: Tensor, lengths: Tensor, masked: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Reconstruction:
-        """Reconstruct packed points (P, 4); lengths (B,) int64 and masked (T,) bool on the CPU; None: a random mask."""
-        tokens = self.encoder.tokenize(points, lengths)
-        if masked is None:
-            masked = random_mask(tokens.lengths, self.config.mask_ratio, generator)
-        return self.reconstruct(tokens, masked)
+    @property
+    def terms(self) -> dict[str, str]:
+        """Name of each term of the loss, and of the column that counts what it is a mean over."""
+        return {"chamfer": "hidden"} | ({"energy": "hidden_points"} if self.config.energy else {})
 
-    def reconstruct(self, tokens: Tokens, masked: Tensor) -> Reconstruction:
+    def parts(self, points: Tensor, lengths: Tensor) -> Tokens:
+        """Split points (P, 4) into tokens; lengths (B,) int64 on the CPU."""
+        return self.encoder.tokenize(points, lengths)
+
+    def reconstruct(self, parts: Tokens, masked: Tensor) -> Reconstruction:
         """Predict the masked tokens; masked (T,) bool on the CPU.  Raises ValueError for another mask."""
-        if masked.shape != (len(tokens),) or masked.dtype != torch.bool or masked.device.type != "cpu":
-            got = f"{tuple(masked.shape)} {masked.dtype} on {masked.device}"
-            raise ValueError(f"masked: expected ({len(tokens)},) bool on the CPU, got {got}")
-        hidden = tokens.select(masked)
-        decoded = self._decode(tokens, masked)
-        predicted = self.points(decoded).unflatten(1, (-1, tokens.groups.shape[1]))
+        check_mask(masked, len(parts))
+        hidden = parts.select(masked)
+        decoded = self._decode(parts, masked)
+        predicted = self.points(decoded).unflatten(1, (-1, parts.groups.shape[1]))
         energy = None if self.energy is None else self.energy(hidden.groups, hidden.counts, decoded)
-        return Reconstruction(tokens, masked, hidden, predicted, energy)
+        return Reconstruction(parts, masked, hidden, predicted, energy)
 
     def _decode(self, tokens: Tokens, masked: Tensor) -> Tensor:
         """Return the last transformer's output at the masked tokens, (M, dim).

@@ -19,7 +19,7 @@ from puffin.layers.packed import offsets, to_device
 from puffin.layers.transformer import Transformer
 from puffin.layers.upsample import Upsampler, global_features, nearest_tokens
 from puffin.models.point_encoder import PointEncoder
-from puffin.models.unet import SparseUNet
+from puffin.models.unet import VoxelFeatures
 from puffin.ops.segments import segment_expand
 from puffin.settings.clouds import SegmentationConfig
 
@@ -31,27 +31,18 @@ class Segmented(NamedTuple):
     dropped: Tensor
 
 
-class VoxelSegmentation(nn.Module):
+class VoxelSegmentation(VoxelFeatures):
     """Map points (P, 4) of B events to class scores of each point, with a U-Net on their voxels."""
 
     def __init__(self, config: SegmentationConfig):
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        sync = config.encoder.sync_batchnorm
-        self.geometry = GeometryInputs(sync) if config.geometry else None
-        beside = GeometryInputs.width if config.geometry else 0
-        self.backbone = SparseUNet(config.encoder.in_channels - 3 + beside, config.unet, sync)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.head = nn.Linear(self.backbone.channels_out + beside, config.num_classes)
+        self.head = nn.Linear(self.width, config.num_classes)
 
     def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
         """Classify points (P, 4), packed; lengths (B,) int64 on the CPU."""
-        if self.geometry is None:
-            x = self.backbone(points, lengths, points[:, 3:])
-        else:
-            features = self.geometry(points, lengths)
-            x = self.backbone(points, lengths, torch.cat([points[:, 3:], features], 1))
-            x = torch.cat([x, features], 1)
+        x = self.features(points, lengths)
         return Segmented(self.head(self.dropout(x)), lengths.new_zeros(len(lengths)))
 
     def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:

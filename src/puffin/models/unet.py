@@ -3,12 +3,15 @@
 Source: SparseConvNet, arXiv 1711.10275, sec. 4; MinkowskiUNet, arXiv 1904.08755, sec. 4; residual blocks 1512.03385.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from puffin.layers.geometry_inputs import GeometryInputs
 from puffin.layers.voxels import ConvNorm, Pyramid, ResidualBlocks, voxelise
+from puffin.settings.clouds import BackboneConfig
 from puffin.settings.unet import UNetConfig
 
 
@@ -43,13 +46,48 @@ class SparseUNet(nn.Module):
 
     def of_voxels(self, x: Tensor, pyramid: Pyramid) -> Tensor:
         """Map features of the finest voxels (V, channels_in) to (V, channels_out)."""
+        *_, finest = self.ascend(self.descend(x, pyramid), pyramid)
+        return finest
+
+    def descend(self, x: Tensor, pyramid: Pyramid) -> list[Tensor]:
+        """Run the way down from features (V, channels_in); return those of each level, the finest first."""
         neighbours = pyramid.neighbours
-        x = self.down[0](self.stem(x, neighbours[0]).relu(), neighbours[0])
-        skipped = [x]
+        found = [self.down[0](self.stem(x, neighbours[0]).relu(), neighbours[0])]
         for k, coarser in enumerate(pyramid.coarser):
-            x = self.down[k + 1](self.coarsen[k](x, coarser).relu(), neighbours[k + 1])
-            skipped.append(x)
+            found.append(self.down[k + 1](self.coarsen[k](found[k], coarser).relu(), neighbours[k + 1]))
+        return found
+
+    def ascend(self, found: list[Tensor], pyramid: Pyramid) -> Iterator[Tensor]:
+        """Run the way up; yield the features of each level, the coarsest first. found: those of the way down."""
+        x = found[-1]
+        yield x
         for k, coarser in reversed(list(enumerate(pyramid.coarser))):
             x = self.refine[k](x, coarser.reverse()).relu()
-            x = self.up[k](torch.cat([x, skipped[k]], 1), neighbours[k])
-        return x
+            x = self.up[k](torch.cat([x, found[k]], 1), pyramid.neighbours[k])
+            yield x
+
+
+class VoxelFeatures(nn.Module):
+    """A U-Net and what it reads of each point: the energy and, on request, hand-made features.
+
+    The hand-made features are also given beside those of the U-Net, `width` channels together.
+    """
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        sync = config.encoder.sync_batchnorm
+        self.geometry = GeometryInputs(sync) if config.geometry else None
+        beside = GeometryInputs.width if config.geometry else 0
+        self.backbone = SparseUNet(config.encoder.in_channels - 3 + beside, config.unet, sync)
+        self.width = self.backbone.channels_out + beside
+
+    def inputs(self, points: Tensor, lengths: Tensor) -> Tensor:
+        """Return what the U-Net reads of points (P, 4): (P, channels_in); lengths (B,) int64 on the CPU."""
+        energy = points[:, 3:]
+        return energy if self.geometry is None else torch.cat([energy, self.geometry(points, lengths)], 1)
+
+    def features(self, points: Tensor, lengths: Tensor) -> Tensor:
+        """Map points (P, 4) to features (P, width); lengths (B,) int64 on the CPU."""
+        inputs = self.inputs(points, lengths)
+        x = self.backbone(points, lengths, inputs)
+        return x if self.geometry is None else torch.cat([x, inputs[:, points.shape[1] - 3 :]], 1)

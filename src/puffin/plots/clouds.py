@@ -107,15 +107,15 @@ def by_token(points: np.ndarray, members: list[np.ndarray], centres: np.ndarray,
 
 
 def reconstruction(visible: np.ndarray, true: np.ndarray, predicted: np.ndarray, title: str) -> list[Page]:
-    """Make a page with the true points of the masked tokens (N, 3), and one with the predicted points (M, 3).
+    """Make a page with the true masked points (N, 3), and one with the predicted points (M, 3).
 
     Both show the visible points (V, 3) in grey. `draw_side_by_side` draws them to one picture."""
     background = Layer(visible, f"visible ({len(visible)} points)", _VISIBLE, 2)
     true_layer = Layer(true, f"masked ({len(true)} points)", _MASKED)
     predicted_layer = Layer(predicted, f"predicted ({len(predicted)} points)", _MASKED)
     return [
-        Page(f"{title}: masked tokens, true", [background, true_layer]),
-        Page(f"{title}: masked tokens, predicted", [background, predicted_layer]),
+        Page(f"{title}: masked points, true", [background, true_layer]),
+        Page(f"{title}: masked points, predicted", [background, predicted_layer]),
     ]
 
 

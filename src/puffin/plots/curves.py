@@ -22,11 +22,13 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
     figure = Figure(figsize=(13.5 if probed else 7, 4.2), layout="constrained")
     axes = figure.subplots(1, 2 if probed else 1, squeeze=False)[0]
     curves = {"train_loss": "training (rotated events)"}
-    curves |= {f"valid_{name}": f"validation: {name}" for name in ("loss", "chamfer", "energy")}
+    terms = ("loss", "chamfer", "occupancy_", "energy")
+    validated = [name for name in history[0] if name.startswith(tuple(f"valid_{term}" for term in terms))]
+    curves |= {name: name.replace("valid_", "validation: ") for name in validated}
     for name, label in curves.items():
         if name in history[0]:
             _curve(axes[0], history, name, label, colour=_LOSSES.get(name))
-    axes[0].set(ylabel="loss per masked token", title="Masked modelling", yscale="log")
+    axes[0].set(ylabel="loss", title="Masked modelling", yscale="log")
     if probed:
         names = [name for name in probed[0] if name.startswith("valid_probe_f1_")]
         for name in sorted(names, key=lambda name: name.endswith("mean")):
@@ -35,7 +37,7 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
                 _curve(axes[1], probed, name, of_class, lw=3, colour="black")
             else:
                 _curve(axes[1], probed, name, of_class, lw=1.2, colour=_colour_of(of_class))
-        axes[1].set(ylabel="F1", title="Linear probe on tokens of validation events", ylim=(0, 1))
+        axes[1].set(ylabel="F1", title="Linear probe on validation events", ylim=(0, 1))
     for ax in axes:
         integer_epochs(ax, "step")
         legend_beside(ax)

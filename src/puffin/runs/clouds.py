@@ -30,8 +30,8 @@ from puffin.data.pilarnet_files import find_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
-from puffin.models.point_mae import PointMAE
-from puffin.models.segmentation import Segmentation, SegmentationNetwork, segmentation_network
+from puffin.models.segmentation import SegmentationNetwork, segmentation_network
+from puffin.models.voxel_mae import masked_autoencoder
 from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
@@ -50,6 +50,8 @@ from puffin.settings.roles import Role
 from puffin.settings.unet import UNetConfig
 from puffin.tasks.cloud_pictures import draw_events, draw_labels
 from puffin.tasks.masked_modelling import MaskedModelling
+from puffin.tasks.point_probe import PointProbe
+from puffin.tasks.probe import Probe
 from puffin.tasks.segmentation import PointSegmentation, SegmentationOptions
 from puffin.tasks.token_probe import TokenProbe
 from puffin.training import distributed
@@ -69,13 +71,17 @@ def run_pretraining(flags: Flags, report: Report | None = None) -> list[dict]:
     report(all rows so far) is called after each epoch."""
     run = Run.of(start(flags, (AUTOENCODER,)))
     settings = run.settings
+    check_network(run)
+    check_augmentations(run)
     check_probe(run)
-    model = PointMAE(settings.network).to(run.device, run.dtype)
+    model = masked_autoencoder(settings.network).to(run.device, run.dtype)
     datasets = open_clouds(run)
+    for dataset in datasets.values():
+        dataset.selection = replace(dataset.selection, on_lattice=settings.network.backbone == "unet")
     task = MaskedModelling(
         model,
         settings.run.seed,
-        settings.data.rotate,
+        augmentations(run),
         make_probe(run, datasets),
         settings.pretraining.probe_every,
         settings.run.predict_format,
@@ -89,7 +95,9 @@ def run_pretraining(flags: Flags, report: Report | None = None) -> list[dict]:
 
 
 def check_probe(run: Run) -> None:
-    """Raise InputError if a probe is to choose the best epoch, and training makes none."""
+    """Raise InputError if the number that is to choose the best epoch is never computed."""
+    if run.settings.pretraining.best_by == "chamfer" and run.settings.network.backbone == "unet":
+        raise InputError("--best-by chamfer: a U-Net predicts no positions of points; choose loss or probe_f1_mean")
     pretraining, num_step = run.settings.pretraining, run.settings.optimisation.num_step
     made = pretraining.probe and 0 < pretraining.probe_every <= (num_step or math.inf)
     if not run.start.evaluating and pretraining.best_by.startswith("probe_") and not made:
@@ -99,7 +107,7 @@ def check_probe(run: Run) -> None:
         )
 
 
-def make_probe(run: Run, datasets: Datasets) -> TokenProbe | None:
+def make_probe(run: Run, datasets: Datasets) -> Probe | None:
     """Return the linear probe that the settings ask for; without training events none, and a line in the log.
 
     Where only a test file is open, the training events are those of --datadir if that was given."""
@@ -112,7 +120,10 @@ def make_probe(run: Run, datasets: Datasets) -> TokenProbe | None:
     if "train" not in datasets:
         log.info("no linear probe: it needs training events (train/*.h5 in --datadir)")
         return None
-    return TokenProbe(datasets, seed)
+    return _PROBES[run.settings.network.backbone](datasets, seed)
+
+
+_PROBES: dict[str, type[Probe]] = {"transformer": TokenProbe, "unet": PointProbe}
 
 
 # -- segmentation ----------------------------------------------------------------------------------------------------
@@ -133,7 +144,7 @@ def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
     run = run.changed(layers=config.averaged_layers)  # written out in the checkpoints
     model = segmentation_network(config).to(run.device, run.dtype)
     if weights is not None:
-        load_encoder_(model, weights, run.settings.finetuning.pretrained)
+        load_pretrained_(model, weights, run.settings.finetuning.pretrained)
     datasets = open_clouds(run)
     run, task = make_segmentation(run, model, datasets)
     if not run.start.evaluating and "valid" in datasets:
@@ -165,31 +176,14 @@ def _check_evaluation(flags: Flags) -> None:
             )
 
 
-# settings that only one backbone has
-_BACKBONE_FLAGS = {
-    "transformer": {d.name for d in declared(EncoderConfig)} - {"sync_batchnorm"}
-    | set("layers head_dim head_depth finetune lora_rank lora_alpha layer_decay pretrained scratch".split()),
-    "unet": {d.name for d in declared(UNetConfig)},
-}
-
-
 def _check_segmentation(run: Run) -> None:
+    check_network(run)
+    check_augmentations(run)
     layer_decay, finetune = run.settings.finetuning.layer_decay, run.settings.network.finetune
-    chosen = run.settings.network.backbone
-    for backbone, names in _BACKBONE_FLAGS.items():
-        wrong = sorted(names & run.start.flags.typed)
-        if backbone != chosen and wrong:
-            flag = wrong[0].replace("_", "-")
-            raise InputError(f"--{flag}: only --backbone {backbone} uses this, and this network is a {chosen}")
     flags, standard = run.start.flags, defaults(PointSegmentationSettings)
-    for name in ("layer_decay", "finetune", "pretrained") if chosen == "unet" else ():
+    for name in ("layer_decay", "finetune") if run.settings.network.backbone == "unet" else ():
         if flags[name] != standard[name]:
             raise InputError(f"{name}: {flags[name]}: only --backbone transformer uses this; remove it from the preset")
-    if "rotations" in flags.typed and not flags["rotate"]:
-        raise InputError(f"--rotations {flags['rotations']}: --no-rotate switches rotations off; use only one of them")
-    mixed, batch_size = run.settings.augmentation.mix_events, run.settings.optimisation.batch_size
-    if mixed and batch_size < 2:
-        raise InputError(f"--mix-events {mixed:g}: a minibatch of --batch-size {batch_size} has no pair of events")
     if layer_decay < 1 and finetune != "fft":
         raise InputError(
             f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
@@ -197,7 +191,7 @@ def _check_segmentation(run: Run) -> None:
 
 
 def take_pretrained(flags: Flags) -> tuple[Flags, dict[str, Tensor] | None]:
-    """Take over the settings of the encoder of --pretrained; return its weights too, None if there are none to load.
+    """Take over the settings of the network of --pretrained; return its weights too, None if there are none to load.
 
     InputError if a flag contradicts them, if the file is of another network, or if one is needed."""
     pretrained, finetune, loadfile = flags["pretrained"], flags["finetune"], flags["loadfile"]
@@ -221,23 +215,30 @@ def take_pretrained(flags: Flags) -> tuple[Flags, dict[str, Tensor] | None]:
         hint = "; start from it with --loadfile" if checkpoint.network == SEGMENTATION else ""
         found = f"found a {checkpoint.network}" if checkpoint.network else "found no network that we know"
         raise InputError(f"--pretrained {pretrained}: not a checkpoint of a masked autoencoder, {found}{hint}")
-    # how many classes there are is up to this run
-    flags = flags.starting_from(checkpoint.settings, "finetune", pretrained, {"remove_led": roles.PREPARATION})
+    stored = {"backbone": "transformer"} | dict(checkpoint.settings)  # which older checkpoints do not say
+    own = {"remove_led": roles.PREPARATION}  # how many classes there are is up to this run
+    if stored["backbone"] == "transformer":
+        own["geometry"] = roles.ORIGIN  # an input of the head
+    flags = flags.starting_from(stored, "finetune", pretrained, own)
     log.info(f"encoder: {f'random weights, with the settings of {pretrained}' if flags['scratch'] else pretrained}")
     if flags["scratch"]:
         return flags, None
-    prefix = "encoder."
-    return flags, {n.removeprefix(prefix): w for n, w in checkpoint.weights.items() if n.startswith(prefix)}
+    parts = PRETRAINED_PARTS[flags["backbone"]]
+    return flags, {name: weight for name, weight in checkpoint.weights.items() if name.startswith(parts)}
 
 
-def load_encoder_(model: Segmentation, weights: dict[str, Tensor], path: str) -> None:
-    """Copy pretrained weights into a network's encoder; low-rank updates, which they lack, keep their initial
-    values."""
+# parts of a network that are pretrained, by the beginning of the names of their weights
+PRETRAINED_PARTS = {"transformer": ("encoder.",), "unet": ("backbone.", "geometry.")}
+
+
+def load_pretrained_(model: SegmentationNetwork, weights: dict[str, Tensor], path: str) -> None:
+    """Copy pretrained weights into a network; its head, and low-rank updates, keep their initial values."""
     try:
-        result = model.encoder.load_state_dict(weights, strict=False)
+        result = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise InputError(f"--pretrained {path}: {str(error).splitlines()[-1].strip()[:200]}") from error
-    missing = [name for name in result.missing_keys if not name.endswith((".up", ".down"))]
+    parts = PRETRAINED_PARTS[model.config.backbone]
+    missing = [name for name in result.missing_keys if name.startswith(parts) and not name.endswith((".up", ".down"))]
     if missing or result.unexpected_keys:
         wrong = (missing + result.unexpected_keys)[0]
         raise InputError(f"--pretrained {path}: the weights belong to another encoder ({wrong})")
@@ -264,34 +265,13 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
         log.info(f"{frozen:,} parameters are not trained")
     loadfile = settings.run.loadfile if run.start.evaluating else ""
     options = SegmentationOptions(
-        segmentation_augmentations(run),
+        augmentations(run),
         finetuning.layer_decay,
         settings.reports.plot,
         {"best": Path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
         finetuning.best_by,
     )
     return run, PointSegmentation(model, loss, datasets, options)
-
-
-def segmentation_augmentations(run: Run) -> tuple[Augmentation, ...]:
-    """Return what is done to training events, in this order."""
-    chosen = run.settings.augmentation
-    steps: list[tuple[float, Augmentation]] = [
-        (run.settings.data.rotate, _rotation(run)),
-        (chosen.drop_points, partial(drop_points, largest=chosen.drop_points)),
-        (chosen.energy_jitter, partial(jitter_energies, largest=chosen.energy_jitter)),
-        (chosen.mix_events, partial(mix_events, probability=chosen.mix_events)),
-    ]
-    return tuple(augment for strength, augment in steps if strength)
-
-
-def _rotation(run: Run) -> Augmentation:
-    """Return how training events are rotated: with a U-Net, points stay on the lattice."""
-    unet = run.settings.network.backbone == "unet"
-    rotations = run.settings.augmentation.rotations or ("lattice" if unet else "any")
-    if rotations == "lattice":
-        return lattice_symmetry
-    return any_voxel_rotation if unet else any_rotation
 
 
 def _counted_weights(datasets: Datasets, num_classes: int) -> str:
@@ -322,6 +302,54 @@ def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:
 
 
 # -- both ------------------------------------------------------------------------------------------------------------
+
+# settings that only one backbone has
+_BACKBONE_FLAGS = {
+    "transformer": {d.name for d in declared(EncoderConfig)} - {"sync_batchnorm"}
+    | set("decoder_depth layers head_dim head_depth finetune lora_rank lora_alpha layer_decay".split()),
+    "unet": {d.name for d in declared(UNetConfig)} | {"mask_block"},
+}
+
+
+def check_network(run: Run) -> None:
+    """Raise InputError for flags of the command line that the network does not use, as it has the other backbone."""
+    chosen = run.settings.network.backbone
+    for backbone, names in _BACKBONE_FLAGS.items():
+        wrong = sorted(names & run.start.flags.typed)
+        if backbone != chosen and wrong:
+            flag = wrong[0].replace("_", "-")
+            raise InputError(f"--{flag}: only --backbone {backbone} uses this, and this network is a {chosen}")
+
+
+def check_augmentations(run: Run) -> None:
+    """Raise InputError for augmentations that cannot be made."""
+    flags = run.start.flags
+    if "rotations" in flags.typed and not flags["rotate"]:
+        raise InputError(f"--rotations {flags['rotations']}: --no-rotate switches rotations off; use only one of them")
+    mixed, batch_size = run.settings.augmentation.mix_events, run.settings.optimisation.batch_size
+    if mixed and batch_size < 2:
+        raise InputError(f"--mix-events {mixed:g}: a minibatch of --batch-size {batch_size} has no pair of events")
+
+
+def augmentations(run: Run) -> tuple[Augmentation, ...]:
+    """Return what is done to training events, in this order."""
+    chosen = run.settings.augmentation
+    steps: list[tuple[float, Augmentation]] = [
+        (run.settings.data.rotate, _rotation(run)),
+        (chosen.drop_points, partial(drop_points, largest=chosen.drop_points)),
+        (chosen.energy_jitter, partial(jitter_energies, largest=chosen.energy_jitter)),
+        (chosen.mix_events, partial(mix_events, probability=chosen.mix_events)),
+    ]
+    return tuple(augment for strength, augment in steps if strength)
+
+
+def _rotation(run: Run) -> Augmentation:
+    """Return how training events are rotated: with a U-Net, points stay on the lattice."""
+    unet = run.settings.network.backbone == "unet"
+    rotations = run.settings.augmentation.rotations or ("lattice" if unet else "any")
+    if rotations == "lattice":
+        return lattice_symmetry
+    return any_voxel_rotation if unet else any_rotation
 
 
 def open_clouds(run: Run) -> Datasets:

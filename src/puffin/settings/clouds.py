@@ -134,19 +134,41 @@ class PictureSettings:
 
 
 @dataclass(frozen=True)
-class PointMAEConfig:
-    """Everything that defines a masked autoencoder.
-
-    published_decoder: of a published network, whose decoder may differ from the encoder in more than its depth.
-    """
+class BackboneConfig:
+    """Which network reads the points; pretraining and segmentation share it, so that weights fit both."""
 
     TITLE: ClassVar[str] = "network"
     ROLE: ClassVar[Role] = roles.NETWORK
 
     encoder: EncoderConfig = EncoderConfig()
+    backbone: str = setting(
+        "transformer",
+        "transformer: a transformer on tokens of points; unet: sparse convolutions on the voxels at several "
+        "resolutions, better with few labelled events",
+        choices=BACKBONES,
+    )
+    unet: UNetConfig = UNetConfig()
+    geometry: bool = setting(
+        False,
+        "give the network hand-made features of each point: shape, energy and number of points around it at several "
+        "scales; helps most with few labelled events; pretraining has them with a U-Net only",
+    )
+
+    def __post_init__(self):
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {self.backbone!r}")
+
+
+@dataclass(frozen=True)
+class PointMAEConfig(BackboneConfig):
+    """Everything that defines a masked autoencoder.
+
+    published_decoder: of a published network, whose decoder may differ from the encoder in more than its depth.
+    """
+
     model: str = setting(
         "polarmae",
-        "pointmae: reconstruct the positions of masked points; polarmae: their energies too",
+        "pointmae: reconstruct the positions of masked points; polarmae: their energies too, as a U-Net always does",
         choices=MODELS,
     )
     decoder_depth: int = setting(
@@ -156,10 +178,20 @@ class PointMAEConfig:
         type=integer(0),
         metavar="N",
     )
-    mask_ratio: float = setting(0.6, "fraction of tokens to mask", type=number(above=0, below=1), metavar="F")
+    mask_ratio: float = setting(
+        0.6, "fraction of tokens, or of blocks of voxels, to mask", type=number(above=0, below=1), metavar="F"
+    )
+    mask_block: int = setting(
+        8,
+        "with --backbone unet: edge of the cubes that are masked as a whole [voxels]; a power of two, from 2 to half "
+        "the edge of the coarsest voxels, which is 16 with 5 levels",
+        type=integer(2),
+        metavar="N",
+    )
     published_decoder: TransformerConfig | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.model not in MODELS:
             raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {self.model!r}")
         if self.decoder.dim != self.encoder.dim:
@@ -168,10 +200,27 @@ class PointMAEConfig:
             raise ValueError(f"decoder: expected 0 blocks or more, got {self.decoder.depth}")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio: expected a number above 0 and below 1, got {self.mask_ratio}")
+        if self.backbone == "unet":
+            if not self.energy:
+                raise ValueError(f"model: expected polarmae (backbone unet), got {self.model}")
+            levels = self.unet.unet_levels
+            possible = [2**level for level in range(1, levels - 1)]
+            if not possible:
+                raise ValueError(f"unet_levels: expected at least 3 for pretraining, got {levels}")
+            if self.mask_block not in possible:
+                choices = ", ".join(map(str, possible))
+                raise ValueError(f"mask_block: expected one of {choices} (unet_levels {levels}), got {self.mask_block}")
+        elif self.geometry:
+            raise ValueError("geometry: a transformer is pretrained without it; use backbone unet, or leave it out")
+
+    @property
+    def mask_level(self) -> int:
+        """The level of the U-Net whose voxels are the blocks."""
+        return self.mask_block.bit_length() - 1
 
     @property
     def energy(self) -> bool:
-        """Whether energies are predicted (PoLAr-MAE)."""
+        """Whether energies are predicted, as in PoLAr-MAE."""
         return self.model == "polarmae"
 
     @property
@@ -187,29 +236,14 @@ class PointMAEConfig:
 
 
 @dataclass(frozen=True)
-class SegmentationConfig:
+class SegmentationConfig(BackboneConfig):
     """Everything that defines a segmentation network.
 
     num_classes: follows from --remove-led; neighbours: tokens from which a point's features are interpolated."""
 
-    TITLE: ClassVar[str] = "network"
-    ROLE: ClassVar[Role] = roles.NETWORK
     TITLES: ClassVar[dict[str, str]] = dict.fromkeys(("finetune", "lora_rank", "lora_alpha"), "fine-tuning")
 
-    encoder: EncoderConfig = EncoderConfig()
     num_classes: int = 4
-    backbone: str = setting(
-        "transformer",
-        "transformer: a transformer on tokens of points, pretrained by train_pointmae.py; unet: sparse convolutions on "
-        "the voxels at several resolutions, better with few labelled events",
-        choices=BACKBONES,
-    )
-    unet: UNetConfig = UNetConfig()
-    geometry: bool = setting(
-        False,
-        "give the network hand-made features of each point: shape, energy and number of points around it at several "
-        "scales; helps most with few labelled events",
-    )
     layers: tuple[int, ...] | None = setting(
         None,
         "blocks of the encoder, counted from 0, whose outputs are averaged",
@@ -246,8 +280,7 @@ class SegmentationConfig:
     )
 
     def __post_init__(self):
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {self.backbone!r}")
+        super().__post_init__()
         if self.finetune not in FINETUNE:
             raise ValueError(f"finetune: expected one of {', '.join(FINETUNE)}, got {self.finetune!r}")
         for name, minimum in (("num_classes", 2), ("head_dim", 2), ("head_depth", 0)):
@@ -287,8 +320,8 @@ class MaskedModellingSettings:
 
     probe: bool = setting(
         True,
-        "linear probe: how well a linear classifier finds the classes of points in the token embeddings; needs "
-        "the training events of --datadir, with --eval too",
+        "linear probe: how well a linear classifier finds the classes of points in the embeddings of tokens, or in the "
+        "features of points with --backbone unet; needs the training events of --datadir, with --eval too",
     )
     probe_every: int = setting(
         0,
@@ -310,7 +343,8 @@ class SegmentationSettings:
 
     pretrained: str = setting(
         "",
-        "checkpoint of a masked autoencoder, ours or published, from which the encoder and its settings are taken",
+        "checkpoint of a masked autoencoder, ours or published, from which the encoder or the U-Net and its settings "
+        "are taken",
         metavar="FILE",
         role=roles.ORIGIN,
     )
@@ -365,6 +399,7 @@ class PretrainingSettings(ScriptSettings):
 
     run: RunSettings = RunSettings(prefix="pointmae")
     data: CloudDataSettings = CloudDataSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
     network: PointMAEConfig = PointMAEConfig()
     pretraining: MaskedModellingSettings = MaskedModellingSettings()
     pictures: PictureSettings = PictureSettings()

@@ -1,17 +1,22 @@
 """Pictures of events with the predictions of a masked autoencoder or of a segmentation network."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from puffin.data.pilarnet import CloudDataset, energy_of
+from puffin.data.pilarnet import CloudDataset, energy_of, normalize_coordinates
+from puffin.layers.grouping import Tokens
 from puffin.layers.packed import unpad
+from puffin.layers.voxels import voxel_coordinates
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import SegmentationNetwork
+from puffin.models.voxel_mae import VoxelMAE, VoxelReconstruction
 from puffin.plots.clouds import (
     Page,
     by_class,
@@ -32,13 +37,13 @@ PAIRS = {"reconstruction": ("truth", "predicted"), "energies": ("true_energy", "
 
 
 @torch.no_grad()
-def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) -> dict[str, Page]:
-    """Make the pages of an event by name: its points and, if it has at least two tokens, the reconstruction.
+def event_pages(model: PointMAE | VoxelMAE, dataset: CloudDataset, number: int, seed: int) -> dict[str, Page]:
+    """Make the pages of an event by name: its points and, if anything is masked, the reconstruction.
 
     A network that predicts energies has pages with the true and the predicted ones.
 
     The mask is the one of the validation. The model keeps its mode, and no random numbers are drawn."""
-    weight = model.mask_token
+    weight = next(model.parameters())
     batch = dataset[number].to(weight.device, weight.dtype)
     title = f"Event {number}, {len(batch.points)} points"
     if not len(batch.points):
@@ -46,37 +51,71 @@ def event_pages(model: PointMAE, dataset: CloudDataset, number: int, seed: int) 
     was_training = model.training
     model.eval()
     try:
-        tokens = model.encoder.tokenize(batch.points, batch.lengths)
-        points = _array(batch.points)
-        members = [_array(m) for m in tokens.index.split(tokens.counts.tolist())]
+        parts = model.parts(batch.points, batch.lengths)
+        masked = fixed_mask(parts.lengths, model.config.mask_ratio, seed, batch.index)
+        points, in_mev = (
+            _array(batch.points),
+            partial(energy_of, eps=dataset.selection.eps, emax=dataset.selection.emax),
+        )
         pages = {
-            "energy": by_energy(points, energy_of(points[:, 3], dataset.selection.eps, dataset.selection.emax), title),
+            "energy": by_energy(points, in_mev(points[:, 3]), title),
             "class": by_class(points, _array(batch.semantic), title),
-            "tokens": by_token(points, members, _array(tokens.centres), title),
         }
-        if len(tokens) >= 2:
-            masked = fixed_mask(tokens.lengths, model.config.mask_ratio, seed, batch.index)
-            result = model.reconstruct(tokens, masked)
-            hidden, radius = result.hidden, model.config.encoder.tokens.radius
-            centre = hidden.centres.repeat_interleave(hidden.counts.to(hidden.centres.device), 0)
-            true = hidden.groups[:, :3] * radius + centre
-            predicted = unpad(result.points, hidden.counts)[:, :3] * radius + centre
-            visible = batch.points[tokens.select(~masked).index.unique(), :3]
-            pages["truth"], pages["predicted"] = reconstruction(_array(visible), _array(true), _array(predicted), title)
-            if result.energy is not None:
-                eps, emax = dataset.selection.eps, dataset.selection.emax
-                own = energy_of(hidden.groups[:, 3:4], eps, emax)
-                guess = energy_of(unpad(result.energy, hidden.counts), eps, emax)
-                arrays = (_array(visible), _array(torch.cat([true, own], 1)), _array(guess))
-                pages["true_energy"], pages["predicted_energy"] = energies(*arrays, title)
-            pages["embedding"] = by_embedding(_array(tokens.centres), _array(model.encoder.encode(tokens)), title)
-        return pages
+        if isinstance(model, VoxelMAE):
+            return pages | (_voxel_pages(model.reconstruct(parts, masked), in_mev, title) if masked.any() else {})
+        members = [_array(m) for m in parts.index.split(parts.counts.tolist())]
+        pages["tokens"] = by_token(points, members, _array(parts.centres), title)
+        return pages | (_token_pages(model, batch.points, parts, masked, in_mev, title) if masked.any() else {})
     finally:
         model.train(was_training)
 
 
+def _token_pages(
+    model: PointMAE, points: Tensor, tokens: Tokens, masked: Tensor, in_mev: Callable, title: str
+) -> dict[str, Page]:
+    """Make the pages of the reconstruction of tokens, and of their embeddings."""
+    result, radius = model.reconstruct(tokens, masked), model.config.encoder.tokens.radius
+    hidden = result.hidden
+    centre = hidden.centres.repeat_interleave(hidden.counts.to(hidden.centres.device), 0)
+    true = hidden.groups[:, :3] * radius + centre
+    predicted = unpad(result.points, hidden.counts)[:, :3] * radius + centre
+    visible = _array(points[tokens.select(~masked).index.unique(), :3])
+    pages = _pair("truth", "predicted", reconstruction(visible, _array(true), _array(predicted), title))
+    if result.energy is not None:
+        rows = _array(torch.cat([true, in_mev(hidden.groups[:, 3:4])], 1))
+        guess = _array(in_mev(unpad(result.energy, hidden.counts)))
+        pages |= _pair("true_energy", "predicted_energy", energies(visible, rows, guess, title))
+    pages["embedding"] = by_embedding(_array(tokens.centres), _array(model.encoder.encode(tokens)), title)
+    return pages
+
+
+def _voxel_pages(result: VoxelReconstruction, in_mev: Callable, title: str) -> dict[str, Page]:
+    """Make the pages of the reconstruction of voxels; a voxel is predicted if its probability is above one half."""
+    points, voxels = result.blocks.points, result.voxels
+    xyz, visible = voxels.mean(points[:, :3]), _array(result.blocks.select(~result.masked).points[:, :3])
+    true, logits = xyz[result.hidden[0]], result.occupancy[0]
+    some_child = voxels.pyramid.coarser[0].forward[result.hidden[1]].amax(1)
+    octants = torch.tensor(list(product((0, 1), repeat=3)), device=xyz.device)
+    children = (voxel_coordinates(xyz[some_child]) // 2 * 2)[:, None] + octants
+    predicted = normalize_coordinates(children[logits > 0].to(xyz.dtype))
+    pages = _pair("truth", "predicted", reconstruction(visible, _array(true), _array(predicted), title))
+    rows = _array(torch.cat([true, in_mev(result.true_energy)[:, None]], 1))
+    both = energies(visible, rows, _array(in_mev(result.energy)), title)
+    return pages | _pair("true_energy", "predicted_energy", both)
+
+
+def _pair(first: str, second: str, pages: list[Page]) -> dict[str, Page]:
+    return dict(zip((first, second), pages, strict=True))
+
+
 def draw_events(
-    folder: Path, stem: str, model: PointMAE, dataset: CloudDataset, numbers: Iterable[int], seed: int, html: bool
+    folder: Path,
+    stem: str,
+    model: PointMAE | VoxelMAE,
+    dataset: CloudDataset,
+    numbers: Iterable[int],
+    seed: int,
+    html: bool,
 ) -> list[Path]:
     """Draw events to FOLDER/STEM.event<k>.<page>.png, and with html to one .html file per event; returns the files.
 

@@ -1,25 +1,26 @@
-"""Masked modelling of point clouds: pretraining of Point-MAE and PoLAr-MAE."""
+"""Masked modelling of point clouds: pretraining of Point-MAE, PoLAr-MAE and a U-Net on voxels."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from puffin.data.augment import any_rotation
+from puffin.data.augment import Augmentation
 from puffin.data.packing import CloudBatch
 from puffin.layers.all_reduce import all_reduce_sum
+from puffin.layers.blocks import Blocks
 from puffin.layers.grouping import Tokens
 from puffin.layers.packed import event_of_row
 from puffin.losses.clouds import mean_of
-from puffin.models.point_mae import PointMAE, random_mask
+from puffin.models.point_mae import MaskedAutoencoder, random_mask
 from puffin.tasks.missing import explained, refuse_best_by
+from puffin.tasks.probe import Probe
 from puffin.tasks.saving import save_predictions
-from puffin.tasks.token_probe import TokenProbe
 from puffin.training import distributed
 from puffin.training.task import Evaluation, InMemoryTask, Progress, StepOutput
 
 FAINT, DROPPED, BAD = (
-    "events skipped with fewer than two tokens",
+    "events skipped with fewer than two tokens or blocks",
     "tokens beyond --context dropped",
     "bad events skipped",
 )
@@ -27,29 +28,30 @@ TOO_SMALL = "events skipped with fewer points than --min-points"
 
 
 class MaskedModelling(InMemoryTask):
-    """Predict the masked tokens of events; training events are rotated at random, and masks differ every time.
+    """Predict the masked tokens, or blocks of voxels, of events; training events are masked anew every time.
 
     Training draws from PyTorch's global generator, whose state is in every checkpoint. In evaluation the mask of an
     event depends only on `seed` and the event's number in its data set, not on the minibatch.
+    augmentations: what is done to training events, in this order.
     probe: made after a validation if `probe_every` steps have been completed since the last one (0: never), and after
     every evaluation of a finished run. too_small: number of events that the data set of each split skips; logged once.
     """
 
     def __init__(
         self,
-        model: PointMAE,
+        model: MaskedAutoencoder,
         seed: int,
-        rotate: bool = True,
-        probe: TokenProbe | None = None,
+        augmentations: tuple[Augmentation, ...] = (),
+        probe: Probe | None = None,
         probe_every: int = 0,
         predict_format: str = "pt",
         too_small: dict[str, int] | None = None,
         best_by: str = "loss",
     ):
         super().__init__(model)
-        self.seed, self.rotate, self.probe, self.probe_every = seed, rotate, probe, probe_every
+        self.seed, self.augmentations, self.probe, self.probe_every = seed, augmentations, probe, probe_every
         self.predict_format, self.best_by = predict_format, best_by
-        self.metric_directions = {"loss": -1, "chamfer": -1} | ({"energy": -1} if model.config.energy else {})
+        self.metric_directions = dict.fromkeys(("loss", *model.terms), -1)
         if probe is not None:
             self.metric_directions |= {f"probe_f1_{name}": 1 for name in (*probe.names, "mean")}
         self.counts = {FAINT: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
@@ -57,41 +59,33 @@ class MaskedModelling(InMemoryTask):
         self._probed_split = ""
 
     def step(self, batch: CloudBatch) -> StepOutput:
-        """Loss over the masked tokens and their points, in training those of all processes.
+        """Loss over what is masked, in training over that of all processes.
 
-        Outputs, in evaluation only, with one row per event: index, number of `hidden` (masked) tokens and of
-        `hidden_points`, and the sums over them: chamfer_sum and, for PoLAr-MAE, energy_sum."""
+        Outputs, in evaluation only, with one row per event: index, and the columns of `by_event` of the network."""
         model = self.model
         if model.training:
             self.counts[TOO_SMALL] += self._too_small.pop("train", 0)
-        if model.training and self.rotate:
-            batch = any_rotation(batch)
-        tokens = self._tokens(batch)
+        for augment in self.augmentations if model.training else ():
+            batch = augment(batch)
+        parts = self._parts(batch)
         if model.training:
-            masked = random_mask(tokens.lengths, model.config.mask_ratio)
+            masked = random_mask(parts.lengths, model.config.mask_ratio)
         else:
-            masked = fixed_mask(tokens.lengths, model.config.mask_ratio, self.seed, batch.index)
-        result = model.reconstruct(tokens, masked)
-        # the terms are means over different things, tokens and points: one weight for each process would not do
+            masked = fixed_mask(parts.lengths, model.config.mask_ratio, self.seed, batch.index)
+        result = model.reconstruct(parts, masked)
+        # the terms are means over different things, such as tokens and points: one weight per process would not do
         loss = sum(mean_of(all_reduce_sum(sums) if model.training else sums) for sums in result.sums().values())
-        outputs = {}
-        if not model.training:
-            event = event_of_row(result.hidden.lengths)
-            sums = {"hidden": torch.ones(len(event)), "hidden_points": result.hidden.counts.float()}
-            sums |= {f"{name}_sum": value.detach().float().cpu() for name, value in result.errors().items()}
-            outputs = {"index": batch.index} | {
-                k: torch.zeros(len(batch)).index_add(0, event, v) for k, v in sums.items()
-            }
-        return StepOutput(loss, len(result.hidden), outputs)
+        outputs = {} if model.training else {"index": batch.index} | result.by_event()
+        return StepOutput(loss, int(masked.sum()), outputs)
 
-    def _tokens(self, batch: CloudBatch) -> Tokens:
-        """Return the tokens of events that have at least two: one to mask, and one to predict it from."""
-        tokens = self.model.encoder.tokenize(batch.points, batch.lengths)
-        faint = tokens.lengths < 2
+    def _parts(self, batch: CloudBatch) -> Tokens | Blocks:
+        """Return the parts of events that have at least two: one to mask, and one to predict it from."""
+        parts = self.model.parts(batch.points, batch.lengths)
+        faint = parts.lengths < 2
         self.counts[FAINT] += int(faint.sum())
-        self.counts[DROPPED] += int(tokens.dropped.sum())
+        self.counts[DROPPED] += int(parts.dropped.sum())
         self.counts[BAD] += batch.skipped
-        return tokens.select(~faint[event_of_row(tokens.lengths)]) if faint.any() else tokens
+        return parts.select(~faint[event_of_row(parts.lengths)]) if faint.any() else parts
 
     def begin_evaluation(self, evaluation: Evaluation, progress: Progress) -> None:
         """Decide whether to probe."""
@@ -108,36 +102,34 @@ class MaskedModelling(InMemoryTask):
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """Compute loss, its terms, and the F1 of the probe (nan if none was made): the same columns every time.
 
-        Loss and terms are nan if no token was masked."""
+        Loss and terms are nan if nothing was masked."""
         total = {name: float(value.double().sum()) for name, value in outputs.items() if name != "index"}
-        numbers = {"chamfer": _mean(total, "chamfer_sum", "hidden")}
-        if self.model.config.energy:
-            numbers["energy"] = _mean(total, "energy_sum", "hidden_points")
+        numbers = {name: _mean(total, f"{name}_sum", number) for name, number in self.model.terms.items()}
         numbers = {"loss": sum(numbers.values()), **numbers}
         if self.probe is not None:
-            found = self.probe(self.model.encoder, self._probed_split) if self._probed_split else {}
+            found = self.probe(self.model, self._probed_split) if self._probed_split else {}
             numbers |= {
                 name: found.get(name, float("nan")) for name in self.metric_directions if name.startswith("probe_")
             }
         return numbers
 
     def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
-        """Name splits without masked tokens, and classes that the tokens of the probe do not have."""
-        reasons = {}
-        if not outputs.get("hidden", torch.zeros(0)).any():
-            reason = "no event has two tokens, one to mask and one to predict it from"
-            reasons = dict.fromkeys(("loss", "chamfer", "energy"), reason)
+        """Name splits in which nothing is masked, and classes that the samples of the probe do not have."""
+        reasons, terms = {}, self.model.terms
+        if not any(outputs[number].any() for number in terms.values() if number in outputs):
+            reason = "no event has two tokens or blocks, one to mask and one to predict it from"
+            reasons = dict.fromkeys(("loss", *terms), reason)
         if self.probe is not None and self._probed_split:
-            reasons |= self.probe.why_missing(self.model.encoder, self._probed_split)
+            reasons |= self.probe.why_missing(self.model, self._probed_split)
         found = explained(metrics, reasons)
         return {name: why for name, why in found.items() if name in reasons or not name.startswith("probe_")}
 
     def check_best_by(self, labels: Tensor | None, weights: Tensor | None, split: str) -> None:
-        """Raise InputError if --best-by is the probe's F1 of a class that its tokens do not have.
+        """Raise InputError if --best-by is the probe's F1 of a class that its samples do not have.
 
-        The tokens are those of the data sets of the probe, and are chosen only if --best-by needs them."""
+        The samples are from the data sets of the probe, and are chosen only if --best-by needs them."""
         if self.probe is not None and self.best_by.startswith("probe_"):
-            refuse_best_by(self.best_by, self.probe.why_missing(self.model.encoder, split), split)
+            refuse_best_by(self.best_by, self.probe.why_missing(self.model, split), split)
 
     def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write the rows of `step` to <stem>.pt or .h5; return the file."""
