@@ -46,6 +46,7 @@ from puffin.data.pilarnet import CloudDataset, energy_of
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.files import append_row, whole_file
+from puffin.layers.geometry_inputs import LINKS
 from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
 from puffin.ops.geometry import component_geometry, components, local_geometry
 from puffin.ops.neighbors import knn
@@ -57,7 +58,6 @@ from puffin.settings.declare import declared
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
 
-LINKS = (1.8, 5.0)  # voxels, distances of linked points in the two kinds of connected components
 CONTEXT = (24, 160)  # numbers of nearest points whose probabilities are averaged
 ITERATIONS = 100  # of boosting
 BINS = 63  # of each feature

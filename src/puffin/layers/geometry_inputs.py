@@ -7,9 +7,16 @@ from puffin.detector import PILARNET
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.packed import offsets, to_device
 from puffin.ops.geometry import COMPONENT_NAMES, component_geometry, geometry_names, local_geometry
+from puffin.ops.segments import segment_expand, segment_sum
 
-NAMES = ("energy", *geometry_names(), *COMPONENT_NAMES)
-_LINK = 1.8  # voxels; links the 26 voxels around a voxel
+LINKS = (1.8, 5.0)  # voxels, distances of linked points in two kinds of connected components; 1.8 links 26 voxels
+NAMES = (
+    "energy",
+    *geometry_names(),
+    *(f"link{link:g}_{name}" for link in LINKS for name in COMPONENT_NAMES),
+    "event_points",
+    "event_energy",
+)
 _FINE = 64  # parts of a voxel to which coordinates are rounded
 _BOUNDED = ("share1", "share2", "share3", "alignment")  # from 0 to 1; the others are lengths, numbers and energies
 _EDGES = torch.linspace(-2.5, 2.5, 13)  # of the intervals, in standard deviations
@@ -58,11 +65,15 @@ class GeometryInputs(nn.Module):
     def measure(self, points: Tensor, lengths: Tensor) -> Tensor:
         """Compute the hand-made features NAMES of each point, (P, F), with lengths in voxels.
 
-        They are the energy and those of `puffin.ops.geometry`; lengths, numbers and sums of energies as log(1 + x). The
-        energy is the scaled one, -1 to about 1; sums and means take it as 0 to 1."""
+        They are the energy, those of `puffin.ops.geometry`, and the number of points and the energy of the event;
+        lengths, numbers and sums of energies as log(1 + x). The energy is the scaled one, -1 to about 1; sums and means
+        take it as 0 to 1."""
         ptr = to_device(offsets(lengths), points.device)
         # without the rounding errors of the scaled coordinates, which break ties of distances on the lattice
         voxels = (points[:, :3] * PILARNET.half_diagonal * _FINE).round() / _FINE
         voxels = torch.cat([voxels, (points[:, 3:4] + 1) / 2], 1)
-        x = torch.cat([points[:, 3:], local_geometry(voxels, ptr), component_geometry(voxels, ptr, _LINK)], 1)
+        of_event = torch.cat([ptr.diff()[:, None].to(voxels.dtype), segment_sum(voxels[:, 3:], ptr)], 1)
+        columns = [points[:, 3:], local_geometry(voxels, ptr)]
+        columns += [component_geometry(voxels, ptr, link) for link in LINKS]
+        x = torch.cat([*columns, segment_expand(of_event, ptr, len(points))], 1)
         return torch.where(self.bounded, x, x.clamp_min(0).log1p())
