@@ -31,7 +31,7 @@ if __name__ == "__main__":  # before an import can fail
 
 import train_segmentation
 from bench import points_baseline
-from bench.studies import add_study_arguments, check_budgets, finished, table_of
+from bench.studies import add_study_arguments, check_budgets, finished, paths_of
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.clouds import take_pretrained
 from puffin.runs.entry import run_script
@@ -70,20 +70,21 @@ def main(arguments: list[str]) -> None:
     args, further = parse_arguments(arguments)
     data = data_settings(args, further)
     check_budgets(args.budgets, data)
-    work, table, events = Path(args.workdir), table_of(args), points_baseline.Events()
+    table, events = paths_of(args.workdir, args.study).table("best"), points_baseline.Events()
     runs = [(method, budget, seed) for budget in args.budgets for seed in args.seeds for method in args.methods]
     for number, (method, budget, seed) in enumerate(runs, 1):
         prefix = f"{args.study}-{method}-{budget}-s{seed}"
+        paths = paths_of(args.workdir, prefix)
         if prefix in finished(table):
             continue
         print(f"run {number} of {len(runs)}: {prefix}", flush=True)
         if method == "baseline":
-            points_baseline.measure(prefix, table, replace(data, num_train=budget), seed, events=events)
+            points_baseline.measure(paths, replace(data, num_train=budget), seed, events=events)
             continue
         own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed)]
         own += ["--pretrained", args.pretrained, *FLAGS[method], "--datadir", args.datadir, "--workdir", args.workdir]
-        resume = ["--load"] if (work / f"model/{prefix}.pt").exists() else []
-        train_segmentation.main(["--no-predict", "--no-plot", *further, *own, *resume])
+        resume = ["--load"] if paths.checkpoint.exists() else []
+        train_segmentation.main(["--predict", "test", "--no-plot", *further, *own, *resume])
     wanted = {f"{args.study}-{method}-{budget}-s{seed}" for method, budget, seed in runs}
     print(markdown(summarize(read_runs([table], wanted=wanted))))
 

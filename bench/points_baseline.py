@@ -8,10 +8,11 @@ second one also sees the class probabilities that the first gives to the surroun
 IEEE TPAMI 32 (2010) 1744); for its training they come from classifiers that have not seen the event. The class with the
 highest mean of both probabilities is predicted.
 
-The benchmark prints precision, recall and F1 on the test events (validation events if there are no test events) and
-adds a row to log/STUDY.Best.metrics.csv, in the columns of train_segmentation.py. The training events of a run are
-those of `train_segmentation.py --num-train N --seed S`. Runs are named STUDY-baseline-BUDGET-sSEED; runs with a row
-in the table are skipped. bench/label_budgets.py measures the same runs beside those of networks.
+The benchmark prints precision, recall and F1 on the test events (validation events if there are no test events), adds
+a row to log/STUDY.Best.metrics.csv and writes the predictions to predict/, in the formats of train_segmentation.py. The
+training events of a run are those of `train_segmentation.py --num-train N --seed S`. Runs are named
+STUDY-baseline-BUDGET-sSEED; runs with a row in the table are skipped. bench/label_budgets.py measures the same runs
+beside those of networks.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from sklearn.preprocessing import KBinsDiscretizer
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from bench.studies import add_study_arguments, check_budgets, finished, table_of
+from bench.studies import add_study_arguments, check_budgets, finished, paths_of
 from puffin.checkpoints.writing import git_commit
 from puffin.data.pilarnet import CloudDataset, energy_of
 from puffin.detector import PILARNET
@@ -53,10 +54,12 @@ from puffin.ops.neighbors import knn
 from puffin.plots.label_budgets import markdown, read_runs, summarize
 from puffin.runs.clouds import open_datasets
 from puffin.runs.entry import run_script
+from puffin.runs.paths import RunPaths
 from puffin.settings.clouds import CloudDataSettings
 from puffin.settings.declare import declared
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
+from puffin.tasks.point_predictions import PointPredictions
 
 CONTEXT = (24, 160)  # numbers of nearest points whose probabilities are averaged
 ITERATIONS = 100  # of boosting
@@ -121,11 +124,13 @@ class Baseline:
         self.second = self._fitted([add_context(*pair) for pair in zip(events, first, strict=True)], events)
         return self
 
-    def predict(self, event: Event) -> np.ndarray:
-        """Return the class of every point of an event, (P,) int64."""
+    def predict_proba(self, event: Event) -> np.ndarray:
+        """Return the probabilities of the classes of every point of an event, (P, C) float32."""
+        if not len(event.classes):
+            return np.zeros((0, self.num_classes), np.float32)
         first = self._probabilities(self.first, event.features)
         second = self._probabilities(self.second, add_context(event, first))
-        return (first + second).argmax(1)  # with few Michel electrons the second alone may find none of them
+        return (first + second) / 2  # with few Michel electrons the second alone may find none of them
 
     def _fitted(self, features: Sequence[np.ndarray], events: Sequence[Event]) -> Pipeline:
         """Train a classifier. Rare classes get larger weights, by the square root of their fraction of points."""
@@ -162,14 +167,14 @@ class Events:
         self._known: dict[tuple[Path, int], Event] = {}
 
     def of(self, dataset: CloudDataset) -> list[Event]:
-        """Return the events of a data set that have points after the cuts."""
+        """Return all events of a data set; after the cuts some may have no points."""
         events = []
         for k, (file, row) in enumerate(zip(*dataset.places(torch.arange(len(dataset))), strict=True)):
             place = dataset.files[file], int(row)
             if place not in self._known:
                 self._known[place] = _read(dataset, k)
             events.append(self._known[place])
-        return [event for event in events if len(event.classes)]
+        return events
 
 
 def _read(dataset: CloudDataset, k: int) -> Event:
@@ -183,43 +188,50 @@ def _read(dataset: CloudDataset, k: int) -> Event:
 
 
 def measure(
-    prefix: str,
-    table: Path,
-    data: CloudDataSettings,
-    seed: int,
-    iterations: int = ITERATIONS,
-    events: Events | None = None,
+    paths: RunPaths, data: CloudDataSettings, seed: int, iterations: int = ITERATIONS, events: Events | None = None
 ) -> None:
-    """Train with the events that settings and seed select; add the metrics on the test events to a table, and print
-    them.
+    """Train with the events that settings and seed select; predict the test events, write predictions and metrics, and
+    print the metrics.
 
     events: keeps what it reads for further runs, which must select the same points."""
     start, events = time.time(), events or Events()
     datasets = open_datasets(data, seed)
     for dataset in datasets.values():
-        dataset.selection = replace(dataset.selection, strict_led=True)
+        dataset.selection = replace(dataset.selection, strict_led=True, rows=True)
     if "test" not in datasets:
         raise InputError(f"{data.datadir}: expected .h5 files in test/ or val/. Pass another folder with --datadir.")
     names = PILARNET.classes(data.remove_led)
-    training = events.of(datasets["train"])
+    training = [event for event in events.of(datasets["train"]) if len(event.classes)]
     if not training:
         none = f"none of {len(datasets['train'])} training events has a point above"
         raise InputError(f"{data.datadir}: {none} --energy-threshold {data.energy_threshold:g}")
     baseline = Baseline(len(names), iterations).fit(training)
-    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-    for event in events.of(datasets["test"]):
-        predicted = torch.from_numpy(baseline.predict(event))
-        confusion += confusion_of(torch.from_numpy(event.classes), predicted, len(names))
-    metrics = segmentation_metrics(confusion.numpy(), names)
+    metrics = segmentation_metrics(_predict(baseline, datasets["test"], events, paths, names).numpy(), names)
     settings = {"method": "baseline", "seed": seed, "iterations": iterations, "commit": git_commit()}
-    with whole_file(table.with_name(f"{prefix}.yaml")) as temporary:
+    with whole_file(paths.settings) as temporary:
         temporary.write_text(yaml.safe_dump(settings | asdict(data)), encoding="utf-8")
-    row = {"prefix": prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics}
-    append_row(table, row | {"evaluated": str(Path(data.datadir).resolve())})
-    print(f"{prefix}: {plural(len(datasets['test']), 'test event')}, {time.time() - start:.0f} s")
+    row = {"prefix": paths.prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics}
+    append_row(paths.table("best"), row | {"evaluated": str(Path(data.datadir).resolve())})
+    print(f"{paths.prefix}: {plural(len(datasets['test']), 'test event')}, {time.time() - start:.0f} s")
     for name in (*names, "macro"):
         values = "  ".join(f"{metric} {metrics[f'{metric}_{name}']:.3f}" for metric in PER_CLASS)
         print(f"  {name:7} {values}", flush=True)
+
+
+def _predict(
+    baseline: Baseline, dataset: CloudDataset, events: Events, paths: RunPaths, names: tuple[str, ...]
+) -> Tensor:
+    """Write the predictions for all events of the test split; return their confusion matrix (C, C) int64."""
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    with PointPredictions(paths.predictions("best", "test"), dataset, names) as predictions:
+        for k, event in enumerate(events.of(dataset)):
+            batch, probability = dataset[k], torch.from_numpy(baseline.predict_proba(event))
+            points = {"row": batch.row, "truth": batch.semantic, "class": probability.argmax(1)}
+            points["probability"] = probability.half()
+            confusion += confusion_of(points["truth"], points["class"], len(names))
+            rows = {f"particle_{name}": values for name, values in points.items()}
+            predictions.append({"index": batch.index, "lengths": batch.lengths, **rows})
+    return confusion
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -249,13 +261,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         CloudDataSettings(), datadir=args.datadir, min_points=args.min_points, energy_threshold=args.energy_threshold
     )
     check_budgets(args.budgets, data)
-    table, events = table_of(args), Events()
+    table, events = paths_of(args.workdir, args.study).table("best"), Events()
     prefixes = {f"{args.study}-baseline-{n}-s{seed}": (n, seed) for n in args.budgets for seed in args.seeds}
     torch.set_num_threads(args.threads)
     with threadpool_limits(args.threads):
         for prefix, (budget, seed) in prefixes.items():
             if prefix not in finished(table):
-                measure(prefix, table, replace(data, num_train=budget), seed, args.iterations, events)
+                measure(paths_of(args.workdir, prefix), replace(data, num_train=budget), seed, args.iterations, events)
     print(markdown(summarize(read_runs([table], wanted=prefixes))))
 
 

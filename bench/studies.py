@@ -11,7 +11,9 @@ from pathlib import Path
 
 from puffin.errors import InputError
 from puffin.runs.clouds import open_datasets
+from puffin.runs.paths import RunPaths
 from puffin.settings.clouds import CloudDataSettings
+from puffin.settings.common import RunSettings
 from puffin.settings.types import integer
 from puffin.tables import read_records
 
@@ -68,9 +70,9 @@ def check_budgets(budgets: Sequence[int], data: CloudDataSettings) -> None:
         raise InputError(f"--budgets: expected 1 to {events}, {available}, got {budgets}")
 
 
-def table_of(args: argparse.Namespace) -> Path:
-    """Return the path of the table of a study."""
-    return Path(args.workdir) / f"log/{args.study}.Best.metrics.csv"
+def paths_of(workdir: str, prefix: str) -> RunPaths:
+    """Return the files of a run of a study; its table is that of the study."""
+    return RunPaths.of(RunSettings(prefix=prefix, workdir=workdir))
 
 
 def finished(table: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """bench/points_baseline.py: runs beside those of networks, with the same events."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -9,10 +10,13 @@ from bench import label_budgets
 from bench import points_baseline as study
 from puffin.data.pilarnet import CloudDataset, CloudSelection
 from puffin.data.splits import files_by_folder
+from puffin.detector import PILARNET
 from puffin.errors import InputError
+from puffin.metrics.segmentation import segmentation_metrics
 from puffin.runs import clouds
 from puffin.tables import read_records
-from tests.runs.helpers import TINY_CLOUDS
+from puffin.tasks.point_predictions import read_confusions
+from tests.runs.helpers import TINY_CLOUDS, TINY_TRAINING, TINY_UNET
 
 TINY = "--min-points 50 --iterations 2".split()
 
@@ -53,6 +57,23 @@ def test_same_events_and_table(small_clouds, pretrained, tmp_path, opened, capsy
     assert table[-2:] == [[" baseline ", " 4 ", " 1 "], [" scratch ", " 4 ", " 1 "]]
 
 
+def test_predictions(small_clouds, tmp_path, capsys):
+    """The predictions hold the test events and points that a network sees, one without points among them, and give
+    the numbers of the table."""
+    places = ["--datadir", str(small_clouds), "--workdir", str(tmp_path)]
+    study.main([*places, *TINY, *"--budgets 4 --seeds 3 --study b".split()])
+    flags = "--num-train 4 --num-step 1 --seed 3 --no-plot --prefix b-scratch-4-s3".split()
+    train_segmentation.main([*TINY_UNET, *TINY_TRAINING, *flags, *places])
+    baseline, network = (tmp_path / f"predict/b-{name}-4-s3.best.test.h5" for name in ("baseline", "scratch"))
+    with h5py.File(baseline) as ours, h5py.File(network) as theirs:
+        for name in ("file", "event", "ptr", "row", "truth"):
+            assert np.array_equal(ours[name], theirs[name]), name
+        assert np.diff(ours["ptr"]).min() == 0 and np.array_equal(ours["class"], np.argmax(ours["probability"], 1))
+    confusion = read_confusions(baseline).confusions.sum(0)
+    row = read_records(tmp_path / "log/b.Best.metrics.csv")[0]
+    assert segmentation_metrics(confusion, PILARNET.classes(True))["f1_macro"] == pytest.approx(float(row["f1_macro"]))
+
+
 def test_label_budgets_measures_the_baseline(small_clouds, pretrained, tmp_path, opened, monkeypatch):
     """bench/label_budgets.py hands its settings on: the energy threshold is that of the checkpoint."""
     baseline = study.Baseline
@@ -82,14 +103,15 @@ def test_second_classifier_sees_unseen_events(monkeypatch):
     monkeypatch.setattr(study.Baseline, "_fitted", spied)
     baseline = study.Baseline(4, iterations=2).fit(events)
     assert seen == [{1, 2}, {0, 2, 3}, {0, 1, 3}, {0, 1, 2, 3}, {0, 1, 2, 3}]
-    assert baseline.predict(events[0]).shape == (30,) and baseline.predict(events[0]).max() < 3
+    probabilities = baseline.predict_proba(events[0])
+    assert probabilities.shape == (30, 4) and np.allclose(probabilities.sum(1), 1) and not probabilities[:, 3].any()
 
 
 def test_a_single_class():
     """Training events of one class predict this class."""
     points = torch.rand(30, 4)
     event = study.Event(study.describe(points), np.ones(30, np.int64), points)
-    assert (study.Baseline(4, iterations=2).fit([event]).predict(event) == 1).all()
+    assert (study.Baseline(4, iterations=2).fit([event]).predict_proba(event).argmax(1) == 1).all()
 
 
 def test_context():

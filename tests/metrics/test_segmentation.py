@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
 
-from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
+from puffin.metrics.segmentation import PER_CLASS, compare_f1, confusion_of, segmentation_metrics
 
 NAMES = ("a", "b", "c", "d")
 
@@ -46,3 +46,45 @@ def test_billions_of_points():
     table = np.diag([3 * 10**9, 1, 1, 1]).astype(np.int64)
     table[0, 1] = 1
     assert segmentation_metrics(table, NAMES)["recall_a"] == 3 * 10**9 / (3 * 10**9 + 1) < 1
+
+
+def events(rng, seeds, number):
+    """Confusion matrices of random events, (S, E, C, C), in which half of the points are right."""
+    return rng.poisson(3, (seeds, number, 4, 4)) + 9 * np.eye(4, dtype=np.int64)
+
+
+def test_bootstrap_by_hand():
+    """One training and two events: the four equally likely draws have three differences, known by hand.
+
+    Breaks if matrices are averaged, not summed, or if the networks draw different events."""
+    first = np.array([[[[8, 2], [2, 8]], [[4, 1], [1, 4]]]])
+    second = np.array([[[[10, 0], [0, 10]], [[3, 2], [2, 3]]]])
+    result = compare_f1(first, second)
+    assert result.first == pytest.approx(0.8) and result.second == pytest.approx(26 / 30)
+    assert result.difference == pytest.approx(26 / 30 - 0.8)
+    assert (result.low, result.high) == pytest.approx((0.6 - 0.8, 1 - 0.8))  # a quarter of the draws each
+    assert compare_f1(first, second) == result
+
+
+def test_bootstrap_is_paired():
+    """The same network twice: the width is exactly zero. A network with the same errors in every event has a
+    difference that is known better than either F1."""
+    first = events(np.random.default_rng(1), 2, 40)
+    same = compare_f1(first, first, resamples=100)
+    assert same[2:] == (0, 0, 0) and same.first == same.second
+    shifted = first + np.eye(4, dtype=np.int64)
+    shuffled = shifted[:, np.random.default_rng(2).permutation(40)]
+    paired, unpaired = (compare_f1(first, second, resamples=300) for second in (shifted, shuffled))
+    assert paired.difference == unpaired.difference > 0
+    assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+
+
+def test_bootstrap_averages_trainings():
+    """The difference is the mean of those of the trainings, by the rules of `segmentation_metrics`."""
+    rng = np.random.default_rng(3)
+    first, second = events(rng, 3, 20), events(rng, 3, 20)
+    first[:, :, 3], first[:, :, :, 3] = 0, 0  # a class without true and predicted points
+    result = compare_f1(first, second, resamples=200)
+    f1 = [[segmentation_metrics(table, NAMES)["f1_macro"] for table in each.sum(1)] for each in (first, second)]
+    assert result[:3] == pytest.approx((np.mean(f1[0]), np.mean(f1[1]), np.mean(f1[1]) - np.mean(f1[0])))
+    assert result.low < result.difference < result.high

@@ -1,4 +1,5 @@
-"""Write the predicted classes of points to a file, batch by batch, so that memory does not grow with the events.
+"""Write the predicted classes of points to a file, batch by batch, so that memory does not grow with the events, and
+read the confusion matrices of its events.
 
 <stem>.h5 has for each event, in the order of the split:
   file (B,) int32      position of its file in the attribute `files`
@@ -14,13 +15,17 @@ and the attributes `checkpoint`, the file with the weights, `run`, the identity 
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
+import torch
 from torch import Tensor
 
 from puffin.data.hdf5_output import whole_hdf5
 from puffin.data.pilarnet import CloudDataset
+from puffin.errors import InputError, not_a_file
+from puffin.metrics.segmentation import confusion_of
 
 _CHUNK = 2**16  # rows
 _EVENTS = {"file": np.int32, "event": np.int64, "ptr": np.int64}
@@ -93,3 +98,30 @@ def _create(file: h5py.File, name: str, dtype, shape: tuple[int, ...]) -> h5py.D
     return file.create_dataset(
         name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(_CHUNK, *shape), **compression
     )
+
+
+class EventConfusions(NamedTuple):
+    """The confusion matrices (E, C, C) int64 of E events, and the name of the file and the row of each event."""
+
+    places: list[tuple[str, int]]
+    confusions: np.ndarray
+
+
+def read_confusions(path: Path) -> EventConfusions:
+    """Count true (rows) and predicted classes (columns) of each event of a file of predictions, sorted by event.
+
+    InputError if the file is missing or holds no predictions of points."""
+    if not path.is_file():
+        raise InputError(f"{not_a_file(path)}. Pass predictions of points, such as predict/NAME.best.test.h5.")
+    try:
+        with h5py.File(path) as file:
+            names = [Path(name).name for name in file.attrs["files"]]
+            places = [(names[k], int(row)) for k, row in zip(file["file"][()], file["event"][()], strict=True)]
+            lengths, classes = np.diff(file["ptr"][()]).tolist(), len(file.attrs["classes"])
+            true, predicted = (torch.from_numpy(file[name][()]).split(lengths) for name in ("truth", "class"))
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path}: expected predictions of points by train_segmentation.py ({error})") from error
+    confusions = [confusion_of(t.long(), p.long(), classes) for t, p in zip(true, predicted, strict=True)]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    counts = np.array([confusions[k].numpy() for k in order], np.int64).reshape(-1, classes, classes)
+    return EventConfusions([places[k] for k in order], counts)
