@@ -34,12 +34,12 @@ def test_features_are_means_over_blocks():
     model = Segmentation(replace(CONFIG, layers=(1,))).double().eval()
     points, lengths = tracks([200], dtype=torch.float64)
     tokens = model.encoder.tokenize(points, lengths)
-    last = model._features(tokens)
+    last = model.token_features(tokens)
     torch.testing.assert_close(last, model.encoder.transformer.normalised(model.encoder.encode(tokens)))
     torch.testing.assert_close(last.std(1, unbiased=False), torch.ones_like(last[:, 0]), atol=1e-3, rtol=0)
     both = Segmentation(CONFIG).double().eval()
     both.load_state_dict(model.state_dict())
-    assert float((both._features(tokens) - last).abs().max()) > 1e-3
+    assert float((both.token_features(tokens) - last).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("geometry", [False, True])

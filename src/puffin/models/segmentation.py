@@ -114,14 +114,14 @@ class Segmentation(nn.Module):
     def forward(self, points: Tensor, lengths: Tensor) -> Segmented:
         """Classify points (P, 4), packed; lengths (B,) int64 on the CPU."""
         tokens = self.encoder.tokenize(points, lengths)
-        features = self._features(tokens)
+        features = self.token_features(tokens)
         neighbours = nearest_tokens(points, lengths, tokens.centres, tokens.lengths, self.config.neighbours)
         x = self.upsampler(points, features, neighbours)
         if self.geometry is not None:
             x = torch.cat([x, self.geometry(points, lengths).to(x.dtype)], 1)
         return Segmented(self.head(x, global_features(features, tokens.lengths), lengths), tokens.dropped)
 
-    def _features(self, tokens: Tokens) -> Tensor:
+    def token_features(self, tokens: Tokens) -> Tensor:
         """Average the normalised outputs of the chosen blocks, then run the blocks of the head, if any: (T, dim)."""
         transformer, position = self.encoder.transformer, self.encoder.position(tokens.centres)
         outputs = islice(
