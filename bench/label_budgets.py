@@ -2,13 +2,19 @@
 
     python3 bench/label_budgets.py --pretrained model/cloud_best.pt --budgets 100 1000 --seeds 1 2 3 --datadir DIR
     python3 bench/label_budgets.py ... --methods baseline fft -- --cpu --threads 1 --num-step 600 --valid-every 100
+    python3 bench/label_budgets.py --budgets 5 25 100 --datadir DIR -- --yaml config/segmentation_unet.yaml
 
 The benchmark trains every combination of method, number of events and seed, and prints a table: mean and standard
 deviation over the seeds of the F1 on the test events (validation events if there are no test events), with the
-weights of the best epoch. tools/plot_label_budgets.py plots the table. Flags after -- are passed on to
-train_segmentation.py. The method `baseline` is hand-made features and boosted trees (bench/points_baseline.py), on the
-same events; `scratch` has the network of the pretrained checkpoint, with random weights. The training events of a run
-are a subset that the seed selects. Runs are named STUDY-METHOD-BUDGET-sSEED.
+weights of the best epoch. tools/plot_label_budgets.py plots the table. A second table has the difference to the
+baseline, as bench/compare_runs.py computes it. Runs are named STUDY-METHOD-BUDGET-sSEED.
+
+The method `baseline` is hand-made features and boosted trees (bench/points_baseline.py), on the same events; `scratch`
+has the network of the pretrained checkpoint, or else that of the flags, with random weights. The training events of a
+run are a subset that the seed selects.
+
+Flags after -- are passed on to train_segmentation.py. With --valid-every equal to --num-step, a run is validated only
+at its end. So the last weights are evaluated, and no validation labels are used to choose them.
 
 To resume after an interruption, give the same command again: runs with a row in log/STUDY.Best.metrics.csv are
 skipped, and a run that has started continues from its checkpoint. Do not use --num-valid and --num-test for results
@@ -18,6 +24,7 @@ to report, because the seed selects these subsets too.
 import argparse
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,15 +38,15 @@ if __name__ == "__main__":  # before an import can fail
 
 import train_segmentation
 from bench import points_baseline
-from bench.studies import add_study_arguments, check_budgets, finished, paths_of
+from bench.compare_runs import compare, predictions_of
+from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of
+from puffin.errors import InputError
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.clouds import take_pretrained
 from puffin.runs.entry import run_script
-from puffin.settings.clouds import CloudDataSettings, PointSegmentationSettings
-from puffin.settings.flags import parse
+from puffin.settings.clouds import PointSegmentationSettings
+from puffin.settings.flags import Flags, parse
 from puffin.settings.parser import OneLineParser
-
-FLAGS = {"scratch": ["--scratch"]} | {method: ["--finetune", method] for method in ("peft", "lora", "fft")}
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -47,33 +54,65 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--pretrained", required=True, metavar="FILE", help="checkpoint of a masked autoencoder")
+    text = "checkpoint of a masked autoencoder; only the methods baseline and scratch do without"
+    add("--pretrained", default="", metavar="FILE", help=text)
     add_study_arguments(parser, (100, 1000, 10000))
     add(
         "--methods",
         nargs="+",
         choices=METHODS,
-        default=["baseline", "scratch", "peft", "fft"],
-        help="ways of training to compare (default: baseline scratch peft fft)",
+        help="ways of training to compare (default: baseline and scratch; with --pretrained also fft, and peft with a "
+        "transformer)",
     )
     return parser.parse_args(arguments[:split]), arguments[split + 1 :]
 
 
-def data_settings(args: argparse.Namespace, further: list[str]) -> CloudDataSettings:
-    """Return which events and points the networks see; the pretrained checkpoint may choose the energy threshold."""
-    flags = parse(PointSegmentationSettings, "", [*further, "--pretrained", args.pretrained, "--datadir", args.datadir])
-    return take_pretrained(flags)[0].settings().data
+def flags_of(args: argparse.Namespace, further: list[str]) -> Flags:
+    """Return the flags that all networks share; the pretrained checkpoint chooses network and energy threshold."""
+    pretrained = ["--pretrained", args.pretrained] if args.pretrained else []
+    flags = parse(PointSegmentationSettings, "", [*further, *pretrained, "--datadir", args.datadir])
+    return take_pretrained(flags)[0]
+
+
+def methods_of(chosen: list[str] | None, flags: Flags) -> list[str]:
+    """Return the methods to compare; InputError if the network cannot be trained in one of the chosen ways."""
+    possible = ["baseline", "scratch"]
+    if flags["pretrained"]:
+        possible += ["fft"] if flags["backbone"] == "unet" else ["peft", "lora", "fft"]
+    wrong = [method for method in chosen or () if method not in possible]
+    if wrong:
+        reason = "all weights of a U-Net are trained" if flags["pretrained"] else "needs --pretrained FILE"
+        raise InputError(f"--methods {wrong[0]}: {reason}; choose from {', '.join(possible)}")
+    return chosen or [method for method in possible if method != "lora"]
+
+
+def against_baseline(args: argparse.Namespace, methods: list[str]) -> str:
+    """Make a Markdown table of the differences to the baseline in macro F1; empty without runs to compare.
+
+    A line averages over the seeds for which both methods have predictions."""
+    lines = []
+    for method, budget in product(methods, args.budgets):
+        runs = [[prefix_of(args.study, m, budget, seed) for m in ("baseline", method)] for seed in args.seeds]
+        pairs = [tuple(predictions_of(args.workdir, prefix) for prefix in pair) for pair in runs]
+        pairs = [pair for pair in pairs if all(path.is_file() for path in pair)]
+        if pairs and method != "baseline":
+            found, _ = compare(pairs)
+            interval = f"{found.low:+.3f} to {found.high:+.3f}"
+            lines.append(f"| {method} | {budget} | {len(pairs)} | {found.difference:+.3f} | {interval} |")
+    header = ["| method | labels | seeds | F1 macro above baseline | 95% interval |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join(["", *header, *lines]) if lines else ""
 
 
 def main(arguments: list[str]) -> None:
-    """Train the runs that are missing, then print the table."""
+    """Train the runs that are missing, then print the tables."""
     args, further = parse_arguments(arguments)
-    data = data_settings(args, further)
+    flags = flags_of(args, further)
+    methods, data = methods_of(args.methods, flags), flags.settings().data
     check_budgets(args.budgets, data)
     table, events = paths_of(args.workdir, args.study).table("best"), points_baseline.Events()
-    runs = [(method, budget, seed) for budget in args.budgets for seed in args.seeds for method in args.methods]
+    runs = [(method, budget, seed) for budget in args.budgets for seed in args.seeds for method in methods]
     for number, (method, budget, seed) in enumerate(runs, 1):
-        prefix = f"{args.study}-{method}-{budget}-s{seed}"
+        prefix = prefix_of(args.study, method, budget, seed)
         paths = paths_of(args.workdir, prefix)
         if prefix in finished(table):
             continue
@@ -82,11 +121,15 @@ def main(arguments: list[str]) -> None:
             points_baseline.measure(paths, replace(data, num_train=budget), seed, events=events)
             continue
         own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed)]
-        own += ["--pretrained", args.pretrained, *FLAGS[method], "--datadir", args.datadir, "--workdir", args.workdir]
+        own += ["--pretrained", flags["pretrained"], "--datadir", args.datadir, "--workdir", args.workdir]
+        if method == "scratch":
+            own.append("--scratch")
+        elif flags["backbone"] == "transformer":
+            own += ["--finetune", method]
         resume = ["--load"] if paths.checkpoint.exists() else []
         train_segmentation.main(["--predict", "test", "--no-plot", *further, *own, *resume])
-    wanted = {f"{args.study}-{method}-{budget}-s{seed}" for method, budget, seed in runs}
-    print(markdown(summarize(read_runs([table], wanted=wanted))))
+    print(markdown(summarize(read_runs([table], wanted={prefix_of(args.study, *run) for run in runs}))))
+    print(against_baseline(args, methods))
 
 
 if __name__ == "__main__":

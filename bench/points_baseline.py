@@ -41,7 +41,7 @@ from sklearn.preprocessing import KBinsDiscretizer
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from bench.studies import add_study_arguments, check_budgets, finished, paths_of
+from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of
 from puffin.checkpoints.writing import git_commit
 from puffin.data.pilarnet import CloudDataset, energy_of
 from puffin.detector import PILARNET
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     check_budgets(args.budgets, data)
     table, events = paths_of(args.workdir, args.study).table("best"), Events()
-    prefixes = {f"{args.study}-baseline-{n}-s{seed}": (n, seed) for n in args.budgets for seed in args.seeds}
+    prefixes = {prefix_of(args.study, "baseline", n, seed): (n, seed) for n in args.budgets for seed in args.seeds}
     torch.set_num_threads(args.threads)
     with threadpool_limits(args.threads):
         for prefix, (budget, seed) in prefixes.items():

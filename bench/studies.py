@@ -70,6 +70,11 @@ def check_budgets(budgets: Sequence[int], data: CloudDataSettings) -> None:
         raise InputError(f"--budgets: expected 1 to {events}, {available}, got {budgets}")
 
 
+def prefix_of(study: str, method: str, budget: int, seed: int) -> str:
+    """Return the name of a run of a study."""
+    return f"{study}-{method}-{budget}-s{seed}"
+
+
 def paths_of(workdir: str, prefix: str) -> RunPaths:
     """Return the files of a run of a study; its table is that of the study."""
     return RunPaths.of(RunSettings(prefix=prefix, workdir=workdir))

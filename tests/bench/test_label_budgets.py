@@ -4,6 +4,7 @@ import pytest
 
 import bench.label_budgets as study
 from puffin.errors import InputError
+from tests.runs.helpers import TINY_UNET
 from tools import plot_label_budgets
 
 
@@ -33,6 +34,57 @@ def test_study(small_clouds, pretrained, tmp_path, monkeypatch, capsys):
     assert [line.split("|")[1:4] for line in table[2:]] == [[" scratch ", " 4 ", " 1 "], [" peft ", " 4 ", " 1 "]]
     plot_label_budgets.main([str(tmp_path / "log/budgets.Best.metrics.csv")])
     assert capsys.readouterr().out.splitlines()[:4] == table and (tmp_path / "log/budgets.Best.metrics.png").exists()
+
+
+def test_unet(small_clouds, tmp_path, monkeypatch, capsys):
+    """A U-Net needs no pretrained checkpoint: by default the baseline and a training from scratch, and their difference
+    with its interval. The predictions of a run can be left out."""
+    baseline = study.points_baseline.Baseline
+    monkeypatch.setattr(study.points_baseline, "Baseline", lambda classes, iterations: baseline(classes, 2))
+    flags = ["--datadir", str(small_clouds), "--workdir", str(tmp_path), *"--budgets 4 --seeds".split()]
+    network = ["--", *TINY_UNET, *"--min-points 50 --cpu --threads 1 --num-step 1 --valid-every 1".split()]
+    study.main([*flags, "1", *network])
+    first, second = capsys.readouterr().out.split("\n\n| ")[-2:]
+    assert [line.split("|")[1:4] for line in first.splitlines()[-2:]] == [
+        [" baseline ", " 4 ", " 1 "],
+        [" scratch ", " 4 ", " 1 "],
+    ]
+    means = [float(line.split("|")[4]) for line in first.splitlines()[-2:]]
+    method, labels, seeds, difference, interval = second.strip("| \n").splitlines()[-1].strip("| ").split(" | ")
+    assert (method, labels, seeds) == ("scratch", "4", "1")
+    low, high = map(float, interval.split(" to "))
+    assert float(difference) == pytest.approx(means[1] - means[0], abs=2e-3) and low <= float(difference) <= high
+    study.main([*flags, "1", "2", *network, "--no-predict"])  # the second seed of the network has no predictions
+    assert "| scratch | 4 | 2 |" in (out := capsys.readouterr().out) and "| scratch | 4 | 1 | " in out
+
+
+def test_pretrained_unet(small_clouds, pretrained_unet, tmp_path, monkeypatch):
+    """A pretrained U-Net is trained from scratch and fine-tuned as a whole, without the flags of a transformer."""
+    seen = []
+    monkeypatch.setattr(study.points_baseline, "measure", lambda *args, **more: seen.append("baseline"))
+    monkeypatch.setattr(study, "finished", lambda table: {"x-scratch-4-s1"})
+    monkeypatch.setattr(study, "markdown", lambda *args: "")
+    monkeypatch.setattr(study, "read_runs", lambda *args, **more: [])
+    flags = ["--pretrained", str(pretrained_unet), "--datadir", str(small_clouds), "--workdir", str(tmp_path)]
+    flags += "--study x --budgets 4 --seeds 1 -- --min-points 50 --cpu --threads 1 --num-step 1 --valid-every 1".split()
+    study.main(flags)
+    assert seen == ["baseline"] and (tmp_path / "predict/x-fft-4-s1.best.test.h5").exists()
+    assert sorted(path.name for path in (tmp_path / "log").glob("*.yaml")) == ["x-fft-4-s1.yaml"]
+
+
+@pytest.mark.parametrize(
+    "checkpoint, method, reason",
+    [
+        (None, "fft", "needs --pretrained FILE; choose from baseline, scratch"),
+        ("pretrained_unet", "lora", "all weights of a U-Net are trained; choose from baseline, scratch, fft"),
+    ],
+)
+def test_methods_that_the_network_does_not_have(small_clouds, checkpoint, method, reason, request):
+    """They are refused before anything is trained."""
+    flags = ["--pretrained", str(request.getfixturevalue(checkpoint))] if checkpoint else []
+    flags += ["--datadir", str(small_clouds), "--methods", "baseline", method, "--", "--min-points", "50"]
+    with pytest.raises(InputError, match=f"--methods {method}: {reason}"):
+        study.main(flags)
 
 
 def test_more_labels_than_there_are(small_clouds, pretrained, tmp_path):
