@@ -1,6 +1,7 @@
-# Three commands:  make quickstart   train, evaluate and draw on the sample jets
-#                  make test         run the whole test suite
-#                  make check        check format, types and imports (under a minute)
+# Commands:  make quickstart          train, evaluate and draw on the sample jets
+#            make quickstart-clouds   label the sample LArTPC events with the weights of this repository
+#            make test                run the whole test suite
+#            make check               check format, types and imports (under a minute)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -8,7 +9,7 @@ READY   = $(VENV)/.installed
 CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart test check check-python check-cpp check-types check-imports format install kernels check-nvcc check-cuda check-emulated \
+.PHONY: quickstart quickstart-clouds test check check-python check-cpp check-types check-imports format install kernels check-nvcc check-cuda check-emulated \
   check-emulated-part check-emulated-sanitizers check-sanitizers emulator mutants fuzz crash generate bench clean
 
 quickstart: $(READY)
@@ -22,6 +23,18 @@ quickstart: $(READY)
 	@echo "picture      log/quickstart.png   (loss and ROC curves)"
 	@echo "predictions  predict/quickstart.best.test.pt   predict/quickstart.best.test_ROC.csv"
 	@echo "weights      model/quickstart_best.pt"
+
+quickstart-clouds: $(READY)
+	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
+	$(BIN)/python train_segmentation.py --eval --loadfile weights/lartpc_unet.pt --testfile data/sample_data/lartpc --min-points 0 \
+	  --prefix clouds --plot-numbers 0 1 2 3 --overwrite
+	@echo
+	@echo "Metrics on the 80 sample events (log/clouds.Best.metrics.csv):"
+	@$(BIN)/python tools/show_metrics.py log/clouds.Best.metrics.csv
+	@echo
+	@echo "pictures     log/clouds/eval.lartpc.event0.classes.png and others   (true and predicted classes, errors)"
+	@echo "confusion    predict/clouds.best.test.lartpc_confusion.png"
+	@echo "predictions  predict/clouds.best.test.lartpc.h5   (docs/segment_lartpc.md shows how to read them)"
 
 test: kernels check-nvcc check-emulated-part
 	PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)

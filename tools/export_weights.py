@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a small checkpoint to share: weights and settings without the state of the training.
+"""Write a small checkpoint to share: weights and settings, without the state of the training and paths of the machine.
 
     python3 tools/export_weights.py model/unet_best.pt weights/lartpc_unet.pt --half
 
@@ -20,9 +20,12 @@ if __name__ == "__main__":  # before an import can fail
 
 
 from puffin.checkpoints.checkpoint import PUFFIN, Checkpoint
+from puffin.checkpoints.networks import SCHEMAS
 from puffin.checkpoints.writing import save_checkpoint
 from puffin.errors import InputError
 from puffin.runs.entry import run_script
+from puffin.settings import roles
+from puffin.settings.declare import declared
 from puffin.settings.parser import OneLineParser
 
 
@@ -42,14 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
     if args.out.exists() and not args.overwrite:
         raise InputError(f"{args.out}: already exists; choose another OUT or pass --overwrite")
-    found = Checkpoint.read(args.checkpoint)
+    found = Checkpoint.read(args.checkpoint).expect(*SCHEMAS)
     if found.origin != PUFFIN:
         raise InputError(f"{args.checkpoint}: expected a checkpoint that Puffin wrote, found one of other code")
     weights = {
         name: weight.half() if args.half and weight.is_floating_point() else weight
         for name, weight in found.weights.items()
     }
-    content = {"git_commit": found.commit, "run_id": found.run_id, "args": dict(found.settings)}
+    machine = {entry.name for entry in declared(SCHEMAS[found.network]) if entry.setting.role is roles.MACHINE}
+    settings = {name: value for name, value in found.settings.items() if name not in machine}
+    content = {"git_commit": found.commit, "run_id": found.run_id, "args": settings}
     save_checkpoint(args.out, content | {"model_state": weights})
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
 

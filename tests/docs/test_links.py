@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, links_of
 
-FURTHER = [ROOT / "tests/golden/README.md"]
+FURTHER = [ROOT / "tests/golden/README.md", ROOT / "weights/README.md"]
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -30,11 +30,12 @@ def checkpoint(tmp_path):
 
 @pytest.mark.parametrize("half", [False, True])
 def test_small_checkpoint_has_the_evaluated_weights(checkpoint, tmp_path, half):
-    """Breaks if averaged weights, the settings or the commit are lost, or if the state of the training stays."""
+    """Breaks if averaged weights, settings or the commit are lost, or the state of the training or a folder stays."""
     out = tmp_path / "small.pt"
     tool.main([str(checkpoint), str(out), *["--half"] * half])
     large, small = Checkpoint.read(checkpoint), Checkpoint.read(out)
-    assert small.settings == large.settings and small.commit == "abc" and small.run_id == "r1"
+    assert large.settings.items() >= small.settings.items() and len(small.settings) > 60
+    assert "workdir" in large.settings.keys() - small.settings.keys() and small.commit == "abc" and small.run_id == "r1"
     assert small.state is None and out.stat().st_size < checkpoint.stat().st_size - 9999
     for name, weight in large.weights.items():
         assert torch.allclose(small.weights[name].to(weight.dtype), weight, rtol=1e-3 * half, atol=1e-6 * half)

@@ -1,0 +1,25 @@
+"""The weights in weights/: they fit the network of this version, and label the sample events as the card says."""
+
+import torch
+
+import puffin
+from bench.encoder_ablation import f1_scores
+from puffin.data.pilarnet import CloudDataset, CloudSelection
+from puffin.detector import PILARNET
+from tests.conftest import ROOT
+
+
+def test_unet_labels_the_sample_events():
+    """Breaks if a hand-made feature, a kernel or a layer of the U-Net changes what trained weights compute."""
+    network = puffin.load(ROOT / "weights/lartpc_unet.pt").network
+    files = sorted((ROOT / "data/sample_data/lartpc").rglob("*.h5"))
+    metrics = f1_scores(network, CloudDataset(files, CloudSelection(min_points=0)), PILARNET.classes(remove_led=True))
+    assert metrics["f1_macro"] > 0.85
+
+
+def test_weights_are_small_and_hold_no_state_of_a_training():
+    """Breaks if a checkpoint is committed as the training wrote it: 20 MB, with an optimizer and paths of a machine."""
+    for path in (ROOT / "weights").glob("*.pt"):
+        content = torch.load(path, weights_only=True)
+        assert path.stat().st_size < 8e6 and "optimizer" not in content and "rng" not in content
+        assert not any(str(value).startswith("/") for value in content["args"].values())
