@@ -56,14 +56,15 @@ class Reconstruction(NamedTuple):
         return terms
 
     def by_event(self) -> dict[str, Tensor]:
-        """Count the hidden tokens and points of each event and add up their errors: columns (B,) float32 on the CPU.
+        """Count the hidden tokens and points of each event and add up their errors: columns (B,) float32.
 
         hidden: tokens; hidden_points: their points; <term>_sum: of each term."""
-        event = event_of_row(self.hidden.lengths)
-        columns = {"hidden": torch.ones(len(event)), "hidden_points": self.hidden.counts.float()}
-        columns |= {f"{name}_sum": value.detach().float().cpu() for name, value in self.errors().items()}
-        number = len(self.hidden.lengths)
-        return {name: torch.zeros(number).index_add(0, event, value) for name, value in columns.items()}
+        hidden, device = self.hidden, self.points.device
+        event = to_device(event_of_row(hidden.lengths), device)
+        columns = {"hidden": torch.ones(len(event)), "hidden_points": hidden.counts.float()}
+        columns = {name: to_device(value, device) for name, value in columns.items()}
+        columns |= {f"{name}_sum": value.detach().float() for name, value in self.errors().items()}
+        return {name: x.new_zeros(len(hidden.lengths)).index_add(0, event, x) for name, x in columns.items()}
 
 
 def random_mask(lengths: Tensor, ratio: float, generator: torch.Generator | None = None) -> Tensor:

@@ -68,7 +68,7 @@ class VoxelReconstruction(NamedTuple):
         return {name: torch.stack([e.sum(), e.new_full((), len(e))]) for name, e in self.errors().items()}
 
     def by_event(self) -> dict[str, Tensor]:
-        """Count the hidden voxels of each event and add up their errors: columns (B,) float32 on the CPU.
+        """Count the hidden voxels of each event and add up their errors: columns (B,) float32.
 
         hidden_E: voxels with an edge of E voxels, the blocks among them; <term>_sum: of each term."""
         pyramid, number = self.voxels.pyramid, len(self.blocks.lengths)
@@ -80,7 +80,7 @@ class VoxelReconstruction(NamedTuple):
         levels = levels_of_terms(len(self.occupancy))
         for name, errors in self.errors().items():
             columns[f"{name}_sum"] = errors.new_zeros(number).index_add(0, event[levels[name]], errors.detach())
-        return {name: value.float().cpu() for name, value in columns.items()}
+        return {name: value.float() for name, value in columns.items()}
 
 
 class VoxelMAE(MaskedAutoencoder, VoxelFeatures):

@@ -75,7 +75,9 @@ class MaskedModelling(InMemoryTask):
         result = model.reconstruct(parts, masked)
         # the terms are means over different things, such as tokens and points: one weight per process would not do
         loss = sum(mean_of(all_reduce_sum(sums) if model.training else sums) for sums in result.sums().values())
-        outputs = {} if model.training else {"index": batch.index} | result.by_event()
+        outputs = {}
+        if not model.training:
+            outputs = {"index": batch.index} | {name: column.cpu() for name, column in result.by_event().items()}
         return StepOutput(loss, int(masked.sum()), outputs)
 
     def _parts(self, batch: CloudBatch) -> Tokens | Blocks:
