@@ -9,11 +9,10 @@ READY   = $(VENV)/.installed
 CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart quickstart-clouds test check check-python check-cpp check-types check-imports format install kernels check-nvcc check-cuda check-emulated \
+.PHONY: quickstart quickstart-clouds test check check-python check-cpp check-types check-imports format install kernels kernels-if-possible check-nvcc check-cuda check-emulated \
   check-emulated-part check-emulated-sanitizers check-sanitizers emulator mutants fuzz crash generate bench clean
 
-quickstart: $(READY)
-	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
+quickstart: kernels-if-possible
 	$(BIN)/python train_pelican_classifier.py --yaml config/quickstart.yaml --datadir $(RUN12) --prefix quickstart
 	@echo
 	@echo "Metrics of the best epoch on the test jets (log/quickstart.Best.metrics.csv):"
@@ -24,8 +23,7 @@ quickstart: $(READY)
 	@echo "predictions  predict/quickstart.best.test.pt   predict/quickstart.best.test_ROC.csv"
 	@echo "weights      model/quickstart_best.pt"
 
-quickstart-clouds: $(READY)
-	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
+quickstart-clouds: kernels-if-possible
 	$(BIN)/python train_segmentation.py --eval --loadfile weights/lartpc_unet.pt --testfile data/sample_data/lartpc --min-points 0 \
 	  --prefix clouds --plot-numbers 0 1 2 3 --overwrite
 	@echo
@@ -66,6 +64,9 @@ format: $(CHECKS)
 # setup.py compiles only what is missing or out of date.
 kernels: $(READY)
 	@$(BIN)/python setup.py --quiet build_kernels
+
+kernels-if-possible: $(READY)
+	@$(MAKE) --no-print-directory kernels || echo "The kernels could not be built; plain PyTorch takes their place (slower)."
 
 # nvcc compiles without a GPU, so every machine with nvcc checks that the CUDA sources compile
 check-nvcc: $(READY)

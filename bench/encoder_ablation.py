@@ -52,8 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def f1_scores(network: nn.Module, dataset: CloudDataset, names: Sequence[str]) -> dict[str, float]:
     """Label all events of a data set; return the metrics."""
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-    for first in range(0, len(dataset), _EVENTS):
-        batch = dataset.__getitems__(list(range(first, min(first + _EVENTS, len(dataset)))))
+    for batch in dataset.batches(_EVENTS):
         predicted = network(batch.points, batch.lengths).logits.argmax(1)
         confusion += confusion_of(batch.semantic, predicted, len(names))
     return segmentation_metrics(confusion.numpy(), names)

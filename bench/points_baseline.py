@@ -47,9 +47,9 @@ from puffin.data.pilarnet import CloudDataset, energy_of
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.files import append_row, whole_file
-from puffin.layers.geometry_inputs import LINKS
+from puffin.layers.geometry_inputs import LINKS, surroundings
 from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
-from puffin.ops.geometry import component_geometry, components, local_geometry
+from puffin.ops.geometry import components
 from puffin.ops.neighbors import knn
 from puffin.plots.label_budgets import markdown, read_runs, summarize
 from puffin.runs.clouds import open_datasets
@@ -71,23 +71,22 @@ FOLDS = 3  # groups of training events; each gets probabilities from a classifie
 class Event:
     """An event of P points.
 
-    features (P, F) float32, see `describe`; classes (P,) int64; points (P, 4) float32: x, y, z [voxel], energy [MeV].
+    features (P, F) float32, see `describe`; classes (P,) int64; points (P, 4) float32: x, y, z [voxel], energy [MeV];
+    rows (P,) int64 or None: numbers of the points within the event in the file; predictions name them.
     """
 
     features: np.ndarray
     classes: np.ndarray
     points: Tensor
+    rows: Tensor | None = None
 
 
 def describe(points: Tensor) -> np.ndarray:
     """Compute the features of all points of an event, (P, F) float32.
 
-    points (P, 4) float32: x, y, z [voxel], energy [MeV]. The columns are the energy, those of `local_geometry`, those
-    of `component_geometry` for each of LINKS, and the number of points and the energy of the event."""
-    ptr = torch.tensor([0, len(points)])
-    columns = [points[:, 3:], local_geometry(points, ptr), *(component_geometry(points, ptr, link) for link in LINKS)]
-    event = torch.tensor([len(points), float(points[:, 3].sum())]).expand(len(points), 2)
-    return torch.cat([*columns, event], dim=1).numpy()
+    points (P, 4) float32: x, y, z [voxel], energy [MeV]. The columns are the energy, and those of `surroundings`, which
+    networks get with --geometry."""
+    return torch.cat([points[:, 3:], surroundings(points, torch.tensor([0, len(points)]))], dim=1).numpy()
 
 
 def add_context(event: Event, probabilities: np.ndarray) -> np.ndarray:
@@ -184,7 +183,7 @@ def _read(dataset: CloudDataset, k: int) -> Event:
     energy = energy_of(batch.points[:, 3:].double(), selection.eps, selection.emax)
     # undo the rounding errors of the scaled coordinates, which would break ties of distances on the lattice
     points = torch.cat([x.round(decimals=2), energy], dim=1).float()
-    return Event(describe(points), batch.semantic.numpy(), points)
+    return Event(describe(points), batch.semantic.numpy(), points, batch.row)
 
 
 def measure(
@@ -225,12 +224,12 @@ def _predict(
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     with PointPredictions(paths.predictions("best", "test"), dataset, names) as predictions:
         for k, event in enumerate(events.of(dataset)):
-            batch, probability = dataset[k], torch.from_numpy(baseline.predict_proba(event))
-            points = {"row": batch.row, "truth": batch.semantic, "class": probability.argmax(1)}
+            probability, truth = torch.from_numpy(baseline.predict_proba(event)), torch.from_numpy(event.classes)
+            points = {"row": event.rows, "truth": truth, "class": probability.argmax(1)}
             points["probability"] = probability.half()
-            confusion += confusion_of(points["truth"], points["class"], len(names))
+            confusion += confusion_of(truth, points["class"], len(names))
             rows = {f"particle_{name}": values for name, values in points.items()}
-            predictions.append({"index": batch.index, "lengths": batch.lengths, **rows})
+            predictions.append({"index": torch.tensor([k]), "lengths": torch.tensor([len(truth)]), **rows})
     return confusion
 
 

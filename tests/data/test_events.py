@@ -49,6 +49,12 @@ def test_events_in_use_and_open_files():
         Numbers([])
 
 
+def test_batches_hold_every_event_once():
+    """Breaks if the last events, which do not fill a batch, are lost."""
+    read = [numbers for _, numbers in Numbers(["a.h5"]).batches(4)]
+    assert read == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
 def test_subsets(caplog):
     """Balanced, seeded and sorted; if too many events are requested, all are used, with a warning."""
     labels = torch.tensor([0] * 90 + [1] * 10)

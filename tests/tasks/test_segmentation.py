@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from puffin.data.events import EventDataset
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudSelection
 from puffin.errors import InputError
@@ -37,6 +38,8 @@ class Places:
 
 class Labels(list):
     """The part of a data set that the check of classes needs: events whose points have known classes."""
+
+    batches = EventDataset.batches
 
     def __getitems__(self, numbers):
         return SimpleNamespace(semantic=torch.cat([torch.tensor(self[k]) for k in numbers]))

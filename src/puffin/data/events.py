@@ -1,7 +1,7 @@
 """What the data sets of jets and of point clouds share: events of several files, and seeded subsets of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +33,11 @@ class EventDataset(Dataset):
 
     def __getitem__(self, numbers: int | Sequence[int]):
         return self.__getitems__(list(numbers) if isinstance(numbers, Sequence) else [numbers])
+
+    def batches(self, size: int) -> Iterator:
+        """Yield all events in their order, as batches of `size` events; the last one may be smaller."""
+        for first in range(0, len(self), size):
+            yield self.__getitems__(list(range(first, min(first + size, len(self)))))
 
     def __getstate__(self):
         return {**self.__dict__, "_handles": {}}  # open files cannot be sent to a worker process

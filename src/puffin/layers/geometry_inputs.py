@@ -22,6 +22,17 @@ _BOUNDED = ("share1", "share2", "share3", "alignment")  # from 0 to 1; the other
 _EDGES = torch.linspace(-2.5, 2.5, 13)  # of the intervals, in standard deviations
 
 
+def surroundings(points: Tensor, ptr: Tensor) -> Tensor:
+    """Describe the surroundings of each point by the numbers NAMES without the energy of the point itself, (P, F).
+
+    points (P, 4): x, y, z [voxel] and energy in any unit; ptr (B + 1,) int64: first point of each event. The columns
+    are those of `local_geometry`, those of `component_geometry` for each of LINKS, and the number of points and the
+    energy of the event. Not differentiable."""
+    of_event = torch.cat([ptr.diff()[:, None].to(points.dtype), segment_sum(points[:, 3:], ptr)], 1)
+    components = [component_geometry(points, ptr, link) for link in LINKS]
+    return torch.cat([local_geometry(points, ptr), *components, segment_expand(of_event, ptr, len(points))], 1)
+
+
 class GeometryInputs(nn.Module):
     """Describe points (P, 4), scaled as data sets give them, by features (P, width) of themselves and their
     surroundings.
@@ -63,17 +74,13 @@ class GeometryInputs(nn.Module):
 
     @torch.no_grad()
     def measure(self, points: Tensor, lengths: Tensor) -> Tensor:
-        """Compute the hand-made features NAMES of each point, (P, F), with lengths in voxels.
+        """Compute the hand-made features NAMES of each point, (P, F): the energy, and those of `surroundings`.
 
-        They are the energy, those of `puffin.ops.geometry`, and the number of points and the energy of the event;
-        lengths, numbers and sums of energies as log(1 + x). The energy is the scaled one, -1 to about 1; sums and means
-        take it as 0 to 1."""
+        Lengths, numbers and sums of energies are given as log(1 + x). The energy is the scaled one, -1 to about 1; sums
+        and means take it as 0 to 1."""
         ptr = to_device(offsets(lengths), points.device)
         # without the rounding errors of the scaled coordinates, which break ties of distances on the lattice
         voxels = (points[:, :3] * PILARNET.half_diagonal * _FINE).round() / _FINE
         voxels = torch.cat([voxels, (points[:, 3:4] + 1) / 2], 1)
-        of_event = torch.cat([ptr.diff()[:, None].to(voxels.dtype), segment_sum(voxels[:, 3:], ptr)], 1)
-        columns = [points[:, 3:], local_geometry(voxels, ptr)]
-        columns += [component_geometry(voxels, ptr, link) for link in LINKS]
-        x = torch.cat([*columns, segment_expand(of_event, ptr, len(points))], 1)
+        x = torch.cat([points[:, 3:], surroundings(voxels, ptr)], 1)
         return torch.where(self.bounded, x, x.clamp_min(0).log1p())

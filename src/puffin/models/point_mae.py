@@ -4,7 +4,7 @@ Source: docs/MATHEMATICS_CLOUDS.md, section 6; arXiv 2502.02558, sec. 3; Pang et
 decoder: SimMIM, Xie et al., arXiv 2111.09886.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +83,7 @@ def check_mask(masked: Tensor, number: int) -> None:
         raise ValueError(f"masked: expected ({number},) bool on the CPU, got {got}")
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(nn.Module, ABC):
     """A network that splits events into parts, and predicts those that are masked from the others."""
 
     config: PointMAEConfig

@@ -295,8 +295,8 @@ def published_weights(num_classes: int) -> Tensor:
 def class_counts(dataset: CloudDataset, num_classes: int) -> Tensor:
     """Count the points of each class, (C,) int64, in a data set that has no other classes."""
     counts = torch.zeros(num_classes, dtype=torch.int64)
-    for first in tqdm(range(0, len(dataset), _EVENTS), desc="class weights", unit="batch", disable=None, leave=False):
-        batch = dataset.__getitems__(list(range(first, min(first + _EVENTS, len(dataset)))))
+    batches, number = dataset.batches(_EVENTS), math.ceil(len(dataset) / _EVENTS)
+    for batch in tqdm(batches, total=number, desc="class weights", unit="batch", disable=None, leave=False):
         counts += torch.bincount(batch.semantic, minlength=num_classes)
     return counts
 

@@ -175,11 +175,7 @@ class PointSegmentation(Task):
 
 def has_class(dataset: CloudDataset, number: int) -> bool:
     """Return whether any point of a data set is of a class; reads only as many events as needed."""
-    for first in range(0, len(dataset), _EVENTS):
-        batch = dataset.__getitems__(list(range(first, min(first + _EVENTS, len(dataset)))))
-        if (batch.semantic == number).any():
-            return True
-    return False
+    return any((batch.semantic == number).any() for batch in dataset.batches(_EVENTS))
 
 
 class PointSums:
