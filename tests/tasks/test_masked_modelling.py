@@ -14,7 +14,8 @@ from puffin.models.voxel_mae import masked_autoencoder
 from puffin.settings.clouds import BACKBONES, PointMAEConfig
 from puffin.settings.encoder import VOXEL, EncoderConfig, TokenizerConfig, TransformerConfig
 from puffin.settings.unet import UNetConfig
-from puffin.tasks.masked_modelling import BAD, DROPPED, FAINT, TOO_SMALL, MaskedModelling, fixed_mask
+from puffin.tasks.masked_modelling import DROPPED, FAINT, MaskedModelling, fixed_mask
+from puffin.tasks.pretraining import BAD, TOO_SMALL
 from puffin.tasks.token_probe import TokenProbe
 from puffin.training.task import Evaluation, Progress
 from tests.layers.clouds import tracks
