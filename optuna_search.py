@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Search for good flags of a training script, on one machine or on many.
 
 Example (ten short trainings on real simulated jets, two at a time; a few minutes on a laptop):
@@ -22,7 +23,9 @@ def make_parser() -> Parser:
 
 def main(argv=None) -> None:
     """Parse the flags and run."""
-    make_parser().parse_known_args(argv)  # --help and bad flags are answered without PyTorch
+    parser = make_parser()
+    parser.complete()
+    parser.parse_known_args(argv)  # --help and bad flags are answered without PyTorch
     from puffin.sweeps.command import run_sweep
 
     run_sweep(__file__, __doc__.splitlines()[0], argv)

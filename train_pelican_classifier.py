@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Train or evaluate a PELICAN jet classifier.
 
 Example (11k parameters, real simulated jets, a few minutes on a laptop):

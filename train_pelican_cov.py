@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Train or evaluate a PELICAN regressor of four-momenta.
 
 Example (momenta of top quarks from simulated jets; jets without a top quark are skipped):

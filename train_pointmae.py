@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Pretrain Point-MAE, PoLAr-MAE or a U-Net on LArTPC point clouds, or evaluate a pretrained network.
 
 Example (sample events, a small network, minutes on a laptop):

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Train or evaluate a network that classifies every point of LArTPC events.
 
 Example (sample events, an encoder of train_pointmae.py, minutes on a laptop):

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 r"""Convert EnergyFlow's quark and gluon jets (arXiv:1810.05165, Zenodo 3164691) to Puffin's jet files.
 
     python data/convert_energyflow_qg.py QG_jets*.npz --out data/qg/qg.h5 --split 0.8 0.1 0.1    # qg_train.h5, ...

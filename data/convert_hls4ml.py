@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 r"""Convert the HLS4ML LHC jets of five classes (arXiv:1908.05318, Zenodo 3602260) to Puffin's jet files.
 
     python data/convert_hls4ml.py train/*.h5 --out data/hls4ml/train.h5

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 r"""Convert JetClass (arXiv:2202.03772, Zenodo 6619768) to Puffin's jet files; needs uproot.
 
     pip install --no-build-isolation -e '.[convert]'

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 r"""Convert the top tagging reference set (arXiv:1902.09914, Zenodo 2603256) to Puffin's jet files.
 
     python data/convert_toptagging.py train.h5 --out data/toptagging/train.h5

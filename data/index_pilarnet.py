@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Index PILArNet-M files: write the number of points of each event to X_points.npy next to X.h5.
 
     python data/index_pilarnet.py DIR_OR_FILES... -j 8
@@ -49,7 +50,9 @@ def main(argv=None):
         work = ordered_map(partial(make_index, skip_bad=args.skip_bad), files, min(args.jobs, max(len(files), 1)))
         events = bad = 0
         with closing(work):
-            for path, counts in zip(files, tqdm(work, total=len(files), desc="index", unit="file"), strict=True):
+            for path, counts in zip(
+                files, tqdm(work, total=len(files), desc="index", unit="file", disable=None), strict=True
+            ):
                 if not index_path(path).exists():
                     raise InputError(f"{index_path(path)}: cannot be written. Check that the folder is writable.")
                 events, bad = events + len(counts), bad + int((counts < 0).sum())

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 r"""Generate jet data sets with Pythia 8 and FastJet: HDF5 files train.h5, valid.h5, test.h5.
 
     python data/make_jets.py --outdir data/sample_data/run12 --seed 12 -j 2 \

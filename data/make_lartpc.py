@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 r"""Simulate LArTPC point clouds in the layout of PILArNet-M, realistic enough for development.
 
     python data/make_lartpc.py --outdir data/big --num-train 10000 --num-val 1000 -j 8

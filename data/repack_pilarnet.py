@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Repack PILArNet-M files for fast random reading: rows of variable length become contiguous arrays with offsets.
 
     python data/repack_pilarnet.py DATA --outdir PACKED -j 4     # DATA/train/X.h5 -> PACKED/train/X.h5, with its index
@@ -176,7 +177,7 @@ def main(argv=None):
 def _all(function, tasks, jobs, name):
     """Return function(task) of all tasks, with a progress bar called `name`."""
     with closing(ordered_map(function, tasks, min(jobs, max(len(tasks), 1)))) as work:
-        return list(tqdm(work, total=len(tasks), desc=name, unit="file"))
+        return list(tqdm(work, total=len(tasks), desc=name, unit="file", disable=None))
 
 
 if __name__ == "__main__":

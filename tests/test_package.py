@@ -18,6 +18,8 @@ SCRIPTS = sorted(
     if 'if __name__ == "__main__":' in path.read_text()
 )
 
+SLOW = {"torch", "scipy", "sklearn", "matplotlib", "optuna", "uproot", "awkward", "onnx", "plotly"}  # to import
+
 # Python runs this at its start, after the .pth file of an editable installation has put `src/` on sys.path.
 WITHOUT_INSTALLATION = f"import sys\nsys.path[:] = [folder for folder in sys.path if folder != {str(ROOT / 'src')!r}]\n"
 
@@ -38,7 +40,8 @@ def test_the_scripts_are_found():
 def test_scripts_run_from_a_clone(script, tmp_path):
     """Each script prints its help from another folder, without `src/` on PYTHONPATH and without an installed package.
 
-    Breaks if a script does not put `src/` on sys.path, or if a module is loaded a second time under the name `src`.
+    Breaks if a script does not put `src/` on sys.path, if a module is loaded a second time under the name `src`, or if
+    --help waits for a package that takes seconds to import (studies in bench/ may).
     """
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_INSTALLATION)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -53,6 +56,7 @@ def test_scripts_run_from_a_clone(script, tmp_path):
     assert done.returncode == 0 and "usage: " in done.stdout, done.stderr[-2000:]
     loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "argparse" in loaded and not [name for name in loaded if name.split(".")[0] == "src"]
+    assert script.startswith("bench/") or not loaded & SLOW
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Check Puffin on a GPU: every kernel, networks, scripts and speeds; print a report and write it to a file.
 
     python3 tools/check_gpu.py                 # about ten minutes; the report is gpu_report.txt
@@ -16,17 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.errors import explain_missing_packages
-
-if __name__ == "__main__":  # before an import can fail
-    explain_missing_packages()
-
-import torch
-
-from bench.gpu import machine, networks, operators, scripts, speeds
-from bench.gpu.report import Report
-from puffin.errors import InputError
-from puffin.runs.entry import run_script
+from puffin.errors import InputError, explain_missing_packages
 from puffin.settings.parser import OneLineParser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +52,17 @@ def make_parser() -> OneLineParser:
         help="file of the report; an existing one is overwritten (default: %(default)s)",
     )
     return parser
+
+
+if __name__ == "__main__":  # --help and bad flags are answered before the imports that take seconds
+    explain_missing_packages()
+    make_parser().parse_args()
+
+import torch
+
+from bench.gpu import machine, networks, operators, scripts, speeds
+from bench.gpu.report import Report
+from puffin.runs.entry import run_script
 
 
 def make_report(args: argparse.Namespace) -> Report:

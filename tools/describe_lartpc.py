@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Compare LArTPC files with PILArNet-M, and draw events.
 
 python tools/describe_lartpc.py DIR_OR_FILES... --png events.png

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Export a trained PELICAN network to ONNX, for one jet with any number of particles, and check it with onnxruntime.
 
     pip install --no-build-isolation -e '.[export]'
@@ -19,41 +20,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.errors import explain_missing_packages
-
-if __name__ == "__main__":  # before an import can fail
-    explain_missing_packages()
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, Checkpoint
-from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
-from puffin.checkpoints.writing import git_commit
-from puffin.data.jets import JetDataset, JetSelection
-from puffin.data.packing import JetBatch
-from puffin.data.scalars import chosen_scalars
-from puffin.errors import InputError, first_line, plural
-from puffin.files import whole_file
-from puffin.models.pelican import PelicanClassifier, PelicanRegressor
-from puffin.models.single_jet import SingleJet, single_jet
-from puffin.runs.entry import run_script
-from puffin.settings.jets import JetDataSettings, names
+from puffin.errors import InputError, explain_missing_packages, first_line, plural
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer, number
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/sample_data/run12/test.h5"
-INPUTS = ("fourmomenta", "scalars")
 MINIMUM_OPSET = 18  # PyTorch's exporter writes no older one
 TOLERANCE = 1e-5  # the default
 # Float32 rounding errors of PyTorch and of the file can have opposite signs, so where PyTorch's error is larger than
 # half the default, the tolerance is twice that error, up to this limit. Small exponents of the input encoder and
 # instance norms of small jets turn a difference in the last bit into 5e-5.
 LARGEST_TOLERANCE = 1e-4
-_SAMPLES = 2000  # number of jets of a file that are searched for jets to compare
-Network = PelicanClassifier | PelicanRegressor
-Jet = tuple[Tensor, ...]  # fourmomenta (n, 4) [GeV] and, if the network takes scalars, scalars (n, S); float32
 
 
 def make_parser() -> OneLineParser:
@@ -99,6 +76,32 @@ def make_parser() -> OneLineParser:
         f"up to {LARGEST_TOLERANCE:g})",
     )
     return parser
+
+
+if __name__ == "__main__":  # --help and bad flags are answered before the imports that take seconds
+    explain_missing_packages()
+    make_parser().parse_args()
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, Checkpoint
+from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
+from puffin.checkpoints.writing import git_commit
+from puffin.data.jets import JetDataset, JetSelection
+from puffin.data.packing import JetBatch
+from puffin.data.scalars import chosen_scalars
+from puffin.files import whole_file
+from puffin.models.pelican import PelicanClassifier, PelicanRegressor
+from puffin.models.single_jet import SingleJet, single_jet
+from puffin.runs.entry import run_script
+from puffin.settings.jets import JetDataSettings, names
+
+INPUTS = ("fourmomenta", "scalars")
+_SAMPLES = 2000  # number of jets of a file that are searched for jets to compare
+Network = PelicanClassifier | PelicanRegressor
+Jet = tuple[Tensor, ...]  # fourmomenta (n, 4) [GeV] and, if the network takes scalars, scalars (n, S); float32
 
 
 def main(argv: list[str] | None = None) -> None:

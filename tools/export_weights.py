@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Write a small checkpoint to share: weights and settings, without the state of the training and paths of the machine.
 
     python3 tools/export_weights.py model/unet_best.pt weights/lartpc_unet.pt --half
@@ -13,19 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from puffin.errors import explain_missing_packages
-
-if __name__ == "__main__":  # before an import can fail
-    explain_missing_packages()
-
-
-from puffin.checkpoints.checkpoint import PUFFIN, Checkpoint
-from puffin.checkpoints.networks import SCHEMAS
-from puffin.checkpoints.writing import save_checkpoint
-from puffin.errors import InputError
-from puffin.runs.entry import run_script
-from puffin.settings import roles
-from puffin.settings.declare import declared
+from puffin.errors import InputError, explain_missing_packages
 from puffin.settings.parser import OneLineParser
 
 
@@ -38,6 +27,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--half", action="store_true", help="store the weights in half precision: half the size, 3 digits")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # --help and bad flags are answered before the imports that take seconds
+    explain_missing_packages()
+    parse_arguments()
+
+from puffin.checkpoints.checkpoint import PUFFIN, Checkpoint
+from puffin.checkpoints.networks import SCHEMAS
+from puffin.checkpoints.writing import save_checkpoint
+from puffin.runs.entry import run_script
+from puffin.settings import roles
+from puffin.settings.declare import declared
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

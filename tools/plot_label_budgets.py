@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Plot the F1 of each class against the number of labelled events, from metrics CSVs of train_segmentation.py.
 
 python3 tools/plot_label_budgets.py log/budgets.Best.metrics.csv     # writes log/budgets.Best.metrics.png

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Compare the linear probe of a pretrained encoder with probes of untrained and hand-made features.
 
     python3 tools/probe_features.py model/study_best.pt --datadir DIR [--num-valid N]
@@ -15,9 +16,36 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.errors import InputError, explain_missing_packages
+from puffin.settings.parser import OneLineParser
+from puffin.settings.types import integer
 
-if __name__ == "__main__":  # before an import can fail
+
+def make_parser() -> OneLineParser:
+    """Return the parser of this tool's flags."""
+    parser = OneLineParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="FILE", help="checkpoint of train_pointmae.py, or a published one")
+    add("--datadir", type=Path, required=True, metavar="DIR", help="folder with LArTPC events, in train/ and val/")
+    add(
+        "--num-valid",
+        type=integer(-1),
+        default=-1,
+        metavar="N",
+        help="number of validation events, a random subset (default: -1, all)",
+    )
+    add(
+        "--seed",
+        type=integer(0),
+        default=1,
+        metavar="S",
+        help="seed of subsets and random weights (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":  # --help and bad flags are answered before the imports that take seconds
     explain_missing_packages()
+    make_parser().parse_args()
 
 import torch
 from torch import Tensor
@@ -28,8 +56,6 @@ from puffin.data.pilarnet import CloudSelection, open_splits
 from puffin.layers.grouping import Tokens
 from puffin.models.point_mae import PointMAE
 from puffin.runs.entry import run_script
-from puffin.settings.parser import OneLineParser
-from puffin.settings.types import integer
 from puffin.tasks.probe import MOST
 from puffin.tasks.token_probe import TokenProbe
 
@@ -59,29 +85,6 @@ def standardised(probe: TokenProbe, model: PointMAE, features: Features) -> Feat
     training = torch.cat([features(part.samples) for part in probe.samples(model, "train")])
     mean, deviation = training.mean(0), training.std(0).clamp_min(1e-9)
     return lambda tokens: (features(tokens) - mean) / deviation
-
-
-def make_parser() -> OneLineParser:
-    """Return the parser of this tool's flags."""
-    parser = OneLineParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("checkpoint", type=Path, metavar="FILE", help="checkpoint of train_pointmae.py, or a published one")
-    add("--datadir", type=Path, required=True, metavar="DIR", help="folder with LArTPC events, in train/ and val/")
-    add(
-        "--num-valid",
-        type=integer(-1),
-        default=-1,
-        metavar="N",
-        help="number of validation events, a random subset (default: -1, all)",
-    )
-    add(
-        "--seed",
-        type=integer(0),
-        default=1,
-        metavar="S",
-        help="seed of subsets and random weights (default: %(default)s)",
-    )
-    return parser
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """Print the last row of a metrics CSV, one number per line: show_metrics.py log/top.Best.metrics.csv"""
 
 import sys

@@ -15,6 +15,7 @@ def first_line(error: Exception) -> str:
 
 # packages that only some commands need: the extra of pyproject.toml that installs them
 _EXTRAS = {
+    "argcomplete": "completion",
     "cmaes": "sweeps",
     "plotly": "plots",
     "uproot": "convert",

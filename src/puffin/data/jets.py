@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from puffin.data.chunks import rows_at_once, warn_of_slow_chunks
 from puffin.data.events import EventDataset, choose_events
@@ -127,6 +128,7 @@ class JetDataset(EventDataset):
         """Read all jets: particles (N, 4 + S), and where each jet begins, (jets + 1,)."""
         particles = [np.zeros((0, self.selection.width), np.float32)]
         counts = [np.zeros(0, np.int64)]
+        bar = tqdm(total=int(self.first[-1]), desc="loading", unit="jet", disable=None, leave=False)
         for f, path in enumerate(self.files):
             size, before = int(self.first[f + 1] - self.first[f]), len(counts)
             step = rows_at_once(self._opened(f).array(MOMENTA), _ROWS_AT_ONCE)
@@ -135,7 +137,9 @@ class JetDataset(EventDataset):
                 block = self._opened(f).read(rows, self.selection, look=start == 0)
                 particles.append(block.particles)
                 counts.append(block.counts)
+                bar.update(len(block.counts))
             log_empty(path, sum(int((c == 0).sum()) for c in counts[before:]) / size, exact=True)
+        bar.close()
         ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr)
 

@@ -1,6 +1,7 @@
 """argparse for scripts: an error is one line, which names the nearest flag."""
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from puffin.errors import nearest
@@ -19,10 +20,18 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace=None):
         """Parse all arguments; the first that is unknown ends the script, with the flag that may be meant."""
+        self.complete()
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return found
+
+    def complete(self) -> None:
+        """If a shell asks for the completions of a command (package argcomplete), answer and exit."""
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)
 
     def unknown(self, argument: str) -> str:
         """Return the message about an argument that is no flag, and no value of one."""
