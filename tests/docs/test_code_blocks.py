@@ -38,7 +38,7 @@ _UNETS = {"config/segmentation_unet.yaml", "config/voxelmae.yaml"}
 _TINY_JETS = [*_TINY_RUN, *"--num-train 40 --num-epoch 1 --nobj 12 --batch-size 20 --warmup 0 --cooldown 0".split()]
 _TINY_DECODER = "--decoder-depth 0".split()
 REDUCED = {
-    "train_pelican_classifier.py": _TINY_JETS,
+    "train_pelican_classifier.py": [*_TINY_JETS, "--num-test", "-1"],  # tools/results.py compares seeds on all jets
     "train_pelican_cov.py": [*_TINY_JETS, "--num-test", "-1"],  # bench/regression.py compares with the whole file
     "train_pointmae.py": [*_TINY_CLOUDS, *_TINY_DECODER, "--no-probe"],
     "train_segmentation.py": [*_TINY_CLOUDS, "--head-dim", "16"],

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from puffin.metrics.bootstrap import interval, resampled
 from puffin.settings.names import SEGMENTATION_METRICS
 
 PER_CLASS = ("precision", "recall", "f1", "iou")
@@ -60,20 +61,18 @@ def compare_f1(first: np.ndarray, second: np.ndarray, resamples: int = 2000, see
     draws E events with replacement, the same for both methods and all trainings. The F1 is that of the summed
     matrices, with the rules of `segmentation_metrics`, averaged over the trainings. The interval is from the 2.5th to
     the 97.5th percentile of the resampled differences. It covers the choice of the test events, not that of the
-    trainings. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), sec. 13.3."""
+    trainings."""
     assert first.shape == second.shape
     seeds, events, classes, _ = first.shape
     rows = np.moveaxis(np.stack([first, second]), 2, 0).reshape(events, -1).astype(np.float64)
-    rng = np.random.default_rng(seed)
 
     def values(times: np.ndarray) -> np.ndarray:
         """Compute the F1 of both methods (2,) if event e counts times[e] times."""
         return _f1_macro((times @ rows).reshape(2, seeds, classes, classes)).mean(1)
 
-    draws = (rng.multinomial(events, np.full(events, 1 / events)) for _ in range(resamples))
-    differences = [np.diff(values(times.astype(np.float64))) for times in draws]
     both = values(np.ones(events))
-    return Comparison(*map(float, (*both, both[1] - both[0], *np.percentile(differences, [2.5, 97.5]))))
+    differences = np.diff(resampled(values, np.zeros(events), resamples, seed))[:, 0]
+    return Comparison(*map(float, (*both, both[1] - both[0], *interval(differences))))
 
 
 def _f1_macro(confusion: np.ndarray) -> np.ndarray:

@@ -1,12 +1,16 @@
-"""Write files of predictions; a file is complete or absent."""
+"""Write and read files of predictions; a file is complete or absent."""
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 from torch import Tensor
 
+from puffin.checkpoints.reading import read_checkpoint
 from puffin.checkpoints.writing import save_tensors
+from puffin.data.hdf5 import open_hdf5
 from puffin.data.hdf5_output import whole_hdf5
+from puffin.errors import InputError, not_a_file
 from puffin.files import whole_file
 from puffin.training.task import Evaluation
 
@@ -35,6 +39,29 @@ def save_predictions(evaluation: Evaluation, outputs: dict[str, Tensor], format_
         for name, value in outputs.items():
             file.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
     return path
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a file that `save_predictions` wrote, or of published predictions of PELICAN.
+
+    InputError if the file is missing or damaged, or has no `predict` and `targets` of as many events."""
+    if not path.is_file():
+        raise InputError(f"{not_a_file(path)}. Pass predictions such as predict/NAME.best.test.pt.")
+    if path.suffix == ".pt":
+        content = {k: v.numpy() for k, v in read_checkpoint(path).items() if isinstance(v, Tensor)}
+    else:
+        with open_hdf5(path) as file:
+            content = {k: v[()] for k, v in file.items() if isinstance(v, h5py.Dataset)}
+    missing = [name for name in ("predict", "targets") if name not in content]
+    if missing:
+        raise InputError(
+            f"{path}: no array '{missing[0]}' (found: {', '.join(content) or 'none'}). Pass predictions of a jet "
+            "script, such as predict/NAME.best.test.pt."
+        )
+    if len(content["predict"]) != len(content["targets"]):
+        counts = f"{len(content['predict'])} predictions and {len(content['targets'])} targets"
+        raise InputError(f"{path}: has {counts}; evaluate the checkpoint again")
+    return content
 
 
 def save_table(path: Path, rows: np.ndarray, header: str, format_: str = "%.8g") -> Path:

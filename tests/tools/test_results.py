@@ -1,0 +1,134 @@
+"""tools/results.py: tables with errors from predictions and metrics CSVs."""
+
+import csv
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from puffin.files import append_row
+from puffin.metrics.bootstrap import Number
+from puffin.metrics.classification import classification_metrics
+from puffin.tasks.saving import save_predictions
+from puffin.training.task import Evaluation
+from tests.conftest import GOLDEN
+from tests.runs.helpers import refused_by
+from tools import results
+
+refused = partial(refused_by, results.main)
+
+
+def write(folder, name, logits, target, format_="pt", **further):
+    """Write the predictions of a run for its test jets; return the file as text."""
+    outputs = {"predict": torch.tensor(logits), "targets": torch.tensor(target), **further}
+    return str(save_predictions(Evaluation("test", "best", folder / f"{name}.best.test", "id"), outputs, format_))
+
+
+def predictions(folder, name, seed, quality=1.5, classes=2, format_="pt", **further):
+    """Write predictions of 400 jets, the same jets for all seeds."""
+    target = np.arange(400) % classes
+    noise = np.random.default_rng(seed).normal(size=(400, classes))
+    return write(folder, name, noise + quality * np.eye(classes)[target], target, format_, **further)
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_seeds_reference_and_ensemble(tmp_path, capsys):
+    """Seeds are one tagger, in either format; the ensemble is better than its members; CSV and LaTeX are written."""
+    files = [predictions(tmp_path, f"good-s{s}", s, format_="h5" if s == 2 else "pt") for s in (1, 2)]
+    files += [predictions(tmp_path, "poor", 9, quality=0.5)]
+    out, tex = tmp_path / "t.csv", tmp_path / "t.tex"
+    flags = ["--reference", "poor", "--ensemble", "--resamples", "40", "--csv", str(out), "--latex", str(tex)]
+    results.main([*files, *flags])
+    shown = capsys.readouterr().out
+    assert shown.startswith("400 jets, 200 of them signal (class 1). In brackets: 95% intervals from 40 resamples")
+    assert "| minus poor | accuracy | AUC |" in shown and "| divided by poor |" in shown
+    found = {(row["tagger"], row["metric"]): row for row in rows(out)}
+    assert [tagger for tagger, metric in found if metric == "AUC"] == ["good", "poor", "good (ensemble of 2)"]
+    auc = found["good", "AUC"]
+    arrays = [results.read_predictions(results.Path(path)) for path in files[:2]]
+    each = [classification_metrics(a["predict"], a["targets"], 0.0)["AUC"] for a in arrays]
+    assert auc["seeds"] == "2" and float(auc["value"]) == pytest.approx(np.mean(each))
+    assert float(auc["spread"]) == pytest.approx(np.std(each, ddof=1))
+    assert float(found["good (ensemble of 2)", "AUC"]["value"]) > max(each)
+    assert float(auc["difference_low"]) > 0 and not found["poor", "AUC"]["difference"]
+    assert tex.read_text().count(r"\\") == 4 and "BgRejectionAt0.3" in tex.read_text()
+
+
+def test_numbers_are_those_of_the_log(capsys):
+    """Accuracy and AUC of published predictions equal those of the metrics; few background jets are a note."""
+    path = GOLDEN / "pelican_run/ref.best.test.pt"
+    arrays = results.read_predictions(path)
+    metrics = classification_metrics(arrays["predict"], arrays["targets"].astype(int), 0.0)
+    args = results.parse_arguments([str(path), "--signal", "1", "--resamples", "2", "--efficiencies", "0.05"])
+    (result,), notes = results.evaluate(results.read_jets([path]), args)
+    for name in ("accuracy", "AUC"):
+        assert result.numbers[name].value == pytest.approx(metrics[name])
+    assert len(notes) == 1 and notes[0].startswith("ref: BgRejectionAt0.05 rests on ")
+
+
+def test_several_classes(tmp_path, capsys):
+    """The signal of several classes must be named; its score is its probability against the rest."""
+    path = predictions(tmp_path, "multi", 1, classes=3)
+    assert "the taggers have 3 classes; choose the signal with --signal 0 to 2" in refused([path], capsys)
+    assert "--signal 3: expected 0 to 2" in refused([path, "--signal", "3"], capsys)
+    out = tmp_path / "t.csv"
+    results.main([path, "--signal", "2", "--resamples", "2", "--csv", str(out)])
+    arrays = results.read_predictions(results.Path(path))
+    metrics = classification_metrics(arrays["predict"], arrays["targets"], 0.0)
+    assert float(rows(out)[1]["value"]) == pytest.approx(metrics["AUC_2"])
+
+
+def test_missing_metrics(tmp_path, capsys):
+    """Test sets without signal, or without jets, say which metrics cannot be had; the first has an accuracy."""
+    results.main([write(tmp_path, "one", np.eye(2)[[0, 0, 1]], [0, 0, 0]), "--resamples", "5"])
+    one = capsys.readouterr().out
+    assert "note: no AUC and no rejection: no event is of class 1 (signal)" in one
+    assert "| one | 1 | 0.67 (0.37 to 1.00) | - | - | - |" in one
+    results.main([write(tmp_path, "none", np.zeros((0, 2)), np.zeros(0, int))])
+    none = capsys.readouterr().out
+    assert "note: no AUC and no rejection: there are no events" in none and "| none | 1 | - | - | - | - |" in none
+
+
+def test_files_that_do_not_fit(tmp_path, capsys):
+    """Other jets, other rows, other numbers of classes, no predictions, scores that are not finite."""
+    a = predictions(tmp_path, "a", 1, row=torch.arange(400))
+    other = predictions(tmp_path, "other", 1, row=torch.arange(1, 401))
+    assert "has the rows of other jets than" in refused([a, other], capsys)
+    three = predictions(tmp_path, "three", 1, classes=3)
+    assert "has the true classes of other jets than" in refused([a, three], capsys)
+    assert "--reference b: no such tagger; choose from a" in refused([a, "--reference", "b"], capsys)
+    assert "no such file. Pass predictions" in refused([str(tmp_path / "x.pt")], capsys)
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
+    assert "no array 'predict' (found: a)" in refused([str(tmp_path / "w.pt")], capsys)
+    bad = write(tmp_path, "bad", [[0.0, np.nan], [0, 1]], [0, 1])
+    assert "bad: the class scores of 1 of 2 events are not finite" in refused([bad], capsys)
+    assert "got both" in refused([a, "t.csv"], capsys)
+
+
+def test_metrics_tables(tmp_path, capsys):
+    """The last row of each run counts, seeds are averaged, and evaluations on other files are lines of their own."""
+    table = tmp_path / "top.Best.metrics.csv"
+    for prefix, auc in (("top-s1", 0.5), ("top-s1", 0.92), ("top-s2", 0.94), ("top-large", 0.97)):
+        append_row(table, {"prefix": prefix, "AUC": auc, "loss": 1.0, "evaluated": "/a"})
+    results.main([str(table)])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-3:] == ["| --- | --- | --- |", "| top | 2 | 0.930 ± 0.014 |", "| top-large | 1 | 0.9700 |"]
+    append_row(table, {"prefix": "top-s1", "AUC": 0.7, "loss": "x", "evaluated": "/b"})
+    results.main([str(table), "--columns", "AUC"])
+    assert "| top on /b | 1 | 0.7000 |" in capsys.readouterr().out
+    assert "--columns loss: holds no numbers" in refused([str(table), "--columns", "loss"], capsys)
+    assert "--columns auc: no such column" in refused([str(table), "--columns", "auc"], capsys)
+    assert "need predictions, not metrics CSVs" in refused([str(table), "--ensemble"], capsys)
+
+
+def test_rounding():
+    """Two digits of the smallest error, four significant digits without errors."""
+    assert results.shown(Number(0.93012, 0.0123, 0.9, 0.95)) == "0.930 ± 0.012 (0.900 to 0.950)"
+    assert results.shown(Number(301.2, 14.2)) == "301 ± 14" and results.shown(Number(0.93)) == "0.9300"
+    assert results.shown(Number(2.5, low=-1.0, high=30.0), "+") == "+2.5 (-1.0 to +30.0)"
+    assert results.in_latex(Number(2.5, low=1.0, high=3.0)) == r"$2.50\,{}^{+0.50}_{-1.50}$"
