@@ -46,7 +46,8 @@ class CloudSelection:
     (the only choice of the published code), else 0.01. min_points: minimum number of points per event, before any
     cuts, LED included; skip_bad: drop bad events and count them; rows: return the numbers of the points within their
     events of the file; strict_led: treat an event with LED outside of cluster 0 as bad, as remove_led keeps those;
-    on_lattice: treat an event with coordinates that are not whole voxels as bad.
+    on_lattice: treat an event with coordinates that are not whole voxels as bad; save_index: write missing indices next
+    to the files.
     """
 
     remove_led: bool = True
@@ -58,6 +59,7 @@ class CloudSelection:
     rows: bool = False
     strict_led: bool = False
     on_lattice: bool = False
+    save_index: bool = True
 
     def __post_init__(self):
         if self.energy_threshold < 0:
@@ -178,7 +180,8 @@ class CloudDataset(EventDataset):
         if missing:
             number = plural(len(missing), "file")
             log.info(f"indexing {number} (once; data/index_pilarnet.py -j does this with more processes)")
-            work = ordered_map(partial(make_index, skip_bad=self.selection.skip_bad), missing, min(jobs, len(missing)))
+            make = partial(make_index, skip_bad=self.selection.skip_bad, save=self.selection.save_index)
+            work = ordered_map(make, missing, min(jobs, len(missing)))
             progress = tqdm(work, total=len(missing), desc="index", unit="file", disable=None)
             counts |= dict(zip(missing, progress, strict=True))
         for path in self.files:

@@ -245,15 +245,16 @@ def index_path(path: str | Path) -> Path:
     return Path(path).with_name(f"{Path(path).stem}_points.npy")
 
 
-def make_index(path: str | Path, skip_bad: bool = False) -> np.ndarray:
+def make_index(path: str | Path, skip_bad: bool = False, save: bool = True) -> np.ndarray:
     """Count the points of each event, (events,) int64 (-1: bad), and write them next to the file if possible.
 
-    BadEvent for an event with bad clusters, unless skip_bad."""
+    save: whether to write them. BadEvent for an event with bad clusters, unless skip_bad."""
     with EventFile(path) as file:
         counts = np.concatenate([np.zeros((0, 2), np.int64), *file.sizes(skip_bad)])[:, 0]
     try:
-        with whole_file(index_path(path)) as temporary:
-            np.save(temporary, counts)
+        if save:
+            with whole_file(index_path(path)) as temporary:
+                np.save(temporary, counts)
     except OSError:
         pass  # a read-only data folder; the caller gets the counts anyway
     return counts

@@ -354,17 +354,21 @@ def _rotation(run: Run) -> Augmentation:
 
 def open_clouds(run: Run) -> Datasets:
     """Open the splits of the settings of a run; see `open_datasets`."""
-    return open_datasets(run.settings.data, run.settings.run.seed, run.start.evaluating)
+    settings = run.settings
+    return open_datasets(settings.data, settings.run.seed, run.start.evaluating, not settings.run.dry_run)
 
 
-def open_datasets(data: CloudDataSettings, seed: int, evaluating: bool = False) -> Datasets:
-    """Open the splits of the settings. Without test files, the validation events are those to report on."""
+def open_datasets(data: CloudDataSettings, seed: int, evaluating: bool = False, save_index: bool = True) -> Datasets:
+    """Open the splits of the settings. Without test files, the validation events are those to report on.
+
+    save_index: write missing indices next to the files."""
     selection = CloudSelection(
         data.remove_led,
         data.energy_threshold,
         data.emin,
         min_points=data.min_points,
         skip_bad=data.skip_bad,
+        save_index=save_index,
     )
     jobs = max(1, data.num_workers)
     wanted = {split: getattr(data, f"num_{split}") for split in SPLITS}

@@ -9,6 +9,8 @@ from typing import Any
 
 from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.errors import InputError
+from puffin.runs.dry_run import show_run
+from puffin.runs.ending import summary
 from puffin.runs.opening import check_all_places, describe, open_log, remove_earlier_run
 from puffin.runs.outputs import Evaluator, draw_run, own_best
 from puffin.runs.places import check_places
@@ -43,13 +45,16 @@ def train_and_evaluate(
     notes = load_checkpoint(run, trainer, datasets)
     side = SideOutputs()
     evaluator = Evaluator(run, trainer, task, datasets, side)
+    if run.settings.machine.compile:
+        task.model.compile(dynamic=True)
+    if run.settings.run.dry_run:
+        show_run(run, evaluator, len(_evaluated_files(run)) if evaluating else 2)
+        return []
     with ExitStack() as stack:
         # all settings are checked before this line, which writes the first file
         check = _open(run, evaluator, stack) if distributed.is_main() else lambda: None
         for note in notes:
             log.warning(note)
-        if run.settings.machine.compile:
-            task.model.compile(dynamic=True)
         describe(task, datasets)
         history: list[dict] = []
         outputs: Mapping[str, Any] = {}
@@ -68,6 +73,9 @@ def train_and_evaluate(
             with side.attempt("pictures of events"):
                 pictures.at_end()
     _check_best(task, history)
+    if distributed.is_main():
+        for line in summary(run):
+            log.info(line)
     side.check(history)
     return history
 

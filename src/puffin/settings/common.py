@@ -61,6 +61,12 @@ class RunSettings:
         collect=tuple,
         shortcuts={"--no-predict": ()},
     )
+    dry_run: bool = setting(
+        False,
+        "only print the settings, the events found, the number of parameters, and the time and memory to expect from a "
+        "few steps; write nothing",
+        role=roles.COMMAND,
+    )
     overwrite: bool = setting(False, "with --eval: replace the outputs of an earlier evaluation", role=roles.MOMENT)
     predict_format: str = setting("pt", "file format of the predictions", choices=PREDICTION_FORMATS)
     test: bool = setting(
