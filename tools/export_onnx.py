@@ -91,12 +91,12 @@ from puffin.checkpoints.networks import network_of_checkpoint, settings_of_check
 from puffin.checkpoints.writing import git_commit
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.packing import JetBatch
-from puffin.data.scalars import chosen_scalars
+from puffin.data.scalars import scalars_of
 from puffin.files import whole_file
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.single_jet import SingleJet, single_jet
 from puffin.runs.entry import run_script
-from puffin.settings.jets import JetDataSettings, names
+from puffin.settings.jets import JetDataSettings
 
 INPUTS = ("fourmomenta", "scalars")
 _SAMPLES = 2000  # number of jets of a file that are searched for jets to compare
@@ -150,11 +150,6 @@ def load_network(path: Path) -> tuple[Network, JetDataSettings, Checkpoint]:
     return model.float().eval(), settings_of_checkpoint(checkpoint).data, checkpoint
 
 
-def features_of(data: JetDataSettings):
-    """Return the features of particles that the network takes, in the order of its columns."""
-    return chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
-
-
 def metadata(model: Network, settings: JetDataSettings, checkpoint: Checkpoint, name: str) -> dict[str, str]:
     """Return what a user of the file needs to know; all values are text, lists and dicts as JSON."""
     config = model.config
@@ -167,7 +162,7 @@ def metadata(model: Network, settings: JetDataSettings, checkpoint: Checkpoint, 
         "nobj": str(settings.nobj),
         "spurions": str(len(config.spurions)),
         "target": settings.target or "",
-        "scalars": json.dumps([{"key": s.key, "columns": s.width} for s in features_of(settings)]),
+        "scalars": json.dumps([{"key": s.key, "columns": s.width} for s in scalars_of(settings)]),
         "scalars_flags": json.dumps({k: getattr(settings, k) for k in ("dataset", "read_pid", "scalars_keys")}),
         "network": json.dumps(asdict(config)),
         "checkpoint": name,

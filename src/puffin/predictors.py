@@ -20,13 +20,12 @@ from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.momenta import Source, find_particles
 from puffin.data.packing import CloudBatch, JetBatch
 from puffin.data.pilarnet import CloudDataset, CloudSelection, normalize_coordinates, normalize_energy
-from puffin.data.scalars import chosen_scalars
+from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation, VoxelSegmentation
 from puffin.models.voxel_mae import VoxelMAE
-from puffin.settings.jets import names
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 
@@ -116,7 +115,7 @@ class _JetPredictor(Predictor):
 
     def _open(self, path: Path) -> JetDataset:
         data = self.settings.data
-        features = chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
+        features = scalars_of(data)
         selection = JetSelection(
             None, data.nobj, data.scale, in_memory=False, scalars=features, columns=data.momentum_columns
         )

@@ -29,8 +29,8 @@ def message(parser, argv, capsys) -> str:
         (ClassifierSettings, "--nobj 3 4", "unexpected argument '4': it belongs to no flag"),
         (
             ClassifierSettings,
-            "--pretrained a.pt",
-            "--pretrained is a flag of train_segmentation.py, not of this script",
+            "--lora-rank 3",
+            "--lora-rank is a flag of train_segmentation.py, not of this script",
         ),
         (PretrainingSettings, "--nobj=3", "--nobj is a flag of train_pelican_classifier.py and train_pelican_cov.py"),
         (PretrainingSettings, "-j 3", "-j is a flag of optuna_search.py"),

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from puffin.checkpoints.polarmae import published_network, published_settings
-from puffin.checkpoints.reading import read_checkpoint
+from puffin.checkpoints.reading import checkpoint_path, read_checkpoint
 from puffin.checkpoints.writing import FORMAT
 from puffin.errors import InputError
 from puffin.settings.pelican import norm_name
@@ -48,8 +48,10 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: str | Path) -> "Checkpoint":
-        """Read a file on the CPU, without unpickling code. InputError if it is missing, damaged, or no checkpoint."""
-        path = Path(path)
+        """Read a file on the CPU, without unpickling code. InputError if it is missing, damaged, or no checkpoint.
+
+        path: of the file, or the name of weights that come with Puffin."""
+        path = checkpoint_path(path)
         stamp = _stamp(path)
         content = read_checkpoint(path)
         if "hyper_parameters" in content:

@@ -7,14 +7,14 @@ from typing import Any
 from torch import nn
 
 from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, REGRESSOR, SEGMENTATION, Checkpoint
-from puffin.data.scalars import chosen_scalars
+from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.segmentation import segmentation_network
 from puffin.models.voxel_mae import masked_autoencoder
 from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings, SegmentationConfig
 from puffin.settings.flags import defaults
-from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings, names
+from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings
 from puffin.settings.messages import with_flags
 from puffin.settings.pelican import PelicanConfig
 
@@ -28,7 +28,7 @@ SCHEMAS: Mapping[str, Any] = {
 
 def pelican_config(network: PelicanConfig, data: JetDataSettings) -> PelicanConfig:
     """Complete the settings of a network with those that follow from the data. InputError for contradictions."""
-    scalars = chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
+    scalars = scalars_of(data)
     try:
         return replace(network, scale=data.scale, num_scalars=sum(scalar.width for scalar in scalars))
     except ValueError as error:

@@ -36,6 +36,7 @@ _PLAIN = {
 }
 _ENDINGS = (".pt", ".ckpt")  # of checkpoints, ours and published ones
 _MOST_NAMES = 6  # that a message lists
+WEIGHTS = Path(__file__).resolve().parents[3] / "weights"  # that come with the repository
 
 
 class Placeholder:
@@ -81,6 +82,18 @@ def _load(file, **kwargs):
 _pickle_module = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler, load=_load)
 
 
+def checkpoint_path(name: str | Path) -> Path:
+    """Return the file of a checkpoint that is given by its path, or by the name of weights that come with Puffin.
+
+    A path that exists is taken first. There need not be any such file."""
+    shipped = WEIGHTS / f"{name}.pt"
+    return shipped if _is_name(name) and not Path(name).exists() and shipped.is_file() else Path(name)
+
+
+def _is_name(name: str | Path) -> bool:
+    return Path(name).name == str(name) and Path(name).suffix not in _ENDINGS
+
+
 def read_checkpoint(path: str | Path) -> dict:
     """The content of a checkpoint file, ours or a published one, on the CPU.
 
@@ -102,6 +115,9 @@ def about_missing(path: Path) -> str:
     if path.is_dir():
         return f"{path}: is a folder; expected a checkpoint{_found_in(path)}"
     problem = "is a link to a file that does not exist" if path.is_symlink() else "no such checkpoint"
+    if _is_name(path) and (shipped := [Path(name).stem for name in _checkpoints(WEIGHTS)]):
+        hint = "give the path of a file, or a name of weights that come with Puffin"
+        return f"{path}: {problem}{nearest(path.name, shipped)}; {hint}: {', '.join(shipped)}"
     if not path.parent.is_dir():
         return f"{path}: {problem}; {path.parent} is not a folder"
     similar = nearest(path.name, _checkpoints(path.parent), lambda name: str(path.parent / name))
@@ -115,4 +131,5 @@ def _found_in(folder: Path) -> str:
 
 
 def _checkpoints(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.suffix in _ENDINGS and not file.name.startswith("."))
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file.name for file in files if file.suffix in _ENDINGS and not file.name.startswith("."))

@@ -11,6 +11,8 @@ import numpy as np
 
 from puffin.errors import InputError
 from puffin.settings import names
+from puffin.settings.jets import JetDataSettings
+from puffin.settings.jets import names as split_names
 
 # PDG codes of the particles that a detector can distinguish
 PDG_IDS = (22, 211, -211, 321, -321, 130, 2112, -2112, 2212, -2212, 11, -11, 13, -13)
@@ -41,6 +43,11 @@ class Plain:
 
     width: ClassVar[int] = 1
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of the column."""
+        return (self.key if self.transform == "raw" else f"{self.key}:{self.transform}",)
+
     def columns(self, x: np.ndarray) -> np.ndarray:
         """Compute the column (..., 1) from the stored numbers (...,)."""
         return TRANSFORMS[self.transform](x)[..., None]
@@ -57,7 +64,12 @@ class OneHot:
     @property
     def width(self) -> int:
         """Number of columns."""
-        return len(self.values) + self.others
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(f"{self.key}={value}" for value in (*self.values, *("other",) * self.others))
 
     def columns(self, x: np.ndarray) -> np.ndarray:
         """Compute the columns (..., width) bool from the stored numbers (...,)."""
@@ -90,3 +102,8 @@ def chosen_scalars(dataset: str, read_pid: bool, keys: list[str]) -> tuple[Scala
     """Return the features chosen by --dataset, --read-pid and --scalars-keys (key or key:transform), in this order."""
     pid = (OneHot("pdgid", PDG_IDS, others=True),) if read_pid else ()
     return (*DATASETS[dataset], *pid, *(plain(*key.split(":", 1)) for key in keys))
+
+
+def scalars_of(data: JetDataSettings) -> tuple[Scalar, ...]:
+    """Return the features that the settings of a run choose."""
+    return chosen_scalars(data.dataset, data.read_pid, split_names(data.scalars_keys))

@@ -26,6 +26,7 @@ from puffin.layers.lorentz import (
 from puffin.layers.mlp import MLP, MessageNet
 from puffin.layers.packed_pairs import PackedPairs
 from puffin.layers.pair_geometry import PairGeometry
+from puffin.models.parameter_groups import parameter_groups
 from puffin.ops.embedding import slope_of
 from puffin.ops.pair_blocks import Block, BlockOptions
 from puffin.ops.pair_index import PairIndex
@@ -112,12 +113,16 @@ class Net2to2(nn.Module):
 class PelicanBackbone(nn.Module):
     """The part shared by all networks, from four-momenta to pair features: input embedding and blocks.
 
-    Attribute names are those of published checkpoints, so that their state loads unchanged.
+    Attribute names are those of published checkpoints, so that their state loads unchanged.  head: names of the parts
+    after the blocks in a subclass: last messages, last aggregation, output MLP.
     """
+
+    head: tuple[str, str, str]
 
     def __init__(self, config: PelicanConfig):
         super().__init__()
         self.config = config
+        self.frozen = False
         self.linear = nn.Linear(num_rank2_inputs(config.stabilizer, config.method), config.rank2_channels)
         self.input_encoder = InputEncoder(config.rank2_channels, config.irc_safe)
         if config.num_labels:
@@ -136,6 +141,39 @@ class PelicanBackbone(nn.Module):
             weight.copy_(weight.new_tensor([1.0, -1.0, -1.0, -1.0]).expand_as(weight))
         else:
             weight[:, -1] = 1
+
+    @property
+    def last_layer(self) -> str:
+        """Name of the layer whose width is the number of outputs."""
+        _, aggregation, mlp = self.head
+        hidden = len(self.config.num_channels_out) if self.config.mlp_out else 0
+        return f"{mlp}.linear.{hidden - 1}" if hidden else aggregation
+
+    @property
+    def stages(self) -> list[nn.ModuleList]:
+        """The parts below the head in the order in which they compute: the input embedding, then the blocks."""
+        labels = [self.eq1to2] if self.config.num_labels else []
+        blocks = zip(self.net2to2.message_layers, self.net2to2.eq_layers, strict=True)
+        return [nn.ModuleList(stage) for stage in ([self.linear, self.input_encoder, *labels], *blocks)]
+
+    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
+        """Group the trainable parameters (see parameter_groups.py)."""
+        return parameter_groups(self, self.stages, layer_decay)
+
+    def freeze_(self) -> None:
+        """Train the head alone from now on: all else keeps its weights and running statistics, and has no dropout."""
+        for stage in self.stages:
+            stage.requires_grad_(False)
+        self.frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "PelicanBackbone":
+        """Set the mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            for part in (*self.stages, self.net2to2):
+                part.eval()
+        return self
 
     @torch.compiler.disable
     def embed(self, batch: JetBatch) -> Embedded:
@@ -181,7 +219,8 @@ class PelicanBackbone(nn.Module):
 
     def through_blocks(self, batch: JetBatch) -> Embedded:
         """Embed a packed batch and run the blocks."""
-        return self.run_blocks(self.embed(batch))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.run_blocks(self.embed(batch))
 
     @staticmethod
     def output(mlp: MLP, x: Tensor, geometry: PairGeometry) -> Tensor:
@@ -194,6 +233,8 @@ class PelicanBackbone(nn.Module):
 
 class PelicanClassifier(PelicanBackbone):
     """Map jets to class scores."""
+
+    head = ("msg_2to0", "agg_2to0", "mlp_out")
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)
@@ -238,6 +279,8 @@ class PelicanRegressor(PelicanBackbone):
     With --method spurions there is one weight for each particle and spurion; with --method input there are K, one for
     each part of the momentum that the stabilizer does not mix (`PROJECTIONS`).  Source: arXiv 2307.16506, sec. 5.
     """
+
+    head = ("msg_2to1", "agg_2to1", "mlp_out_1")
 
     def __init__(self, config: PelicanConfig):
         super().__init__(config)

@@ -18,6 +18,7 @@ from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.packed import offsets, to_device
 from puffin.layers.transformer import Transformer
 from puffin.layers.upsample import Upsampler, global_features, nearest_tokens
+from puffin.models.parameter_groups import parameter_groups
 from puffin.models.point_encoder import PointEncoder
 from puffin.models.unet import VoxelFeatures
 from puffin.ops.segments import segment_expand
@@ -132,21 +133,11 @@ class Segmentation(nn.Module):
         return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
 
     def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
-        """Group the trainable parameters by the factor `lr_scale` of their learning rate.
-
-        The head has 1, the last block of the encoder layer_decay, the block before it layer_decay^2, and so on; the
-        embedding comes after the first block.
-        """
-        if layer_decay == 1:
-            return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        """Group the trainable parameters (see parameter_groups.py); the embedding is the stage before the blocks."""
         encoder = self.encoder
         embedding = nn.ModuleList([encoder.embedding, encoder.position])
-        modules = [embedding, *encoder.transformer.blocks[: self._last_block + 1]]
-        groups = [[p for p in module.parameters() if p.requires_grad] for module in modules]
-        below = {id(p) for group in groups for p in group}
-        groups.append([p for p in self.parameters() if p.requires_grad and id(p) not in below])
-        scaled = [{"params": group, "lr_scale": layer_decay**k} for k, group in enumerate(reversed(groups))]
-        return [group for group in scaled if group["params"]]
+        stages = [embedding, *encoder.transformer.blocks[: self._last_block + 1]]
+        return parameter_groups(self, stages, layer_decay)
 
 
 SegmentationNetwork = Segmentation | VoxelSegmentation

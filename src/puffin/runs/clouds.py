@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from puffin.checkpoints.checkpoint import AUTOENCODER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import segmentation_config
-from puffin.checkpoints.reading import about_missing
+from puffin.checkpoints.reading import checkpoint_path
+from puffin.checkpoints.transfer import load_partly_
 from puffin.data.augment import (
     Augmentation,
     any_rotation,
@@ -36,6 +37,7 @@ from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
 from puffin.runs.paths import name_of_events
+from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
 from puffin.runs.start import start
@@ -131,20 +133,16 @@ _PROBES: dict[str, type[Probe]] = {"transformer": TokenProbe, "unet": PointProbe
 
 def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
     """Fine-tune or evaluate a segmentation; see `run_pretraining`."""
-    if flags["task"] == "eval":
-        _check_evaluation(flags)
     found = start(flags, (SEGMENTATION,), _hint, _roles_of_updates)
-    weights = None
-    if not (found.resuming or found.evaluating):
-        completed, weights = take_pretrained(found.flags)
-        found = replace(found, flags=completed)
+    # older checkpoints do not store the backbone
+    found, pretrained = take_pretrained(found, (AUTOENCODER,), _roles_of_encoder, {"backbone": "transformer"})
     run = Run.of(found)
     _check_segmentation(run)
     config = segmentation_config(run.settings.network, run.settings.data.remove_led)
     run = run.changed(layers=config.averaged_layers)  # written out in the checkpoints
     model = segmentation_network(config).to(run.device, run.dtype)
-    if weights is not None:
-        load_pretrained_(model, weights, run.settings.finetuning.pretrained)
+    if pretrained is not None:
+        load_pretrained_(model, pretrained)
     datasets = open_clouds(run)
     run, task = make_segmentation(run, model, datasets)
     if not run.start.evaluating and "valid" in datasets:
@@ -167,81 +165,32 @@ def _roles_of_updates(flags: Flags, stored: Mapping[str, Any]) -> dict[str, Role
     return extra
 
 
-def _check_evaluation(flags: Flags) -> None:
-    """Raise InputError for flags of the command line (presets may have them) that an evaluation does not use."""
-    for name in ("pretrained", "scratch"):
-        if name in flags.typed and flags[name]:
-            raise InputError(
-                f"--{name}: an evaluation uses the network of --loadfile, or of --prefix, as it is; leave the flag out"
-            )
-
-
 def _check_segmentation(run: Run) -> None:
     check_network(run)
     check_augmentations(run)
-    layer_decay, finetune = run.settings.finetuning.layer_decay, run.settings.network.finetune
     flags, standard = run.start.flags, defaults(PointSegmentationSettings)
     for name in ("layer_decay", "finetune") if run.settings.network.backbone == "unet" else ():
         if flags[name] != standard[name]:
             raise InputError(f"{name}: {flags[name]}: only --backbone transformer uses this; remove it from the preset")
-    if layer_decay < 1 and finetune != "fft":
-        raise InputError(
-            f"--layer-decay {layer_decay}: only --finetune fft trains the blocks of the encoder, got {finetune}"
-        )
 
 
-def take_pretrained(flags: Flags) -> tuple[Flags, dict[str, Tensor] | None]:
-    """Take over the settings of the network of --pretrained; return its weights too, None if there are none to load.
-
-    InputError if a flag contradicts them, if the file is of another network, or if one is needed."""
-    pretrained, finetune, loadfile = flags["pretrained"], flags["finetune"], flags["loadfile"]
-    if loadfile and pretrained:
-        raise InputError(
-            f"--pretrained {pretrained}, --loadfile {loadfile}: use only one of them; a checkpoint given by --loadfile "
-            "already contains an encoder"
-        )
-    if finetune != "fft" and not loadfile and (flags["scratch"] or not pretrained):
-        raise InputError(
-            f"--finetune {finetune}: random weights would never be trained; give --pretrained FILE without --scratch, "
-            "or use --finetune fft"
-        )
-    if not pretrained:
-        log.info("encoder: " + (f"that of {loadfile}" if loadfile else "random weights"))
-        return flags, None
-    if not Path(pretrained).is_file():
-        raise InputError(f"--pretrained {about_missing(Path(pretrained))}; make one with train_pointmae.py")
-    checkpoint = Checkpoint.read(pretrained)
-    if checkpoint.network != AUTOENCODER:
-        hint = "; start from it with --loadfile" if checkpoint.network == SEGMENTATION else ""
-        found = f"found a {checkpoint.network}" if checkpoint.network else "found no network that we know"
-        raise InputError(f"--pretrained {pretrained}: not a checkpoint of a masked autoencoder, {found}{hint}")
-    stored = {"backbone": "transformer"} | dict(checkpoint.settings)  # which older checkpoints do not say
-    own = {"remove_led": roles.PREPARATION}  # how many classes there are is up to this run
-    if stored["backbone"] == "transformer":
-        own["geometry"] = roles.ORIGIN  # an input of the head
-    flags = flags.starting_from(stored, "finetune", pretrained, own)
-    log.info(f"encoder: {f'random weights, with the settings of {pretrained}' if flags['scratch'] else pretrained}")
-    if flags["scratch"]:
-        return flags, None
-    parts = PRETRAINED_PARTS[flags["backbone"]]
-    return flags, {name: weight for name, weight in checkpoint.weights.items() if name.startswith(parts)}
+def _roles_of_encoder(checkpoint: Checkpoint) -> dict[str, Role]:
+    """How many classes there are is up to the fine-tuning; so are the hand-made features of a transformer's head."""
+    own = {"remove_led": roles.PREPARATION}
+    return own if checkpoint.settings.get("backbone") == "unet" else own | {"geometry": roles.ORIGIN}
 
 
 # parts of a network that are pretrained, by the beginning of the names of their weights
 PRETRAINED_PARTS = {"transformer": ("encoder.",), "unet": ("backbone.", "geometry.")}
 
 
-def load_pretrained_(model: SegmentationNetwork, weights: dict[str, Tensor], path: str) -> None:
+def load_pretrained_(model: SegmentationNetwork, checkpoint: Checkpoint) -> None:
     """Copy pretrained weights into a network; its head, and low-rank updates, keep their initial values."""
-    try:
-        result = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise InputError(f"--pretrained {path}: {str(error).splitlines()[-1].strip()[:200]}") from error
     parts = PRETRAINED_PARTS[model.config.backbone]
-    missing = [name for name in result.missing_keys if name.startswith(parts) and not name.endswith((".up", ".down"))]
-    if missing or result.unexpected_keys:
-        wrong = (missing + result.unexpected_keys)[0]
-        raise InputError(f"--pretrained {path}: the weights belong to another encoder ({wrong})")
+    weights = {name: weight for name, weight in checkpoint.weights.items() if name.startswith(parts)}
+    load_partly_(
+        model, weights, lambda name: not name.startswith(parts) or name.endswith((".up", ".down")), str(checkpoint.path)
+    )
 
 
 def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) -> tuple[Run, PointSegmentation]:
@@ -266,9 +215,8 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
     loadfile = settings.run.loadfile if run.start.evaluating else ""
     options = SegmentationOptions(
         augmentations(run),
-        finetuning.layer_decay,
         settings.reports.plot,
-        {"best": Path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
+        {"best": checkpoint_path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
         finetuning.best_by,
     )
     return run, PointSegmentation(model, loss, datasets, options)

@@ -2,28 +2,32 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
-from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR
+from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, Checkpoint
 from puffin.checkpoints.networks import pelican_config
+from puffin.checkpoints.transfer import load_jets_
 from puffin.data.class_names import class_names
 from puffin.data.jets import JetDataset, JetSelection, open_splits
-from puffin.data.scalars import chosen_scalars
+from puffin.data.scalars import scalars_of
 from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
 from puffin.metrics.missing import NO_WEIGHT
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
+from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
 from puffin.runs.start import Start, start
 from puffin.runs.train import train_and_evaluate
+from puffin.settings import roles
 from puffin.settings.common import SPLITS
+from puffin.settings.finetuning import HEAD
 from puffin.settings.flags import Flags
-from puffin.settings.jets import names
+from puffin.settings.pelican import PelicanConfig
+from puffin.settings.roles import Role
 from puffin.tasks.classification import JetClassification
 from puffin.tasks.regression import MomentumRegression
 from puffin.tasks.symmetry import report_symmetries
@@ -41,8 +45,7 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     found = start(flags, (CLASSIFIER,))
     if found.evaluating:
         _check_balanced(found, balanced)
-    run = Run.of(found)
-    model = make_network(run, PelicanClassifier)
+    run, model = make_network(found, PelicanClassifier)
     if run.settings.run.test:
         return show_symmetries(run, model)
     datasets = open_jets(run, ClassLabels(run.settings.data.target))
@@ -64,9 +67,8 @@ def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
     """Train or evaluate a regressor, or report its symmetries; see `run_classifier`."""
     if "," in flags["target"] and "num_targets" not in flags.given:
         flags = flags.changed(num_targets=flags["target"].count(",") + 1)
-    run = Run.of(start(flags, (REGRESSOR,)))
+    run, model = make_network(start(flags, (REGRESSOR,)), PelicanRegressor)
     settings = run.settings
-    model = make_network(run, PelicanRegressor)
     if settings.run.test:
         return show_symmetries(run, model)
     datasets = open_jets(
@@ -94,9 +96,22 @@ def check_weights(run: Run, task: JetClassification | MomentumRegression, datase
                 raise InputError(f"--weights-key {key}: {NO_WEIGHT} in the {split} files; choose another key")
 
 
-def make_network(run: Run, network: Callable[[Any], PelicanBackbone]) -> PelicanBackbone:
-    """Return a new network of the settings."""
-    return network(pelican_config(run.settings.network, run.settings.data)).to(run.device, run.dtype)
+def make_network(found: Start, network: Callable[[PelicanConfig], PelicanBackbone]) -> tuple[Run, PelicanBackbone]:
+    """Return the run that starts there, and its network: a new one, or that of --pretrained with a new head."""
+    found, pretrained = take_pretrained(found, (CLASSIFIER, REGRESSOR), _roles_of_pretrained)
+    run = Run.of(found)
+    data, finetuning = run.settings.data, run.settings.finetuning
+    model = network(pelican_config(run.settings.network, data))
+    if finetuning.finetune == HEAD:
+        model.freeze_()
+    if pretrained is not None:
+        run = run.noting(*load_jets_(model, data, pretrained))
+    return run, model.to(run.device, run.dtype)
+
+
+def _roles_of_pretrained(checkpoint: Checkpoint) -> dict[str, Role]:
+    """What is predicted is up to the fine-tuning."""
+    return dict.fromkeys(("target", "num_classes", "num_targets", "published_projections"), roles.ORIGIN)
 
 
 def show_symmetries(run: Run, model: PelicanBackbone) -> list[dict]:
@@ -113,7 +128,7 @@ def open_jets(run: Run, target: ClassLabels | Momenta) -> Datasets:
     """Open the splits that the run needs. InputError if the one that it cannot do without has no file."""
     data, evaluating = run.settings.data, run.start.evaluating
     weights_needed = not evaluating or "weights_key" in run.start.flags.given
-    scalars = chosen_scalars(data.dataset, data.read_pid, names(data.scalars_keys))
+    scalars = scalars_of(data)
     selection = JetSelection(
         target,
         data.nobj,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 
+from puffin.checkpoints.reading import checkpoint_path
 from puffin.checkpoints.writing import git_commit
 from puffin.errors import InputError, plural
 from puffin.files import whole_file
@@ -47,7 +48,8 @@ def remove_earlier_run(run: Run) -> None:
             raise InputError(f"{path}: expected a file of an earlier run, found a folder; rename or remove it")
     for flag in ("loadfile", "pretrained"):
         source = start.flags.values.get(flag, "")
-        if source and any(path.samefile(source) for path in earlier):
+        file = checkpoint_path(source)
+        if source and file.exists() and any(path.samefile(file) for path in earlier):
             raise InputError(
                 f"--{flag} {source} belongs to the run '{paths.prefix}' that would be replaced; choose another --prefix"
             )
@@ -80,6 +82,8 @@ def open_log(run: Run) -> None:
         log.info(f"run {start.run_id or 'without identity, as it was started by an older version'}")
         with whole_file(paths.settings) as temporary:
             temporary.write_text(preset, encoding="utf-8")
+    for note in start.notes:
+        log.info(note)
     log.info("kernels: " + ", ".join(f"{name} {state}" for name, state in library.states().items()))
     log.debug("settings:\n" + preset)
 

@@ -2,10 +2,12 @@
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from puffin.data.loader import make_loader
 from puffin.data.sampler import EpochBatches
@@ -42,6 +44,10 @@ class Run:
     def changed(self, **values) -> "Run":
         """Return the same run with some settings changed, for example those that are computed from the data."""
         return Run.of(replace(self.start, flags=self.start.flags.changed(**values)))
+
+    def noting(self, *lines: str) -> "Run":
+        """Return the same run with further lines for the log about its weights."""
+        return replace(self, start=self.start.noting(*lines))
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +101,13 @@ class Run:
             lr_start=o.lr_start * factor,
         )
 
+    def parameters(self, model: nn.Module) -> Iterable:
+        """Return what the optimizer trains: of a fine-tuned network, groups with learning rates of their own."""
+        finetuning = getattr(self.settings, "finetuning", None)
+        if finetuning is None:
+            return model.parameters()
+        return model.parameter_groups(finetuning.layer_decay)
+
     def trainer(self, task: Task, batches_per_epoch: int) -> Trainer:
         """Return the trainer that the settings describe."""
         settings = self.settings
@@ -116,7 +129,7 @@ class Run:
         try:
             schedule = self.schedule(steps_per_epoch)
             lr = o.lr_init * self.lr_factor()
-            optimizer = make_optimizer(o.optim, task.parameter_groups(), lr, o.weight_decay)
+            optimizer = make_optimizer(o.optim, self.parameters(task.model), lr, o.weight_decay)
             stored = self.start.flags.plain()
             files = (self.paths.checkpoint, self.paths.best)
             return Trainer(task, optimizer, schedule, options, self.device, *files, stored, self.start.run_id)

@@ -4,7 +4,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,15 @@ class Start:
     """Where a run starts.
 
     flags: complete, with what the checkpoint determines; purpose: NEW, RESUME, EVALUATE or FINETUNE; run_id: identity
-    of the run, which it keeps when it is resumed from its own checkpoint, "" if code without identities wrote that."""
+    of the run, which it keeps when it is resumed from its own checkpoint, "" if code without identities wrote that;
+    notes: lines for the log about the weights."""
 
     flags: Flags
     purpose: str
     device: torch.device
     run_id: str
     checkpoint: Checkpoint | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def evaluating(self) -> bool:
@@ -55,6 +57,10 @@ class Start:
     def resuming_another(self) -> bool:
         """Whether the run continues from a checkpoint of another run, given by --loadfile."""
         return self.resuming and not is_own(self.flags, self.checkpoint)
+
+    def noting(self, *lines: str) -> "Start":
+        """Return the same with further lines for the log."""
+        return replace(self, notes=(*self.notes, *lines))
 
 
 def start(

@@ -7,6 +7,7 @@ from puffin.settings import roles
 from puffin.settings.common import DataSettings, OptimisationSettings, RunSettings, ScriptSettings
 from puffin.settings.declare import setting
 from puffin.settings.encoder import EncoderConfig, TransformerConfig
+from puffin.settings.finetuning import FinetuningSettings
 from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
 from puffin.settings.roles import Role
 from puffin.settings.types import checked, class_weights, integer, loss_terms, number
@@ -335,10 +336,9 @@ class MaskedModellingSettings:
 
 
 @dataclass(frozen=True)
-class SegmentationSettings:
+class SegmentationSettings(FinetuningSettings):
     """Where the encoder comes from, the loss, and how the best epoch is chosen."""
 
-    TITLE: ClassVar[str] = "fine-tuning"
     TITLES: ClassVar[dict[str, str]] = {"loss": "loss", "class_weights": "loss", "best_by": "training"}
 
     pretrained: str = setting(
@@ -346,18 +346,6 @@ class SegmentationSettings:
         "checkpoint of a masked autoencoder, ours or published, from which the encoder or the U-Net and its settings "
         "are taken",
         metavar="FILE",
-        role=roles.ORIGIN,
-    )
-    scratch: bool = setting(
-        False,
-        "with --pretrained: take the settings of the encoder but random weights, for comparison",
-        role=roles.ORIGIN,
-    )
-    layer_decay: float = setting(
-        1.0,
-        "with fft: factor on the learning rate from each block to the one before it (try 0.75)",
-        type=number(above=0, maximum=1),
-        metavar="F",
         role=roles.ORIGIN,
     )
     loss: str = setting(

@@ -7,6 +7,7 @@ from typing import ClassVar
 from puffin.settings import roles
 from puffin.settings.common import DataSettings, OptimisationSettings, RunSettings, ScriptSettings
 from puffin.settings.declare import setting
+from puffin.settings.finetuning import JetFinetuningSettings
 from puffin.settings.names import (
     CLASSIFICATION_METRICS,
     JET_DATASETS,
@@ -191,6 +192,7 @@ class ClassifierSettings(ScriptSettings):
     run: RunSettings = RunSettings(prefix="classifier")
     data: JetDataSettings = JetDataSettings()
     network: PelicanConfig = PelicanConfig()
+    finetuning: JetFinetuningSettings = JetFinetuningSettings()
     loss: ClassificationSettings = ClassificationSettings()
     optimisation: OptimisationSettings = OptimisationSettings()
 
@@ -206,5 +208,6 @@ class RegressorSettings(ScriptSettings):
     run: RunSettings = RunSettings(prefix="regressor")
     data: MomentumDataSettings = MomentumDataSettings()
     network: PelicanConfig = PelicanConfig()
+    finetuning: JetFinetuningSettings = JetFinetuningSettings()
     loss: RegressionSettings = RegressionSettings()
     optimisation: OptimisationSettings = OptimisationSettings()

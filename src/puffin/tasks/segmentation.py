@@ -37,12 +37,11 @@ TOO_SMALL = "events without labels, because they have fewer points than --min-po
 class SegmentationOptions:
     """How to train and evaluate a segmentation.
 
-    augmentations: what is done to training events, in this order; layer_decay: factor on the learning rate from block
-    to block down the encoder; plot: draw confusion matrices; checkpoints: the files with the "best" and the "final"
-    weights, which are named in the predictions; best_by: metric that chooses the best epoch."""
+    augmentations: what is done to training events, in this order; plot: draw confusion matrices; checkpoints: the files
+    with the "best" and the "final" weights, which are named in the predictions; best_by: metric that chooses the best
+    epoch."""
 
     augmentations: tuple[Augmentation, ...] = ()
-    layer_decay: float = 1.0
     plot: bool = False
     checkpoints: dict[str, Path] = field(default_factory=dict)
     best_by: str = "loss"
@@ -72,10 +71,6 @@ class PointSegmentation(Task):
         names = [name for name in self.metric_directions if name.startswith(details)]
         self.details = tuple(name for name in names if name != self.best_by)
         self.counts = {NO_TOKENS: 0, DROPPED: 0, BAD: 0, TOO_SMALL: 0}
-
-    def parameter_groups(self) -> list[dict]:
-        """Return the trained parameters, with factors of their learning rates."""
-        return self.model.parameter_groups(self.options.layer_decay)
 
     def step(self, batch: CloudBatch) -> StepOutput:
         """Loss over the points.

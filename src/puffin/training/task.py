@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -151,10 +150,6 @@ class Task(ABC):
     def batch_metrics(self, output: StepOutput) -> dict[str, float]:
         """Compute the numbers of a training minibatch that cost next to nothing, for the table of steps."""
         return {}
-
-    def parameter_groups(self) -> Iterable:
-        """Return what the optimizer trains (see optimizers.py)."""
-        return self.model.parameters()
 
     def begin_evaluation(self, evaluation: Evaluation, progress: Progress) -> None:
         """Prepare for an evaluation."""

@@ -1,0 +1,155 @@
+"""Fine-tuning of jet networks with --pretrained, from flags to files."""
+
+from functools import partial
+
+import h5py
+import pytest
+import torch
+
+import train_pelican_classifier as script
+from puffin.checkpoints.reading import read_checkpoint
+from puffin.tasks.classification import JetClassification
+from tests.conftest import GOLDEN, ROOT, golden_files
+from tests.runs.helpers import (
+    check_resumed,
+    copy_jets,
+    existing_run,
+    refused_by,
+    row,
+    stop_in_training_step,
+    weights,
+)
+
+PUBLISHED = GOLDEN / "pelican_run/ref_best.pt"  # of two classes
+SMALL = "--nobj 10 --batch-size 20 --num-epoch 2 --warmup 0 --cooldown 0 --cpu --threads 1 --prefix tiny --no-plot"
+NEW = {"mlp_out.linear.0.weight", "mlp_out.linear.0.bias"}
+HEAD = ("msg_2to0.", "agg_2to0.", "mlp_out.")
+refused = partial(refused_by, script.main)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Jets of three classes with particle types and true momenta."""
+    folder = tmp_path_factory.mktemp("jets")
+    for split, n in (("train", 60), ("valid", 30), ("test", 30)):
+        sample = ROOT / f"data/sample_data/multiclass/{split}.h5"
+        copy_jets(sample, folder / f"{split}.h5", ("Pmu", "jet_tag", "pdgid", "truth_Pmu"), n)
+        with h5py.File(folder / f"{split}.h5", "a") as file:
+            file["class"] = file["jet_tag"][()] % 3
+    return folder
+
+
+def command(data, work, *flags, pretrained=PUBLISHED):
+    """Return the flags of a short fine-tuning to three classes."""
+    classes = f"--target class --num-classes 3 --pretrained {pretrained}"
+    return [*SMALL.split(), *classes.split(), "--datadir", str(data), "--workdir", str(work), *flags]
+
+
+@pytest.mark.parametrize("finetune", ["all", "head"])
+def test_published_checkpoint_to_three_classes(data, tmp_path, finetune):
+    """With head, the embedding and the blocks stay as they were, batch statistics too, and all of the head moves.
+
+    The checkpoint can be evaluated and trained further without these flags. Breaks if the last layer is taken over, or
+    if a part of the head is frozen."""
+    script.main(command(data, tmp_path, "--finetune", finetune, "--drop-rate", "0.2"))
+    before, after = weights(PUBLISHED), weights(tmp_path / "model/tiny.pt")
+    moved = {name for name, weight in after.items() if not torch.equal(weight, before[name].to(weight))}
+    head = {name for name in after if name.startswith(HEAD)}
+    assert after["mlp_out.linear.0.weight"].shape == (3, 11) and before.keys() == after.keys()
+    assert moved == (set(after) if finetune == "all" else head)
+    log = (tmp_path / "log/tiny.log").read_text()
+    assert "ref_best.pt, but for a new head" in log and "layers with new weights: mlp_out.linear.0" in log
+    settings = read_checkpoint(tmp_path / "model/tiny.pt")["args"]
+    assert (
+        settings["finetune"] == finetune and settings["num_channels_m"] == [[11]] * 5 and settings["target"] == "class"
+    )
+    script.main(existing_run(data, tmp_path, "--eval", "--no-plot"))
+    first, again = (tmp_path / "log/tiny.Best.metrics.csv").read_text().splitlines()[1:]
+    first, again = ([float(x) for x in line.split(",")[2:5]] for line in (first, again))
+    assert again == pytest.approx(first, rel=1e-5)
+    further = f"--loadfile {tmp_path}/model/tiny.pt --target class --prefix more --num-epoch 1".split()
+    script.main([*SMALL.split(), "--datadir", str(data), "--workdir", str(tmp_path), *further])
+    assert set(moved_of(tmp_path / "model/tiny.pt", tmp_path / "model/more.pt")) == set(after)
+
+
+def moved_of(first, second) -> list[str]:
+    """Return the names of the weights that differ."""
+    a, b = weights(first), weights(second)
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def test_only_the_last_layer_is_new(data, tmp_path):
+    """At a learning rate of nearly 0 all other weights are those of the checkpoint; with --scratch none is."""
+    rates = "--lr-init 1e-9 --lr-final 1e-9 --num-epoch 1".split()
+    before = weights(PUBLISHED)
+    for name, flags in (("fine", []), ("scratch", ["--scratch"])):
+        script.main(command(data, tmp_path / name, *rates, *flags, "--no-predict"))
+        after = weights(tmp_path / name / "model/tiny.pt")
+        tensors = {k for k, w in after.items() if k not in NEW and "running" not in k and "num_batches" not in k}
+        close = {k for k in tensors if torch.allclose(after[k], before[k], atol=1e-6)}
+        assert (close == tensors) == (name == "fine") and ("net2to2.eq_layers.0.coefs00" in close) == (name == "fine")
+
+
+@pytest.mark.parametrize("finetune", ["all", "head"])
+def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, finetune):
+    """SIGTERM in the second epoch, then --load without the flags of the run, and with the pretrained file deleted.
+
+    Breaks if the frozen part is trained after --load, or if the checkpoint does not store how it was fine-tuned."""
+    copy = tmp_path / "pretrained.pt"
+    copy.write_bytes(PUBLISHED.read_bytes())
+    every = f"--finetune {finetune} --drop-rate 0.2 --ema 0.5 --no-predict".split()
+    script.main(command(data, tmp_path / "whole", *every, pretrained=copy))
+    again = command(data, tmp_path / "cut", *every, pretrained=copy)
+    stop_in_training_step(monkeypatch, JetClassification, 5, script.main, again)
+    copy.unlink()
+    check_resumed(script.main, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--pretrained NOWHERE", "nowhere.pt: no such checkpoint"),
+        ("--pretrained 48", "weights that come with Puffin: "),
+        ("--pretrained CLOUD", "not a checkpoint of a PELICAN classifier or PELICAN regressor, found a segmentation"),
+        ("--pretrained JETS --loadfile JETS", "use only one of them"),
+        ("--pretrained JETS --stabilizer so13", "--stabilizer so13 contradicts"),
+        ("--pretrained JETS --num-channels-m [5] --num-channels-2to2 [5]", "--num-channels-m [5] contradicts"),
+        ("--pretrained JETS --num-classes 2", "found class 2, but --num-classes is 2"),
+        ("--pretrained JETS --finetune fft", "--finetune"),
+        ("--finetune head", "random weights would never be trained"),
+        ("--pretrained JETS --scratch --finetune head", "random weights would never be trained"),
+        ("--pretrained JETS --finetune head --layer-decay 0.5", "only --finetune all trains the blocks"),
+        ("--pretrained JETS --eval --loadfile JETS", "--pretrained: an evaluation uses"),
+        ("--pretrained JETS --test", "--pretrained: a symmetry report uses"),
+    ],
+)
+def test_bad_flags(data, tmp_path, capsys, flags, message):
+    """One line, a non-zero status, and nothing written."""
+    places = {
+        "JETS": PUBLISHED,
+        "CLOUD": golden_files("polarmae", "segmentation.ckpt")[0],
+        "NOWHERE": tmp_path / "nowhere.pt",
+    }
+    base = f"{SMALL} --target class --datadir {data} --workdir {tmp_path / 'w'}".split()
+    assert message in refused([*base, *(str(places.get(flag, flag)) for flag in flags.split())], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+def test_pretrained_network_is_never_replaced(data, tmp_path, capsys):
+    """If the checkpoint belongs to the run of that prefix, the script refuses and the file stays."""
+    (tmp_path / "model").mkdir()
+    best = tmp_path / "model/tiny_best.pt"
+    best.write_bytes(PUBLISHED.read_bytes())
+    assert "choose another --prefix" in refused(command(data, tmp_path, pretrained=best), capsys)
+    assert best.exists()
+
+
+def test_resuming_refuses_another_fine_tuning(data, tmp_path, capsys):
+    """What is trained cannot change within a run; the same command with --load resumes it."""
+    short = command(data, tmp_path, "--num-epoch", "1", "--no-predict")
+    script.main(short)
+    for flags in (["--finetune", "head"], ["--pretrained", str(ROOT / "weights/lartpc_unet.pt")], ["--scratch"]):
+        line = refused([*short, "--load", *flags], capsys)
+        assert f"{flags[0]} " in line and "cannot be continued with another" in line
+    script.main([*short, "--load", "--num-epoch", "2"])
+    assert row(tmp_path / "log/tiny.Best.metrics.csv")["prefix"] == "tiny"
