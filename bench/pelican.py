@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from bench import pelican_lite_peer
 from bench.dense_pelican import SPURIONS, DensePelican
+from bench.presets import pelican_preset
 from bench.timing import add_timing_arguments, check_positive, in_turns, memory_in_child, memory_of, publish
 from puffin.data.packing import pack_padded
 from puffin.models.pelican import PelicanClassifier
@@ -53,22 +54,7 @@ from puffin.training.update import autocast
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Widths(NamedTuple):
-    message: int
-    equivariant: int
-    scalar: int = 10
-    blocks: int = 5
-
-
-PRESETS = {
-    "208k": Widths(132, 78),
-    "48k": Widths(60, 35),
-    "24k": Widths(42, 25),
-    "11k": Widths(25, 15),
-    "6k": Widths(16, 10),
-    "3k": Widths(11, 7, scalar=7),
-}
-STABILIZER, NOBJ_AVG = "so2", 49
+PRESETS = ("208k", "48k", "24k", "11k", "6k", "3k")
 REFERENCE = "dense"
 
 
@@ -94,47 +80,39 @@ class Row(NamedTuple):
     parameters: int
 
 
-def build_dense(w: Widths) -> Implementation:
+def build_dense(config: PelicanConfig) -> Implementation:
     network = DensePelican(
-        num_channels_m=[[w.message]] * w.blocks,
-        num_channels_2to2=[w.equivariant] * w.blocks,
-        num_channels_m_out=[w.message, w.equivariant],
-        num_channels_out=[w.message],
-        num_channels_scalar=w.scalar,
-        stabilizer=STABILIZER,
-        average_nobj=NOBJ_AVG,
+        num_channels_m=[list(widths) for widths in config.num_channels_m],
+        num_channels_2to2=list(config.num_channels_2to2),
+        num_channels_m_out=list(config.num_channels_m_out),
+        num_channels_out=list(config.num_channels_out),
+        num_channels_scalar=config.num_channels_scalar,
+        stabilizer=config.stabilizer,
+        average_nobj=config.nobj_avg,
     )
     return Implementation(network, lambda jets: (jets, jets[..., 0] != 0))
 
 
-def build_puffin(w: Widths) -> Implementation:
-    config = PelicanConfig(
-        num_channels_m=((w.message,),) * w.blocks,
-        num_channels_2to2=(w.equivariant,) * w.blocks,
-        num_channels_m_out=(w.message, w.equivariant),
-        num_channels_out=(w.message,),
-        num_channels_scalar=w.scalar,
-        stabilizer=STABILIZER,
-        nobj_avg=NOBJ_AVG,
-    )
+def build_puffin(config: PelicanConfig) -> Implementation:
     return Implementation(PelicanClassifier(config), lambda jets: (pack_padded(jets, jets[..., 0] != 0),))
 
 
-def build_puffin_plain(w: Widths) -> Implementation:
-    return build_puffin(w)._replace(surroundings=library.without_kernels)
+def build_puffin_plain(config: PelicanConfig) -> Implementation:
+    return build_puffin(config)._replace(surroundings=library.without_kernels)
 
 
-def build_puffin_bf16(w: Widths) -> Implementation:
-    return build_puffin(w)._replace(surroundings=lambda: autocast(torch.device("cpu"), "bf16"))
+def build_puffin_bf16(config: PelicanConfig) -> Implementation:
+    return build_puffin(config)._replace(surroundings=lambda: autocast(torch.device("cpu"), "bf16"))
 
 
-def build_pelican_lite(w: Widths) -> Implementation:
-    spurions = torch.tensor(SPURIONS[STABILIZER], dtype=torch.float32)
-    network = pelican_lite_peer.PelicanLite(w.message, w.equivariant, spurions, w.blocks)
+def build_pelican_lite(config: PelicanConfig) -> Implementation:
+    spurions = torch.tensor(SPURIONS[config.stabilizer], dtype=torch.float32)
+    message, equivariant = config.num_channels_m_out
+    network = pelican_lite_peer.PelicanLite(message, equivariant, spurions, len(config.num_channels_2to2))
     return Implementation(network, network.collate)
 
 
-BUILDERS: dict[str, Callable[[Widths], Implementation]] = {
+BUILDERS: dict[str, Callable[[PelicanConfig], Implementation]] = {
     REFERENCE: build_dense,
     "pelican-lite": build_pelican_lite,
     "puffin, plain": build_puffin_plain,
@@ -195,7 +173,7 @@ def make_inference(implementation: Implementation, batch: Batch) -> Callable[[],
 
 def build(name: str, preset: str) -> tuple[Implementation, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    implementation = BUILDERS[name](PRESETS[preset])
+    implementation = BUILDERS[name](pelican_preset(preset))
     return implementation, torch.optim.AdamW(implementation.network.parameters(), lr=1e-3, fused=True)
 
 

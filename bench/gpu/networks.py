@@ -1,6 +1,7 @@
 """Checks of whole networks: golden vectors, training steps that do not wait, and a step in a CUDA graph."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from bench.gpu.machine import need_cuda, no_waits
 from bench.gpu.operators import compare_replay
 from bench.gpu.report import Report
 from bench.kernels import lartpc_cloud
+from bench.presets import pelican_preset
 from puffin.data.packing import CloudBatch, JetBatch, pack_padded
 from puffin.layers.symmetries import toy_momenta
 from puffin.losses.clouds import LossTerms
@@ -21,7 +23,6 @@ from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation
 from puffin.settings.clouds import PointMAEConfig, SegmentationConfig
 from puffin.settings.encoder import EncoderConfig, TokenizerConfig, TransformerConfig
-from puffin.settings.pelican import PelicanConfig
 from puffin.tasks.classification import JetClassification
 from puffin.tasks.masked_modelling import MaskedModelling
 from puffin.tasks.regression import MomentumRegression
@@ -30,13 +31,6 @@ from puffin.training.task import Task
 from puffin.training.update import autocast
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden" / "pelican"
-WIDTHS = {
-    "num_channels_scalar": 10,
-    "num_channels_m": ((60,),) * 5,
-    "num_channels_2to2": (35,) * 5,
-    "num_channels_m_out": (60, 35),
-    "num_channels_out": (60,),
-}  # the 48k preset
 
 
 class Training(NamedTuple):
@@ -75,7 +69,7 @@ def trainings(device: torch.device, quick: bool) -> dict[str, Training]:
     """Make the four kinds of training with random weights and data."""
     torch.manual_seed(0)
     size = {"num_channels_m": ((12,),) * 2, "num_channels_2to2": (8,) * 2} if quick else {}
-    config = PelicanConfig(**{**WIDTHS, **size}, stabilizer="so2")
+    config = replace(pelican_preset("48k"), **size)
     momenta, lengths = toy_momenta(20 if quick else 100, torch.Generator().manual_seed(0))
     jets = JetBatch(momenta.float(), lengths, index=torch.arange(len(lengths)))
     classes = torch.arange(len(lengths)) % 2

@@ -12,6 +12,7 @@ from bench.gpu.machine import seconds
 from bench.gpu.operators import on
 from bench.gpu.report import Report, Skipped
 from bench.kernels import OVERLAP, QUERY_RADIUS, RADIUS, lartpc_cloud
+from bench.presets import pelican_preset
 from puffin.layers.symmetries import toy_momenta
 from puffin.ops import library
 from puffin.ops.pair_index import PairIndex
@@ -125,7 +126,7 @@ def pelican_step(name: str, device: torch.device, quick: bool) -> float:
     if needed and importlib.util.find_spec(needed[0]) is None:
         raise Skipped(f"not installed: {needed[1]}")
     torch.manual_seed(0)
-    implementation = bench.BUILDERS[name](bench.PRESETS["3k" if quick else "48k"])
+    implementation = bench.BUILDERS[name](pelican_preset("3k" if quick else "48k"))
     batch = padded_jets(8 if quick else 100)
     moved = tuple(x.to(device) for x in implementation.collate(batch.fourmomenta))
     implementation.network.to(device)

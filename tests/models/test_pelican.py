@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.presets import pelican_preset
 from puffin.data.packing import JetBatch, pack_padded
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.ops import library
@@ -298,16 +299,6 @@ def test_contradictory_configuration(changes, message):
 
 def test_presets_have_the_size_in_their_name():
     """A changed width, or a parameter too many, moves the count away from the published size."""
-    import yaml
-
-    from tests.conftest import ROOT
-
     for name, parameters in {"3k": 3510, "208k": 208000, "48k": 48000, "24k": 24000, "11k": 11000, "6k": 6000}.items():
-        preset = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
-        fields = {k.replace("-", "_"): v for k, v in preset.items()}
-        fields["num_channels_m"] = tuple(map(tuple, fields["num_channels_m"]))
-        model = PelicanClassifier(
-            PelicanConfig(stabilizer="so2", **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-        )
-        count = sum(p.numel() for p in model.parameters())
+        count = sum(p.numel() for p in PelicanClassifier(pelican_preset(name)).parameters())
         assert count == parameters if name == "3k" else abs(count / parameters - 1) < 0.12, (name, count)
