@@ -68,6 +68,17 @@ class Mapped(NamedTuple):
     odd: Tensor
 
 
+class Where(NamedTuple):
+    """The last arguments of both operators, which have no gradients."""
+
+    weights: Tensor | None
+    multiplicity: Tensor
+    node_ptr: Tensor
+    maps: list[int]
+    pairs: bool
+    nbar: float
+
+
 @torch.compiler.disable
 def equivariant_nodes(
     quantities: tuple[Tensor, ...],
@@ -100,7 +111,7 @@ def equivariant_nodes(
         normalisation = coefficients.new_ones(channels), coefficients.new_zeros(channels)
     if alphas is None:
         alphas = coefficients.new_empty(channels, 0)
-    where = (nodes.weights, nodes.multiplicity, nodes.node_ptr, flat(maps), pairs, nbar)
+    where = Where(nodes.weights, nodes.multiplicity, nodes.node_ptr, flat(maps), pairs, nbar)
     even, odd, *targets = _EquivariantNodes.apply(where, *biases, *normalisation, coefficients, alphas, *quantities)
     u, v, w = [*targets, None, None][: len(TARGETS)]
     return Mapped(u, v, w, even, odd)
@@ -148,21 +159,8 @@ def _any_of_nodes(maps: list[Map]) -> bool:
     return any(m.target >= 0 and m.quantity < QUANTITIES.index("trace") for m in maps)
 
 
-def _oracle(
-    quantities,
-    scale,
-    shift,
-    coefficients,
-    alphas,
-    bias,
-    diagonal_bias,
-    weights,
-    multiplicity,
-    node_ptr,
-    numbers,
-    pairs,
-    nbar,
-):
+def _oracle(quantities, scale, shift, coefficients, alphas, bias, diagonal_bias, *where):
+    weights, multiplicity, node_ptr, numbers, pairs, nbar = where
     maps, events = _read(numbers), len(node_ptr) - 1
     event = torch.repeat_interleave(node_ptr.diff(), output_size=len(quantities[0]))
     own = scale.new_ones(len(event), 1) if weights is None else weights[:, None]
@@ -197,42 +195,11 @@ def _oracle(
     return targets, even, odd.clone(), torch.stack(factors, 1)
 
 
-def _backward_oracle(
-    grads,
-    grad_even,
-    grad_odd,
-    factors,
-    quantities,
-    scale,
-    shift,
-    coefficients,
-    alphas,
-    weights,
-    multiplicity,
-    node_ptr,
-    numbers,
-    pairs,
-    nbar,
-):
+def _backward_oracle(grads, grad_even, grad_odd, factors, quantities, scale, shift, coefficients, alphas, *where):
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in (*quantities, scale, shift, coefficients, alphas)]
-        *quantities, scale, shift, coefficients, alphas = inputs
-        none = scale.new_zeros(coefficients.shape[2], requires_grad=True)
-        targets, even, odd, _ = _oracle(
-            quantities,
-            scale,
-            shift,
-            coefficients,
-            alphas,
-            none,
-            None,
-            weights,
-            multiplicity,
-            node_ptr,
-            numbers,
-            pairs,
-            nbar,
-        )
+        no_bias = scale.new_zeros(coefficients.shape[2], requires_grad=True)
+        targets, even, odd, _ = _oracle(inputs[:-4], *inputs[-4:], no_bias, None, *where)
         found = torch.autograd.grad(
             [*targets, even, odd], inputs, [*grads, grad_even, grad_odd], allow_unused=True, materialize_grads=True
         )
@@ -242,26 +209,14 @@ def _backward_oracle(
 # -- shapes of the results --------------------------------------------------------------------------------------------
 
 
-def _fake(
-    quantities,
-    scale,
-    shift,
-    coefficients,
-    alphas,
-    bias,
-    diagonal_bias,
-    weights,
-    multiplicity,
-    node_ptr,
-    numbers,
-    pairs,
-    nbar,
-):
-    maps, (count, channels, width) = _read(numbers), coefficients.shape
-    rows = quantities[0].shape[0] if _any_of_nodes(maps) else multiplicity.shape[0]
+def _fake(quantities, scale, shift, coefficients, alphas, bias, diagonal_bias, *where):
+    where = Where(*where)
+    maps, (count, channels, width) = _read(where.maps), coefficients.shape
+    events = where.multiplicity.shape[0]
+    rows = quantities[0].shape[0] if _any_of_nodes(maps) else events
     targets = [bias.new_empty(rows, width) for _ in range(_num_targets(maps))]
-    even, odd = (bias.new_empty(channels if pairs else 0, width) for _ in range(2))
-    return targets, even, odd, bias.new_empty(multiplicity.shape[0], count, channels)
+    even, odd = (bias.new_empty(channels if where.pairs else 0, width) for _ in range(2))
+    return targets, even, odd, bias.new_empty(events, count, channels)
 
 
 def _backward_fake(grads, grad_even, grad_odd, factors, quantities, scale, shift, coefficients, alphas, *_):
