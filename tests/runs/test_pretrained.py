@@ -3,10 +3,13 @@
 from functools import partial
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
+import optuna_search
 import train_pelican_classifier as script
+import train_pelican_cov as regressor
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.tasks.classification import JetClassification
 from tests.conftest import GOLDEN, ROOT, golden_files
@@ -105,6 +108,44 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, finetune
     check_resumed(script.main, data, tmp_path)
 
 
+def test_regression_from_classification_and_back(data, tmp_path):
+    """Without a new flag, the way back keeps the particle types that the regressor has learned to use.
+
+    Breaks if --target, the number of classes or the momenta are taken over, or if the log says nothing."""
+    common = [*SMALL.split(), "--num-epoch", "1", "--datadir", str(data)]
+    there = ["--pretrained", str(PUBLISHED), "--read-pid", "--workdir", str(tmp_path / "momenta")]
+    regressor.main([*common, *there])
+    log = (tmp_path / "momenta/log/tiny.log").read_text()
+    assert "layers with new weights: agg_2to1, mlp_out_1" in log and "start at zero: pdgid=22, pdgid=211," in log
+    assert "settings that differ" not in log
+    settings = read_checkpoint(tmp_path / "momenta/model/tiny.pt")["args"]
+    assert settings["target"] == "truth_Pmu" and settings["read_pid"] and not settings["published_projections"]
+    assert np.isfinite(float(row(tmp_path / "momenta/log/tiny.Best.metrics.csv")["loss"]))
+
+    best = tmp_path / "momenta/model/tiny_best.pt"
+    script.main(command(data, tmp_path, "--finetune", "head", "--num-epoch", "1", pretrained=best))
+    assert read_checkpoint(tmp_path / "model/tiny.pt")["args"]["read_pid"]
+    before, after = weights(best), weights(tmp_path / "model/tiny.pt")
+    assert all(torch.equal(w, before[name]) for name, w in after.items() if not name.startswith(HEAD))
+    assert after["eq1to2.coefs"].shape[0] == 18
+    script.main(command(data, tmp_path, "--no-read-pid", "--num-epoch", "1", pretrained=best))
+    assert f"features of {best} that this run does not use: pdgid=22," in (tmp_path / "log/tiny.log").read_text()
+    assert weights(tmp_path / "model/tiny.pt")["eq1to2.coefs"].shape[0] == 3
+
+
+def test_sweep(data, tmp_path):
+    """Trials start from the pretrained weights, and the best one is evaluated without them."""
+    (tmp_path / "space.yaml").write_text("finetune: {choices: [all, head]}\n")
+    sweep = f"--task classifier --study-name s --space {tmp_path}/space.yaml --sampler grid --optuna-test".split()
+    flags = command(data, tmp_path, "--num-epoch", "1")
+    prefix = flags.index("--prefix")
+    optuna_search.main([*sweep, *flags[:prefix], *flags[prefix + 2 :]])
+    found = [read_checkpoint(tmp_path / f"model/s-{k}.pt")["args"] for k in (0, 1)]
+    assert {trial["finetune"] for trial in found} == {"all", "head"}
+    assert all(trial["pretrained"] == str(PUBLISHED) for trial in found)
+    assert "\ns-best," in (tmp_path / "log/s.Best.metrics.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -116,6 +157,7 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, finetune
         ("--pretrained JETS --num-channels-m [5] --num-channels-2to2 [5]", "--num-channels-m [5] contradicts"),
         ("--pretrained JETS --num-classes 2", "found class 2, but --num-classes is 2"),
         ("--pretrained JETS --finetune fft", "--finetune"),
+        ("--pretrained JETS --finetune head --read-pid", "has no weights for the features pdgid=22,"),
         ("--finetune head", "random weights would never be trained"),
         ("--pretrained JETS --scratch --finetune head", "random weights would never be trained"),
         ("--pretrained JETS --finetune head --layer-decay 0.5", "only --finetune all trains the blocks"),

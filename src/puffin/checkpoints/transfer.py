@@ -10,9 +10,12 @@ from puffin.checkpoints.checkpoint import CLASSIFIER, Checkpoint
 from puffin.checkpoints.networks import pelican_config, settings_of_checkpoint
 from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
+from puffin.layers.activations import make_activation
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.settings.jets import JetDataSettings
 from puffin.settings.pelican import PelicanConfig
+
+_NOT_ZERO = 1e-6  # the embedding has no gradient at 0
 
 
 def load_partly_(model: nn.Module, weights: Mapping[str, Tensor], is_new: Callable[[str], bool], source: str) -> None:
@@ -103,13 +106,17 @@ def _selected(weight: Tensor, axis: int, had: list, has: list) -> Tensor:
 
 
 def _replace_labels_(weights: dict[str, Tensor], model: PelicanBackbone) -> None:
-    """Let channels of pairs, with the weight 0, take the place of the label channels, which the network does not have.
+    """Let channels of pairs take the place of the label channels, which the network does not have.
 
-    Label channels come last in the input of the first block."""
+    Label channels come last in the input of the first block. Their successors have the weight 0, and the bias with
+    which the embedding gives what features that are 0 gave."""
+    bias = weights["eq1to2.bias"].float()
     for name in [name for name in weights if _belongs(name, ["eq1to2"])]:
         del weights[name]
-    own = model.state_dict()
-    for name in ("linear.weight", "linear.bias", "input_encoder.rank2_alphas"):
-        widened = own[name].clone() if name.startswith("input_encoder") else torch.zeros_like(own[name])
-        widened[: len(weights[name])] = weights[name]
-        weights[name] = widened
+    alphas = model.input_encoder.rank2_alphas.detach()[-len(bias) :].to(bias)
+    value, exponent = make_activation(model.config.activation)(bias), 1e-6 + alphas.square()
+    inverse = value.sign() * ((1 + exponent * value.abs()) ** (1 / exponent) - 1)
+    inverse = inverse.where(inverse.abs() > _NOT_ZERO, _NOT_ZERO)
+    new = (inverse.new_zeros(len(bias), model.linear.in_features), inverse, alphas)
+    for name, tail in zip(("linear.weight", "linear.bias", "input_encoder.rank2_alphas"), new, strict=True):
+        weights[name] = torch.cat([weights[name], tail.to(weights[name])])
