@@ -66,6 +66,8 @@ STABLE_TORCH_LIBRARY(puffin, m) {
   m.def(
       "low_rank_backward(Tensor grad, Tensor in_maps, Tensor out_maps, Tensor in_out0, Tensor in_out1)"
       " -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("piecewise_linear(Tensor x, Tensor values, float low, float high) -> Tensor");
+  m.def("piecewise_linear_backward(Tensor grad, Tensor x, Tensor values, float low, float high) -> (Tensor, Tensor)");
   m.def("segment_sum(Tensor x, Tensor ptr) -> Tensor");
   m.def("segment_expand(Tensor x, Tensor ptr, int rows) -> Tensor");
   m.def("segment_extremum(Tensor x, Tensor ptr, bool largest) -> Tensor");

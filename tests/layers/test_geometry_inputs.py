@@ -19,13 +19,16 @@ def test_own_energy_first_and_sums_of_energies_as_logarithms():
     assert NAMES[1:44] == geometry_names() and measured[:, column].max() < ((points[:, 3] + 1) / 2).sum().log1p() + 1e-6
 
 
-def test_a_number_fills_the_intervals_below_it():
-    """Breaks if an interval is skipped, or if encoded numbers leave 0 to 1."""
-    model = GeometryInputs()
-    encoded = model.encode(torch.tensor([[-9.0], [0.0], [9.0]]).expand(3, len(NAMES))).view(3, len(NAMES), -1)
-    edges = model.edges
-    assert (encoded[0] == 0).all() and (encoded[2] == 1).all()
-    assert torch.allclose(edges[0] + (encoded[1] * edges.diff()).sum(1), torch.zeros(len(NAMES)), atol=1e-6)
+@torch.no_grad()
+def test_a_weight_is_the_rise_over_its_interval():
+    """The first weight of a feature counts below -2.5 + 5/12, the last above 2.5 - 5/12. Breaks if intervals are
+    exchanged or shifted, which weights of earlier versions would not survive."""
+    model, k = GeometryInputs(), NAMES.index("event_points")
+    model.layers[0].weight.zero_()[0, 12 * k : 12 * k + 12] = torch.arange(1.0, 13)
+    x = torch.zeros(4, len(NAMES))
+    x[:, k] = torch.tensor([-9, -2.5 + 5 / 24, 2.5 - 5 / 24, 9])
+    assert torch.allclose(model.thresholds(x)[:, 0], torch.tensor([0, 0.5, 72, 78]), atol=1e-4)
+    assert not model.thresholds(x)[:, 1:].any()
 
 
 @torch.no_grad()

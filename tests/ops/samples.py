@@ -17,6 +17,7 @@ DIFFERENTIABLE = {
     "pair_expand",
     "pair_mix",
     "pair_reduce",
+    "piecewise_linear",
     "segment_attention",
     "segment_expand",
     "segment_extremum",
@@ -143,6 +144,7 @@ def _of_layers(make, sizes: Tensor) -> dict[str, tuple]:
     factors = torch.ops.puffin.equivariant_nodes(quantities, *shared, make(4), make(4), *where)[3]
     grads = [make(nodes, 4) for _ in range(3)], make(3, 4), make(3, 4)
     low_rank = make(3, 6), make(4, 6), make(3, 4), make(3, 4)
+    functions = make(nodes, 3), make(3, 5, 4), -1.5, 1.0
     index = PairIndex(sizes, torch.device("cpu"))
     blocks = (
         *([make(3, 5), make(3, 4)], [make(3), make(3)]),  # messages from 5 and from 4 channels
@@ -154,6 +156,8 @@ def _of_layers(make, sizes: Tensor) -> dict[str, tuple]:
         "pair_blocks": (make(index.num_pairs, 5), *blocks, *where[:3], index.upper_ptr, where[3], 0.1, 0.2, 5.0),
         "equivariant_nodes": (quantities, *shared, make(4), make(4), *where),
         "equivariant_nodes_backward": (*grads, factors, quantities, *shared, *where),
+        "piecewise_linear": functions,
+        "piecewise_linear_backward": (make(nodes, 4), *functions),
         "low_rank": low_rank,
         "low_rank_backward": (make(6, 3, 4), *low_rank),
     }

@@ -14,6 +14,7 @@ from puffin.ops.embedding import Labels, Power, pair_embed
 from puffin.ops.messages import message
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pair_messages import pair_message
+from puffin.ops.piecewise_linear import piecewise_linear
 from puffin.ops.signed_power import signed_power
 from puffin.ops.sparse_conv import sparse_conv
 from puffin.ops.voxels import coarsen, voxel_neighbours, voxel_order
@@ -134,6 +135,7 @@ def faces(points, lengths, rows, ptr, pairs=PAIRS) -> dict:
         "voxel_order": lambda: voxel_order(lattice, ptr),
         "voxel_neighbours": lambda: voxel_neighbours(lattice, ptr),
         "coarsen": lambda: coarsen(lattice, ptr),
+        "piecewise_linear": lambda: piecewise_linear(rows, weight[:, :, None], 0.0, 1.0),
         "sparse_conv": lambda: sparse_conv(rows, weight[None, :, :3].expand(8, -1, -1), table, table),
     }
 
@@ -153,7 +155,7 @@ def test_every_face_is_here():
     assert set(ops.__all__) <= set(faces(*inputs()))
 
 
-ONLY_FEATURES = {"message", "signed_power"}
+ONLY_FEATURES = {"message", "piecewise_linear", "signed_power"}
 GEOMETRY = {"local_geometry", "components", "component_geometry"}  # of coordinates, which bfloat16 would round
 WITH_LENGTHS = {"farthest_point_sampling", "knn", "ball_count", "ball_query", "centrality_nms", "chamfer_distance"}
 

@@ -10,7 +10,13 @@ import pytest
 
 import puffin.ops
 
-OTHERS = ("equivariant_nodes", "low_rank", "signed_power", "sparse_conv")  # with functions that only networks need
+OTHERS = (
+    "equivariant_nodes",
+    "low_rank",
+    "piecewise_linear",
+    "signed_power",
+    "sparse_conv",
+)  # with functions that only networks need
 MODULES = ["puffin.ops", *(f"puffin.ops.{name}" for name in (*OTHERS, *puffin.ops._MODULES))]
 
 

@@ -1,12 +1,14 @@
 """Hand-made features of points as inputs of networks: the shape of their surroundings at several scales."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from puffin.detector import PILARNET
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.packed import offsets, to_device
 from puffin.ops.geometry import COMPONENT_NAMES, component_geometry, geometry_names, local_geometry
+from puffin.ops.piecewise_linear import piecewise_linear
 from puffin.ops.segments import segment_expand, segment_sum
 
 LINKS = (1.8, 5.0)  # voxels, distances of linked points in two kinds of connected components; 1.8 links 26 voxels
@@ -19,7 +21,7 @@ NAMES = (
 )
 _FINE = 64  # parts of a voxel to which coordinates are rounded
 _BOUNDED = ("share1", "share2", "share3", "alignment")  # from 0 to 1; the others are lengths, numbers and energies
-_EDGES = torch.linspace(-2.5, 2.5, 13)  # of the intervals, in standard deviations
+_LOWEST, _HIGHEST, _INTERVALS = -2.5, 2.5, 12  # of the piecewise linear functions, in standard deviations
 
 
 def surroundings(points: Tensor, ptr: Tensor) -> Tensor:
@@ -37,9 +39,8 @@ class GeometryInputs(nn.Module):
     """Describe points (P, 4), scaled as data sets give them, by features (P, width) of themselves and their
     surroundings.
 
-    The numbers of `measure` are normalised and encoded piecewise linearly: each number becomes its position within
-    each interval between neighbouring _EDGES, 0 below and 1 above it. Two layers then act on each point. So the
-    network learns thresholds, as those of boosted trees, within few steps.
+    The numbers of `measure` are normalised. A piecewise linear function of each of them, then a second layer, give the
+    features. So the network learns thresholds, as those of boosted trees, within few steps.
 
     Nothing depends on the orientation of the event or on the order of its points.
     Source: piecewise linear encoding, Gorishniy et al., arXiv 2203.05556, sec. 3.2.
@@ -47,30 +48,30 @@ class GeometryInputs(nn.Module):
 
     width = 64
     bounded: Tensor
-    edges: Tensor
 
     def __init__(self, sync_batchnorm: bool = True):
         super().__init__()
         self.norm = MaskedBatchNorm(len(NAMES), sync=sync_batchnorm)
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
-        for width in (len(NAMES) * (len(_EDGES) - 1), self.width):
+        for width in (len(NAMES) * _INTERVALS, self.width):
             self.layers.append(nn.Linear(width, self.width, bias=False))
             self.norms.append(MaskedBatchNorm(self.width, sync=sync_batchnorm))
         bounded = [name == "energy" or name.split("_")[-1] in _BOUNDED for name in NAMES]
         self.register_buffer("bounded", torch.tensor(bounded), persistent=False)
-        self.register_buffer("edges", _EDGES, persistent=False)
 
     def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
         """Compute the features; lengths (B,) int64 on the CPU: points of each event."""
-        x = self.encode(self.norm(self.measure(points, lengths)))
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = norm(layer(x)).relu()
-        return x
+        x = self.thresholds(self.norm(self.measure(points, lengths)))
+        x = self.norms[0](x).relu()
+        return self.norms[1](self.layers[1](x)).relu()
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Encode normalised numbers (P, F) piecewise linearly: (P, F times the number of intervals)."""
-        return ((x[:, :, None] - self.edges[:-1]) / self.edges.diff()).clamp(0, 1).flatten(1)
+    def thresholds(self, x: Tensor) -> Tensor:
+        """Map normalised numbers (P, F) to (P, width): the weights of the first layer are the rises of each function
+        over its intervals."""
+        rises = self.get_parameter("layers.0.weight").t().reshape(len(NAMES), _INTERVALS, self.width)
+        values = F.pad(rises.cumsum(1), (0, 0, 1, 0))  # at the knots, 0 at the first
+        return piecewise_linear(x, values, _LOWEST, _HIGHEST)
 
     @torch.no_grad()
     def measure(self, points: Tensor, lengths: Tensor) -> Tensor:
