@@ -38,7 +38,7 @@ def test_what_changes_nothing_is_accepted():
     [
         (["--no-lr-minibatch"], "every minibatch"),
         (["--sgd-restart", "2"], "--lr-decay-type warm"),
-        (["--force-download"], "docs/README.md"),
+        (["--force-download"], "tools/download.py"),
         (["--checkfile", "a.pt"], "--prefix"),
         (["--study-name", "mine"], "optuna_search.py"),
         (["--password", "hunter2"], "PGPASSWORD"),

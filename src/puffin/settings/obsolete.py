@@ -36,7 +36,7 @@ OBSOLETE = {
     "lr-decay": Obsolete(("-1",), "the decay lasts as long as the training; choose its form with --lr-decay-type"),
     "sgd-restart": Obsolete(("-1",), "warm restarts are --lr-decay-type warm"),
     "weight-init": Obsolete(("randn",), "there is one initialisation, the published one"),
-    "force-download": Obsolete(("false",), "nothing is downloaded; docs/README.md says where the data are"),
+    "force-download": Obsolete(("false",), "runs download nothing; tools/download.py gets published data"),
     "checkfile": _FILES,
     "bestfile": _FILES,
     "logfile": _FILES,
