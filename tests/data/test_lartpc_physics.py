@@ -183,6 +183,13 @@ def test_compton_follows_klein_and_nishina(rng):
     assert after.mean() / 2.0 == pytest.approx(mean, rel=0.01)
 
 
+def test_every_pair_has_a_possible_split():
+    """Breaks if photons make pairs at an energy where no fraction is possible: drawing one would never end."""
+    energy = np.geomspace(2 * ELECTRON_MASS, 5, 4000)[:, None]
+    possible = showers.pair_shape(energy, np.linspace(0, 1, 1001)).any(1)
+    assert possible[showers.pairs(energy[:, 0]) > 0].all() and not possible.all()
+
+
 def test_pair_split_follows_its_shape(rng):
     """Breaks if the rejection's bound is too low (edges cut off) or a fraction leaves [m/E, 1 - m/E]."""
     for energy in (3.0, 1000.0):
