@@ -25,6 +25,7 @@ from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation, VoxelSegmentation
+from puffin.models.voxel_distillation import VoxelDistillation
 from puffin.models.voxel_mae import VoxelMAE
 
 Arrays = Sequence[np.ndarray] | np.ndarray
@@ -247,7 +248,7 @@ class _PointPredictor(_CloudPredictor):
 
 
 class PointEncoder(_PointPredictor):
-    """Events to the features of their points, (n, D) per event, from a U-Net pretrained as a masked autoencoder."""
+    """Events to the features of their points, (n, D) per event, from a pretrained U-Net."""
 
     def _numbers(self, batch: CloudBatch) -> Tensor:
         return self.network.features(batch.points, batch.lengths)
@@ -265,6 +266,7 @@ _PREDICTORS: dict[type[nn.Module], Callable[..., Predictor]] = {
     PelicanRegressor: JetRegressor,
     PointMAE: TokenEncoder,
     VoxelMAE: PointEncoder,
+    VoxelDistillation: PointEncoder,
     Segmentation: PointClassifier,
     VoxelSegmentation: PointClassifier,
 }

@@ -34,7 +34,7 @@ _FEW_CLOUDS = (
     "--cpu --threads 1 --no-plot --num-train 4 --num-valid 2 --num-test 8 --num-step 2 --batch-size 2"
 ).split()
 _TINY_CLOUDS = [*_FEW_CLOUDS, *"--arch vit_tiny --depth 1 --context 16 --attention-dropout 0 --drop-path 0".split()]
-_UNETS = {"config/segmentation_unet.yaml", "config/voxelmae.yaml"}
+_UNETS = {"config/segmentation_unet.yaml", "config/voxelmae.yaml", "config/voxeldistill.yaml"}
 _TINY_JETS = [*_TINY_RUN, *"--num-train 40 --num-epoch 1 --nobj 12 --batch-size 20 --warmup 0 --cooldown 0".split()]
 _TINY_DECODER = "--decoder-depth 0".split()
 REDUCED = {

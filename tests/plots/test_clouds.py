@@ -6,6 +6,7 @@ import torch
 
 from puffin.data.pilarnet import CloudDataset, CloudSelection, energy_of, normalize_energy
 from puffin.errors import InputError
+from puffin.models.voxel_distillation import VoxelDistillation
 from puffin.plots.clouds import (
     CM,
     Layer,
@@ -24,6 +25,7 @@ from puffin.plots.clouds import (
 from puffin.plots.style import CLASS_COLOURS
 from puffin.tasks.cloud_pictures import _voxel_pages, draw_events, event_pages
 from tests.conftest import ROOT
+from tests.models.test_voxel_distillation import CONFIG
 from tests.tasks.test_masked_modelling import make_task
 
 
@@ -119,6 +121,16 @@ def test_draws_an_event_of_voxels(tmp_path):
     assert true == predicted
     written = draw_events(tmp_path, "x", model, dataset, [2], 1, html=False)
     assert len(written) == 4 and all(path.stat().st_size > 10_000 for path in written)
+
+
+def test_draws_the_features_of_a_teacher(tmp_path):
+    """Each point of the event has the colour of its features."""
+    dataset = CloudDataset(sorted((ROOT / "data/sample_data/lartpc/val").glob("*.h5")), CloudSelection())
+    model = VoxelDistillation(CONFIG)
+    pages = event_pages(model, dataset, 2, seed=1)
+    assert list(pages) == ["energy", "class", "embedding"] and "of the points" in pages["embedding"].title
+    assert pages["embedding"].layers[0].colour.shape == pages["energy"].layers[0].points.shape
+    assert len(draw_events(tmp_path, "x", model, dataset, [2], 1, html=False)) == 3
 
 
 def test_errors_and_pages_side_by_side(points, tmp_path):

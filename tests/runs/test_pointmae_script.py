@@ -35,9 +35,11 @@ NETWORKS = {
     "transformer": [*TINY_AUTOENCODER, *TINY_CLOUDS],
     "unet": [*TINY_UNET, "--mask-block", "4", *TINY_TRAINING],
 }
+NETWORKS["distill"] = [*NETWORKS["unet"], *"--method distill --prototypes 16 --crop-radius 20".split()]
 TERMS = {  # of the loss, and the number of what each is a mean over
     "transformer": {"chamfer": "hidden", "energy": "hidden_points"},
     "unet": {"occupancy_2": "hidden_4", "occupancy_1": "hidden_2", "energy": "hidden_1"},
+    "distill": {"loss": "matched"},
 }
 refused = partial(refused_by, script.main)
 
@@ -73,7 +75,9 @@ def test_train_then_evaluate(data, tmp_path, capsys, backbone):
     first = row(tmp_path / "log/tiny.Best.metrics.csv")
     classes = [f"probe_f1_{name}" for name in ("shower", "track", "michel", "delta", "mean")]
     terms = TERMS[backbone]
-    assert list(first) == ["prefix", "timestamp", "loss", *terms, *classes, "evaluated", "run"]
+    further = ["prototypes"] if backbone == "distill" else []
+    names = list(dict.fromkeys(["loss", *terms, *classes, *further]))
+    assert list(first) == ["prefix", "timestamp", *names, "evaluated", "run"]
     assert float(first["probe_f1_mean"]) > 0
     history = read_checkpoint(tmp_path / "model/tiny.pt")["progress"]["history"]
     assert [r["epoch"] for r in history] == [1, 2] and all(r["valid_probe_f1_mean"] > 0 for r in history)
@@ -106,7 +110,9 @@ def test_train_then_evaluate(data, tmp_path, capsys, backbone):
     )
 
 
-@pytest.mark.parametrize("backbone, workers", [("transformer", "0"), ("transformer", "1"), ("unet", "0")])
+@pytest.mark.parametrize(
+    "backbone, workers", [("transformer", "0"), ("transformer", "1"), ("unet", "0"), ("distill", "0")]
+)
 def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbone, workers):
     """SIGTERM in the first step of the second epoch, between two validations: --load without the flags of the run gives
     the weights and the numbers of a run that was not stopped.
@@ -114,13 +120,15 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbone
     Breaks if a mask, a rotation, or dropout comes from a generator that is not in the checkpoint, or if a probe or a
     validation draws from one that is."""
     every = "--valid-every 2 --probe-every 2 --accumulate 2 --num-step 6 --no-plot --batch-size 2".split()
-    every += "--drop-points 0.3 --energy-jitter 0.1 --mix-events 0.5".split() if backbone == "unet" else []
+    every += "--drop-points 0.3 --energy-jitter 0.1 --mix-events 0.5".split() if backbone != "transformer" else []
     script.main(command(data, tmp_path / "whole", *every, backbone=backbone))
     from puffin.tasks.masked_modelling import MaskedModelling
+    from puffin.tasks.self_distillation import SelfDistillation
 
+    task = SelfDistillation if backbone == "distill" else MaskedModelling
     # five batches make the three steps of the first epoch
     cut = command(data, tmp_path / "cut", *every, backbone=backbone)
-    stop_in_training_step(monkeypatch, MaskedModelling, 6, script.main, cut)
+    stop_in_training_step(monkeypatch, task, 6, script.main, cut)
     progress = read_checkpoint(tmp_path / "cut/model/tiny.pt")["progress"]
     found = [progress[name] for name in ("epoch", "batch", "step", "unclosed")]
     assert found == [1, 2, 4, 2] and len(progress["history"]) == 1  # the validation after it is still to be made
@@ -165,10 +173,11 @@ def test_presets(data, tmp_path):
     flags = parse(PretrainingSettings, "", ["--yaml", str(tmp_path / "log/tiny.yaml")])
     assert [flags[name] for name in ("depth", "context", "radius", "num_step")] == [1, 60, None, 1]
     assert "clip" in flags.given and "clip" not in parse(PretrainingSettings, "", ["--depth", "2"]).given
-    for name in ("pointmae", "polarmae", "pointmae_quick", "voxelmae"):
+    for name in ("pointmae", "polarmae", "pointmae_quick", "voxelmae", "voxeldistill"):
         settings = parse(PretrainingSettings, "", ["--yaml", str(ROOT / f"config/{name}.yaml")]).settings()
         assert settings.network.model == ("pointmae" if name == "pointmae" else "polarmae")
-        assert settings.network.backbone == ("unet" if name == "voxelmae" else "transformer")
+        assert settings.network.backbone == ("unet" if name.startswith("voxel") else "transformer")
+        assert settings.network.method == ("distill" if name == "voxeldistill" else "masked")
 
 
 @pytest.mark.parametrize("path", golden_files("polarmae", "p*mae.ckpt"), ids=lambda path: path.stem)
@@ -211,6 +220,10 @@ def test_checkpoint_of_another_network(data, tmp_path, capsys, run_folder):
         ("unet", "--model pointmae", "--model: expected polarmae"),
         ("unet", "--best-by chamfer", "--best-by chamfer: a U-Net"),
         ("unet", "--rotations any --no-rotate", "use only one of them"),
+        ("unet", "--crops 3", "--crops: only --method distill"),
+        ("transformer", "--method distill", "--method: distill needs backbone unet"),
+        ("distill", "--teacher-temperature 0.01", "--teacher-temperature: expected a number from 0.03 to 1"),
+        ("distill", "--best-by chamfer", "--best-by chamfer: a U-Net"),
     ],
 )
 def test_flags_of_the_other_backbone(data, tmp_path, capsys, backbone, flags, message):

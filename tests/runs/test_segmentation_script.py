@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
 
 import puffin
+import train_pointmae as pretraining
 import train_segmentation as script
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.data.augment import (
@@ -33,6 +34,7 @@ from tests.conftest import ROOT, golden_files
 from tests.runs.helpers import TINY_CLOUDS as TINY
 from tests.runs.helpers import (
     TINY_TRAINING,
+    TINY_UNET,
     check_resumed,
     existing_run,
     refused_by,
@@ -290,6 +292,23 @@ def test_pretrained_unet(data, pretrained_unet, tmp_path):
         assert (weights_alone <= close) == (name == "fine") and {"geometry.norm.weight"} < weights_alone
     script.main(existing_run(data, tmp_path / "fine", *EVALUATE, "--no-plot"))
     script.main(existing_run(data, tmp_path / "fine", "--load", "--num-step", "2", "--no-plot"))
+
+
+def test_distilled_unet(data, tmp_path):
+    """Fine-tuning starts from the teacher, whose features `puffin.load` gives, too. Breaks if it is the student."""
+    distill = [*TINY_UNET, *TINY_TRAINING, *"--mask-block 4 --method distill --num-step 2 --no-plot --no-probe".split()]
+    pretraining.main([*distill, "--datadir", str(data), "--workdir", str(tmp_path)])
+    path = tmp_path / "model/tiny_best.pt"
+    teacher = read_checkpoint(path)["model_state"]
+    assert not torch.equal(teacher["backbone.stem.conv.weight"], teacher["student.backbone.stem.conv.weight"])
+    flags = f"{' '.join(TINY_TRAINING)} --pretrained {path} --datadir {data} --no-plot --num-step 1 --prefix fine"
+    script.main([*f"{flags} --lr-init 1e-9 --lr-start 1e-9 --lr-final 1e-9".split(), "--workdir", str(tmp_path)])
+    after = read_checkpoint(tmp_path / "model/fine.pt")["model_state"]
+    names = [name for name in after if name.endswith("weight") and not name.startswith("head.")]
+    assert "geometry.norm.weight" in names
+    assert all(torch.allclose(after[name], teacher[name], atol=1e-6) for name in names)
+    width = puffin.load(path).predict(data / "val/events_v2.h5")[0].shape[1]
+    assert width == len(after["head.weight"][0])
 
 
 def test_features_of_a_pretrained_unet(data, pretrained_unet):

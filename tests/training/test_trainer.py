@@ -108,6 +108,16 @@ def test_accumulated_batches_are_one_batch(tmp_path, batch_size, accumulate):
     assert many.progress.history[0]["train_loss"] == pytest.approx(one.progress.history[0]["train_loss"], rel=1e-12)
 
 
+def test_task_follows_every_update(tmp_path):
+    """It gets the fraction of the steps that are done, at most 1: the schedule of this trainer has 100 steps."""
+    task, done = Task(), []
+    task.after_update = lambda fraction: done.append((fraction, float(task.model.weight.detach())))
+    run(tmp_path, 1, task=task, num_epoch=10)
+    fractions, weights = zip(*done, strict=True)
+    assert fractions == tuple(min(step / 100, 1) for step in range(1, 111))
+    assert weights[0] != 0 and weights[1] != weights[0]
+
+
 def test_last_group_of_an_epoch_is_smaller(tmp_path):
     """Six batches in groups of four are two steps per epoch. Breaks if a group continues in the next epoch."""
     _, trainer = run(tmp_path, num_epoch=3, accumulate=4)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -16,7 +17,7 @@ import train_segmentation as segmentation
 from puffin.errors import InputError
 from puffin.layers.packed import event_of_row, rank_in_event
 from puffin.runs.entry import run_script
-from puffin.tasks import masked_modelling
+from puffin.tasks import masked_modelling, self_distillation
 from puffin.tasks.classification import JetClassification
 from puffin.training import distributed
 from puffin.training.trainer import Interrupted
@@ -34,21 +35,35 @@ POINTS = (
     "--prefix points --predict"
 ).split()
 
-# pretraining of PoLAr-MAE, and of a U-Net, on the same events
+# pretraining of PoLAr-MAE, and of a U-Net with both methods, on the same events
 _CLOUDS = (
     "--min-points 50 --no-rotate --num-train 9 --num-epoch 2 --warmup 0 "
     "--lr-init 1e-3 --double --cpu --threads 1 --no-plot --no-probe --prefix clouds"
 ).split()
 _TOKENS = "--arch vit_tiny --depth 1 --decoder-depth 1 --group-size 32 --context 60 --attention-dropout 0 --drop-path 0"
+_UNET = "--backbone unet --unet-width 4 --unet-levels 4 --mask-block 4 --geometry"
 CLOUDS = {
     "transformer": [*_CLOUDS, *_TOKENS.split()],
-    "unet": [*_CLOUDS, *"--backbone unet --unet-width 4 --unet-levels 4 --mask-block 4 --geometry".split()],
+    "unet": [*_CLOUDS, *_UNET.split()],
+    "distill": [*_CLOUDS, *f"{_UNET} --method distill --prototypes 16 --crop-radius 20".split()],
 }
 
 
 def hide_the_first(lengths: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """Replace `random_mask`: mask the first tokens of each event, whatever its batch and process."""
     return rank_in_event(lengths) < (lengths * ratio).long()[event_of_row(lengths)]
+
+
+def crop_around_the_first(fractions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Replace `rows_at`: all crops are around the first point of each event, whatever its batch and process."""
+    return (lengths.cumsum(0) - lengths)[:, None].expand(fractions.shape)
+
+
+def draw_nothing(replace: Callable) -> None:
+    """Replace what each process would draw by itself; replace(module, name, function)."""
+    replace(masked_modelling, "random_mask", hide_the_first)
+    replace(self_distillation, "random_mask", hide_the_first)
+    replace(self_distillation, "rows_at", crop_around_the_first)
 
 
 def flags(data: str, work: str, *further: str) -> list[str]:
@@ -84,9 +99,9 @@ def main(argv: list[str]) -> None:
     if scenario == "points":
         return points(data, work)
     if scenario == "clouds":
-        masked_modelling.random_mask = hide_the_first
-        for backbone, own in CLOUDS.items():
-            pretraining.main(flags(data, f"{work}/{backbone}/two", *own, "--batch-size", "2"))
+        draw_nothing(setattr)
+        for network, own in CLOUDS.items():
+            pretraining.main(flags(data, f"{work}/{network}/two", *own, "--batch-size", "2"))
         return
     half = ["--batch-size", "10"]
     script.main(flags(data, f"{work}/two", *SAME, *half))

@@ -31,14 +31,18 @@ from puffin.losses.momenta import MOMENTUM_LOSSES
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation
+from puffin.models.voxel_distillation import VoxelDistillation
 from puffin.ops import library
 from puffin.settings.clouds import PointMAEConfig, SegmentationConfig
+from puffin.settings.distillation import DistillationConfig
 from puffin.settings.encoder import EncoderConfig, TokenizerConfig, TransformerConfig
 from puffin.settings.pelican import PelicanConfig
+from puffin.settings.unet import UNetConfig
 from puffin.tasks.classification import JetClassification
 from puffin.tasks.masked_modelling import MaskedModelling
 from puffin.tasks.regression import MomentumRegression
 from puffin.tasks.segmentation import PointSegmentation, SegmentationOptions
+from puffin.tasks.self_distillation import SelfDistillation
 from puffin.training.task import Progress, Task
 from puffin.training.update import Updater
 from tests.layers.clouds import tracks
@@ -185,6 +189,16 @@ AUGMENTATIONS = (
     partial(jitter_energies, largest=0.1),
     partial(mix_events, probability=1.0),
 )
+
+
+@case("distillation")
+def distill(recorder: Recorder) -> None:
+    distillation = DistillationConfig(prototypes=8, crop_radius=10)
+    config = PointMAEConfig(
+        backbone="unet", unet=UNetConfig(4, 3), mask_block=2, method="distill", distillation=distillation
+    )
+    own = (any_voxel_rotation, partial(jitter_energies, largest=0.1))
+    update(recorder, SelfDistillation(VoxelDistillation(config), seed=1, own=own), clouds())
 
 
 def segment(

@@ -21,6 +21,15 @@ TOKENS = "layers/grouping.py:tokenize: copies a tensor to the CPU"
 STEP = {LOSS: 1, NORM: 1}
 # tokens: their number, and then that of their points, decide the sizes of all that follows
 CLOUD_STEP = {**STEP, TOKENS: 2, f"evaluation: {TOKENS}": 2}
+# the same of voxels at each level, of blocks that can be hidden, and of crops
+_VOXELS = {
+    "ops/voxels.py:voxel_order: reads values: _local_scalar_dense": 3,
+    "ops/voxels.py:merge_voxels: reads values: nonzero": 7,
+    "ops/voxels.py:coarsen: makes a tensor of Python numbers": 4,
+    "layers/blocks.py:split_into_blocks: copies a tensor to the CPU": 2,
+    "data/views.py:crops_and_masked: copies a tensor to the CPU": 1,
+}
+VOXEL_STEP = {**STEP, **_VOXELS, **{f"evaluation: {wait}": number for wait, number in _VOXELS.items()}}
 # the scale of the weights and their sum are Python numbers
 _WEIGHTS = {f"tasks/weighting.py:normalised: {READ}": 1, f"tasks/weighting.py:combined: {READ}": 1}
 WEIGHTED_STEP = {**STEP, **_WEIGHTS, **{f"evaluation: {wait}": number for wait, number in _WEIGHTS.items()}}
@@ -38,6 +47,7 @@ EXPECTED = {
     },
 }
 BY_KIND = {"classifier": STEP, "regressor": STEP, "segmentation": CLOUD_STEP, "pretraining": CLOUD_STEP}
+BY_KIND["distillation"] = VOXEL_STEP
 CONTROLS = {
     "control: a layer that reads a value": {
         **STEP,
@@ -76,7 +86,8 @@ def found() -> dict[str, Counter]:
 
 def without_saved_sums(waits: Counter) -> Counter:
     """Leave out the sums over events that an evaluation of a pretraining brings to the CPU, one copy for each term."""
-    return Counter({name: number for name, number in waits.items() if "tasks/masked_modelling.py" not in name})
+    tasks = ("tasks/masked_modelling.py", "tasks/self_distillation.py")
+    return Counter({name: number for name, number in waits.items() if not any(task in name for task in tasks)})
 
 
 def test_only_listed_waits(found):

@@ -11,7 +11,7 @@ from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.segmentation import segmentation_network
-from puffin.models.voxel_mae import masked_autoencoder
+from puffin.models.voxel_distillation import pretraining_network
 from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings, SegmentationConfig
 from puffin.settings.flags import defaults
 from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings
@@ -55,7 +55,7 @@ def network_of_checkpoint(checkpoint: Checkpoint) -> nn.Module:
     if checkpoint.network == SEGMENTATION:
         network = segmentation_network(segmentation_config(settings.network, settings.data.remove_led))
     elif checkpoint.network == AUTOENCODER:
-        network = masked_autoencoder(settings.network)
+        network = pretraining_network(settings.network)
     else:
         kind = PelicanClassifier if checkpoint.network == CLASSIFIER else PelicanRegressor
         network = kind(pelican_config(settings.network, settings.data))

@@ -46,7 +46,7 @@ def drop_points(batch: CloudBatch, largest: float) -> CloudBatch:
     kept = torch.rand(len(batch.points)) >= fractions.repeat_interleave(lengths)
     kept[_random_rows(lengths)[lengths > 0]] = True
     number_kept = event_of_row(lengths)[kept].bincount(minlength=len(batch))
-    return _take(batch, kept.nonzero()[:, 0], number_kept)
+    return take_points(batch, kept.nonzero()[:, 0], number_kept)
 
 
 def jitter_energies(batch: CloudBatch, largest: float) -> CloudBatch:
@@ -71,7 +71,7 @@ def mix_events(batch: CloudBatch, probability: float) -> CloudBatch:
     Source: Mix3D, arXiv 2110.02210, sec. 3."""
     order = torch.randperm(len(batch))
     lengths = batch.lengths[order]
-    batch = _take(batch, rows_of_events(offsets(batch.lengths)[order], lengths), lengths, order)
+    batch = take_points(batch, rows_of_events(offsets(batch.lengths)[order], lengths), lengths, order)
     mixed = (torch.rand(len(batch) // 2) < probability) & (lengths[:-1:2] > 0) & (lengths[1::2] > 0)
     first = 2 * mixed.nonzero()[:, 0]
     second = first + 1
@@ -136,7 +136,7 @@ def _random_rows(lengths: Tensor) -> Tensor:
     return offsets(lengths)[:-1] + (torch.rand(len(lengths), dtype=torch.float64) * lengths).long()
 
 
-def _take(batch: CloudBatch, rows: Tensor, lengths: Tensor, events: Tensor | None = None) -> CloudBatch:
+def take_points(batch: CloudBatch, rows: Tensor, lengths: Tensor, events: Tensor | None = None) -> CloudBatch:
     """Return the points of some rows, which are those of events with these lengths.
 
     rows (P,), lengths (B,), events (B,) int64 on the CPU; events: their numbers in the batch (None: all, in order)."""

@@ -136,11 +136,15 @@ def energies(visible: np.ndarray, true: np.ndarray, predicted: np.ndarray, title
     ]
 
 
-def by_embedding(centres: np.ndarray, features: np.ndarray, title: str) -> Page:
-    """Make a page of tokens (T, 3) coloured by the first three principal components of their features (T, D)."""
+def by_embedding(
+    positions: np.ndarray, features: np.ndarray, title: str, items: str = "tokens", size: float = 14
+) -> Page:
+    """Make a page of tokens or points (T, 3) coloured by the first three principal components of their features (T, D).
+
+    items: what they are called; size: of a marker."""
     return Page(
-        f"{title}: first principal components of the tokens as red, green, blue",
-        [Layer(centres, "tokens", principal_colours(features), 14)],
+        f"{title}: first principal components of the {items} as red, green, blue",
+        [Layer(positions, items, principal_colours(features), size)],
     )
 
 

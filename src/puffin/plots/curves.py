@@ -28,7 +28,7 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
     for name, label in curves.items():
         if name in history[0]:
             _curve(axes[0], history, name, label, colour=_LOSSES.get(name))
-    axes[0].set(ylabel="loss", title="Masked modelling", yscale="log")
+    axes[0].set(ylabel="loss", title="Pretraining", yscale="log")
     if probed:
         names = [name for name in probed[0] if name.startswith("valid_probe_f1_")]
         for name in sorted(names, key=lambda name: name.endswith("mean")):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,9 @@ from puffin.data.pilarnet_files import find_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
+from puffin.models.point_mae import MaskedAutoencoder
 from puffin.models.segmentation import SegmentationNetwork, segmentation_network
-from puffin.models.voxel_mae import masked_autoencoder
+from puffin.models.voxel_distillation import VoxelDistillation, pretraining_network
 from puffin.plots.clouds import need_plotly
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
@@ -46,6 +47,7 @@ from puffin.settings import roles
 from puffin.settings.clouds import CloudDataSettings, PointSegmentationSettings
 from puffin.settings.common import SPLITS
 from puffin.settings.declare import declared
+from puffin.settings.distillation import DistillationConfig
 from puffin.settings.encoder import EncoderConfig
 from puffin.settings.flags import Flags, defaults
 from puffin.settings.roles import Role
@@ -53,8 +55,10 @@ from puffin.settings.unet import UNetConfig
 from puffin.tasks.cloud_pictures import draw_events, draw_labels
 from puffin.tasks.masked_modelling import MaskedModelling
 from puffin.tasks.point_probe import PointProbe
+from puffin.tasks.pretraining import Pretraining
 from puffin.tasks.probe import Probe
 from puffin.tasks.segmentation import PointSegmentation, SegmentationOptions
+from puffin.tasks.self_distillation import SelfDistillation
 from puffin.tasks.token_probe import TokenProbe
 from puffin.training import distributed
 
@@ -68,32 +72,48 @@ _EVENTS = 64  # events whose classes are counted together
 
 
 def run_pretraining(flags: Flags, report: Report | None = None) -> list[dict]:
-    """Pretrain or evaluate a masked autoencoder; return one row of numbers per epoch that was trained.
+    """Pretrain a network without labels, or evaluate it; return one row of numbers per epoch that was trained.
 
     report(all rows so far) is called after each epoch."""
     run = Run.of(start(flags, (AUTOENCODER,)))
     settings = run.settings
     check_network(run)
+    check_method(run)
     check_augmentations(run)
     check_probe(run)
-    model = masked_autoencoder(settings.network).to(run.device, run.dtype)
+    model = pretraining_network(settings.network).to(run.device, run.dtype)
     datasets = open_clouds(run)
     for dataset in datasets.values():
         dataset.selection = replace(dataset.selection, on_lattice=settings.network.backbone == "unet")
-    task = MaskedModelling(
-        model,
-        settings.run.seed,
-        augmentations(run),
-        make_probe(run, datasets),
-        settings.pretraining.probe_every,
-        settings.run.predict_format,
-        {split: dataset.too_small for split, dataset in datasets.items()},
-        settings.pretraining.best_by,
-    )
+    task = make_pretraining(run, model, datasets)
     if not run.start.evaluating and "valid" in datasets:
         task.check_best_by(None, None, "valid")
     pictures = Pictures.of(run, model, datasets, draw_events)
     return train_and_evaluate(run, task, datasets, draw_pretraining, report, pictures)
+
+
+def make_pretraining(run: Run, model: MaskedAutoencoder | VoxelDistillation, datasets: Datasets) -> Pretraining:
+    """Return the task of the settings."""
+    settings = run.settings
+    further = {
+        "probe": make_probe(run, datasets),
+        "probe_every": settings.pretraining.probe_every,
+        "predict_format": settings.run.predict_format,
+        "too_small": {split: dataset.too_small for split, dataset in datasets.items()},
+        "best_by": settings.pretraining.best_by,
+    }
+    if isinstance(model, VoxelDistillation):
+        shared = augmentations(run, set(_AUGMENTATIONS) - _OF_VIEWS)
+        return SelfDistillation(model, settings.run.seed, shared, own=augmentations(run, _OF_VIEWS), **further)
+    return MaskedModelling(model, settings.run.seed, augmentations(run), **further)
+
+
+def check_method(run: Run) -> None:
+    """Raise InputError for flags of the command line that the method of pretraining does not use."""
+    wrong = sorted({d.name for d in declared(DistillationConfig)} & run.start.flags.typed)
+    if wrong and run.settings.network.method != "distill":
+        flag = wrong[0].replace("_", "-")
+        raise InputError(f"--{flag}: only --method distill uses this, and this is masked modelling")
 
 
 def check_probe(run: Run) -> None:
@@ -279,16 +299,20 @@ def check_augmentations(run: Run) -> None:
         raise InputError(f"--mix-events {mixed:g}: a minibatch of --batch-size {batch_size} has no pair of events")
 
 
-def augmentations(run: Run) -> tuple[Augmentation, ...]:
-    """Return what is done to training events, in this order."""
+_AUGMENTATIONS = ("rotate", "drop_points", "energy_jitter", "mix_events")
+_OF_VIEWS = {"rotate", "energy_jitter"}  # keep all points and their order, so that the views of an event may differ
+
+
+def augmentations(run: Run, names: Collection[str] = _AUGMENTATIONS) -> tuple[Augmentation, ...]:
+    """Return what is done to training events, in this order; names: of the settings to look at."""
     chosen = run.settings.augmentation
-    steps: list[tuple[float, Augmentation]] = [
-        (run.settings.data.rotate, _rotation(run)),
-        (chosen.drop_points, partial(drop_points, largest=chosen.drop_points)),
-        (chosen.energy_jitter, partial(jitter_energies, largest=chosen.energy_jitter)),
-        (chosen.mix_events, partial(mix_events, probability=chosen.mix_events)),
-    ]
-    return tuple(augment for strength, augment in steps if strength)
+    steps: dict[str, tuple[float, Augmentation]] = {
+        "rotate": (run.settings.data.rotate, _rotation(run)),
+        "drop_points": (chosen.drop_points, partial(drop_points, largest=chosen.drop_points)),
+        "energy_jitter": (chosen.energy_jitter, partial(jitter_energies, largest=chosen.energy_jitter)),
+        "mix_events": (chosen.mix_events, partial(mix_events, probability=chosen.mix_events)),
+    }
+    return tuple(augment for name, (strength, augment) in steps.items() if strength and name in names)
 
 
 def _rotation(run: Run) -> Augmentation:

@@ -105,7 +105,7 @@ class Run:
         """Return what the optimizer trains: of a fine-tuned network, groups with learning rates of their own."""
         finetuning = getattr(self.settings, "finetuning", None)
         if finetuning is None:
-            return model.parameters()
+            return [weight for weight in model.parameters() if weight.requires_grad]
         return model.parameter_groups(finetuning.layer_decay)
 
     def trainer(self, task: Task, batches_per_epoch: int) -> Trainer:

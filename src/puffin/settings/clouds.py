@@ -6,6 +6,7 @@ from typing import ClassVar
 from puffin.settings import roles
 from puffin.settings.common import DataSettings, OptimisationSettings, RunSettings, ScriptSettings
 from puffin.settings.declare import setting
+from puffin.settings.distillation import DistillationConfig
 from puffin.settings.encoder import EncoderConfig, TransformerConfig
 from puffin.settings.finetuning import FinetuningSettings
 from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
@@ -14,6 +15,7 @@ from puffin.settings.types import checked, class_weights, integer, loss_terms, n
 from puffin.settings.unet import UNetConfig
 
 MODELS = ("pointmae", "polarmae")
+METHODS = ("masked", "distill")
 FINETUNE = ("fft", "peft", "lora")
 BACKBONES = ("transformer", "unet")
 ROTATIONS = ("any", "lattice")
@@ -162,7 +164,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class PointMAEConfig(BackboneConfig):
-    """Everything that defines a masked autoencoder.
+    """Everything that defines a network for pretraining: a masked autoencoder, or teacher and student.
 
     published_decoder: of a published network, whose decoder may differ from the encoder in more than its depth.
     """
@@ -189,10 +191,21 @@ class PointMAEConfig(BackboneConfig):
         type=integer(2),
         metavar="N",
     )
+    method: str = setting(
+        "masked",
+        "masked: predict the masked tokens or voxels; distill, with --backbone unet: predict from crops and masked "
+        "events the features that a moving average of the network has of the whole events",
+        choices=METHODS,
+    )
+    distillation: DistillationConfig = DistillationConfig()
     published_decoder: TransformerConfig | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.method not in METHODS:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.method == "distill" and self.backbone != "unet":
+            raise ValueError(f"method: distill needs backbone unet, got {self.backbone}")
         if self.model not in MODELS:
             raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {self.model!r}")
         if self.decoder.dim != self.encoder.dim:

@@ -1,4 +1,4 @@
-"""Pictures of events with the predictions of a masked autoencoder or of a segmentation network."""
+"""Pictures of events with the predictions of a pretrained network or of a segmentation network."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,6 +16,7 @@ from puffin.layers.packed import unpad
 from puffin.layers.voxels import voxel_coordinates
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import SegmentationNetwork
+from puffin.models.voxel_distillation import VoxelDistillation
 from puffin.models.voxel_mae import VoxelMAE, VoxelReconstruction
 from puffin.plots.clouds import (
     Page,
@@ -37,10 +38,12 @@ PAIRS = {"reconstruction": ("truth", "predicted"), "energies": ("true_energy", "
 
 
 @torch.no_grad()
-def event_pages(model: PointMAE | VoxelMAE, dataset: CloudDataset, number: int, seed: int) -> dict[str, Page]:
+def event_pages(
+    model: PointMAE | VoxelMAE | VoxelDistillation, dataset: CloudDataset, number: int, seed: int
+) -> dict[str, Page]:
     """Make the pages of an event by name: its points and, if anything is masked, the reconstruction.
 
-    A network that predicts energies has pages with the true and the predicted ones.
+    A network that predicts energies has pages with the true and the predicted ones; a teacher has its features.
 
     The mask is the one of the validation. The model keeps its mode, and no random numbers are drawn."""
     weight = next(model.parameters())
@@ -51,8 +54,6 @@ def event_pages(model: PointMAE | VoxelMAE, dataset: CloudDataset, number: int, 
     was_training = model.training
     model.eval()
     try:
-        parts = model.parts(batch.points, batch.lengths)
-        masked = fixed_mask(parts.lengths, model.config.mask_ratio, seed, batch.index)
         points, in_mev = (
             _array(batch.points),
             partial(energy_of, eps=dataset.selection.eps, emax=dataset.selection.emax),
@@ -61,6 +62,11 @@ def event_pages(model: PointMAE | VoxelMAE, dataset: CloudDataset, number: int, 
             "energy": by_energy(points, in_mev(points[:, 3]), title),
             "class": by_class(points, _array(batch.semantic), title),
         }
+        if isinstance(model, VoxelDistillation):
+            features = model.features(batch.points, batch.lengths)
+            return pages | {"embedding": by_embedding(points[:, :3], _array(features), title, "points", 3)}
+        parts = model.parts(batch.points, batch.lengths)
+        masked = fixed_mask(parts.lengths, model.config.mask_ratio, seed, batch.index)
         if isinstance(model, VoxelMAE):
             return pages | (_voxel_pages(model.reconstruct(parts, masked), in_mev, title) if masked.any() else {})
         members = [_array(m) for m in parts.index.split(parts.counts.tolist())]
@@ -111,7 +117,7 @@ def _pair(first: str, second: str, pages: list[Page]) -> dict[str, Page]:
 def draw_events(
     folder: Path,
     stem: str,
-    model: PointMAE | VoxelMAE,
+    model: PointMAE | VoxelMAE | VoxelDistillation,
     dataset: CloudDataset,
     numbers: Iterable[int],
     seed: int,

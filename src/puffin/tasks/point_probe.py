@@ -8,7 +8,7 @@ from torch import Tensor
 
 from puffin.data.packing import CloudBatch
 from puffin.layers.packed import random_order, rank_in_event, to_device
-from puffin.models.voxel_mae import VoxelMAE
+from puffin.models.unet import VoxelFeatures
 from puffin.tasks.probe import Labelled, Probe
 
 _PER_EVENT = 200  # points; more of them would come from fewer events
@@ -30,7 +30,7 @@ class PointProbe(Probe):
 
     item, having = "point", "is of class {}"
 
-    def choose(self, model: VoxelMAE, batch: CloudBatch, generator: torch.Generator) -> Labelled:
+    def choose(self, model: VoxelFeatures, batch: CloudBatch, generator: torch.Generator) -> Labelled:
         """Choose random points of each event."""
         chosen = random_order(batch.lengths, generator)[rank_in_event(batch.lengths) < _PER_EVENT]
         rows = to_device(chosen, batch.points.device)
@@ -39,6 +39,6 @@ class PointProbe(Probe):
         labels = F.one_hot(classes, number + 1)[:, :number].bool()
         return Labelled(PointSample(batch.points, batch.lengths, rows), labels.cpu().numpy())
 
-    def features(self, model: VoxelMAE, samples: PointSample) -> Tensor:
+    def features(self, model: VoxelFeatures, samples: PointSample) -> Tensor:
         """Compute the features of points that a head would get: (N, width)."""
         return model.features(samples.points, samples.lengths)[samples.rows]

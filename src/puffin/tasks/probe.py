@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudDataset
 from puffin.detector import PILARNET
 from puffin.metrics.probe import linear_probe
-from puffin.models.point_mae import MaskedAutoencoder
 
 MOST = 15000  # maximum number of samples of each split
 _EVENTS = 16  # read together
@@ -42,19 +42,19 @@ class Probe(ABC):
         self._chosen: dict[str, list[Labelled]] = {}
 
     @abstractmethod
-    def choose(self, model: MaskedAutoencoder, batch: CloudBatch, generator: torch.Generator) -> Labelled:
+    def choose(self, model: nn.Module, batch: CloudBatch, generator: torch.Generator) -> Labelled:
         """Choose the samples of a few events; generator: on the CPU."""
 
     @abstractmethod
-    def features(self, model: MaskedAutoencoder, samples: Any) -> torch.Tensor:
+    def features(self, model: nn.Module, samples: Any) -> torch.Tensor:
         """Compute the features of samples, (N, D)."""
 
-    def __call__(self, model: MaskedAutoencoder, split: str) -> dict[str, float]:
+    def __call__(self, model: nn.Module, split: str) -> dict[str, float]:
         """Probe a network, which must be in evaluation mode: F1 of each class and their mean on a split."""
         return self.judge(model, split, lambda samples: self.features(model, samples))
 
     @torch.no_grad()
-    def judge(self, model: MaskedAutoencoder, split: str, features: Callable[[Any], torch.Tensor]) -> dict[str, float]:
+    def judge(self, model: nn.Module, split: str, features: Callable[[Any], torch.Tensor]) -> dict[str, float]:
         """Probe any features (N, D) of the samples; {} if one is not finite, as of a network that diverged."""
         train, test = (
             np.concatenate([features(part.samples).float().cpu().numpy() for part in self.samples(model, name)])
@@ -66,7 +66,7 @@ class Probe(ABC):
         return linear_probe(train[: self.most], train_labels, test[: self.most], test_labels, self.names)
 
     @torch.no_grad()
-    def why_missing(self, model: MaskedAutoencoder, split: str) -> dict[str, str]:
+    def why_missing(self, model: nn.Module, split: str) -> dict[str, str]:
         """Explain, by metric, which F1 of the probe on a split the chosen samples rule out; {} if none."""
         train, test = (self._labels(model, name) for name in ("train", split))
         reasons = {}
@@ -82,17 +82,17 @@ class Probe(ABC):
             reasons["probe_f1_mean"] = "the probe has no class that it can be trained and tested on"
         return reasons
 
-    def samples(self, model: MaskedAutoencoder, split: str) -> list[Labelled]:
+    def samples(self, model: nn.Module, split: str) -> list[Labelled]:
         """Return the samples of a split; they do not depend on weights, so they are chosen only once."""
         if split not in self._chosen:
             self._chosen[split] = list(self._choose(model, self.datasets[split]))
         return self._chosen[split]
 
-    def _labels(self, model: MaskedAutoencoder, split: str) -> np.ndarray:
+    def _labels(self, model: nn.Module, split: str) -> np.ndarray:
         none = np.zeros((0, len(self.names)), bool)
         return np.concatenate([none, *(part.labels for part in self.samples(model, split))])[: self.most]
 
-    def _choose(self, model: MaskedAutoencoder, dataset: CloudDataset) -> Iterator[Labelled]:
+    def _choose(self, model: nn.Module, dataset: CloudDataset) -> Iterator[Labelled]:
         """Yield the samples of a few events at a time, until there are enough."""
         weight = next(model.parameters())
         generator = torch.Generator().manual_seed(self.seed)

@@ -151,6 +151,10 @@ class Task(ABC):
         """Compute the numbers of a training minibatch that cost next to nothing, for the table of steps."""
         return {}
 
+    def after_update(self, done: float) -> None:
+        """Do what follows an update of the weights; done: fraction of the run's steps that are done, 0 to 1."""
+        return None
+
     def begin_evaluation(self, evaluation: Evaluation, progress: Progress) -> None:
         """Prepare for an evaluation."""
         return None

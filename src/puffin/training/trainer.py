@@ -180,6 +180,7 @@ class Trainer:
         with _progress_bar(f"epoch {epoch}/{options.num_epoch}", num_batches, p.batch) as bar:
             for group in _grouped(self._stop_requests.awaited(train), options.accumulate):
                 done = update(group, self.schedule(p.step), p)
+                self.task.after_update(min(p.step / self.schedule.num_steps, 1.0))
                 self.average.update()
                 must_stop = done.must_stop
                 self._show(bar, len(group), done.loss)
