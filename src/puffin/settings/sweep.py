@@ -85,6 +85,12 @@ class SweepSettings:
         choices=("minimize", "maximize"),
         shown="as known",
     )
+    seeds: int = setting(
+        1,
+        "number of trainings per trial, with --seed and the seeds that follow it; the value of a trial is their mean",
+        type=integer(1),
+        metavar="N",
+    )
     sampler: str = setting("tpe", "how the flags of a trial are proposed", type=str.lower, choices=SAMPLERS)
     sampler_seed: int | None = setting(
         None,

@@ -42,6 +42,16 @@ class Plan:
         return _paths(self.flags, f"{self.own.study_name}-{trial}" if isinstance(trial, int) else trial)
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds with which each trial is trained."""
+        return tuple(self.flags["seed"] + k for k in range(self.own.seeds))
+
+    def paths_of_seed(self, trial: int, seed: int) -> RunPaths:
+        """Return the files of a trial for one of its seeds: for the first those of the trial, then S-NUMBER-sSEED."""
+        paths = self.paths(trial)
+        return paths if seed == self.seeds[0] else self.paths(f"{paths.prefix}-s{seed}")
+
+    @property
     def file(self) -> Path:
         """The training script."""
         return Path(str(self.script.__file__))
@@ -66,7 +76,8 @@ class Plan:
         """The given settings that make a difference wherever a trial runs, as they come back from a study."""
         known, plain = settings_of(self.task.schema), self.flags.plain()
         names = sorted(name for name in self.flags.given if known[name].role.sweep != "machine")
-        return json.loads(json.dumps({name: plain[name] for name in names}, default=str))
+        seeds = {"seeds": self.own.seeds} if self.own.seeds > 1 else {}
+        return json.loads(json.dumps({name: plain[name] for name in names} | seeds, default=str))
 
 
 def make_plan(argv: Sequence[str], description: str) -> Plan:
@@ -81,6 +92,8 @@ def make_plan(argv: Sequence[str], description: str) -> Plan:
     parser.further = tuple(sorted(flags_of(SweepSettings)))
     flags = with_presets(task.schema, vars(parser.parse_args(rest)))
     _check_given(flags)
+    if own.seeds > 1 and flags["seed"] < 0:
+        raise InputError(f"--seeds {own.seeds}: needs --seed of at least 0, the first of the seeds")
     check_packages(own.sampler, flags.values)
     metrics, directions = _objectives(own, task)
     added = {name: value for name, value in task.defaults.items() if name not in flags.given}

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 
+import numpy as np
 import optuna
 
 from puffin.errors import InputError, MissingOutputs
@@ -24,17 +25,31 @@ class TrialRunner:
         self.plan, self.space, self.reopen_log = plan, space, reopen_log
 
     def __call__(self, trial: optuna.Trial) -> list[float]:
-        """Train with the flags of a trial; return its metrics at the best epoch."""
+        """Train with the flags of a trial; return its metrics at the best epoch, averaged over the seeds.
+
+        Optuna sees the epochs of the first seed, and may stop the trial then."""
         plan = self.plan
         varied = self.space.sample(trial)
         flags = [*varied, *plan.fixed]
         trial.set_user_attr("flags", flags)
         trial.set_user_attr("settings", plan.compared_settings)
         log.info(f"trial {trial.number}: {' '.join(varied)}")
-        prefix = f"--prefix={plan.paths(trial.number).prefix}"
+        values = [self._train(trial, flags, seed) for seed in plan.seeds]
+        if len(values) > 1:
+            trial.set_user_attr("values_of_seeds", values)
+            log.info(f"trial {trial.number}: seeds {plan.seeds[0]} to {plan.seeds[-1]}: {values}")
+        return np.mean(values, axis=0).tolist()
+
+    def _train(self, trial: optuna.Trial, flags: list[str], seed: int) -> list[float]:
+        """Train with one of the seeds; return the metrics at the best epoch."""
+        plan = self.plan
+        own = [f"--prefix={plan.paths_of_seed(trial.number, seed).prefix}", *self._resumed(trial, seed)]
+        first = seed == plan.seeds[0]
+        if not first:
+            own.append(f"--seed={seed}")
         try:
             with line_prefix(f"trial {trial.number}: "):
-                history = plan.script.main([*flags, prefix, *self._resumed(trial)], _Reports(self, trial).add)
+                history = plan.script.main([*flags, *own], _Reports(self, trial).add if first else None)
         except MissingOutputs as error:  # a picture or a table, without which the trial has its metrics all the same
             log.warning(f"trial {trial.number}: {error}")
             history = error.history
@@ -79,11 +94,11 @@ class TrialRunner:
 
         return max(history, key=value)
 
-    def _resumed(self, trial: optuna.Trial) -> list[str]:
+    def _resumed(self, trial: optuna.Trial, seed: int) -> list[str]:
         """Return the flags that resume the trial which this one repeats, if its checkpoint can be reached."""
         if "repeats" not in trial.user_attrs:
             return []
-        old, new = self.plan.paths(trial.user_attrs["repeats"]), self.plan.paths(trial.number)
+        old, new = (self.plan.paths_of_seed(n, seed) for n in (trial.user_attrs["repeats"], trial.number))
         if not old.checkpoint.exists():
             return []
         for source, target in ((old.best, new.best), (old.checkpoint, new.checkpoint)):
