@@ -29,7 +29,7 @@ def test_published_predictions_give_the_published_metrics(run_folder):
     loss = float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(target)), target]))
     metrics = classification_metrics(logits, target, loss)
     assert tuple(metrics) == BINARY_COLUMNS
-    for name in BINARY_COLUMNS:
+    for name in BINARY_COLUMNS[:-1]:  # the published table has no calibration error
         assert metrics[name] == pytest.approx(float(reference[name]), rel=1e-5), name
 
 

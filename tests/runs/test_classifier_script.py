@@ -307,6 +307,66 @@ def test_symmetries_of_which_network(data, tmp_path, capsys):
     assert "contradicts" in refused([*test, "--stabilizer", "so2"], capsys)
 
 
+def test_working_point(data, tmp_path, capsys):
+    """Thresholds of the validation jets, and the temperature, are stored beside the checkpoint and applied by others.
+
+    Breaks if a calibration of other weights is used, or if the test jets choose the threshold."""
+    script.main(command(data, tmp_path, "--no-plot", "--predict", "valid", "test"))
+    evaluate = existing_run(data, tmp_path, "--eval", "--loadfile", str(tmp_path / "model/tiny_best.pt"), prefix="e")
+    assert "tiny_best.calibration.json: no such file" in refused([*evaluate, "--working-point", "0.5"], capsys)
+    script.main([*evaluate, "--calibrate"])
+    stored = tmp_path / "model/tiny_best.calibration.json"
+    assert stored.is_file() and not (tmp_path / "predict/e.best.valid.pt").exists()
+    script.main([*evaluate, "--working-point", "0.5", "--overwrite"])
+    (stem,) = {path.name.split(".pt")[0] for path in (tmp_path / "predict").glob("e.best.test.*.pt")}
+    saved = torch.load(tmp_path / f"predict/{stem}.pt", weights_only=True)
+    assert (tmp_path / f"predict/{stem}_reliability.png").stat().st_size > 0
+    valid = torch.load(tmp_path / "predict/tiny.best.valid.pt", weights_only=True)
+    scores = [(s["predict"][:, 1] - s["predict"][:, 0])[s["targets"] == 1] for s in (valid, saved)]
+    assert torch.equal(saved["decision"][saved["targets"] == 1].bool(), scores[1] > scores[0].median())
+    with open(tmp_path / "log/e.Best.metrics.csv") as file:
+        numbers = list(csv.DictReader(file))[-1]
+    passing = float(saved["decision"][saved["targets"] == 1].double().mean())
+    assert float(numbers["signal_efficiency"]) == pytest.approx(passing)
+    assert float(numbers["signal_efficiency_error"]) > 0 and float(numbers["ECE_calibrated"]) >= 0
+    logits = saved["predict"] / float(numbers["temperature"])
+    torch.testing.assert_close(saved["probability"], logits.softmax(1))
+
+    # the weights change, the file stays; a new run of the same name removes it
+    stored.rename(other := tmp_path / "model/tiny.calibration.json")
+    content = read_checkpoint(tmp_path / "model/tiny_best.pt")
+    next(iter(content["model_state"].values())).add_(1)
+    torch.save(content, tmp_path / "model/tiny.pt")
+    changed = existing_run(data, tmp_path, "--eval", "--loadfile", str(tmp_path / "model/tiny.pt"), prefix="f")
+    assert "belongs to other weights than those in" in refused([*changed, "--working-point", "0.5"], capsys)
+    other.write_text("{}")
+    assert "not a readable calibration ('temperature')" in refused([*changed, "--working-point", "0.5"], capsys)
+    assert other in RunPaths("tiny", tmp_path / "log", tmp_path / "model", tmp_path / "predict").of_earlier_run()
+
+
+def test_calibrations_that_make_no_sense(data, tmp_path, capsys):
+    """Without --eval, for more than two classes, outside the range, and with validation jets of one class."""
+    train = command(data, tmp_path, "--no-plot", "--num-epoch", "1", "--no-predict")
+    assert "--calibrate: needs a trained network" in refused([*train, "--calibrate"], capsys)
+    assert "--working-point: needs a trained network" in refused([*train, "--working-point", "0.5"], capsys)
+    script.main(train)
+    evaluate = existing_run(data, tmp_path, "--eval")
+    assert "--working-point: expected 0, or 0.01 to 0.99" in refused([*evaluate, "--working-point", "0.001"], capsys)
+    only_signal = tmp_path / "signal"
+    only_signal.mkdir()
+    for split in ("valid", "test"):
+        copy_jets(data / f"{split}.h5", only_signal / f"{split}.h5", ("Pmu", "is_signal"), 20)
+    with h5py.File(only_signal / "valid.h5", "r+") as file:
+        file["is_signal"][:] = 1
+    problem = refused(existing_run(only_signal, tmp_path, "--eval", "--calibrate"), capsys)
+    assert "--calibrate: no event is of class 0 in the validation jets" in problem
+    script.main(command(data, tmp_path, "--no-plot", "--num-epoch", "1", "--num-classes", "3", "--prefix", "three"))
+    three = existing_run(data, tmp_path, "--eval", prefix="three")
+    assert "--working-point: needs two classes, and the network has 3" in refused(
+        [*three, "--working-point", "0.5"], capsys
+    )
+
+
 def test_files_of_an_earlier_run(tmp_path):
     """A prefix is a name, not a pattern: the run 'k*' must find its own predictions, and not those of 'keep'."""
     paths = RunPaths("k*[1]", tmp_path / "log", tmp_path / "model", tmp_path / "predict")

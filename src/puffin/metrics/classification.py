@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import auc, confusion_matrix, roc_curve
 
+from puffin.metrics.calibration import reliability
 from puffin.metrics.weights import normalised, weighted_average
 from puffin.settings.names import CLASSIFICATION_METRICS
 
 BINARY_COLUMNS = (
     *("loss", "accuracy", "AUC"),
     *("BgRejectionAt0.3", "atSignEfficiency03", "BgRejectionAt0.5", "atSignEfficiency05"),
-    *("FP_rate", "FN_rate"),
+    *("FP_rate", "FN_rate", "ECE"),
 )
 assert set(CLASSIFICATION_METRICS) <= set(BINARY_COLUMNS)
 BACKGROUND_EFFICIENCIES = (0.1, 0.01)
@@ -37,6 +38,7 @@ def columns(num_classes: int) -> tuple[str, ...]:
         "AUC",
         *(f"AUC_{c}" for c in classes),
         *(f"{n}_{c}" for c in classes for n in per_class),
+        "ECE",
     )
 
 
@@ -84,9 +86,14 @@ def one_vs_rest(logits: np.ndarray, target: np.ndarray, weights: np.ndarray | No
 
     The score of a class against the rest is its probability. A curve is None if one of its two classes is absent."""
     if logits.shape[1] == 2:
-        return [roc(logits[:, 1] - logits[:, 0], target == 1, weights)]
+        return [roc(signal_scores(logits), target == 1, weights)]
     scores = probabilities(logits)
     return [roc(scores[:, c], target == c, weights) for c in range(logits.shape[1])]
+
+
+def signal_scores(logits: np.ndarray) -> np.ndarray:
+    """Return the score of two classes, the difference of the class scores (N, 2), high for signal."""
+    return logits[:, 1] - logits[:, 0]
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -135,6 +142,7 @@ def classification_metrics(
     if not np.isfinite(logits).all():
         return metrics
     metrics["accuracy"] = weighted_average(predicted == target, weights)
+    metrics["ECE"] = reliability(probabilities(logits), target, weights).error
     curves = one_vs_rest(logits, target, weights)
     if num_classes > 2:
         return metrics | _multi_class(logits, target, weights, curves)

@@ -40,7 +40,7 @@ def missing_of_classes(
 
 def _classes_needed(column: str, num_classes: int) -> range | tuple[int, ...]:
     """Return the classes that must be present for a column to be a number."""
-    if column in ("loss", "accuracy"):
+    if column in ("loss", "accuracy", "ECE"):
         return ()
     if num_classes == 2:
         return {"FP_rate": (0,), "FN_rate": (1,)}.get(column, (0, 1))

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from puffin.metrics.calibration import Reliability, wilson_interval
 from puffin.metrics.classification import Roc, confusion, one_vs_rest
 from puffin.plots.responses import draw_responses
 from puffin.plots.style import (
     NETWORK,
     POINTS_OF_CURVE,
+    REFERENCE,
     TRAINING,
     VALIDATION,
     class_colour,
@@ -117,11 +119,34 @@ def draw_rejections(axes, curves: Sequence[Roc | None], backgrounds: Sequence[in
 def rejection_band(background: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute the lowest and highest rejections (N,) that agree with background efficiencies (N,) above 0.
 
-    They are one standard deviation away, by Wilson's interval for `number` background jets, which holds for a few
-    passing jets too. Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209."""
-    centre = (background + 1 / (2 * number)) / (1 + 1 / number)
-    width = np.sqrt(background * (1 - background) / number + 1 / (4 * number**2)) / (1 + 1 / number)
-    return 1 / np.minimum(centre + width, 1), 1 / np.maximum(centre - width, 1e-30)
+    They are one standard deviation away, by Wilson's interval for `number` background jets."""
+    low, high = wilson_interval(background, number)
+    return 1 / np.minimum(high, 1), 1 / np.maximum(low, 1e-30)
+
+
+def draw_reliability(path: Path, before: Reliability, after: Reliability, temperature: float) -> None:
+    """Draw accuracy against confidence, and the fraction of the jets in each bin, to one PNG.
+
+    before, after: of the probabilities without and with the temperature."""
+    figure, ((curves, fractions),) = _page(2)
+    curves.plot([0, 1], [0, 1], ":", color="black", lw=1, label="perfect calibration")
+    for bins, label, colour in (
+        (before, "as trained", REFERENCE),
+        (after, f"temperature {temperature:.3g}", NETWORK),
+    ):
+        filled = bins.fraction > 0
+        name = f"{label}\nECE = {bins.error:.4f}"
+        curves.plot(bins.confidence[filled], bins.accuracy[filled], "o-", ms=4, c=colour, label=name)
+        fractions.stairs(bins.fraction, np.linspace(0, 1, len(bins.fraction) + 1), color=colour, lw=2, label=label)
+    shown = [bins.confidence[bins.fraction > 0] for bins in (before, after)]
+    left = min(column.min(initial=1) for column in shown)
+    for axes in (curves, fractions):
+        axes.set(xlabel="confidence: probability of the predicted class", xlim=(max(left - 0.05, 0), 1))
+        axes.grid(alpha=0.3)
+        legend_beside(axes)
+    curves.set(ylabel="accuracy", ylim=(max(left - 0.05, 0), 1.02), title="Reliability on the evaluated jets")
+    fractions.set(ylabel="fraction of the jets", title="Confidences")
+    save(figure, path)
 
 
 def draw_confusion(

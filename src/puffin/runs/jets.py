@@ -16,6 +16,7 @@ from puffin.errors import InputError
 from puffin.metrics.missing import NO_WEIGHT
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
+from puffin.runs.calibration import calibrate, check_calibration
 from puffin.runs.class_weights import inverse_fractions, weights_of_classes
 from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
@@ -46,9 +47,11 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     if found.evaluating:
         _check_balanced(found, balanced)
     run, model = make_network(found, PelicanClassifier)
+    check_calibration(run.settings, found.evaluating)
     if run.settings.run.test:
         return show_symmetries(run, model)
-    datasets = open_jets(run, ClassLabels(run.settings.data.target))
+    calibrating = ("valid",) if run.settings.run.calibrate else ()
+    datasets = open_jets(run, ClassLabels(run.settings.data.target), calibrating)
     if run.settings.loss.class_weights == "balanced":  # numbers from here on, which the checkpoints hold
         weights = balanced_weights(datasets["train"].labels(), run.settings.network.num_classes)
         run = run.changed(class_weights=weights)
@@ -60,7 +63,8 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)
-    return train_and_evaluate(run, task, datasets, partial(draw_classification, names=named), report)
+    draw = partial(draw_classification, names=named)
+    return train_and_evaluate(run, task, datasets, draw, report, prepare=calibrate)
 
 
 def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
@@ -124,8 +128,10 @@ def show_symmetries(run: Run, model: PelicanBackbone) -> list[dict]:
     return []
 
 
-def open_jets(run: Run, target: ClassLabels | Momenta) -> Datasets:
-    """Open the splits that the run needs. InputError if the one that it cannot do without has no file."""
+def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = ()) -> Datasets:
+    """Open the splits that the run needs, and with --eval also further ones.
+
+    InputError if one that it cannot do without has no file."""
     data, evaluating = run.settings.data, run.start.evaluating
     weights_needed = not evaluating or "weights_key" in run.start.flags.given
     scalars = scalars_of(data)
@@ -142,12 +148,12 @@ def open_jets(run: Run, target: ClassLabels | Momenta) -> Datasets:
     splits = SPLITS
     if evaluating:
         predicted = () if data.testfile else run.settings.run.predict
-        splits = tuple(split for split in SPLITS if split == "test" or split in predicted)
+        splits = tuple(split for split in SPLITS if split in ("test", *predicted, *also))
     wanted = {split: getattr(data, f"num_{split}") for split in splits}
     datasets = open_splits(data.datadir, selection, wanted, run.settings.run.seed, data.testfile)
-    needed = "test" if evaluating else "train"
-    if needed not in datasets:
-        raise InputError(f"{data.datadir}: no {needed} file (*.h5 with '{needed}' in its name)")
+    for needed in ("test" if evaluating else "train", *also):
+        if needed not in datasets:
+            raise InputError(f"{data.datadir}: no {needed} file (*.h5 with '{needed}' in its name)")
     return datasets
 
 

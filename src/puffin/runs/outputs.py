@@ -91,6 +91,11 @@ class Evaluator:
                 self._add_row(weights, metrics, run_id)
         return everything
 
+    def outputs_of(self, split: str) -> dict[str, Tensor]:
+        """Return the outputs for a split with the weights in place, on process 0; {} on the others. Nothing is
+        written."""
+        return self._evaluated(Evaluation(split, "calibration"))[2]
+
     def _evaluated(self, evaluation: Evaluation) -> tuple[Evaluation, dict[str, float], dict[str, Tensor]]:
         """Evaluate a split; if predictions cannot be written along the way, once more without them.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from puffin.data.splits import NAMES
 from puffin.settings.common import RunSettings
+from puffin.tasks.calibration import Calibration
 
 _EVENT_PICTURE = re.compile(r"(step\d+|end|eval\..+)\.event\d+\.(\w+\.png|html)")
 _TEMPORARY = re.compile(r"(_best)?\..*\.[a-z0-9_]{8}\.\w+")  # after the prefix
@@ -68,6 +69,11 @@ class RunPaths:
         """The checkpoint of the best epoch."""
         return self.modeldir / f"{self.prefix}_best.pt"
 
+    @property
+    def calibrations(self) -> tuple[Path, ...]:
+        """The files beside the checkpoints that --calibrate writes."""
+        return tuple(Calibration.path(checkpoint) for checkpoint in (self.checkpoint, self.best))
+
     def table(self, weights: str) -> Path:
         """Return the table of all runs whose prefix has the same beginning, up to a dash; weights: best or final."""
         return self.logdir / f"{self.prefix.split('-')[0]}.{weights.capitalize()}.metrics.csv"
@@ -95,6 +101,7 @@ class RunPaths:
     def of_earlier_run(self) -> list[Path]:
         """Return the existing files that a new run of the same prefix replaces."""
         files = [self.log, self.settings, self.epochs, self.batches, self.picture, self.checkpoint, self.best]
+        files += self.calibrations
         found = [path for path in files if path.exists()] + self.pictures_of_events()
         literal = glob.escape(self.prefix)  # which may hold a * of its own
         for weights in ("best", "final"):

@@ -32,12 +32,14 @@ def train_and_evaluate(
     draw: Callable | None = None,
     report: Report | None = None,
     pictures: EventPictures | None = None,
+    prepare: Callable[[Evaluator, Checkpoint], None] | None = None,
 ) -> list[dict]:
     """Train a task on the splits (or only evaluate it) and write every output; return one row of numbers per epoch.
 
     draw(file, history, outputs): draws a finished run from its rows and the test outputs of the best epoch.
     report(all rows so far): called after each epoch, once its checkpoint is written; if it raises, the run ends.
     pictures: draws events after some epochs, and last of all with the evaluated weights.
+    prepare(evaluator, checkpoint): called before each evaluation of a checkpoint, with its weights in place.
     MissingOutputs if the run has finished, but some outputs could not be written."""
     evaluating = run.start.evaluating
     loader, batches = (None, None) if evaluating else run.loader(datasets["train"], training=True)
@@ -59,7 +61,7 @@ def train_and_evaluate(
         history: list[dict] = []
         outputs: Mapping[str, Any] = {}
         if evaluating:
-            evaluate_checkpoints(evaluator)
+            evaluate_checkpoints(evaluator, prepare)
         else:
             with RunReports(run, task, side, pictures, report, check) as reports:
                 trainer.reports = reports
@@ -120,8 +122,8 @@ def evaluate_trained(evaluator: Evaluator) -> dict[str, Any]:
     return outputs
 
 
-def evaluate_checkpoints(evaluator: Evaluator) -> None:
-    """Evaluate the checkpoint of --loadfile, or the final and the best one of the run."""
+def evaluate_checkpoints(evaluator: Evaluator, prepare: Callable[[Evaluator, Checkpoint], None] | None = None) -> None:
+    """Evaluate the checkpoint of --loadfile, or the final and the best one of the run; see `train_and_evaluate`."""
     run = evaluator.run
     missing = [split for split in run.settings.run.predict if split not in evaluator.datasets]
     if missing:
@@ -132,6 +134,8 @@ def evaluate_checkpoints(evaluator: Evaluator) -> None:
         checkpoint = first if path == first.path else Checkpoint.read(path)
         checkpoint.load_into(evaluator.task.model)
         evaluator.trainer.average.switch_off()
+        if prepare is not None:
+            prepare(evaluator, checkpoint)
         evaluator.evaluate(weights, checkpoint.run_id)
 
 

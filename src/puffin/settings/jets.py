@@ -181,6 +181,26 @@ class RegressionSettings:
 
 
 @dataclass(frozen=True)
+class ClassifierRunSettings(RunSettings):
+    """What to do, with the calibration of a classifier."""
+
+    calibrate: bool = setting(
+        False,
+        "with --eval: fit a temperature and the thresholds of --working-point to the validation jets of --datadir, and "
+        "write them to a file beside the checkpoint",
+        role=roles.COMMAND,
+    )
+    working_point: float = setting(
+        0.0,
+        "with --eval: signal efficiency, from 0.01 to 0.99, at which jets are tagged, with the threshold that "
+        "--calibrate has written (0: none)",
+        type=number(0, 0.99),
+        metavar="S",
+        role=roles.COMMAND,
+    )
+
+
+@dataclass(frozen=True)
 class ClassifierSettings(ScriptSettings):
     """All settings of train_pelican_classifier.py."""
 
@@ -189,7 +209,7 @@ class ClassifierSettings(ScriptSettings):
         "published_projections": "a classifier predicts no momenta; train_pelican_cov.py does",
     }
 
-    run: RunSettings = RunSettings(prefix="classifier")
+    run: ClassifierRunSettings = ClassifierRunSettings(prefix="classifier")
     data: JetDataSettings = JetDataSettings()
     network: PelicanConfig = PelicanConfig()
     finetuning: JetFinetuningSettings = JetFinetuningSettings()

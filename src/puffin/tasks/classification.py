@@ -10,10 +10,13 @@ from torch import Tensor
 
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
+from puffin.files import whole_file
 from puffin.metrics.classification import classification_metrics, columns, confusion, one_vs_rest
 from puffin.metrics.missing import missing_of_classes, not_finite
 from puffin.models.pelican import PelicanClassifier
+from puffin.plots.jets import draw_reliability
 from puffin.settings.names import CLASSIFICATION_METRICS
+from puffin.tasks.calibration import Calibration
 from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.saving import save_predictions, save_table, stem_of
 from puffin.tasks.weighting import combined, weighted_mean
@@ -39,6 +42,8 @@ class JetClassification(InMemoryTask):
         super().__init__(model)
         self.class_weights, self.predict_format, self.best_by = class_weights, predict_format, best_by
         self.class_names = tuple(class_names)
+        self.calibration: Calibration | None = None  # of the weights that are evaluated, if it is asked for
+        self.working_point = 0.0
         self.num_classes = model.config.num_classes
         self.metric_directions = dict(CLASSIFICATION_METRICS)
         if self.num_classes != 2:  # rejections are numbered by class then
@@ -70,14 +75,17 @@ class JetClassification(InMemoryTask):
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
         """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
-        scores, targets, weights = _arrays(outputs)
-        return classification_metrics(scores, targets, loss, weights)
+        scores, targets, weights = arrays_of(outputs)
+        metrics = classification_metrics(scores, targets, loss, weights)
+        if self.calibration is not None and np.isfinite(scores).all():
+            metrics |= self.calibration.metrics(scores, targets, weights, self.working_point)
+        return metrics
 
     def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
         """Name absent classes, weights that are all 0, and scores that are not finite."""
         if "predict" not in outputs:
             return {}
-        scores, targets, weights = _arrays(outputs)
+        scores, targets, weights = arrays_of(outputs)
         reasons = self._missing(targets, weights)
         bad = not_finite(scores, "class scores")
         return explained(metrics, dict.fromkeys(metrics, bad) if bad else reasons)
@@ -104,10 +112,19 @@ class JetClassification(InMemoryTask):
 
     def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
         """Write <stem>.pt or .h5 (the outputs of `step`, and the row of each jet), ROC curves, and for more than two
-        classes the confusion matrix; return the files."""
+        classes the confusion matrix; return the files.
+
+        With a calibration: also the probabilities (N, K), at a working point `decision` (N,), 1 for tagged jets, and
+        the reliability diagram."""
         stem = stem_of(evaluation)
-        written = [save_predictions(evaluation, outputs, self.predict_format)]
-        arrays = _arrays(outputs)
+        arrays = arrays_of(outputs)
+        written = []
+        if self.calibration is not None:
+            outputs = outputs | self.calibration.outputs(arrays[0], self.working_point)
+            written.append(stem.with_name(f"{stem.name}_reliability.png"))
+            with whole_file(written[0]) as temporary:
+                draw_reliability(temporary, *self.calibration.reliabilities(*arrays), self.calibration.temperature)
+        written.insert(0, save_predictions(evaluation, outputs, self.predict_format))
         for c, curve in enumerate(one_vs_rest(*arrays)):
             if curve is not None:
                 name = f"{stem.name}_ROC.csv" if self.num_classes == 2 else f"{stem.name}_ROC_{c}.csv"
@@ -119,7 +136,7 @@ class JetClassification(InMemoryTask):
         return written
 
 
-def _arrays(outputs: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def arrays_of(outputs: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return scores, targets and event weights."""
     weights = outputs.get("weights")
     return outputs["predict"].double().numpy(), outputs["targets"].numpy(), None if weights is None else weights.numpy()
