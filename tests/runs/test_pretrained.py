@@ -93,7 +93,7 @@ def test_only_the_last_layer_is_new(data, tmp_path):
         assert (close == tensors) == (name == "fine") and ("net2to2.eq_layers.0.coefs00" in close) == (name == "fine")
 
 
-@pytest.mark.parametrize("finetune", ["all", "head"])
+@pytest.mark.parametrize("finetune", ["all --layer-decay 0.7 --lr-head-factor 3", "head"])
 def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, finetune):
     """SIGTERM in the second epoch, then --load without the flags of the run, and with the pretrained file deleted.
 
@@ -106,6 +106,21 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, finetune
     stop_in_training_step(monkeypatch, JetClassification, 5, script.main, again)
     copy.unlink()
     check_resumed(script.main, data, tmp_path)
+
+
+def test_learning_rates(data, tmp_path):
+    """The first step of SGD is proportional to the learning rate, and so to the factor. The table leaves that out."""
+    moved = {}
+    for factor in ("1", "4"):
+        flags = f"--num-step 1 --lr-init 0.001 --lr-decay-type flat --lr-head-factor {factor} --no-predict".split()
+        script.main(command(data, tmp_path / factor, *flags, "--optim", "sgd", "--weight-decay", "0"))
+        first, last = weights(PUBLISHED), weights(tmp_path / factor / "model/tiny.pt")
+        moved[factor] = {name: last[name] - first[name] for name in ("msg_2to0.linear.0.weight", "linear.weight")}
+        history = read_checkpoint(tmp_path / factor / "model/tiny.pt")["progress"]["history"]
+        assert history[0]["lr"] == pytest.approx(0.001)
+    for name, times in (("msg_2to0.linear.0.weight", 4), ("linear.weight", 1)):
+        torch.testing.assert_close(moved["4"][name], times * moved["1"][name], rtol=1e-2, atol=1e-6)
+        assert moved["1"][name].any()
 
 
 def test_regression_from_classification_and_back(data, tmp_path):
@@ -161,6 +176,7 @@ def test_sweep(data, tmp_path):
         ("--finetune head", "random weights would never be trained"),
         ("--pretrained JETS --scratch --finetune head", "random weights would never be trained"),
         ("--pretrained JETS --finetune head --layer-decay 0.5", "only --finetune all trains the blocks"),
+        ("--lr-head-factor 0", "--lr-head-factor"),
         ("--pretrained JETS --eval --loadfile JETS", "--pretrained: an evaluation uses"),
         ("--pretrained JETS --test", "--pretrained: a symmetry report uses"),
     ],

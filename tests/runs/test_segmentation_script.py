@@ -475,11 +475,12 @@ def test_pretraining_is_never_replaced(data, pretrained, tmp_path, capsys):
 def test_probe_first_then_all_weights(data, pretrained, tmp_path):
     """--loadfile with another --finetune starts from the same weights and trains more of them.
 
-    Such a run can be resumed without repeating --loadfile and --finetune."""
-    probe = f"--finetune peft --pretrained {pretrained} --num-step 1 --no-plot --no-predict".split()
+    Such a run can be resumed without repeating --loadfile and --finetune. Both have the names of the jet scripts
+    here."""
+    probe = f"--finetune head --pretrained {pretrained} --num-step 1 --no-plot --no-predict".split()
     script.main(command(data, tmp_path, *probe))
     first = encoder_of(tmp_path / "model/tiny.pt")
-    more = f"--loadfile {tmp_path}/model/tiny.pt --finetune fft --prefix all --num-step 1".split()
+    more = f"--loadfile {tmp_path}/model/tiny.pt --finetune all --prefix all --num-step 1".split()
     script.main(command(data, tmp_path, *more, "--no-plot", "--no-predict"))
     assert not same(first, encoder_of(tmp_path / "model/all.pt"))
     script.main(existing_run(data, tmp_path, "--load", "--num-step", "2", prefix="all"))

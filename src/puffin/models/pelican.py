@@ -156,9 +156,9 @@ class PelicanBackbone(nn.Module):
         blocks = zip(self.net2to2.message_layers, self.net2to2.eq_layers, strict=True)
         return [nn.ModuleList(stage) for stage in ([self.linear, self.input_encoder, *labels], *blocks)]
 
-    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
+    def parameter_groups(self, layer_decay: float = 1.0, head_factor: float = 1.0) -> list[dict]:
         """Group the trainable parameters (see parameter_groups.py)."""
-        return parameter_groups(self, self.stages, layer_decay)
+        return parameter_groups(self, self.stages, layer_decay, head_factor)
 
     def freeze_(self) -> None:
         """Train the head alone from now on: all else keeps its weights and running statistics, and has no dropout."""

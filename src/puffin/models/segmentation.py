@@ -46,11 +46,14 @@ class VoxelSegmentation(VoxelFeatures):
         x = self.features(points, lengths)
         return Segmented(self.head(self.dropout(x)), lengths.new_zeros(len(lengths)))
 
-    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
-        """Return the trainable parameters. ValueError for a layer_decay, as a U-Net has no sequence of blocks."""
+    def parameter_groups(self, layer_decay: float = 1.0, head_factor: float = 1.0) -> list[dict]:
+        """Group the parameters (see parameter_groups.py).
+
+        ValueError for a layer_decay, as a U-Net has no sequence of blocks."""
         if layer_decay != 1:
             raise ValueError(f"layer_decay: expected 1 for a U-Net, got {layer_decay}")
-        return [{"params": list(self.parameters())}]
+        below = nn.ModuleList(part for name, part in self.named_children() if name != "head")
+        return parameter_groups(self, [below], head_factor=head_factor)
 
 
 class SegmentationHead(nn.Module):
@@ -132,12 +135,12 @@ class Segmentation(nn.Module):
         features = torch.stack(chosen).mean(0)
         return features if self.decoder is None else self.decoder(features, position, tokens.lengths)
 
-    def parameter_groups(self, layer_decay: float = 1.0) -> list[dict]:
+    def parameter_groups(self, layer_decay: float = 1.0, head_factor: float = 1.0) -> list[dict]:
         """Group the trainable parameters (see parameter_groups.py); the embedding is the stage before the blocks."""
         encoder = self.encoder
         embedding = nn.ModuleList([encoder.embedding, encoder.position])
         stages = [embedding, *encoder.transformer.blocks[: self._last_block + 1]]
-        return parameter_groups(self, stages, layer_decay)
+        return parameter_groups(self, stages, layer_decay, head_factor)
 
 
 SegmentationNetwork = Segmentation | VoxelSegmentation

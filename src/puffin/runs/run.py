@@ -106,7 +106,7 @@ class Run:
         finetuning = getattr(self.settings, "finetuning", None)
         if finetuning is None:
             return [weight for weight in model.parameters() if weight.requires_grad]
-        return model.parameter_groups(finetuning.layer_decay)
+        return model.parameter_groups(finetuning.layer_decay, finetuning.lr_head_factor)
 
     def trainer(self, task: Task, batches_per_epoch: int) -> Trainer:
         """Return the trainer that the settings describe."""

@@ -8,7 +8,7 @@ from puffin.settings.common import DataSettings, OptimisationSettings, RunSettin
 from puffin.settings.declare import setting
 from puffin.settings.distillation import DistillationConfig
 from puffin.settings.encoder import EncoderConfig, TransformerConfig
-from puffin.settings.finetuning import FinetuningSettings
+from puffin.settings.finetuning import ALL, HEAD, FinetuningSettings
 from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
 from puffin.settings.roles import Role
 from puffin.settings.types import checked, class_weights, integer, loss_terms, number
@@ -17,6 +17,7 @@ from puffin.settings.unet import UNetConfig
 MODELS = ("pointmae", "polarmae")
 METHODS = ("masked", "distill")
 FINETUNE = ("fft", "peft", "lora")
+_OF_JETS = {ALL: "fft", HEAD: "peft"}  # names of the jet scripts
 BACKBONES = ("transformer", "unet")
 ROTATIONS = ("any", "lattice")
 POINT_WEIGHT_WORDS = ("pilarnet", "data", "none")
@@ -283,8 +284,9 @@ class SegmentationConfig(BackboneConfig):
     )
     finetune: str = setting(
         "fft",
-        "which encoder weights are trained: all (fft), none (peft, a probe), or low-rank updates of the attention "
-        "(lora); the head is always trained",
+        "which encoder weights are trained: all (fft or all), none (peft or head, a probe), or low-rank updates of the "
+        "attention (lora); the head is always trained",
+        type=lambda text: _OF_JETS.get(text, text),
         choices=FINETUNE,
         role=roles.ORIGIN,
     )

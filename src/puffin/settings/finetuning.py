@@ -29,6 +29,13 @@ class FinetuningSettings:
         metavar="F",
         role=roles.ORIGIN,
     )
+    lr_head_factor: float = setting(
+        1.0,
+        "factor on the learning rate of the head; above 1, its new layers learn faster than the pretrained ones",
+        type=number(above=0),
+        metavar="F",
+        role=roles.ORIGIN,
+    )
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,8 @@ class Trainer:
 
     @property
     def _lr(self) -> float:
-        return self.optimizer.param_groups[0]["lr"]
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group.get("lr_scale", 1.0)
 
     def _show(self, bar: tqdm, num_batches: int, loss: float) -> None:
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{self._lr:.2e}", refresh=False)
