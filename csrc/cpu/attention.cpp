@@ -57,16 +57,14 @@ void for_each_head(const Tensor& qkv, const Tensor& ptr, const std::optional<Ten
 }
 
 void check_qkv(const Tensor& qkv, int64_t heads) {
-  check_table(qkv, "qkv");
+  check_table(qkv, {any, any}, "qkv");
   STD_TORCH_CHECK(heads > 0, "heads: expected at least 1, got ", heads);
-  STD_TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) > 0 && qkv.size(1) % (3 * heads) == 0,
-                  "qkv: expected (T, 3 dim), and dim a multiple of the heads");
+  STD_TORCH_CHECK(
+      qkv.size(1) > 0 && qkv.size(1) % (3 * heads) == 0, "qkv: expected (T, 3 dim), and dim a multiple of the heads");
 }
 
 void check_like_out(const Tensor& x, const Tensor& qkv, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == qkv.size(0) && x.size(1) == qkv.size(1) / 3 && x.is_cpu() &&
-                      x.scalar_type() == qkv.scalar_type(),
-                  name, ": expected (T, dim) with the dtype of qkv, on the CPU");
+  check_tensor(x, {qkv.size(0), qkv.size(1) / 3}, qkv.scalar_type(), name);
 }
 
 }  // namespace
@@ -97,9 +95,7 @@ Tensor segment_attention_backward(const Tensor grad_in, const Tensor qkv_in, con
   check_qkv(qkv_in, heads);
   check_like_out(grad_in, qkv_in, "grad");
   check_like_out(out_in, qkv_in, "out");
-  STD_TORCH_CHECK(lse_in.dim() == 2 && lse_in.size(0) == qkv_in.size(0) && lse_in.size(1) == heads && lse_in.is_cpu() &&
-                      lse_in.scalar_type() == type_of_sums(qkv_in),
-                  "lse: expected (T, heads) with the dtype of qkv, or float32 if that is bfloat16");
+  check_tensor(lse_in, {qkv_in.size(0), heads}, type_of_sums(qkv_in), "lse");
   const Tensor qkv = torch::stable::contiguous(qkv_in), grad = torch::stable::contiguous(grad_in);
   const Tensor out = torch::stable::contiguous(out_in), lse = torch::stable::contiguous(lse_in);
   const int64_t dim = qkv.size(1) / 3;

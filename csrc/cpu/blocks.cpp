@@ -48,18 +48,14 @@ Tensor pair_blocks(
     const std::optional<Tensor> weights_in, const Tensor multiplicity_in, const Tensor node_ptr, const Tensor upper_ptr,
     const std::vector<int64_t> maps, double message_slope, double mix_slope, double nbar) {
   const Events events(node_ptr, upper_ptr);
-  check_table(x_in, "x");
+  check_table(x_in, {events.pairs(), any}, "x");
   const size_t count = message_weights.size();
   STD_TORCH_CHECK(count > 0 && message_biases.size() == count && scales.size() == count && shifts.size() == count &&
                       coefficients.size() == count && alphas.size() == count && biases.size() == count &&
                       (diagonal_biases.empty() || diagonal_biases.size() == count),
                   "expected the same number of tensors of each kind, one for each block");
-  STD_TORCH_CHECK(x_in.dim() == 2 && x_in.size(0) == events.pairs(), "x: expected ", events.pairs(), " rows");
   STD_TORCH_CHECK(coefficients.back().dim() == 3, "coefficients: expected (maps, in, out)");
-  STD_TORCH_CHECK(
-      multiplicity_in.dim() == 2 && multiplicity_in.size(0) == events.count && multiplicity_in.size(1) == 1 &&
-          multiplicity_in.scalar_type() == type_of_sums(x_in) && multiplicity_in.is_cpu(),
-      "multiplicity: expected (B, 1) of the dtype of the features of nodes");
+  check_tensor(multiplicity_in, {events.count, 1}, type_of_sums(x_in), "multiplicity");
   const Tensor x = torch::stable::contiguous(x_in), multiplicity = torch::stable::contiguous(multiplicity_in);
   const std::optional<Tensor> weights = checked_weights(weights_in, events, type_of_sums(x));
   const int64_t out = coefficients.back().size(2);

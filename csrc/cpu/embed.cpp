@@ -28,12 +28,6 @@ struct Embedding {
 namespace puffin {
 namespace {
 
-void check_matrix(const Tensor& x, int64_t rows, int64_t columns, ScalarType type, const char* name) {
-  STD_TORCH_CHECK(
-      x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, name, ": expected (", rows, ", ", columns, ")");
-  STD_TORCH_CHECK(x.scalar_type() == type && x.is_cpu(), name, ": expected the dtype of x, on the CPU");
-}
-
 // The arguments of both operators, checked.
 struct Arguments {
   const Events events;
@@ -57,15 +51,13 @@ struct Arguments {
         has_sign(has_sign_) {
     const ScalarType type = x.scalar_type();
     check_floating(x, "x");
-    STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && u.dim() == 2, "x, weight, u: expected matrices");
-    check_matrix(x, events.nodes + events.uppers, in(), type, "x");
-    check_matrix(weight, channels(), in(), type, "weight");
-    for (const Tensor& t : {bias, exponent})
-      STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == channels() && t.scalar_type() == type && t.is_cpu(),
-                      "bias, exponent: expected one number for each row of weight, of the dtype of x");
-    for (const Tensor& t : {u, v, w}) check_matrix(t, events.nodes, labels(), type, "u, v, w");
+    check_sizes(x, {events.nodes + events.uppers, any}, "x");
+    check_tensor(weight, {any, in()}, type, "weight");
+    for (const Tensor& t : {bias, exponent}) check_tensor(t, {channels()}, type, "bias, exponent");
+    check_sizes(u, {events.nodes, any}, "u");
+    for (const Tensor& t : {u, v, w}) check_tensor(t, {events.nodes, labels()}, type, "u, v, w");
     STD_TORCH_CHECK(offset > 1e-37, "offset: expected a normal number > 0, got ", offset);
-    STD_TORCH_CHECK(slope >= 0 && slope <= 1, "slope: expected 0..1, got ", slope);
+    check_slope(slope);
   }
 
   int64_t in() const { return x.size(1); }
@@ -126,7 +118,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_embed_ba
   const Arguments a(x, weight, bias, exponent, u, v, w, node_ptr, upper_ptr, offset, has_sign, slope);
   const int64_t in = a.in(), channels = a.channels(), labels = a.labels(), width = channels + labels;
   const bool half = grad_in.scalar_type() == ScalarType::BFloat16 && a.x.scalar_type() == ScalarType::Float;
-  check_matrix(grad_in, a.events.pairs(), width, half ? ScalarType::BFloat16 : a.x.scalar_type(), "grad");
+  check_tensor(grad_in, {a.events.pairs(), width}, half ? ScalarType::BFloat16 : a.x.scalar_type(), "grad");
   const Tensor grad = torch::stable::contiguous(grad_in);
   Tensor grad_x = new_tensor(a.x, {needs_x ? a.x.size(0) : 0, in}, a.x.scalar_type());
   Tensor grad_weight = torch::stable::empty_like(a.weight), grad_bias = torch::stable::empty_like(a.bias);

@@ -6,6 +6,7 @@
 #define PUFFIN_KERNEL "equivariant_kernel.h"
 #include "targets.h"
 
+#include "checks.h"
 #include "parallel.h"
 
 #include <array>
@@ -45,16 +46,14 @@ struct Arguments {
     for (const Tensor& x : quantities_in) quantities.push_back(torch::stable::contiguous(x));
     nodes = quantities[0].size(0);
     check_floating(quantities[0], "quantities");
-    STD_TORCH_CHECK(coefficients.dim() == 3, "coefficients: expected (maps, in, out)");
+    check(coefficients, {any, any, any}, "coefficients");
     maps.in = coefficients.size(1);
     maps.out = coefficients.size(2);
     maps.quantities = int64_t(quantities.size());
-    check(coefficients, {coefficients.size(0), maps.in, maps.out}, "coefficients");
     for (const Tensor& x : quantities) check(x, {nodes, maps.in}, "quantities");
     check(scale, {maps.in}, "scale");
     check(shift, {maps.in}, "shift");
-    STD_TORCH_CHECK(alphas.dim() == 2, "alphas: expected (in, exponents)");
-    check(alphas, {maps.in, alphas.size(1)}, "alphas");
+    check(alphas, {maps.in, any}, "alphas");
     if (weights) check(*weights, {nodes}, "weights");
     read_table(table);
     const int64_t* first = checked_ptr(node_ptr, nodes);
@@ -65,10 +64,7 @@ struct Arguments {
   }
 
   void check(const Tensor& x, std::initializer_list<int64_t> sizes, const char* name) const {
-    bool fits = x.dim() == int64_t(sizes.size()) && x.is_cpu() && x.scalar_type() == quantities[0].scalar_type();
-    int64_t d = 0;
-    for (int64_t size : sizes) fits = fits && x.size(d++) == size;
-    STD_TORCH_CHECK(fits, name, ": expected another shape, or the dtype and device of the quantities");
+    check_tensor(x, sizes, quantities[0].scalar_type(), name);
   }
 
   const int64_t* ptr() const { return node_ptr.const_data_ptr<int64_t>(); }

@@ -2,6 +2,7 @@
 // src/puffin/ops/pairs.py.
 #pragma once
 
+#include "checks.h"
 #include "parallel.h"
 
 #include <vector>
@@ -82,10 +83,7 @@ struct Group : Blocks<P> {
 // IRC-safe weights of the nodes, contiguous; type: that of features of nodes.
 inline std::optional<Tensor> checked_weights(const std::optional<Tensor>& weights, const Events& events,
                                              ScalarType type) {
-  if (weights)
-    STD_TORCH_CHECK(
-        weights->dim() == 1 && weights->size(0) == events.nodes && weights->scalar_type() == type && weights->is_cpu(),
-        "weights: expected one number for each node, of the dtype of the features of nodes");
+  if (weights) check_tensor(*weights, {events.nodes}, type, "weights");
   return contiguous(weights);
 }
 

@@ -1,6 +1,6 @@
 // Low-rank coefficients of the equivariant layers on the CPU; defined in src/puffin/ops/low_rank.py. They are small, so
 // one thread computes them.
-#include "../common.h"
+#include "checks.h"
 
 #include <vector>
 
@@ -17,19 +17,17 @@ struct Factors {
         in_out0(torch::stable::contiguous(in_out0_)),
         in_out1(torch::stable::contiguous(in_out1_)) {
     check_floating(in_maps, "in_maps");
-    STD_TORCH_CHECK(in_maps.dim() == 2 && out_maps.dim() == 2, "in_maps, out_maps: expected (in, maps), (out, maps)");
+    check(in_maps, {any, any}, "in_maps");
     maps = in_maps.size(1);
     in = in_maps.size(0);
+    check(out_maps, {any, maps}, "out_maps");
     out = out_maps.size(0);
-    check(out_maps, out, maps, "out_maps");
-    check(in_out0, in, out, "in_out0");
-    check(in_out1, in, out, "in_out1");
+    check(in_out0, {in, out}, "in_out0");
+    check(in_out1, {in, out}, "in_out1");
   }
 
-  void check(const Tensor& x, int64_t rows, int64_t columns, const char* name) const {
-    STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows && x.size(1) == columns && x.is_cpu() &&
-                        x.scalar_type() == in_maps.scalar_type(),
-                    name, ": expected (", rows, ", ", columns, ") like in_maps");
+  void check(const Tensor& x, std::initializer_list<int64_t> sizes, const char* name) const {
+    check_tensor(x, sizes, in_maps.scalar_type(), name);
   }
 
   // out_maps as (maps, out)
@@ -67,9 +65,7 @@ Tensor low_rank(const Tensor in_maps, const Tensor out_maps, const Tensor in_out
 std::tuple<Tensor, Tensor, Tensor, Tensor> low_rank_backward(
     const Tensor grad_in, const Tensor in_maps, const Tensor out_maps, const Tensor in_out0, const Tensor in_out1) {
   const Factors f(in_maps, out_maps, in_out0, in_out1);
-  STD_TORCH_CHECK(grad_in.dim() == 3 && grad_in.size(0) == f.maps && grad_in.size(1) == f.in &&
-                      grad_in.size(2) == f.out && grad_in.is_cpu() && grad_in.scalar_type() == f.in_maps.scalar_type(),
-                  "grad: expected (maps, in, out) like in_maps");
+  f.check(grad_in, {f.maps, f.in, f.out}, "grad");
   const Tensor grad = torch::stable::contiguous(grad_in);
   Tensor grad_in_maps = torch::stable::empty_like(f.in_maps), grad_out_maps = torch::stable::empty_like(f.out_maps);
   Tensor grad0 = torch::stable::empty_like(f.in_out0), grad1 = torch::stable::empty_like(f.in_out1);

@@ -18,23 +18,6 @@ constexpr int64_t block_rows = 48 * 64;
 
 int64_t num_blocks(int64_t rows) { return (rows + block_rows - 1) / block_rows; }
 
-void check_rows(const Tensor& x, const Tensor& like, int64_t rows, int64_t columns, const char* name) {
-  STD_TORCH_CHECK(
-      x.dim() == 2 && x.size(0) == rows && x.size(1) == columns, name, ": expected (", rows, ", ", columns, ")");
-  check_table(x, name);
-  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), name, ": expected the dtype of the other tables");
-}
-
-void check_weight(const Tensor& x, const Tensor& table) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.scalar_type() == type_of_sums(table) && x.is_cpu(),
-                  "weight: expected (out, in) with the dtype of x, or float32 if that is bfloat16");
-}
-
-void check_vector(const Tensor& x, const Tensor& table, int64_t size, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 1 && x.size(0) == size && x.scalar_type() == type_of_sums(table) && x.is_cpu(), name,
-                  ": expected (", size, ",) with the dtype of x, or float32 if that is bfloat16");
-}
-
 // Mean and biased variance (out) of all rows, from those of the tasks: rows(t) rows, and two rows of numbers at
 // moments + 2 t out, means and sums of squared deviations.
 template <class T, class Rows>
@@ -87,30 +70,31 @@ void add_tasks(const std::vector<T>& parts, const std::vector<double>& biases, i
   }
 }
 
-// x, weight (out, in), bias or mean, and slope of either operator.
-void check_message(const Tensor& x, const Tensor& weight, const Tensor& vector, const char* name, double slope) {
-  check_table(x, "x");
-  check_weight(weight, x);
-  check_rows(x, x, x.size(0), weight.size(1), "x");
-  check_vector(vector, x, weight.size(0), name);
-  STD_TORCH_CHECK(slope >= 0 && slope <= 1, "slope: expected 0..1, got ", slope);
+// x (rows, in), weight (out, in), bias or mean (out,), and slope of either operator.
+void check_message(const Tensor& x, int64_t rows, const Tensor& weight, const Tensor& vector, const char* name,
+                   double slope) {
+  check_table(x, {rows, any}, "x");
+  check_tensor(weight, {any, x.size(1)}, type_of_sums(x), "weight");
+  check_tensor(vector, {weight.size(0)}, type_of_sums(x), name);
+  check_slope(slope);
 }
 
-void check_backward(const std::optional<Tensor>& grad, const Tensor& y, const Tensor& x, const Tensor& weight,
-                    const Tensor& mean, const Tensor& offset, const Tensor& factor, double slope) {
-  check_message(x, weight, mean, "mean", slope);
-  const int64_t rows = x.size(0), out = weight.size(0);
-  if (grad) check_rows(*grad, x, rows, out, "grad");
-  check_rows(y, x, rows, out, "y");
-  check_vector(offset, x, out, "offset");
-  check_vector(factor, x, out, "factor");
+void check_backward(const std::optional<Tensor>& grad, const Tensor& y, const Tensor& x, int64_t rows,
+                    const Tensor& weight, const Tensor& mean, const Tensor& offset, const Tensor& factor,
+                    double slope) {
+  check_message(x, rows, weight, mean, "mean", slope);
+  const int64_t out = weight.size(0);
+  if (grad) check_tensor(*grad, {x.size(0), out}, x.scalar_type(), "grad");
+  check_tensor(y, {x.size(0), out}, x.scalar_type(), "y");
+  check_tensor(offset, {out}, type_of_sums(x), "offset");
+  check_tensor(factor, {out}, type_of_sums(x), "factor");
 }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> message(const Tensor x_in, const Tensor weight_in, const Tensor bias_in,
                                            double slope) {
-  check_message(x_in, weight_in, bias_in, "bias", slope);
+  check_message(x_in, any, weight_in, bias_in, "bias", slope);
   const int64_t rows = x_in.size(0), out = weight_in.size(0), in = weight_in.size(1);
   const Tensor x = torch::stable::contiguous(x_in), weight = torch::stable::contiguous(weight_in);
   const Tensor bias = torch::stable::contiguous(bias_in);
@@ -140,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor> message(const Tensor x_in, const Tensor weigh
 std::tuple<Tensor, Tensor, Tensor> message_backward(const Tensor grad_in, const Tensor y_in, const Tensor x_in,
                                                     const Tensor weight_in, const Tensor mean, const Tensor offset,
                                                     const Tensor factor, double slope) {
-  check_backward(grad_in, y_in, x_in, weight_in, mean, offset, factor, slope);
+  check_backward(grad_in, y_in, x_in, any, weight_in, mean, offset, factor, slope);
   const int64_t rows = x_in.size(0), out = weight_in.size(0), in = weight_in.size(1);
   const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
   const Tensor grad = torch::stable::contiguous(grad_in), weight = torch::stable::contiguous(weight_in);
@@ -171,8 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_message(
     const std::optional<Tensor> weights_in, const Tensor node_ptr, const Tensor upper_ptr, int64_t num_nodes) {
   const Events events(node_ptr, upper_ptr);
   STD_TORCH_CHECK(num_nodes == events.nodes, "num_nodes: does not fit node_ptr");
-  check_message(x_in, weight_in, bias_in, "bias", slope);
-  STD_TORCH_CHECK(x_in.size(0) == events.pairs(), "x: expected ", events.pairs(), " rows");
+  check_message(x_in, events.pairs(), weight_in, bias_in, "bias", slope);
   const int64_t out = weight_in.size(0), in = weight_in.size(1);
   const Tensor x = torch::stable::contiguous(x_in), weight = torch::stable::contiguous(weight_in);
   const Tensor bias = torch::stable::contiguous(bias_in);
@@ -209,13 +192,10 @@ std::tuple<Tensor, Tensor, Tensor> pair_message_backward(
     const Tensor columns_in, const std::optional<Tensor> weights_in, const Tensor node_ptr, const Tensor upper_ptr,
     double slope) {
   const Events events(node_ptr, upper_ptr);
-  check_backward(grad_in, y_in, x_in, weight_in, mean, offset, factor, slope);
-  STD_TORCH_CHECK(x_in.size(0) == events.pairs(), "x: expected ", events.pairs(), " rows");
+  check_backward(grad_in, y_in, x_in, events.pairs(), weight_in, mean, offset, factor, slope);
   const int64_t out = weight_in.size(0), in = weight_in.size(1);
   for (const Tensor& t : {diagonal_in, rows_in, columns_in})
-    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == events.nodes && t.size(1) == out &&
-                        t.scalar_type() == type_of_sums(x_in) && t.is_cpu(),
-                    "diagonal, rows, columns: expected (", events.nodes, ", ", out, "), one row for each node");
+    check_tensor(t, {events.nodes, out}, type_of_sums(x_in), "diagonal, rows, columns");
   const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
   const std::optional<Tensor> grad = contiguous(grad_in),
                               weights = checked_weights(weights_in, events, type_of_sums(x));

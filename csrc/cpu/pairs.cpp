@@ -10,34 +10,11 @@
 #include <vector>
 
 namespace puffin {
-namespace {
-
-// A table of pairs, which may be of bfloat16.
-void check_rows(const Tensor& x, int64_t rows, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) == rows, name, ": expected ", rows, " rows");
-  check_table(x, name);
-}
-
-// Another table.
-void check_like(const Tensor& x, int64_t rows, const Tensor& table, const char* name) {
-  check_rows(x, rows, name);
-  STD_TORCH_CHECK(x.scalar_type() == table.scalar_type(), name, ": expected the dtype of the other tables of pairs");
-}
-
-// A feature of nodes, or a weight; `type`: that of the sums.
-void check_sums(const Tensor& x, int64_t rows, ScalarType type, const char* name) {
-  check_rows(x, rows, name);
-  STD_TORCH_CHECK(
-      x.scalar_type() == type, name, ": expected the dtype of the tables of pairs, or float32 if that is bfloat16");
-}
-
-}  // namespace
-
 std::tuple<Tensor, Tensor, Tensor> pair_reduce(const Tensor x_in, const std::optional<Tensor> weights_in,
                                                const Tensor node_ptr, const Tensor upper_ptr, int64_t num_nodes) {
   const Events events(node_ptr, upper_ptr);
   STD_TORCH_CHECK(num_nodes == events.nodes, "num_nodes: does not fit node_ptr");
-  check_rows(x_in, events.pairs(), "x");
+  check_table(x_in, {events.pairs(), any}, "x");
   const Tensor x = torch::stable::contiguous(x_in);
   const std::optional<Tensor> weights = checked_weights(weights_in, events, type_of_sums(x));
   const int64_t channels = x.size(1);
@@ -64,17 +41,14 @@ Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Ten
                    const Tensor upper_ptr, int64_t num_upper) {
   const Events events(node_ptr, upper_ptr);
   STD_TORCH_CHECK(num_upper == events.uppers, "num_upper: does not fit upper_ptr");
+  if (base_in) check_table(*base_in, {events.pairs(), any}, "base");
+  check_table(u_in, {events.nodes, base_in ? base_in->size(1) : any}, "u");
+  const int64_t channels = u_in.size(1);
   const ScalarType sums = type_of_sums(base_in ? *base_in : u_in);
-  check_sums(u_in, events.nodes, sums, "u");
-  check_sums(v_in, events.nodes, sums, "v");
-  if (d_in) check_sums(*d_in, events.nodes, sums, "w");
-  if (base_in) check_rows(*base_in, events.pairs(), "base");
-  for (const std::optional<Tensor>& t : {std::optional<Tensor>(v_in), d_in, base_in})
-    STD_TORCH_CHECK(!t || t->size(1) == u_in.size(1), "u, v, w, base: expected as many columns");
+  for (const Tensor& t : {u_in, v_in, d_in.value_or(u_in)}) check_tensor(t, {events.nodes, channels}, sums, "u, v, w");
   const Tensor u = torch::stable::contiguous(u_in), v = torch::stable::contiguous(v_in);
   const std::optional<Tensor> d = contiguous(d_in), weights = checked_weights(weights_in, events, u.scalar_type());
   const std::optional<Tensor> base = contiguous(base_in);
-  const int64_t channels = u.size(1);
   const Tensor& like = base ? *base : u;
   Tensor out = new_tensor(u, {events.pairs(), channels}, like.scalar_type());
   for_table_type(like, [&](auto type) {
@@ -99,17 +73,13 @@ Tensor pair_expand(const Tensor u_in, const Tensor v_in, const std::optional<Ten
 Tensor pair_mix(const Tensor x_in, const Tensor even_in, const Tensor odd_in, const Tensor u_in, const Tensor v_in,
                 const std::optional<Tensor> d_in, const Tensor node_ptr, const Tensor upper_ptr, double slope) {
   const Events events(node_ptr, upper_ptr);
-  check_rows(x_in, events.pairs(), "x");
-  STD_TORCH_CHECK(slope >= 0 && slope <= 1, "slope: expected 0..1, got ", slope);
+  check_table(x_in, {events.pairs(), any}, "x");
+  check_slope(slope);
+  const ScalarType sums = type_of_sums(x_in);
+  check_tensor(even_in, {x_in.size(1), any}, sums, "even");
   const int64_t in = x_in.size(1), out = even_in.size(1);
-  check_sums(even_in, in, type_of_sums(x_in), "even");
-  check_sums(odd_in, in, type_of_sums(x_in), "odd");
-  check_sums(u_in, events.nodes, type_of_sums(x_in), "u");
-  check_sums(v_in, events.nodes, type_of_sums(x_in), "v");
-  if (d_in) check_sums(*d_in, events.nodes, type_of_sums(x_in), "w");
-  STD_TORCH_CHECK(
-      odd_in.size(1) == out && u_in.size(1) == out && v_in.size(1) == out && (!d_in || d_in->size(1) == out),
-      "even, odd, u, v, w: expected as many columns");
+  check_tensor(odd_in, {in, out}, sums, "odd");
+  for (const Tensor& t : {u_in, v_in, d_in.value_or(u_in)}) check_tensor(t, {events.nodes, out}, sums, "u, v, w");
   const Tensor x = torch::stable::contiguous(x_in), even = torch::stable::contiguous(even_in);
   const Tensor odd = torch::stable::contiguous(odd_in), u = torch::stable::contiguous(u_in);
   const Tensor v = torch::stable::contiguous(v_in);
@@ -142,14 +112,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> pair_mix_backward(
     const Tensor node_ptr, const Tensor upper_ptr, int64_t num_nodes, double slope) {
   const Events events(node_ptr, upper_ptr);
   STD_TORCH_CHECK(num_nodes == events.nodes, "num_nodes: does not fit node_ptr");
-  check_rows(x_in, events.pairs(), "x");
-  check_like(grad_in, events.pairs(), x_in, "grad");
-  check_like(y_in, events.pairs(), x_in, "y");
+  check_table(x_in, {events.pairs(), any}, "x");
+  check_tensor(grad_in, {events.pairs(), any}, x_in.scalar_type(), "grad");
   const int64_t in = x_in.size(1), out = grad_in.size(1);
-  check_sums(even_in, in, type_of_sums(x_in), "even");
-  check_sums(odd_in, in, type_of_sums(x_in), "odd");
-  STD_TORCH_CHECK(even_in.size(1) == out && odd_in.size(1) == out && y_in.size(1) == out,
-                  "grad, y, even, odd: expected as many columns");
+  check_tensor(y_in, {events.pairs(), out}, x_in.scalar_type(), "y");
+  for (const Tensor& t : {even_in, odd_in}) check_tensor(t, {in, out}, type_of_sums(x_in), "even, odd");
   const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
   const Tensor grad = torch::stable::contiguous(grad_in);
   const Tensor even = torch::stable::contiguous(even_in), odd = torch::stable::contiguous(odd_in);

@@ -3,7 +3,7 @@
 #define PUFFIN_KERNEL "segments_kernel.h"
 #include "targets.h"
 
-#include "../common.h"
+#include "checks.h"
 #include "parallel.h"
 
 #include <vector>
@@ -25,14 +25,13 @@ void for_each_segment(const Tensor& ptr, int64_t rows, const F& fn) {
 }
 
 void check_rows(const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.is_cpu(), name, ": expected (rows, C) on the CPU");
+  check_sizes(x, {any, any}, name);
   check_floating(x, name);
 }
 
 void check_segments(const Tensor& x, const Tensor& ptr, const Tensor& like, const char* name) {
   check_rows(x, name);
-  STD_TORCH_CHECK(x.size(0) == ptr.size(0) - 1 && x.size(1) == like.size(1) && x.scalar_type() == like.scalar_type(),
-                  name, ": expected a row for each segment, like the rest");
+  check_tensor(x, {ptr.size(0) - 1, like.size(1)}, like.scalar_type(), name);
 }
 
 // Reduces each segment to one row with reduce(rows, count, channels, out), called with pointers of the dtype of x.

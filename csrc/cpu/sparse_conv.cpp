@@ -18,13 +18,8 @@ constexpr int64_t weight_task_rows = 4096;  // fewest outputs of such a task, un
 
 // x or a gradient: (rows, channels)
 void check_features(const Tensor& x, const char* name) {
-  check_table(x, name);
-  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) < INT32_MAX, name, ": expected (rows, channels)");
-}
-
-void check_rows_table(const Tensor& table) {
-  STD_TORCH_CHECK(table.dim() == 2 && table.scalar_type() == ScalarType::Int && table.is_cpu(),
-                  "table: expected (T, K) int32 on the CPU");
+  check_table(x, {any, any}, name);
+  STD_TORCH_CHECK(x.size(0) < INT32_MAX, name, ": expected fewer than 2^31 rows");
 }
 
 // Calls fn(first row, rows) for runs of `size` rows, and raises an error unless each returns true.
@@ -44,10 +39,8 @@ Tensor widened(const Tensor& x) { return torch::stable::to(torch::stable::contig
 
 Tensor sparse_conv(const Tensor x_in, const Tensor weight_in, const Tensor table_in, const Tensor) {
   check_features(x_in, "x");
-  check_rows_table(table_in);
-  STD_TORCH_CHECK(weight_in.dim() == 3 && weight_in.size(0) == table_in.size(1) && weight_in.size(1) == x_in.size(1) &&
-                      weight_in.is_cpu() && weight_in.scalar_type() == type_of_sums(x_in),
-                  "weight: expected (K, Cin, Cout) with the dtype of x, or float32 if that is bfloat16");
+  check_tensor(table_in, {any, any}, ScalarType::Int, "table");
+  check_tensor(weight_in, {table_in.size(1), x_in.size(1), any}, type_of_sums(x_in), "weight");
   const Tensor x = widened(x_in), table = torch::stable::contiguous(table_in);
   const Tensor weight = torch::stable::contiguous(weight_in);
   const int64_t offsets = table.size(1), rows = table.size(0), in = x.size(1), out = weight.size(2);
@@ -71,9 +64,8 @@ Tensor sparse_conv(const Tensor x_in, const Tensor weight_in, const Tensor table
 Tensor sparse_conv_weight(const Tensor x_in, const Tensor grad_in, const Tensor table_in) {
   check_features(x_in, "x");
   check_features(grad_in, "grad");
-  check_rows_table(table_in);
-  STD_TORCH_CHECK(grad_in.size(0) == table_in.size(0) && grad_in.scalar_type() == x_in.scalar_type(),
-                  "grad: expected (T, Cout) with the dtype of x");
+  check_tensor(table_in, {any, any}, ScalarType::Int, "table");
+  check_tensor(grad_in, {table_in.size(0), any}, x_in.scalar_type(), "grad");
   const Tensor x = widened(x_in), grad = widened(grad_in), table = torch::stable::contiguous(table_in);
   const int64_t offsets = table.size(1), rows = table.size(0), in = x.size(1), out = grad.size(1);
   Tensor result = new_tensor(x, {offsets, in, out}, x.scalar_type());

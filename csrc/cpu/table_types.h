@@ -1,7 +1,7 @@
 // Element types of the tables of pairs, and which types the other arguments of their kernels have.
 #pragma once
 
-#include "../common.h"
+#include "checks.h"
 
 #include <cstring>
 #include <type_traits>
@@ -17,11 +17,11 @@ struct Bf16Pair {
 };
 
 // float32, float64 or bfloat16
-inline void check_table(const Tensor& x, const char* name) {
+inline void check_table(const Tensor& x, std::initializer_list<int64_t> sizes, const char* name) {
+  check_sizes(x, sizes, name);
   const auto type = x.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::BFloat16, name,
                   ": expected float32, float64 or bfloat16");
-  STD_TORCH_CHECK(x.is_cpu(), name, ": expected a tensor on the CPU");
 }
 
 // The type of everything that is not a table: that of the table, but float32 for a table of bfloat16.

@@ -1,5 +1,5 @@
 // Neighbours of voxels on the CPU, by a hash table for each event; defined in src/puffin/ops/voxels.py.
-#include "../common.h"
+#include "checks.h"
 #include "parallel.h"
 
 #include <bit>
@@ -34,9 +34,8 @@ struct Slots {
 }  // namespace
 
 Tensor voxel_neighbours(const Tensor coordinates_in, const Tensor ptr) {
-  STD_TORCH_CHECK(coordinates_in.dim() == 2 && coordinates_in.size(1) == 3 && coordinates_in.is_cpu() &&
-                      coordinates_in.scalar_type() == ScalarType::Long && coordinates_in.size(0) < INT32_MAX,
-                  "coordinates: expected (V, 3) int64 on the CPU");
+  check_tensor(coordinates_in, {any, 3}, ScalarType::Long, "coordinates");
+  STD_TORCH_CHECK(coordinates_in.size(0) < INT32_MAX, "coordinates: expected fewer than 2^31 voxels");
   const Tensor coordinates = torch::stable::contiguous(coordinates_in);
   const int64_t rows = coordinates.size(0), events = ptr.size(0) - 1;
   const int64_t* first = checked_ptr(ptr, rows);
