@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <mutex>
 
 namespace puffin {
 
 // Calls fn(i) for i in 0..count-1. Threads take the tasks one by one, which balances tasks of different sizes. What
-// fn(i) writes must depend on i only, so that no result depends on the number of threads.
+// fn(i) writes must depend on i only, so that no result depends on the number of threads. If tasks raise errors, that
+// of the first task is raised here: torch::stable::parallel_for would drop its text.
 template <class F>
 void for_each_task(int64_t count, const F& fn) {
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
@@ -18,9 +21,22 @@ void for_each_task(int64_t count, const F& fn) {
     return;
   }
   std::atomic<int64_t> next{0};
+  std::mutex lock;
+  int64_t failed = count;
+  std::exception_ptr error;
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) fn(i);
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+      try {
+        fn(i);
+      } catch (...) {
+        next = count;  // the tasks before i have been taken, the others need not run
+        const std::lock_guard<std::mutex> hold(lock);
+        if (i < failed) error = std::current_exception();
+        failed = std::min(failed, i);
+      }
+    }
   });
+  if (error) std::rethrow_exception(error);
 }
 
 // The lengths of a contiguous int64 (B,) tensor, checked against the padded size.

@@ -90,6 +90,20 @@ def test_wrong_shapes_raise():
 
 
 @needs_kernels
+@pytest.mark.parametrize("threads", [1, 3])
+def test_errors_in_threads_keep_their_text(threads):
+    """The numbers of a block are checked in the threads. Breaks if the error says only that some thread failed."""
+    good = list(samples(torch.float32, (40, 30, 50))["pair_blocks"])
+    good[3] = [good[3][0], good[3][1][:2]]
+
+    def run():
+        with pytest.raises(RuntimeError, match=r"scale: expected sizes \(\d\)"):
+            torch.ops.puffin.pair_blocks(*good)
+
+    with_threads((threads,), run)
+
+
+@needs_kernels
 def test_half_tables():
     """A table of bfloat16 gives what the operators give with it, and float32 numbers stay float32."""
     args = samples(torch.float32, (12, 5))["pair_blocks"]
