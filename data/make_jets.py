@@ -11,21 +11,27 @@ Data sets of a file of N jets, zero-padded to M = --nobj-max constituents; four-
     Pmu (N, M, 4) float32          visible stable particles by descending pT; E is the true energy, and rounding to
                                    float32 can make it smaller than |p| by one part in 1e7 for light particles
     pdgid (N, M) int32             their PDG codes, 0 = padding
-    truth_Pmu (N, 4) float32       four-momentum of the particle that initiated the jet: top, W or Z before it decays,
-                                   quark or gluon; 0 for qcd
+    truth_Pmu (N, 4) float32       four-momentum of the particle that initiated the jet: top, W, Z or H before it
+                                   decays, quark or gluon; 0 for qcd
     truth_Pmu_W, truth_Pmu_b       (N, 4) float32, the W of a top before it decays, and the b quark of the top; in
     process
                                    w truth_Pmu_W is the W itself; else 0
-    is_signal (N,) int8            1 = top, w, z, quark; 0 = qcd, gluon
+    is_signal (N,) int8            0 = qcd, gluon; 1 = all others
     jet_tag (N,) int8              class number: position of the jet's process in --process, from 0
 
-Jets of a process are generated in blocks of BLOCK. The Pythia seed of a block is a function of (seed, process, split,
-block), so the files are identical byte for byte for every -j, no two splits share events, and a larger data set
-contains the jets of a smaller one. The seed shuffles the processes. A file is complete or absent.
+With --features also (N, M) float32, as in JetClass: charge; isChargedHadron, isElectron, isMuon, isNeutralHadron,
+isPhoton; d0val, d0err, dzval, dzerr in mm (jet_features.py).
+
+Jets of a process are generated in blocks. The Pythia seed of a block is a function of (seed, process, split, block), so
+the files are identical byte for byte for every -j, no two splits share events, and a larger data set contains the jets
+of a smaller one. The seed shuffles the processes. A file is complete or absent. Finished blocks are stored beside it
+until then, so the same command continues after any interruption; memory does not grow with the number of jets.
 """
 
 import argparse
+import hashlib
 import os
+import shutil
 import signal
 import sys
 import zlib
@@ -44,15 +50,18 @@ if __name__ == "__main__":  # before an import can fail
     explain_missing_packages()
 
 import numpy as np
-from jet_processes import ECM, PROCESSES, Cuts, GenerationError, generate, import_generator
+from jet_generator import ECM, PT_BINS, Cuts, GenerationError, Jet, Recipe, generate, import_generator
+from jet_processes import JETCLASS, PROCESSES, Truth
 
 from puffin.data.commands import Parser, progress
 from puffin.data.jet_writer import CHUNK, jet_file
 from puffin.data.parallel import ordered_map
+from puffin.files import whole_file
 from puffin.settings.types import integer, number
 
 SPLITS = ("train", "valid", "test")
-BLOCK = 100  # jets per Pythia seed
+BLOCK, FAST_BLOCK = 100, 1000  # jets per Pythia seed; Pythia takes a quarter of a second to start
+FAST_LEVEL, LEVEL = 4, 9  # compression of the files
 MAX_SEED = 900_000_000  # of Pythia
 UNRECORDED = ("outdir", "jobs")  # arguments that do not change a file
 
@@ -79,9 +88,10 @@ def make_parser():
     physics.add_argument(
         "--process",
         nargs="+",
-        choices=PROCESSES,
+        choices=[*PROCESSES, "jetclass"],
         default=["top", "qcd"],
-        help="; ".join(f"{name}: {p.description}" for name, p in PROCESSES.items()),
+        help="; ".join(f"{name}: {p.description}" for name, p in PROCESSES.items())
+        + f"; jetclass: the ten classes of JetClass, {' '.join(JETCLASS)}",
     )
     physics.add_argument(
         "--signal-fraction",
@@ -109,7 +119,35 @@ def make_parser():
     physics.add_argument(
         "--mpi", action=argparse.BooleanOptionalAction, default=True, help="simulate multi-parton interactions"
     )
+    # without a value unless they are given, so that they do not enter the commands stored in earlier files
+    physics.add_argument(
+        "--flat-pt",
+        action="store_true",
+        default=None,
+        help=f"make as many jets in each of {PT_BINS} bins of pT between --pt-min and --pt-max; without it the "
+        "spectrum falls steeply, differently for each process",
+    )
+    physics.add_argument(
+        "--contained",
+        action="store_true",
+        default=None,
+        help="keep a jet of a resonance only if all visible quarks, gluons and leptons that it decays to are within "
+        "--radius of the jet axis, as in JetClass",
+    )
+    physics.add_argument(
+        "--features",
+        action="store_true",
+        default=None,
+        help="also write charge, kind and smeared impact parameters of the particles, as in JetClass",
+    )
     run = parser.add_argument_group("run")
+    run.add_argument(
+        "--fast",
+        action="store_true",
+        default=None,
+        help="drop events early that will not give a jet: four times as fast and other jets of the same kind; fewer "
+        "than 1%% of the jets are lost (docs/generate_jets.md). Use it for large data sets",
+    )
     run.add_argument("--seed", type=integer(0), default=0, help="random seed; the same seed gives identical files")
     run.add_argument(
         "-j", "--jobs", type=integer(1), default=1, help="number of processes; the files do not depend on it"
@@ -121,6 +159,7 @@ def parse_args(argv=None):
     """Parse and check the flags; a bad flag ends the process with one line."""
     parser = make_parser()
     args = parser.parse_args(argv)
+    args.process = [name for given in args.process for name in (JETCLASS if given == "jetclass" else [given])]
     problem = problem_of(args)
     if problem:
         parser.error(problem)
@@ -189,14 +228,16 @@ def pythia_seed(seed, name, split, block):
     return (int(start) + block * len(SPLITS) + SPLITS.index(split)) % MAX_SEED + 1
 
 
-def blocks_of(rows):
-    """Return blocks (name, number, count) in the order in which the rows need them, so that few wait in memory."""
+def blocks_of(rows, size):
+    """Return blocks (name, number, count) of at most `size` jets in the order in which the rows need them.
+
+    So few blocks wait in memory."""
     blocks = []
     for name in np.unique(rows):
         of_process = np.flatnonzero(rows == name)
-        for start in range(0, len(of_process), BLOCK):
-            count = len(of_process[start : start + BLOCK])
-            blocks.append((of_process[start], str(name), start // BLOCK, count))
+        for start in range(0, len(of_process), size):
+            count = len(of_process[start : start + size])
+            blocks.append((of_process[start], str(name), start // size, count))
     return [block[1:] for block in sorted(blocks)]
 
 
@@ -206,10 +247,13 @@ def pack(jets, names, processes, nobj_max):
     processes: all names, in the order of their class numbers."""
     momenta = np.zeros((len(jets), nobj_max, 4), np.float32)
     pdgid = np.zeros((len(jets), nobj_max), np.int32)
+    features = {key: np.zeros((len(jets), nobj_max), np.float32) for key in jets[0].features}
     for row, jet in enumerate(jets):
         momenta[row, : len(jet.pdgid)] = jet.fourmomenta
         pdgid[row, : len(jet.pdgid)] = jet.pdgid
-    truth = np.array([jet.truth for jet in jets], np.float32).reshape(-1, 3, 4)
+        for key, values in jet.features.items():
+            features[key][row, : len(values)] = values
+    truth = np.array([jet.truth[:3] for jet in jets], np.float32).reshape(-1, 3, 4)
     return {
         "Nobj": np.array([len(jet.pdgid) for jet in jets], np.int32),
         "Pmu": momenta,
@@ -219,16 +263,59 @@ def pack(jets, names, processes, nobj_max):
         "truth_Pmu_b": truth[:, 2],
         "is_signal": np.array([PROCESSES[name].is_signal for name in names], np.int8),
         "jet_tag": np.array([processes.index(name) for name in names], np.int8),
+        **features,
     }
 
 
 def make_block(task):
-    """Call generate(*task); in a worker process, suppress FastJet's banner, which would break the progress bar."""
+    """Return the file of the block (path, *arguments of generate); generate its jets if the file does not exist.
+
+    In a worker process, suppress FastJet's banner, which would break the progress bar."""
+    path, *arguments = task
+    if path.exists():
+        return path
     if parent_process() is not None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.close(null)
-    return generate(*task)
+    jets = generate(*arguments)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **packed(jets))
+    return path
+
+
+def packed(jets):
+    """Return the jets as few arrays, {key: array}, with the particles of all jets one after the other."""
+    columns = {
+        "fourmomenta": np.concatenate([jet.fourmomenta for jet in jets]),
+        "pdgid": np.concatenate([jet.pdgid for jet in jets]),
+        "truth": np.array([jet.truth[:3] for jet in jets]),
+        "lengths": np.array([len(jet.pdgid) for jet in jets]),
+    }
+    return columns | {f"feature_{key}": np.concatenate([jet.features[key] for jet in jets]) for key in jets[0].features}
+
+
+def read_block(path):
+    """Read the jets of a block, without what their resonances decay to."""
+    with np.load(path) as file:
+        columns = {key: file[key] for key in file}
+    truth, ends = columns.pop("truth"), np.cumsum(columns.pop("lengths"))[:-1]
+    columns = {key.removeprefix("feature_"): np.split(values, ends) for key, values in columns.items()}
+    fourmomenta, pdgid = columns.pop("fourmomenta"), columns.pop("pdgid")
+    return [
+        Jet(fourmomenta[k], pdgid[k], Truth(*truth[k]), {key: values[k] for key, values in columns.items()})
+        for k in range(len(truth))
+    ]
+
+
+def block_path(folder, *arguments):
+    """Return the file of a block in a folder; its name depends on all arguments of generate and on the versions."""
+    return folder / f"{hashlib.sha256(repr((versions(), *arguments)).encode()).hexdigest()[:24]}.npz"
+
+
+def versions():
+    """Return the versions of the generators in words."""
+    return f"pythia8mc {version('pythia8mc')}, fastjet {version('fastjet')}"
 
 
 def rows_in_order(rows, blocks, jets_of_blocks, bar):
@@ -249,16 +336,20 @@ def make_split(split, args):
     """Generate and write the file of a split."""
     num_jets = getattr(args, f"num_{split}")
     cuts = Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
+    options = (bool(option) for option in (args.fast, args.flat_pt, args.contained, args.features))
+    recipe = Recipe(cuts, args.mpi, args.nobj_max, *options)
     counts = counts_of(args.process, num_jets, args.signal_fraction)
     rows = shuffled_rows(counts, args.seed, split)
-    blocks = blocks_of(rows)
-    tasks = [
-        (name, cuts, args.mpi, args.nobj_max, pythia_seed(args.seed, name, split, block), count)
-        for name, block, count in blocks
-    ]
+    blocks = blocks_of(rows, FAST_BLOCK if recipe.fast else BLOCK)
+    path = args.outdir / f"{split}.h5"
+    finished = args.outdir / f".{path.name}.blocks"
+    tasks = []
+    for name, block, count in blocks:
+        arguments = name, recipe, pythia_seed(args.seed, name, split, block), count
+        tasks.append((block_path(finished, *arguments), *arguments))
     attributes = {
         "generator": "Pythia 8, FastJet",
-        "version": f"pythia8mc {version('pythia8mc')}, fastjet {version('fastjet')}",
+        "version": versions(),
         "command": command_of(args),
         "seed": args.seed,
         "split": split,
@@ -268,14 +359,14 @@ def make_split(split, args):
         "units": "GeV; four-momenta are (E, px, py, pz)",
         "processes": [f"{name} ({counts[name]} jets): {PROCESSES[name].description}" for name in counts],
     }
-    path = args.outdir / f"{split}.h5"
     with (
         progress(num_jets, path.name) as bar,
-        closing(ordered_map(make_block, tasks, args.jobs)) as jets_of_blocks,
-        jet_file(path, attributes, level=9) as file,
+        closing(ordered_map(make_block, tasks, args.jobs)) as files,
+        jet_file(path, attributes, FAST_LEVEL if recipe.fast else LEVEL) as file,
     ):
-        for jets, names in rows_in_order(rows, blocks, jets_of_blocks, bar):
+        for jets, names in rows_in_order(rows, blocks, map(read_block, files), bar):
             file.append(pack(jets, names, args.process, args.nobj_max))
+    shutil.rmtree(finished)
     content = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{path}: {content} jets, {path.stat().st_size / 1e6:.2f} MB")
 
@@ -285,7 +376,8 @@ def main(argv=None):
     args = parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        import_generator()
+        for module in ("pythia8mc", "fastjet"):
+            import_generator(module)
         args.outdir.mkdir(parents=True, exist_ok=True)
         for split in SPLITS:
             if getattr(args, f"num_{split}"):
@@ -293,7 +385,7 @@ def main(argv=None):
     except (GenerationError, BrokenProcessPool, OSError) as error:
         sys.exit(f"make_jets.py: error: {error}")
     except KeyboardInterrupt:
-        sys.exit("make_jets.py: interrupted; incomplete files were removed")
+        sys.exit("make_jets.py: interrupted; incomplete files were removed. The same command continues.")
 
 
 if __name__ == "__main__":

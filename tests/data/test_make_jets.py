@@ -1,5 +1,6 @@
 """data/make_jets.py and the sample jets. Tests that generate jets are skipped without pythia8mc and fastjet."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -8,11 +9,14 @@ import time
 from pathlib import Path
 
 import h5py
+import jet_features
+import jet_generator
 import jet_processes
 import make_jets
 import numpy as np
 import pytest
-from jet_processes import NO_TRUTH, Jet, Truth
+from jet_generator import Cuts, Jet, Recipe
+from jet_processes import NO_TRUTH, Truth
 from tqdm import tqdm
 
 from tests.patience import PATIENCE, wait_until
@@ -90,7 +94,7 @@ def test_rows_take_the_jets_of_their_process_in_order():
     Also if a block comes after the row that needs it."""
     number = 3 * make_jets.CHUNK + 5
     rows = make_jets.shuffled_rows({"top": number // 3, "qcd": number - number // 3}, 1, "train")
-    blocks = make_jets.blocks_of(rows)
+    blocks = make_jets.blocks_of(rows, make_jets.BLOCK)
     assert sum(block[2] for block in blocks) == number and max(block[2] for block in blocks) == make_jets.BLOCK
     made = ([(name, block * make_jets.BLOCK + i) for i in range(count)] for name, block, count in blocks)
     chunks = list(make_jets.rows_in_order(rows, blocks, made, tqdm(disable=True)))
@@ -107,7 +111,7 @@ def test_rows_take_the_jets_of_their_process_in_order():
 def test_hardest_constituents():
     """Breaks if constituents are sorted by energy, cut before sorting, or separated from their PDG codes."""
     momenta = np.array([[9.0, 1, 0, 8.9], [5, 3, 4, 0], [4, 0, 2, 3.4], [7, 0, 6, 3.6]])
-    kept, pdgid = jet_processes.hardest_constituents(momenta, np.array([1, 2, 3, 4]), 3)
+    kept, pdgid = jet_generator.hardest_constituents(momenta, np.array([1, 2, 3, 4]), 3)
     assert pdgid.tolist() == [4, 2, 3] and pdgid.dtype == np.int32
     assert np.array_equal(kept, momenta[[3, 1, 2]].astype(np.float32)) and kept.dtype == np.float32
 
@@ -115,24 +119,24 @@ def test_hardest_constituents():
 def test_hardest_constituents_keep_the_true_energy():
     """Breaks if E is recomputed as |p|, which would make a pion massless before float32 does."""
     energy = np.sqrt(1.0 + 0.13957**2)
-    kept, _ = jet_processes.hardest_constituents(np.array([[energy, 1.0, 0, 0]]), np.array([211]), 5)
+    kept, _ = jet_generator.hardest_constituents(np.array([[energy, 1.0, 0, 0]]), np.array([211]), 5)
     assert kept[0, 0] == np.float32(energy)
 
 
 def test_delta_r_wraps_the_azimuth():
     """Breaks if phi is not taken modulo 2 pi: both vectors are 0.1 from phi = pi."""
     p, q = ([2.0, np.cos(phi), np.sin(phi), 0.0] for phi in (np.pi - 0.1, -np.pi + 0.1))
-    assert jet_processes.delta_r(p, q) == pytest.approx(0.2)
-    assert jet_processes.delta_r([9, 1, 0, np.sinh(1.5)], [9, 1, 0, np.sinh(-0.5)]) == pytest.approx(2.0)
+    assert jet_generator.delta_r(p, q) == pytest.approx(0.2)
+    assert jet_generator.delta_r([9, 1, 0, np.sinh(1.5)], [9, 1, 0, np.sinh(-0.5)]) == pytest.approx(2.0)
 
 
 def test_match_takes_the_nearest_top_within_the_radius():
     """Breaks if the first top is taken instead of the nearest, or the radius is not respected."""
     near, far = (Truth(np.array([9, np.cos(phi), np.sin(phi), 0]), None, None) for phi in (0.3, 0.7))
     axis = np.array([9.0, 1, 0, 0])
-    assert jet_processes.match(axis, [far, near], 0.8) is near
-    assert jet_processes.match(axis, [far, near], 0.2) is None
-    assert jet_processes.match(axis, [], 0.8) is None
+    assert jet_generator.match(axis, [far, near], 0.8) is near
+    assert jet_generator.match(axis, [far, near], 0.2) is None
+    assert jet_generator.match(axis, [], 0.8) is None
 
 
 def test_pack_pads_with_zeros():
@@ -240,22 +244,22 @@ def test_same_seed_same_bytes_for_every_j(generator, tmp_path):
 
 def test_longer_list_continues_the_shorter(generator):
     """Breaks if the requested number of jets changes the jets, so that a large set would not contain a smaller one."""
-    cuts = jet_processes.Cuts(100, 2000, 5, 0.8)
-    short, long = (jet_processes.generate("qcd", cuts, False, 200, 3, count) for count in (1, 3))
+    cuts = Cuts(100, 2000, 5, 0.8)
+    short, long = (jet_generator.generate("qcd", Recipe(cuts, mpi=False), 3, count) for count in (1, 3))
     assert np.array_equal(short[0].fourmomenta, long[0].fourmomenta)
     assert not np.array_equal(long[0].fourmomenta[0], long[1].fourmomenta[0])
 
 
 def test_tops_have_w_and_b(generator):
     """Breaks if the wrong copies of top, W, b are taken, neutrinos enter, or the jet is not the top's."""
-    cuts = jet_processes.Cuts(400, 800, 2.5, 0.8)
-    for jet in jet_processes.generate("top", cuts, True, 200, 4, 4):
-        top, w, b = jet.truth
-        mass = [np.sqrt(v[0] ** 2 - v[1:] @ v[1:]) for v in jet.truth]
+    cuts = Cuts(400, 800, 2.5, 0.8)
+    for jet in jet_generator.generate("top", Recipe(cuts), 4, 4):
+        top, w, b = jet.truth[:3]
+        mass = [np.sqrt(v[0] ** 2 - v[1:] @ v[1:]) for v in jet.truth[:3]]
         assert abs(mass[0] - 171) < 15 and abs(mass[1] - 80.4) < 15 and abs(mass[2] - 4.8) < 0.1
         assert np.abs(w + b - top).max() < 0.2 * top[0]
         axis = jet.fourmomenta.sum(0)
-        assert 400 < np.hypot(axis[1], axis[2]) < 800 and jet_processes.delta_r(axis, top) < 0.8
+        assert 400 < np.hypot(axis[1], axis[2]) < 800 and jet_generator.delta_r(axis, top) < 0.8
         assert not np.isin(np.abs(jet.pdgid), (12, 14, 16)).any()
 
 
@@ -266,25 +270,25 @@ def test_jets_come_from_their_origin(generator, name, mass, width):
     """Breaks if the origin is not the particle that the process describes, or another copy of it.
 
     Also if the origin does not belong to the jet, or W and Z do not decay to quarks (energy would be missing)."""
-    cuts = jet_processes.Cuts(300, 800, 2.5, 0.8)
-    jets = jet_processes.generate(name, cuts, True, 200, 4, 5)
+    cuts = Cuts(300, 800, 2.5, 0.8)
+    jets = jet_generator.generate(name, Recipe(cuts), 4, 5)
     origins = np.array([jet.truth.origin for jet in jets])
     masses = np.sqrt(np.maximum(0, origins[:, 0] ** 2 - (origins[:, 1:] ** 2).sum(1)))
     assert abs(np.median(masses) - mass) < width  # a single W or Z may be far off its mass shell
     for jet in jets:
-        origin, w, b = jet.truth
+        origin, w, b = jet.truth[:3]
         assert np.array_equal(w, origin if name == "w" else np.zeros(4)) and not b.any()
         axis = jet.fourmomenta.sum(0)
-        assert jet_processes.delta_r(axis, origin) < 0.8
+        assert jet_generator.delta_r(axis, origin) < 0.8
         assert 0.5 < np.hypot(axis[1], axis[2]) / np.hypot(origin[1], origin[2]) < 2
         assert not np.isin(np.abs(jet.pdgid), (12, 14, 16)).any()
 
 
 def test_mpi_adds_particles(generator):
     """Breaks if --no-mpi does not reach Pythia. Means over 12 jets with the same seed."""
-    cuts = jet_processes.Cuts(300, 800, 3, 1.2)
+    cuts = Cuts(300, 800, 3, 1.2)
     with_mpi, without = (
-        np.mean([len(jet.pdgid) for jet in jet_processes.generate("qcd", cuts, mpi, 500, 8, 12)])
+        np.mean([len(jet.pdgid) for jet in jet_generator.generate("qcd", Recipe(cuts, mpi, 500), 8, 12)])
         for mpi in (True, False)
     )
     assert with_mpi > without + 3
@@ -292,7 +296,7 @@ def test_mpi_adds_particles(generator):
 
 def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
     """Breaks if cuts that no jet passes run for ever, or leave a file."""
-    monkeypatch.setattr(jet_processes, "MAX_EMPTY_EVENTS", 5)
+    monkeypatch.setattr(jet_generator, "MAX_EMPTY_EVENTS", 5)
     with pytest.raises(SystemExit) as stop:
         make_jets.main(["--outdir", str(tmp_path), *FEW, "--eta-max", "1e-6"])
     assert "no jet passes the cuts in 5 events" in stop.value.code and "\n" not in stop.value.code
@@ -301,7 +305,7 @@ def test_impossible_cuts_are_one_line(generator, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
+def test_stopped_run_leaves_finished_blocks_only(generator, tmp_path, jobs, number):
     """Breaks if Ctrl-C or SIGTERM leaves a temporary file or a traceback, or ends with status 0.
 
     Also if the script waits for unfinished blocks."""
@@ -316,7 +320,151 @@ def test_stopped_run_leaves_nothing(generator, tmp_path, jobs, number):
     process.send_signal(number)
     error = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0 and "Traceback" not in error and "interrupted" in error
-    assert not list((tmp_path / "out").iterdir())
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {".train.h5.blocks"}
+    assert all(path.suffix == ".npz" and path.name[0] != "." for path in tmp_path.glob("out/.train.h5.blocks/*"))
+
+
+def test_stopped_run_continues_with_identical_bytes(generator, tmp_path, monkeypatch):
+    """Breaks if finished blocks are generated again, lost, read in another precision, or left after the end."""
+    arguments = ["--num-train", "7", "--num-valid", "0", "--num-test", "0", "--features", *WIDE]
+    monkeypatch.setattr(make_jets, "BLOCK", 2)
+    make_jets.main(["--outdir", str(tmp_path / "whole"), *arguments])
+    generate, made = make_jets.generate, []
+
+    def stop_at_the_third(*block):
+        made.append(block)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return generate(*block)
+
+    monkeypatch.setattr(make_jets, "generate", stop_at_the_third)
+    with pytest.raises(SystemExit, match="The same command continues"):
+        make_jets.main(["--outdir", str(tmp_path / "stopped"), *arguments])
+    assert len(list(tmp_path.glob("stopped/.train.h5.blocks/*.npz"))) == 2
+    make_jets.main(["--outdir", str(tmp_path / "stopped"), *arguments])
+    assert len(made) == 3 + 2  # four blocks, of which the third was tried twice
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["train.h5"]
+    assert (tmp_path / "stopped" / "train.h5").read_bytes() == (tmp_path / "whole" / "train.h5").read_bytes()
+
+
+def test_blocks_of_other_jets_are_not_reused():
+    """Breaks if a block of another command, seed or size is taken for one of this command."""
+    recipe = Recipe(Cuts(500, 600, 2, 0.8))
+    blocks = [("top", recipe, 1, 5), ("top", recipe, 1, 6), ("top", recipe, 2, 5), ("qcd", recipe, 1, 5)]
+    blocks += [("top", Recipe(Cuts(500, 600, 2, 0.8), fast=True), 1, 5), ("top", Recipe(Cuts(500, 601, 2, 0.8)), 1, 5)]
+    assert len({make_jets.block_path(Path(), *block) for block in blocks}) == len(blocks)
+
+
+# ---- the classes of JetClass, features of the particles, a flat spectrum, the fast mode
+
+
+def test_fast_jets_are_jets_of_the_slow_mode(generator):
+    """Breaks if the early cut drops what it must not, so that other jets survive, or the two jet finders differ.
+
+    With a window that keeps every event both modes must make the same jets."""
+    cuts = Cuts(200, 600, 2.5, 0.8)
+    everything = dataclasses.replace(jet_processes.PROCESSES["top"], window=(0.01, 100.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(jet_processes.PROCESSES, "top", everything)
+        patch.setattr(jet_generator, "EARLY_ETA", 100.0)
+        slow, fast = (jet_generator.generate("top", Recipe(cuts, fast=fast), 4, 3) for fast in (False, True))
+    for one, other in zip(slow, fast, strict=True):
+        assert np.array_equal(one.fourmomenta, other.fourmomenta) and np.array_equal(one.pdgid, other.pdgid)
+        assert np.array_equal(one.truth.origin, other.truth.origin)
+
+
+def test_early_cut_drops_events_outside_its_window(generator):
+    """Breaks if the early cut is not installed, looks at the wrong resonance, or confuses its limits."""
+    recipe = Recipe(Cuts(400, 440, 2, 0.8), fast=True)
+    for name, window, kept in (("w", (0.94, 1.2), True), ("w", (1.5, 1.6), False), ("qcd", (3.0, 4.0), False)):
+        process = dataclasses.replace(jet_processes.PROCESSES[name], window=window)
+        pythia, early_cut = jet_generator.start_pythia(process, recipe, 3)
+        passed = sum(pythia.next() for _ in range(40))
+        assert (2 < passed < 38) if kept else passed < 8, (name, window, passed)
+        assert early_cut is not None
+
+
+@pytest.mark.parametrize("name, codes", [("hbb", {5}), ("hcc", {4}), ("hgg", {21}), ("h4q", None), ("hlvqq", None)])
+def test_higgs_jets(generator, name, codes):
+    """Breaks if the Higgs decays otherwise, its products are not in the jet, or a neutrino is counted as visible."""
+    recipe = Recipe(Cuts(300, 900, 2.5, 0.8), fast=True, contained=True)
+    process = jet_processes.PROCESSES[name]
+    for jet in jet_generator.generate(name, recipe, 4, 2):
+        mass = np.sqrt(jet.truth.origin[0] ** 2 - (jet.truth.origin[1:] ** 2).sum())
+        assert abs(mass - 125) < 1 and len(jet.truth.decay) == {"h4q": 4, "hlvqq": 3}.get(name, 2)
+        axis = jet.fourmomenta.sum(0)
+        assert (jet_generator.delta_r(axis, jet.truth.decay) < 0.8 + 1e-3).all()
+    if codes is not None:
+        pythia, _early_cut = jet_generator.start_pythia(process, recipe, 5)
+        pythia.next()
+        daughters = [p.idAbs() for p in pythia.process if pythia.process[p.mother1()].idAbs() == 25]
+        assert set(daughters) == codes
+
+
+def test_leptons_of_semileptonic_jets(generator):
+    """Breaks if the lepton is missing, or the W of both charges do not decay alike."""
+    for name in ("hlvqq", "tblv"):
+        recipe = Recipe(Cuts(300, 900, 2.5, 0.8), fast=True, contained=True)
+        for jet in jet_generator.generate(name, recipe, 4, 3):
+            assert np.isin(np.abs(jet.pdgid), (11, 13)).any()
+
+
+def test_flat_spectrum_has_equal_bins():
+    """Breaks if a bin gets more jets than another, or a jet is lost before its bin is full."""
+    rng = np.random.default_rng(0)
+    made = ((pt, number) for number, pt in enumerate(500 + 500 * rng.random(2000) ** 3))
+    jets = list(jet_generator.flattened(made, Cuts(500, 1000, 2, 0.8), 1))
+    pts = np.array([pt for pt, _ in jets])
+    counts = np.histogram(pts, np.linspace(500, 1000, jet_generator.PT_BINS + 1))[0]
+    assert counts.min() == counts.max() > 20
+    assert not (np.diff(pts[: jet_generator.PT_BINS]) > 0).all()
+
+
+def test_impact_parameters_of_a_straight_track():
+    """Breaks if the sign or the projection on the beam is wrong, or the origin is not the reference."""
+    momenta, along = np.array([[3.0, 4.0, 12.0], [0, 2.0, 0]]), 7.0
+    d0, dz = jet_features.impact_parameters(momenta, along * momenta)  # through the origin
+    assert np.abs(d0).max() < 1e-12 and np.abs(dz).max() < 1e-12
+    d0, dz = jet_features.impact_parameters(momenta[1:], np.array([[0.3, 5.0, 2.0]]))
+    assert d0.tolist() == [0.6 / 2] and dz.tolist() == [2.0]
+
+
+def test_features_of_particles():
+    """Breaks if kinds overlap, neutral particles have tracks, or the smearing has not the stated width."""
+    n = 4000
+    pdgid = np.tile([211, -11, 13, 22, 130, -2212, 2112, 321], n // 8)
+    charge = np.tile([1.0, 1, -1, 0, 0, -1, 0, 1], n // 8)
+    momenta = np.tile([[1.0, 1.0, 1.0]], (n, 1))
+    features = jet_features.particle_features(momenta, pdgid, charge, np.zeros((n, 3)), np.random.default_rng(0))
+    kinds = [features[key] for key in features if key.startswith("is")]
+    assert (sum(kinds) == 1).all() and all(values.dtype == np.float32 for values in features.values())
+    assert features["isElectron"].sum() == features["isMuon"].sum() == n / 8
+    for value, error in (("d0val", "d0err"), ("dzval", "dzerr")):
+        assert not features[value][charge == 0].any() and not features[error][charge == 0].any()
+        pull = features[value][charge != 0] / features[error][charge != 0]
+        assert abs(pull.std() - 1) < 0.05
+    expected = np.hypot(0.015, 0.075 / np.sqrt(2) / np.sqrt(np.sqrt(2 / 3)))
+    assert features["d0err"][0] == pytest.approx(expected)
+
+
+def test_b_jets_have_displaced_tracks(generator):
+    """Breaks if the vertices are not those of the particles: tracks of b hadrons miss the collision."""
+    recipe = Recipe(Cuts(300, 900, 2.5, 0.8), fast=True, features=True)
+
+    def displaced(jet):
+        d0, error = np.abs(jet.features["d0val"]), jet.features["d0err"]
+        return int(((d0 > 5 * error) & (d0 > 0) & (d0 < 2)).sum())
+
+    b, light = (sum(map(displaced, jet_generator.generate(name, recipe, 4, 5))) for name in ("hbb", "quark"))
+    assert b > 5 and b > 3 * light
+
+
+def test_all_classes_of_jetclass():
+    """Breaks if the shortcut misses a class or changes their order, or enters the stored command."""
+    args = make_jets.parse_args(["--outdir", "o", "--process", "jetclass", "--flat-pt", "--fast"])
+    assert args.process == list(jet_processes.JETCLASS) and len(args.process) == 10
+    command = make_jets.command_of(args)
+    assert "jetclass" not in command and "--flat-pt" in command and "--fast" in command and "features" not in command
 
 
 # ---- the sample jets in the repository
@@ -388,7 +536,7 @@ def test_sample_physics(sample):
     truth_mass = np.sqrt(top[:, 0] ** 2 - (top[:, 1:] ** 2).sum(-1))
     assert 165 < np.median(truth_mass) < 176
     assert np.median(np.abs(w + b - top).max(-1)) < 0.05 * 600
-    assert max(jet_processes.delta_r(p, q) for p, q in zip(axis, top, strict=False)) < 0.801
+    assert max(jet_generator.delta_r(p, q) for p, q in zip(axis, top, strict=False)) < 0.801
 
 
 def test_sample_attributes(sample):
@@ -493,8 +641,8 @@ def test_sample_can_be_reproduced(generator, folder, name):
         counts = make_jets.counts_of(args.process, args.num_train, args.signal_fraction)
         row = int(np.flatnonzero(make_jets.shuffled_rows(counts, args.seed, "train") == name)[0])
         momenta, pdgid, truth = (file[key][row] for key in ("Pmu", "pdgid", "truth_Pmu"))
-    cuts = jet_processes.Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
-    (jet,) = jet_processes.generate(
+    cuts = Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
+    (jet,) = jet_generator.generate(
         name, cuts, args.mpi, args.nobj_max, make_jets.pythia_seed(args.seed, name, "train", 0), 1
     )
     n = len(jet.pdgid)
