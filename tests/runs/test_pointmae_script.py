@@ -3,6 +3,7 @@
 import shutil
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 
 import train_pointmae as script
 from puffin.checkpoints.reading import read_checkpoint
+from puffin.data.augment import drop_points, jitter_energies, lattice_symmetry, mix_events
 from puffin.data.pilarnet_files import index_path
+from puffin.models.voxel_distillation import pretraining_network
+from puffin.runs.clouds import make_pretraining
 from puffin.settings.clouds import PretrainingSettings
 from puffin.settings.flags import parse
 from tests.conftest import ROOT, golden_files
@@ -134,6 +138,17 @@ def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbone
     assert found == [1, 2, 4, 2] and len(progress["history"]) == 1  # the validation after it is still to be made
     history = check_resumed(script.main, data, tmp_path, "--num-workers", workers)
     assert [r["step"] for r in history] == [2, 4, 6]
+
+
+def test_augmentations_of_views():
+    """Those that keep all points differ between teacher and student, the others come first. Breaks if views of
+    different points, or of other events, are matched."""
+    flags = "--no-probe --drop-points 0.1 --energy-jitter 0.1 --mix-events 0.5".split()
+    run = SimpleNamespace(settings=parse(PretrainingSettings, "", [*NETWORKS["distill"], *flags]).settings())
+    task = make_pretraining(run, pretraining_network(run.settings.network), {})
+    assert [step.func for step in task.augmentations] == [drop_points, mix_events]
+    rotation, jitter = task.own
+    assert rotation is lattice_symmetry and jitter.func is jitter_energies
 
 
 def test_pictures_of_an_earlier_run(data, tmp_path):

@@ -358,7 +358,7 @@ class SegmentationSettings(FinetuningSettings):
 
     pretrained: str = setting(
         "",
-        "checkpoint of a masked autoencoder, ours or published, from which the encoder or the U-Net and its settings "
+        "checkpoint of a pretrained network, ours or published, from which the encoder or the U-Net and its settings "
         "are taken",
         metavar="FILE",
         role=roles.ORIGIN,
