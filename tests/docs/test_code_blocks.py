@@ -42,6 +42,7 @@ REDUCED = {
     "train_pelican_cov.py": [*_TINY_JETS, "--num-test", "-1"],  # bench/regression.py compares with the whole file
     "train_pointmae.py": [*_TINY_CLOUDS, *_TINY_DECODER, "--no-probe"],
     "train_segmentation.py": [*_TINY_CLOUDS, "--head-dim", "16"],
+    "tools/stress.py": "--num-test 40 --resamples 5".split(),
     "data/make_lartpc.py": "--num-train 6 --num-val 1 -j 1".split(),
 }
 REDUCED_EVALUATION = {

@@ -45,6 +45,16 @@ TRANSFORMS = {
     "clip": "limited to [-1, 1]",
 }
 
+# data/perturb.py: changes of the test jets that a tagger should survive, and what their strength is
+PERTURBATIONS = {
+    "scale": "shift of the energy scale",
+    "energies": "relative smearing of energies",
+    "directions": "smearing of directions [rad]",
+    "loss": "loss of particles below a pT [GeV]",
+    "splitting": "fraction of particles split collinearly",
+    "addition": "added soft particles per jet",
+}
+
 
 class PerTarget(dict):
     """Values by the name of a metric, which also apply to that metric of each target: "dm" to "dm_0", "dm_1", ..."""
