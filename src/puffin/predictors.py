@@ -35,6 +35,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> "Predictor":
     """Load a checkpoint, ours or a published one: a JetClassifier, JetRegressor, TokenEncoder, PointEncoder
     or PointClassifier.
 
+    path: of the file, or the name of weights that come with Puffin, such as "lartpc_unet" (weights/README.md).
     InputError if the file is missing, damaged, or of no network that we know."""
     checkpoint = Checkpoint.read(path)
     settings = settings_of_checkpoint(checkpoint)

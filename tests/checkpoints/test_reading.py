@@ -1,8 +1,12 @@
 """Messages about checkpoints that are not there."""
 
+from pathlib import Path
+
 import pytest
 
-from puffin.checkpoints.reading import about_missing, read_checkpoint
+from puffin.checkpoints import reading
+from puffin.checkpoints.checkpoint import Checkpoint
+from puffin.checkpoints.reading import about_missing, checkpoint_path, read_checkpoint
 from puffin.errors import InputError
 
 
@@ -36,3 +40,24 @@ def test_it_is_an_input_error(tmp_path, place):
         path.symlink_to(tmp_path / "gone.pt")
     with pytest.raises(InputError, match="a.pt"):
         read_checkpoint(path)
+
+
+def test_names_of_weights(tmp_path, monkeypatch):
+    """The name of weights that come with Puffin is found everywhere; a file of that name wins.
+
+    The message about an unknown name lists those there are. A path is never taken for a name."""
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    for name in ("11k.pt", "48k.pt", "48k-tops.pt", "README.md"):
+        (shipped / name).touch()
+    monkeypatch.setattr(reading, "WEIGHTS", shipped)
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_path("48k-tops") == shipped / "48k-tops.pt"
+    known = "give the path of a file, or a name of weights that come with Puffin: 11k, 48k, 48k-tops"
+    with pytest.raises(InputError, match=f"^48k-top: no such checkpoint .did you mean 48k-tops.*; {known}$"):
+        Checkpoint.read("48k-top")
+    for path in ("model/48k", "48k.pt", "README"):
+        assert str(checkpoint_path(path)) == path
+    assert "come with Puffin" not in about_missing(checkpoint_path("48k.pt"))
+    (tmp_path / "48k").touch()
+    assert checkpoint_path("48k") == Path("48k")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import optuna_search
+import puffin
 import train_pelican_classifier as script
 import train_pelican_cov as regressor
 from puffin.checkpoints.reading import read_checkpoint
@@ -165,7 +166,11 @@ def test_sweep(data, tmp_path):
     ("flags", "message"),
     [
         ("--pretrained NOWHERE", "nowhere.pt: no such checkpoint"),
-        ("--pretrained 48", "weights that come with Puffin: "),
+        (
+            "--pretrained 48",
+            "48: no such checkpoint; give the path of a file, or a name of weights that come with Puffin: ",
+        ),
+        ("--pretrained lartpc_unet", "--pretrained lartpc_unet: not a checkpoint of a PELICAN classifier or PELICAN"),
         ("--pretrained CLOUD", "not a checkpoint of a PELICAN classifier or PELICAN regressor, found a segmentation"),
         ("--pretrained JETS --loadfile JETS", "use only one of them"),
         ("--pretrained JETS --stabilizer so13", "--stabilizer so13 contradicts"),
@@ -200,6 +205,26 @@ def test_pretrained_network_is_never_replaced(data, tmp_path, capsys):
     best.write_bytes(PUBLISHED.read_bytes())
     assert "choose another --prefix" in refused(command(data, tmp_path, pretrained=best), capsys)
     assert best.exists()
+
+
+def test_pretrained_by_name(data, tmp_path, monkeypatch, capsys):
+    """Weights that come with Puffin are found by their name, which the run keeps, wherever it is evaluated.
+
+    The weights are never replaced. Breaks if the name is taken for a file in the current folder."""
+    shipped = tmp_path / "model"  # also the folder of the run
+    shipped.mkdir()
+    (shipped / "tops.pt").write_bytes(PUBLISHED.read_bytes())
+    monkeypatch.setattr("puffin.checkpoints.reading.WEIGHTS", shipped)
+    flags = command(data, tmp_path, "--num-epoch", "1", pretrained="tops")
+    assert "choose another --prefix" in refused([*flags, "--prefix", "tops"], capsys)
+    script.main(flags)
+    assert read_checkpoint(shipped / "tiny.pt")["args"]["pretrained"] == "tops"
+    script.main([*flags, "--load", "--num-epoch", "2"])
+    evaluate = f"--eval --loadfile tiny --cpu --datadir {data} --workdir {tmp_path} --prefix e --no-plot".split()
+    script.main(evaluate)
+    values = [float(row(tmp_path / f"log/{name}.Best.metrics.csv")["loss"]) for name in ("tiny", "e")]
+    assert np.isfinite(values).all()
+    assert puffin.load("tops").predict(data / "test.h5").shape == (30, 2)
 
 
 def test_resuming_refuses_another_fine_tuning(data, tmp_path, capsys):

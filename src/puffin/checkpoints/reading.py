@@ -115,7 +115,7 @@ def about_missing(path: Path) -> str:
     if path.is_dir():
         return f"{path}: is a folder; expected a checkpoint{_found_in(path)}"
     problem = "is a link to a file that does not exist" if path.is_symlink() else "no such checkpoint"
-    if _is_name(path) and (shipped := [Path(name).stem for name in _checkpoints(WEIGHTS)]):
+    if _is_name(path) and (shipped := sorted(Path(name).stem for name in _checkpoints(WEIGHTS))):
         hint = "give the path of a file, or a name of weights that come with Puffin"
         return f"{path}: {problem}{nearest(path.name, shipped)}; {hint}: {', '.join(shipped)}"
     if not path.parent.is_dir():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puffin.checkpoints.checkpoint import Checkpoint
+from puffin.checkpoints.reading import checkpoint_path
 from puffin.errors import InputError
 from puffin.runs.dry_run import show_run
 from puffin.runs.ending import summary
@@ -142,7 +143,7 @@ def evaluate_checkpoints(evaluator: Evaluator, prepare: Callable[[Evaluator, Che
 def _evaluated_files(run: Run) -> dict[str, Path]:
     """Return the files of the "final" and the "best" weights; the pictures are of the last one."""
     if run.settings.run.loadfile:
-        return {"best": Path(run.settings.run.loadfile)}
+        return {"best": checkpoint_path(run.settings.run.loadfile)}
     files = {"final": run.paths.checkpoint, "best": run.paths.best}
     return {name: path for name, path in files.items() if path.exists()}
 

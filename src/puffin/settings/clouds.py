@@ -358,8 +358,8 @@ class SegmentationSettings(FinetuningSettings):
 
     pretrained: str = setting(
         "",
-        "checkpoint of a pretrained network, ours or published, from which the encoder or the U-Net and its settings "
-        "are taken",
+        "checkpoint of a pretrained network, ours or published, or a name of weights/README.md, from which the encoder "
+        "or the U-Net and its settings are taken",
         metavar="FILE",
         role=roles.ORIGIN,
     )

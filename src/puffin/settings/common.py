@@ -44,7 +44,8 @@ class RunSettings:
     load: bool = setting(False, "resume the run of this prefix from its last checkpoint", role=roles.COMMAND)
     loadfile: str = setting(
         "",
-        "checkpoint to evaluate (with --eval), to resume (with --load), or to fine-tune from",
+        "checkpoint to evaluate (with --eval), to resume (with --load), or to fine-tune from: a path, or a name of "
+        "weights/README.md",
         metavar="FILE",
         role=roles.START,
     )

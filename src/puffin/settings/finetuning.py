@@ -44,8 +44,8 @@ class JetFinetuningSettings(FinetuningSettings):
 
     pretrained: str = setting(
         "",
-        "checkpoint of a classifier or a regressor, ours or published, whose network with a new last layer is trained; "
-        "--target, the classes or targets and the features of particles may differ",
+        "checkpoint of a classifier or a regressor, ours or published, or a name of weights/README.md; its network is "
+        "trained with a new last layer; --target, classes, targets and the features of particles may differ",
         metavar="FILE",
         role=roles.ORIGIN,
     )
