@@ -7,7 +7,7 @@
 The benchmark trains every combination of method, number of events and seed, and prints a table: mean and standard
 deviation over the seeds of the F1 on the test events (validation events if there are no test events), with the
 weights of the best epoch. tools/plot_label_budgets.py plots the table. A second table has the difference to the
-baseline, as bench/compare_runs.py computes it. Runs are named STUDY-METHOD-BUDGET-sSEED.
+baseline, as tools/results.py computes it. Runs are named STUDY-METHOD-BUDGET-sSEED.
 
 The method `baseline` is hand-made features and boosted trees (bench/points_baseline.py), on the same events; `scratch`
 has the network of the pretrained checkpoint, or else that of the flags, with random weights. The training events of a
@@ -36,17 +36,22 @@ if __name__ == "__main__":  # before an import can fail
     explain_missing_packages()
 
 
+import numpy as np
+
 import train_segmentation
 from bench import points_baseline
-from bench.compare_runs import compare, predictions_of
 from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of
 from puffin.errors import InputError
+from puffin.metrics.bootstrap import results_of_methods
+from puffin.metrics.segmentation import macro_f1_of_seeds
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
-from puffin.runs.clouds import take_pretrained
+from puffin.runs.clouds import start_segmentation
 from puffin.runs.entry import run_script
+from puffin.runs.paths import RunPaths
 from puffin.settings.clouds import PointSegmentationSettings
 from puffin.settings.flags import Flags, parse
 from puffin.settings.parser import OneLineParser
+from puffin.tasks.point_predictions import PointPredictions, read_methods
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -71,7 +76,7 @@ def flags_of(args: argparse.Namespace, further: list[str]) -> Flags:
     """Return the flags that all networks share; the pretrained checkpoint chooses network and energy threshold."""
     pretrained = ["--pretrained", args.pretrained] if args.pretrained else []
     flags = parse(PointSegmentationSettings, "", [*further, *pretrained, "--datadir", args.datadir])
-    return take_pretrained(flags)[0]
+    return start_segmentation(flags)[0].flags
 
 
 def methods_of(chosen: list[str] | None, flags: Flags) -> list[str]:
@@ -86,6 +91,11 @@ def methods_of(chosen: list[str] | None, flags: Flags) -> list[str]:
     return chosen or [method for method in possible if method != "lora"]
 
 
+def predictions_of(paths: RunPaths) -> Path:
+    """Return the file with the predictions of a run for the test events, with the weights of the best epoch."""
+    return PointPredictions.path(paths.predictions("best", "test"))
+
+
 def against_baseline(args: argparse.Namespace, methods: list[str]) -> str:
     """Make a Markdown table of the differences to the baseline in macro F1; empty without runs to compare.
 
@@ -93,12 +103,15 @@ def against_baseline(args: argparse.Namespace, methods: list[str]) -> str:
     lines = []
     for method, budget in product(methods, args.budgets):
         runs = [[prefix_of(args.study, m, budget, seed) for m in ("baseline", method)] for seed in args.seeds]
-        pairs = [tuple(predictions_of(args.workdir, prefix) for prefix in pair) for pair in runs]
+        pairs = [tuple(predictions_of(paths_of(args.workdir, prefix)) for prefix in pair) for pair in runs]
         pairs = [pair for pair in pairs if all(path.is_file() for path in pair)]
         if pairs and method != "baseline":
-            found, _ = compare(pairs)
+            confusions = read_methods(dict(zip(("baseline", method), zip(*pairs, strict=True), strict=True)))
+            statistics = {name: macro_f1_of_seeds(stack) for name, stack in confusions.items()}
+            events = np.zeros(confusions[method].shape[1])
+            found = results_of_methods(statistics, ["f1"], events, "baseline")[1].differences["f1"]
             interval = f"{found.low:+.3f} to {found.high:+.3f}"
-            lines.append(f"| {method} | {budget} | {len(pairs)} | {found.difference:+.3f} | {interval} |")
+            lines.append(f"| {method} | {budget} | {len(pairs)} | {found.value:+.3f} | {interval} |")
     header = ["| method | labels | seeds | F1 macro above baseline | 95% interval |", "| --- | --- | --- | --- | --- |"]
     return "\n".join(["", *header, *lines]) if lines else ""
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK
-"""Make one table of the results of jet taggers, with errors, from predictions or metrics CSVs.
+"""Make one table of the results of jet taggers or segmentations, with errors, from predictions or metrics CSVs.
 
     python3 tools/results.py predict/top-s1.best.test.pt predict/top-s2.best.test.pt predict/small-s*.best.test.pt
     python3 tools/results.py log/top.Best.metrics.csv
 
-Names that differ only in their ending -sSEED are one tagger: its number is the mean over the seeds, and ± the standard
-deviation of one training. From predictions of the same test jets the tool also computes bootstrap intervals, the
-differences to --reference, for which the same jets are drawn for both taggers, and with --ensemble the average of the
-class probabilities of all seeds. docs/results_with_errors.md explains the numbers.
+Names that differ only in their ending -sSEED are one method: its number is the mean over the seeds, and ± the standard
+deviation of one training. From predictions of the same test events the tool also computes bootstrap intervals, the
+differences to --reference, for which the same events are drawn for both methods, and for jets with --ensemble the
+average of the class probabilities of all seeds. docs/results_with_errors.md explains the numbers.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import csv
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="predictions (.pt, .h5), or metrics CSVs (.csv)")
-    add("--reference", default="", metavar="TAGGER", help="tagger with which the others are compared")
+    add("--reference", default="", metavar="NAME", help="method with which the others are compared")
     add("--ensemble", action="store_true", help="also average the class probabilities of the seeds of each tagger")
     add("--signal", type=integer(0), metavar="C", help="class number of the signal (default: 1 of two classes)")
     efficiency = number(above=0, below=1)
@@ -58,9 +58,11 @@ from puffin.errors import InputError, nearest, not_a_file, plural
 from puffin.files import whole_file
 from puffin.metrics.bootstrap import Number, RankedScores, Result, mean_and_spread, results_of_methods
 from puffin.metrics.missing import missing_of_classes, not_finite
+from puffin.metrics.segmentation import macro_f1_of_seeds
 from puffin.metrics.weights import weighted_average
 from puffin.runs.entry import run_script
 from puffin.tables import read_records
+from puffin.tasks.point_predictions import is_point_predictions, read_methods
 from puffin.tasks.saving import read_predictions
 
 # columns of metrics CSVs that are shown unless --columns names others: of classifiers, segmentations, regressors
@@ -95,9 +97,19 @@ def without_seed(name: str) -> str:
     return re.sub(r"-s\d+(?=\.(?:best|final)\.|$)", "", name)
 
 
+def by_method(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Group files of predictions by their names without seeds, and without weights and split if these are all equal."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(without_seed(path.stem), []).append(path)
+    short = [_WEIGHTS.sub("", name) for name in found]
+    names = short if len(set(short)) == len(short) else list(found)  # of best and final weights: both are shown
+    return dict(zip(names, found.values(), strict=True))
+
+
 def read_jets(paths: Iterable[Path]) -> Jets:
     """Read predictions of the same jets; InputError if the files hold other jets, or other numbers of classes."""
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[Path, np.ndarray] = {}
     first, reference = None, {}
     for path in paths:
         content = read_predictions(path)
@@ -112,13 +124,11 @@ def read_jets(paths: Iterable[Path]) -> Jets:
                     f"{path}: has {what} of other jets than {first}; compare taggers on the same "
                     "jets (--num-test selects jets that depend on --seed)"
                 )
-        found.setdefault(without_seed(path.stem), []).append(log_softmax(logits, axis=1))
-    classes = {scores.shape[1] for group in found.values() for scores in group}
+        found[path] = log_softmax(logits, axis=1)
+    classes = {scores.shape[1] for scores in found.values()}
     if len(classes) > 1:
         raise InputError(f"the files have {' and '.join(map(str, sorted(classes)))} classes; compare equal numbers")
-    short = [_WEIGHTS.sub("", name) for name in found]
-    names = short if len(set(short)) == len(short) else list(found)  # of best and final weights: both are shown
-    scores = dict(zip(names, found.values(), strict=True))
+    scores = {name: [found[path] for path in group] for name, group in by_method(found).items()}
     return Jets(reference["targets"].astype(np.int64), reference.get("weights"), scores)
 
 
@@ -267,7 +277,7 @@ def in_latex(number: Number) -> str:
 def markdown(results: Sequence[Result], reference: str = "") -> str:
     """Make the table of the numbers, and that of the differences to the reference."""
     metrics = list(results[0].numbers)
-    rows = [["tagger", "seeds", *metrics]]
+    rows = [["method", "seeds", *metrics]]
     rows += [[r.method, str(r.seeds), *(shown(r.numbers[m]) for m in metrics)] for r in results]
     tables = [rows]
     compared = [r for r in results if r.differences]
@@ -286,7 +296,7 @@ def markdown(results: Sequence[Result], reference: str = "") -> str:
 def latex(results: Sequence[Result]) -> str:
     """Make the table of the numbers for LaTeX, without packages."""
     metrics = list(results[0].numbers)
-    rows = [["tagger", "seeds", *metrics]]
+    rows = [["method", "seeds", *metrics]]
     rows += [[r.method, str(r.seeds), *(in_latex(r.numbers[m]) for m in metrics)] for r in results]
     lines = [" & ".join(cell if "$" in cell else re.sub(r"([_%&#])", r"\\\1", cell) for cell in row) for row in rows]
     body = " \\\\\n".join([lines[0] + r" \\ \hline" + "\n" + lines[1], *lines[2:]])
@@ -296,7 +306,7 @@ def latex(results: Sequence[Result]) -> str:
 def write_csv(path: Path, results: Sequence[Result]) -> None:
     """Write a line for each tagger and metric: the number, and its difference and ratio to the reference."""
     unknown = Number(math.nan)
-    header = ["tagger", "seeds", "metric", *Number._fields]
+    header = ["method", "seeds", "metric", *Number._fields]
     header += [f"{kind}{end}" for kind in ("difference", "ratio") for end in ("", "_low", "_high")]
     with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -320,14 +330,12 @@ def results_of(args: argparse.Namespace) -> list[Result]:
         return read_metrics(args.files, args.columns)
     if any(tables):
         raise InputError("expected either predictions or metrics CSVs, got both; give the tool one kind at a time")
+    if any(map(is_point_predictions, args.files)):
+        return results_of_points(args)
     jets = read_jets(args.files)
     if args.ensemble:
         jets.scores.update(ensembles(jets.scores))
-    if args.reference and args.reference not in jets.scores:
-        raise InputError(
-            f"--reference {args.reference}: no such tagger{nearest(args.reference, jets.scores)}; choose from "
-            f"{', '.join(jets.scores)}"
-        )
+    check_reference(args.reference, jets.scores)
     classes = next(iter(jets.scores.values()))[0].shape[1]
     if args.signal is None and classes > 2:
         raise InputError(f"the taggers have {classes} classes; choose the signal with --signal 0 to {classes - 1}")
@@ -343,6 +351,30 @@ def results_of(args: argparse.Namespace) -> list[Result]:
     for note in notes:
         print(f"note: {note}")
     return results
+
+
+def results_of_points(args: argparse.Namespace) -> list[Result]:
+    """Compute the macro F1 of segmentations from the predicted classes of the points of each event."""
+    if args.ensemble:
+        raise InputError("--ensemble needs predictions of jets; those of points hold classes of one network")
+    methods = read_methods(by_method(args.files))
+    check_reference(args.reference, methods)
+    events = next(iter(methods.values())).shape[1]
+    print(
+        f"{plural(events, 'event')}. In brackets: {100 * args.level:g}% intervals from {args.resamples} resamples of "
+        "these events."
+    )
+    statistics = {name: macro_f1_of_seeds(confusions) for name, confusions in methods.items()}
+    return results_of_methods(
+        statistics, ["f1_macro"], np.zeros(events), args.reference, args.level, args.resamples, args.seed
+    )
+
+
+def check_reference(reference: str, methods: Collection[str]) -> None:
+    """Raise InputError if the reference is given and is none of the methods."""
+    if reference and reference not in methods:
+        known = ", ".join(methods)
+        raise InputError(f"--reference {reference}: no such method{nearest(reference, methods)}; choose from {known}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_fscore_support
 
-from puffin.metrics.segmentation import PER_CLASS, compare_f1, confusion_of, segmentation_metrics
+from puffin.metrics.bootstrap import results_of_methods
+from puffin.metrics.segmentation import PER_CLASS, confusion_of, macro_f1_of_seeds, segmentation_metrics
 
 NAMES = ("a", "b", "c", "d")
 
@@ -53,30 +54,37 @@ def events(rng, seeds, number):
     return rng.poisson(3, (seeds, number, 4, 4)) + 9 * np.eye(4, dtype=np.int64)
 
 
+def compare(first, second, resamples=1000):
+    """Return the macro F1 of both methods, their difference, and the ends of its interval."""
+    statistics = {name: macro_f1_of_seeds(confusions) for name, confusions in (("a", first), ("b", second))}
+    a, b = results_of_methods(statistics, ["f1"], np.zeros(first.shape[1]), "a", resamples=resamples)
+    difference = b.differences["f1"]
+    return a.numbers["f1"].value, b.numbers["f1"].value, difference.value, difference.low, difference.high
+
+
 def test_bootstrap_by_hand():
     """One training and two events: the four equally likely draws have three differences, known by hand.
 
     Breaks if matrices are averaged, not summed, or if the networks draw different events."""
     first = np.array([[[[8, 2], [2, 8]], [[4, 1], [1, 4]]]])
     second = np.array([[[[10, 0], [0, 10]], [[3, 2], [2, 3]]]])
-    result = compare_f1(first, second)
-    assert result.first == pytest.approx(0.8) and result.second == pytest.approx(26 / 30)
-    assert result.difference == pytest.approx(26 / 30 - 0.8)
-    assert (result.low, result.high) == pytest.approx((0.6 - 0.8, 1 - 0.8))  # a quarter of the draws each
-    assert compare_f1(first, second) == result
+    result = compare(first, second)
+    # a quarter of the draws each
+    assert result == pytest.approx((0.8, 26 / 30, 26 / 30 - 0.8, 0.6 - 0.8, 1 - 0.8))
+    assert compare(first, second) == result
 
 
 def test_bootstrap_is_paired():
     """The same network twice: the width is exactly zero. A network with the same errors in every event has a
     difference that is known better than either F1."""
     first = events(np.random.default_rng(1), 2, 40)
-    same = compare_f1(first, first, resamples=100)
-    assert same[2:] == (0, 0, 0) and same.first == same.second
+    same = compare(first, first, resamples=100)
+    assert same[2:] == (0, 0, 0) and same[0] == same[1]
     shifted = first + np.eye(4, dtype=np.int64)
     shuffled = shifted[:, np.random.default_rng(2).permutation(40)]
-    paired, unpaired = (compare_f1(first, second, resamples=300) for second in (shifted, shuffled))
-    assert paired.difference == unpaired.difference > 0
-    assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+    paired, unpaired = (compare(first, second, resamples=300) for second in (shifted, shuffled))
+    assert paired[2] == unpaired[2] > 0
+    assert paired[4] - paired[3] < 0.5 * (unpaired[4] - unpaired[3])
 
 
 def test_bootstrap_averages_trainings():
@@ -84,7 +92,7 @@ def test_bootstrap_averages_trainings():
     rng = np.random.default_rng(3)
     first, second = events(rng, 3, 20), events(rng, 3, 20)
     first[:, :, 3], first[:, :, :, 3] = 0, 0  # a class without true and predicted points
-    result = compare_f1(first, second, resamples=200)
+    result = compare(first, second, resamples=200)
     f1 = [[segmentation_metrics(table, NAMES)["f1_macro"] for table in each.sum(1)] for each in (first, second)]
     assert result[:3] == pytest.approx((np.mean(f1[0]), np.mean(f1[1]), np.mean(f1[1]) - np.mean(f1[0])))
-    assert result.low < result.difference < result.high
+    assert result[3] < result[2] < result[4]

@@ -2,14 +2,17 @@
 
 import csv
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from puffin.data.pilarnet import CloudSelection
 from puffin.files import append_row
 from puffin.metrics.bootstrap import Number
 from puffin.metrics.classification import classification_metrics
+from puffin.tasks.point_predictions import PointPredictions
 from puffin.tasks.saving import save_predictions
 from puffin.training.task import Evaluation
 from tests.conftest import GOLDEN
@@ -47,7 +50,7 @@ def test_seeds_reference_and_ensemble(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("400 jets, 200 of them signal (class 1). In brackets: 95% intervals from 40 resamples")
     assert "| minus poor | accuracy | AUC |" in shown and "| divided by poor |" in shown
-    found = {(row["tagger"], row["metric"]): row for row in rows(out)}
+    found = {(row["method"], row["metric"]): row for row in rows(out)}
     assert [tagger for tagger, metric in found if metric == "AUC"] == ["good", "poor", "good (ensemble of 2)"]
     auc = found["good", "AUC"]
     arrays = [results.read_predictions(results.Path(path)) for path in files[:2]]
@@ -101,7 +104,7 @@ def test_files_that_do_not_fit(tmp_path, capsys):
     assert "has the rows of other jets than" in refused([a, other], capsys)
     three = predictions(tmp_path, "three", 1, classes=3)
     assert "has the true classes of other jets than" in refused([a, three], capsys)
-    assert "--reference b: no such tagger; choose from a" in refused([a, "--reference", "b"], capsys)
+    assert "--reference b: no such method; choose from a" in refused([a, "--reference", "b"], capsys)
     assert "no such file. Pass predictions" in refused([str(tmp_path / "x.pt")], capsys)
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
     assert "no array 'predict' (found: a)" in refused([str(tmp_path / "w.pt")], capsys)
@@ -132,3 +135,49 @@ def test_rounding():
     assert results.shown(Number(301.2, 14.2)) == "301 ± 14" and results.shown(Number(0.93)) == "0.9300"
     assert results.shown(Number(2.5, low=-1.0, high=30.0), "+") == "+2.5 (-1.0 to +30.0)"
     assert results.in_latex(Number(2.5, low=1.0, high=3.0)) == r"$2.50\,{}^{+0.50}_{-1.50}$"
+
+
+POINTS = torch.tensor([30, 0, 50, 40])
+CLASSES = ("shower", "track", "michel", "delta")
+
+
+def write_points(work, prefix, wrong=0, folder="a", events=(5, 6, 7, 8), lengths=POINTS):
+    """Write the predictions of a run, of which the first points of each event are wrong."""
+    dataset = SimpleNamespace(
+        files=[work / folder / "x.h5"],
+        selection=CloudSelection(),
+        places=lambda index: (np.zeros(len(index), np.int64), np.array(events)[index.numpy()]),
+    )
+    row = torch.cat([torch.arange(n) for n in lengths])
+    true = row % 4
+    predicted = torch.where(row < wrong, (true + 1) % 4, true)
+    probability = torch.eye(4)[predicted].half()
+    points = {"row": row, "truth": true, "class": predicted, "probability": probability}
+    with PointPredictions(work / "predict" / f"{prefix}.best.test", dataset, CLASSES) as predictions:
+        rows = {f"particle_{name}": values for name, values in points.items()}
+        predictions.append({"index": torch.arange(4), "lengths": lengths, **rows})
+    return str(work / f"predict/{prefix}.best.test.h5")
+
+
+def test_segmentations(tmp_path, capsys):
+    """A segmentation without errors against one with them, over the seeds: the F1 and the difference by hand."""
+    files = [write_points(tmp_path, f"a-s{s}", wrong=12) for s in (1, 2)]
+    files.append(write_points(tmp_path, "b", folder="moved"))  # the same events on another machine
+    results.main([*files, "--reference", "a"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "4 events. In brackets: 95% intervals from 1000 resamples of these events."
+    shown = {line.split(" | ")[0]: line for line in lines if line.startswith(("| a", "| b"))}
+    assert shown["| a"].startswith("| a | 2 | 0.700 ± 0.000 (0.598 to 0.760) |")
+    assert "| b | +0.300 (+0.240 to +0.402) |" in lines
+
+
+def test_segmentations_that_do_not_fit(tmp_path, capsys):
+    """Missing files, other events, other points, ensembles and unknown references are errors."""
+    a = write_points(tmp_path, "a")
+    other = write_points(tmp_path, "b", events=(5, 6, 7, 9))
+    more = write_points(tmp_path, "c", lengths=torch.tensor([30, 0, 50, 41]))
+    assert "no such file. Pass predictions of points" in refused([a, str(tmp_path / "d.h5")], capsys)
+    assert "b.best.test.h5: has other test events than" in refused([a, other], capsys)
+    assert "c.best.test.h5: has other points or true classes than" in refused([a, more], capsys)
+    assert "--ensemble needs predictions of jets" in refused([a, "--ensemble"], capsys)
+    assert "--reference x: no such method; choose from a" in refused([a, "--reference", "x"], capsys)

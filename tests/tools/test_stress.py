@@ -28,7 +28,7 @@ def test_table_and_picture(tmp_path, capsys, monkeypatch):
     assert lines[4].startswith("| none | 0 |") and lines[4].endswith("| 1 | 1 |")
     assert lines[5].startswith("| loss of particles below a pT [GeV] | 20 | ")
     with open(table, newline="") as file:
-        auc = {row["tagger"]: float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "AUC"}
+        auc = {row["method"]: float(row["value"]) for row in csv.DictReader(file) if row["metric"] == "AUC"}
     saved = read_checkpoint(RUN / "ref.best.test.pt")
     published = classification_metrics(saved["predict"].numpy(), saved["targets"].numpy().astype(int), 0.0)["AUC"]
     assert auc["none 0"] == pytest.approx(published, abs=1e-4)

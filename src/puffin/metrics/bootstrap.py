@@ -101,7 +101,9 @@ def results_of_methods(
         if reference and method != reference:
             r = list(statistics).index(reference)
             differences = named(values[t] - values[r], drawn[:, t] - drawn[:, r], unknown)
-            compared = (differences, named(values[t] / values[r], drawn[:, t] / drawn[:, r], unknown))
+            with np.errstate(divide="ignore", invalid="ignore"):  # an F1 can be 0
+                ratios = named(values[t] / values[r], drawn[:, t] / drawn[:, r], unknown)
+            compared = (differences, ratios)
         numbers = named(values[t], drawn[:, t], spreads[t])
         results.append(Result(method, len(of_seeds[t]), numbers, *compared))
     return results

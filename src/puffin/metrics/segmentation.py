@@ -1,13 +1,12 @@
 """Metrics of classified points, from a confusion matrix that is added up over batches and processes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from puffin.metrics.bootstrap import interval, resampled
+from puffin.metrics.bootstrap import Statistic
 from puffin.settings.names import SEGMENTATION_METRICS
 
 PER_CLASS = ("precision", "recall", "f1", "iou")
@@ -44,35 +43,14 @@ def segmentation_metrics(confusion: np.ndarray, names: Sequence[str]) -> dict[st
     return metrics
 
 
-class Comparison(NamedTuple):
-    """Macro F1 of two methods, second minus first, and the 95% interval of this difference."""
+def macro_f1_of_seeds(confusions: np.ndarray) -> Statistic:
+    """Return the statistic of S trainings: from how often each of E events is counted, (E,), to their macro F1 (S, 1).
 
-    first: float
-    second: float
-    difference: float
-    low: float
-    high: float
-
-
-def compare_f1(first: np.ndarray, second: np.ndarray, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Compare the macro F1 of two methods by a paired bootstrap over test events.
-
-    first, second (S, E, C, C): confusion matrices of S trainings of each method on the same E events. Each resample
-    draws E events with replacement, the same for both methods and all trainings. The F1 is that of the summed
-    matrices, with the rules of `segmentation_metrics`, averaged over the trainings. The interval is from the 2.5th to
-    the 97.5th percentile of the resampled differences. It covers the choice of the test events, not that of the
-    trainings."""
-    assert first.shape == second.shape
-    seeds, events, classes, _ = first.shape
-    rows = np.moveaxis(np.stack([first, second]), 2, 0).reshape(events, -1).astype(np.float64)
-
-    def values(times: np.ndarray) -> np.ndarray:
-        """Compute the F1 of both methods (2,) if event e counts times[e] times."""
-        return _f1_macro((times @ rows).reshape(2, seeds, classes, classes)).mean(1)
-
-    both = values(np.ones(events))
-    differences = np.diff(resampled(values, np.zeros(events), resamples, seed))[:, 0]
-    return Comparison(*map(float, (*both, both[1] - both[0], *interval(differences))))
+    confusions (S, E, C, C): of each training and event. The F1 is that of the summed matrices, with the rules of
+    `segmentation_metrics`."""
+    seeds, events, classes, _ = confusions.shape
+    rows = np.moveaxis(confusions, 1, 0).reshape(events, -1).astype(np.float64)
+    return lambda times: _f1_macro((times @ rows).reshape(seeds, classes, classes))[:, None]
 
 
 def _f1_macro(confusion: np.ndarray) -> np.ndarray:

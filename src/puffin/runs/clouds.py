@@ -41,7 +41,7 @@ from puffin.runs.paths import name_of_events
 from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
-from puffin.runs.start import start
+from puffin.runs.start import Start, start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
 from puffin.settings.clouds import CloudDataSettings, PointSegmentationSettings
@@ -151,11 +151,16 @@ _PROBES: dict[str, type[Probe]] = {"transformer": TokenProbe, "unet": PointProbe
 # -- segmentation ----------------------------------------------------------------------------------------------------
 
 
-def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
-    """Fine-tune or evaluate a segmentation; see `run_pretraining`."""
+def start_segmentation(flags: Flags) -> tuple[Start, Checkpoint | None]:
+    """Start a run with the settings of --pretrained; return its checkpoint too, None if no weights are needed."""
     found = start(flags, (SEGMENTATION,), _hint, _roles_of_updates)
     # older checkpoints do not store the backbone
-    found, pretrained = take_pretrained(found, (AUTOENCODER,), _roles_of_encoder, {"backbone": "transformer"})
+    return take_pretrained(found, (AUTOENCODER,), _roles_of_encoder, {"backbone": "transformer"})
+
+
+def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
+    """Fine-tune or evaluate a segmentation; see `run_pretraining`."""
+    found, pretrained = start_segmentation(flags)
     run = Run.of(found)
     _check_segmentation(run)
     config = segmentation_config(run.settings.network, run.settings.data.remove_led)

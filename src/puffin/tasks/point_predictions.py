@@ -13,6 +13,7 @@ and the attributes `checkpoint`, the file with the weights, `run`, the identity 
 `energy_threshold` [MeV] and `remove_led`, which points were removed.
 """
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,34 @@ class EventConfusions(NamedTuple):
 
     places: list[tuple[str, int]]
     confusions: np.ndarray
+
+
+def is_point_predictions(path: Path) -> bool:
+    """Return whether a file is one of those that `PointPredictions` writes."""
+    return path.is_file() and h5py.is_hdf5(path) and "ptr" in h5py.File(path)
+
+
+def read_methods(files: Mapping[str, Sequence[Path]]) -> dict[str, np.ndarray]:
+    """Read the confusion matrices (S, E, C, C) of the same E events for each method, from the files of its S seeds.
+
+    InputError if the files hold no events, different events, or different points or classes of these."""
+    first, stacks = None, {}
+    for method, paths in files.items():
+        stack = []
+        for path in paths:
+            places, confusions = read_confusions(path)
+            points = confusions.sum(2)
+            first = first or (path, places, points)
+            if places != first[1] or not np.array_equal(points, first[2]):
+                what = "test events" if places != first[1] else "points or true classes"
+                raise InputError(
+                    f"{path}: has other {what} than {first[0]}; compare runs with the same test events and cuts"
+                )
+            stack.append(confusions)
+        stacks[method] = np.stack(stack)
+    if first is not None and not first[1]:
+        raise InputError(f"{first[0]}: has no events")
+    return stacks
 
 
 def read_confusions(path: Path) -> EventConfusions:
