@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from puffin.errors import InputError
-from puffin.settings.flags import defaults, parse
+from puffin.settings import roles
+from puffin.settings.flags import defaults, parse, settings_of
 from puffin.settings.sweep import TASKS
 from puffin.sweeps.space import read_space
 from tests.conftest import ROOT
@@ -118,3 +119,16 @@ def test_the_spaces_that_come_with_it(task):
         flags.settings()  # widths, or tokens, that fit together
         if task in ("classifier", "cov"):
             assert "num_channels_m" in flags.given and flags["num_channels_m"][0] == flags["num_channels_m"][4]
+
+
+@pytest.mark.parametrize("task", ["classifier", "cov"])
+def test_space_of_fine_tuning(task):
+    """No trial has a flag that the checkpoint of --pretrained determines, or a decay for frozen blocks."""
+    schema, script = TASKS[task].schema, importlib.import_module(TASKS[task].script)
+    chosen = read_space(ROOT / "config/search/finetuning.yaml", script.make_parser, {}, defaults(schema).values)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    known = settings_of(schema)
+    for _ in range(60):
+        flags = parse(schema, "", chosen.sample(study.ask()))
+        assert "lr_init" in flags.given and not any(known[name].role is roles.NETWORK for name in flags.given)
+        assert flags["finetune"] == "all" or "layer_decay" not in flags.given
