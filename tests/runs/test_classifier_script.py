@@ -320,7 +320,7 @@ def test_working_point(data, tmp_path, capsys):
     script.main([*evaluate, "--working-point", "0.5", "--overwrite"])
     (stem,) = {path.name.split(".pt")[0] for path in (tmp_path / "predict").glob("e.best.test.*.pt")}
     saved = torch.load(tmp_path / f"predict/{stem}.pt", weights_only=True)
-    assert (tmp_path / f"predict/{stem}_reliability.png").stat().st_size > 0
+    assert (tmp_path / f"predict/{stem}_ECE.png").stat().st_size > 0
     valid = torch.load(tmp_path / "predict/tiny.best.valid.pt", weights_only=True)
     scores = [(s["predict"][:, 1] - s["predict"][:, 0])[s["targets"] == 1] for s in (valid, saved)]
     assert torch.equal(saved["decision"][saved["targets"] == 1].bool(), scores[1] > scores[0].median())

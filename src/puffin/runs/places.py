@@ -10,7 +10,7 @@ from puffin.errors import InputError
 from puffin.files import full_disk, size_in_words
 
 # the longest endings that are added to the names of predictions: matplotlib and HDF5 files, tables of curves
-_ENDINGS = ("_reliability.png", "_ROC_100.csv")
+_ENDINGS = ("_confusion.csv", "_ROC_100.csv")
 
 
 def check_places(files: Iterable[Path], size: int = 0) -> None:

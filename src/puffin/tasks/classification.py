@@ -121,7 +121,7 @@ class JetClassification(InMemoryTask):
         written = []
         if self.calibration is not None:
             outputs = outputs | self.calibration.outputs(arrays[0], self.working_point)
-            written.append(stem.with_name(f"{stem.name}_reliability.png"))
+            written.append(stem.with_name(f"{stem.name}_ECE.png"))
             with whole_file(written[0]) as temporary:
                 draw_reliability(temporary, *self.calibration.reliabilities(*arrays), self.calibration.temperature)
         written.insert(0, save_predictions(evaluation, outputs, self.predict_format))
