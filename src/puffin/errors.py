@@ -18,6 +18,8 @@ _EXTRAS = {
     "argcomplete": "completion",
     "cmaes": "sweeps",
     "plotly": "plots",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
     "uproot": "convert",
     "awkward": "convert",
     "hdf5plugin": "convert",

@@ -26,7 +26,7 @@ SCRIPT_OF_JOB = {
     "train_multinode": "train_pelican_classifier.py",
     "sweep": SWEEP,
 }
-OTHER_PROGRAMS = ("pip", "hf", "activate-global-python-argcomplete")  # not ours
+OTHER_PROGRAMS = ("pip", "hf", "activate-global-python-argcomplete", "tensorboard")  # not ours
 
 # appended to a command, so that it takes seconds: argparse takes the last of equal flags
 _TINY_RUN = "--cpu --threads 1 --no-plot --num-valid 20 --num-test 20".split()

@@ -16,6 +16,7 @@ from puffin.files import append_row, whole_file
 from puffin.runs.paths import name_of_events
 from puffin.runs.places import with_endings
 from puffin.runs.side_outputs import SideOutputs
+from puffin.runs.trackers import Trackers
 from puffin.training import distributed
 from puffin.training.task import Evaluation, Task
 from puffin.training.trainer import Trainer
@@ -25,13 +26,15 @@ log = logging.getLogger("puffin")
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates the splits of a run and writes what comes out; side: notes the outputs that fail."""
+    """Evaluates the splits of a run and writes what comes out; side: notes the outputs that fail; trackers: get the
+    metrics."""
 
     run: Any
     trainer: Trainer
     task: Task
     datasets: Mapping[str, Any]
     side: SideOutputs
+    trackers: Trackers
 
     @property
     def splits(self) -> list[str]:
@@ -82,6 +85,8 @@ class Evaluator:
                 outputs["row"] = self.datasets[split].events[outputs["index"]]
             everything[split] = outputs
             shown = {name: value for name, value in metrics.items() if name not in self.task.details}
+            numbers = {f"{weights}_{split}_{name}": value for name, value in metrics.items()}
+            self.trackers.numbers(numbers, self.trackers.step)
             log.info(f"{evaluation}: " + ", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
             if evaluation.stem is not None:
                 with self.side.attempt(f"predictions {evaluation.stem}.*"):

@@ -1,16 +1,15 @@
-"""What a run reports while it trains: tables of steps and of epochs, TensorBoard files."""
+"""What a run reports while it trains: tables of steps and of epochs, and what the trackers get."""
 
-import contextlib
 import csv
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 from puffin.files import whole_file
 from puffin.runs.side_outputs import SideOutputs
+from puffin.runs.trackers import Trackers
 from puffin.training import distributed
 from puffin.training.reports import Reports
 from puffin.training.task import Progress, Task
@@ -32,15 +31,16 @@ class EventPictures(Protocol):
 class RunReports(Reports):
     """A context that writes the numbers of each step and of each epoch, as the settings of the run ask for.
 
-    side: notes what could not be written; pictures: drawn after each row; further: called with all rows after each
-    one, and the run ends if it raises; check: called before each checkpoint, and raises InputError if the run must not
-    write any more."""
+    side: notes what could not be written; trackers: get each row; pictures: drawn after each row; further: called with
+    all rows after each one, and the run ends if it raises; check: called before each checkpoint, and raises InputError
+    if the run must not write any more."""
 
     def __init__(
         self,
         run: Any,
         task: Task,
         side: SideOutputs,
+        trackers: Trackers,
         pictures: EventPictures | None,
         further: Report | None,
         check: Callable[[], None],
@@ -50,18 +50,11 @@ class RunReports(Reports):
         self.by_step = bool(optimisation.valid_every or optimisation.num_step)
         self.csv = run.paths.epochs if writes and reports.summarize_csv == "all" else None
         self.steps = StepTable(run.paths.batches, task) if writes and reports.summarize_csv == "all" else None
-        self.folder = run.paths.folder if writes and reports.summarize else None
-        self.side, self.pictures, self.further, self.check = side, pictures, further, check
-        self.board: Any = None
-        self._open = ExitStack()
+        self.side, self.trackers, self.pictures, self.further, self.check = side, trackers, pictures, further, check
 
     def start(self, progress: Progress) -> None:
         """Open the files; rows of steps after the checkpoint from which the run continues are removed."""
-        if self.folder is not None:
-            with self.side.attempt("TensorBoard files"):
-                from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-                self.board = SummaryWriter(self.folder)
+        self.trackers.start()
         if self.steps is not None:
             with self.side.attempt(str(self.steps.path)):
                 self.steps.cut_back(progress.step)
@@ -81,12 +74,8 @@ class RunReports(Reports):
     def after_row(self, history: list[dict]) -> None:
         """Write the last of all rows. The CSV file is written anew, so that a resumed run repeats no row."""
         row = history[-1]
-        if self.board is not None:
-            with self.side.attempt("TensorBoard files"):
-                for name, value in row.items():
-                    if name not in ("epoch", "step"):
-                        self.board.add_scalar(name, value, row["step"] if self.by_step else row["epoch"])
-                self.board.flush()
+        numbers = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        self.trackers.numbers(numbers, row["step"] if self.by_step else row["epoch"])
         if self.csv is not None:
             with self.side.attempt(str(self.csv)), whole_file(self.csv) as temporary:
                 lines = [",".join(row)] + [",".join(str(v) for v in r.values()) for r in history]
@@ -104,9 +93,6 @@ class RunReports(Reports):
         if self.steps is not None:
             with self.side.attempt(str(self.steps.path)):
                 self.steps.write()
-        if self.board is not None:
-            with contextlib.suppress(Exception):  # it reports a failure once more, which was noted before
-                self.board.close()
 
 
 class StepTable:

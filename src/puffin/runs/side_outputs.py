@@ -1,4 +1,4 @@
-"""Outputs whose failure must not end a run: pictures, tables, TensorBoard files, predictions."""
+"""Outputs whose failure must not end a run: pictures, tables, records of trackers, predictions."""
 
 import contextlib
 import logging

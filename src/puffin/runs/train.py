@@ -20,6 +20,7 @@ from puffin.runs.resuming import load_checkpoint, where_it_resumes
 from puffin.runs.run import Run
 from puffin.runs.run_lock import RunLock
 from puffin.runs.side_outputs import SideOutputs
+from puffin.runs.trackers import Trackers
 from puffin.training import distributed
 from puffin.training.task import Task
 
@@ -47,7 +48,8 @@ def train_and_evaluate(
     trainer = run.trainer(task, batches.batches_per_epoch if batches else 1)
     notes = load_checkpoint(run, trainer, datasets)
     side = SideOutputs()
-    evaluator = Evaluator(run, trainer, task, datasets, side)
+    trackers = Trackers(run, side)
+    evaluator = Evaluator(run, trainer, task, datasets, side, trackers)
     if run.settings.machine.compile:
         task.model.compile(dynamic=True)
     if run.settings.run.dry_run:
@@ -59,12 +61,13 @@ def train_and_evaluate(
         for note in notes:
             log.warning(note)
         describe(task, datasets)
+        stack.enter_context(trackers)
         history: list[dict] = []
         outputs: Mapping[str, Any] = {}
         if evaluating:
             evaluate_checkpoints(evaluator, prepare)
         else:
-            with RunReports(run, task, side, pictures, report, check) as reports:
+            with RunReports(run, task, side, trackers, pictures, report, check) as reports:
                 trainer.reports = reports
                 reports.start(trainer.progress)
                 valid = run.loader(datasets["valid"])[0] if "valid" in datasets else None
@@ -75,6 +78,7 @@ def train_and_evaluate(
         if pictures is not None:
             with side.attempt("pictures of events"):
                 pictures.at_end()
+        trackers.files([run.paths.picture, *run.paths.pictures_of_events()], [run.paths.checkpoint, run.paths.best])
     _check_best(task, history)
     if distributed.is_main():
         for line in summary(run):

@@ -11,6 +11,7 @@ from puffin.settings.types import any_integer, count_or_all, file_name, integer,
 SPLITS = ("train", "valid", "test")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 PREDICTION_FORMATS = ("pt", "h5")
 OPTIMIZERS = ("adamw", "adam", "amsgrad", "nadam", "radam", "adamax", "adagrad", "rmsprop", "sgd")
 DECAYS = ("cos", "warm", "exp", "flat", "one")
@@ -133,7 +134,15 @@ class ReportSettings:
     )
     verbose: bool = setting(False, "log a line every --log-every steps", flags=("-v",))
     log_every: int = setting(10, "number of steps between the lines of --verbose", type=integer(1), metavar="N")
-    summarize: bool = setting(False, "write TensorBoard files to LOGDIR/PREFIX/")
+    tracker: tuple[str, ...] = setting(
+        (),
+        "send metrics, settings and pictures of a training to these experiment trackers",
+        choices=TRACKERS,
+        many="+",
+        collect=tuple,
+    )
+    track_checkpoints: bool = setting(False, "also send the last and the best checkpoint to the trackers at the end")
+    summarize: bool = setting(False, "write TensorBoard files to LOGDIR/PREFIX/, like --tracker tensorboard")
     summarize_csv: str = setting(
         "test",
         "test: one row of test metrics per run; all: also one row per epoch in LOGDIR/PREFIX.epochs.csv, and one per "
