@@ -2,6 +2,7 @@
 #            make quickstart-clouds   label the sample LArTPC events with the weights of this repository
 #            make test                run the whole test suite
 #            make check               check format, types and imports (under a minute)
+#            make docs                build the documentation site, with its tutorials, in build/site
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
@@ -9,7 +10,7 @@ READY   = $(VENV)/.installed
 CHECKS  = $(VENV)/.check-installed
 RUN12   = data/sample_data/run12
 
-.PHONY: quickstart quickstart-clouds test check check-python check-cpp check-types check-imports format install kernels kernels-if-possible check-nvcc check-cuda check-emulated \
+.PHONY: quickstart quickstart-clouds test docs check check-python check-cpp check-types check-imports format install kernels kernels-if-possible check-nvcc check-cuda check-emulated \
   check-emulated-part check-emulated-sanitizers check-sanitizers emulator mutants fuzz crash generate bench clean
 
 quickstart: kernels-if-possible
@@ -36,6 +37,13 @@ quickstart-clouds: kernels-if-possible
 
 test: kernels check-nvcc check-emulated-part
 	PUFFIN_REQUIRE_KERNELS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# The site: executes the tutorials, checks all links. To write pages: .venv/bin/mkdocs serve
+docs: kernels-if-possible
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[docs]'
+	rm -rf build/tutorials
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site         build/site/index.html"
 
 # The checks that need no tests. The hooks of .pre-commit-config.yaml run the same four targets.
 check: check-python check-cpp check-types check-imports

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.py"))
 LANGUAGES = ("bash", "python", "yaml", "cpp")
 PROGRAMS = ("python", "python3", ".venv/bin/python")
 
@@ -77,6 +78,18 @@ def blocks_of(page: Path) -> list[Block]:
             commands = [span for span in _SPAN.findall(line) if re.match(r"python3 [\w/]+\.py ", span)]
             found += [Block(page, number + 1, "bash", text, "") for text in commands]
     assert opened is None, f"{page.name}:{opened + 1}: the fence is never closed"
+    return found
+
+
+def blocks_of_tutorial(tutorial: Path) -> list[Block]:
+    """Cells of a tutorial in jupytext's percent format, in their order; without its text."""
+    found = []
+    for cell in re.finditer(r"^# %%(.*)\n((?:(?!# %%).*\n)*)", tutorial.read_text(), flags=re.M):
+        line = tutorial.read_text().count("\n", 0, cell.start()) + 1
+        if 'language="bash"' in cell[1]:
+            found.append(Block(tutorial, line, "bash", re.sub(r"^# ?", "", cell[2], flags=re.M), ""))
+        elif "[markdown]" not in cell[1]:
+            found.append(Block(tutorial, line, "python", cell[2], ""))
     return found
 
 

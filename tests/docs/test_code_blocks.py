@@ -9,11 +9,24 @@ import pytest
 import torch
 import yaml
 
-from tests.docs.pages import LANGUAGES, PAGES, PROGRAMS, ROOT, Block, Command, blocks_of, commands_of, spans_of
+from tests.docs.pages import (
+    LANGUAGES,
+    PAGES,
+    PROGRAMS,
+    ROOT,
+    TUTORIALS,
+    Block,
+    Command,
+    blocks_of,
+    blocks_of_tutorial,
+    commands_of,
+    spans_of,
+)
 from tests.docs.scripts import parser_of, refusal, run
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-SHELL = [block for block in BLOCKS if block.language == "bash"]
+CELLS = [block for tutorial in TUTORIALS for block in blocks_of_tutorial(tutorial)]  # executed by `make docs`
+SHELL = [block for block in BLOCKS + CELLS if block.language == "bash"]
 SWEEP = "optuna_search.py"
 SCRIPT_OF_TASK = {
     "classifier": "train_pelican_classifier.py",
@@ -26,7 +39,7 @@ SCRIPT_OF_JOB = {
     "train_multinode": "train_pelican_classifier.py",
     "sweep": SWEEP,
 }
-OTHER_PROGRAMS = ("pip", "hf", "activate-global-python-argcomplete", "tensorboard")  # not ours
+OTHER_PROGRAMS = ("pip", "hf", "mkdir", "mv", "activate-global-python-argcomplete", "tensorboard")  # not ours
 
 # appended to a command, so that it takes seconds: argparse takes the last of equal flags
 _TINY_RUN = "--cpu --threads 1 --no-plot --num-valid 20 --num-test 20".split()
