@@ -110,7 +110,7 @@ def test_published_run(run_folder, tmp_path):
     for path in (tmp_path / "log/ref.Best.metrics.csv", run_folder / "ref.Best.metrics.csv"):
         with open(path) as file:
             rows.append(next(csv.DictReader(file)))
-    assert list(rows[0]) == [*rows[1], "evaluated", "run"]
+    assert list(rows[0]) == [*rows[1], "ECE", "evaluated", "run"]
     for name in list(rows[1])[2:]:
         assert float(rows[0][name]) == pytest.approx(
             float(rows[1][name]), abs=1e-5 * max(1, abs(float(rows[1][name])))
