@@ -13,7 +13,7 @@ _LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href"}  # wh
 def for_site(text: str, source: str, places: Mapping[str, str]) -> str:
     """Change the links of a page so that they lead to pages of the site.
 
-    source: path of the page in the repository; places: path on the site of files that are not at their path below docs/.
+    source: path of the page in the repository; places: on the site, of files that are not at their path below docs/.
     ValueError for a link to a file that is not on the site."""
 
     def changed(link: re.Match) -> str:
