@@ -1,6 +1,7 @@
 """The U-Net on voxels: events alone and together, order of points, symmetries of the lattice, what learns."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from puffin.data.packing import CloudBatch
 from puffin.detector import PILARNET
 from puffin.layers.voxels import voxelise
 from puffin.models.segmentation import VoxelSegmentation, segmentation_network
-from puffin.settings.clouds import SegmentationConfig
+from puffin.settings.clouds import PointSegmentationSettings, SegmentationConfig
+from puffin.settings.flags import with_presets
 from puffin.settings.unet import UNetConfig
 from tests.layers.clouds import without_gradient
 
@@ -131,3 +133,18 @@ def test_training_finds_branches():
     with torch.no_grad():
         right = (model(points, lengths).logits.argmax(1) == target).double().mean()
     assert right > 0.85 > (target == 0).double().mean()  # more than one class alone
+
+
+def test_presets_have_the_size_in_their_name():
+    """Breaks if a width changes, or if the settings of the recipe before win."""
+    for name, parameters in {
+        "unet_260k": 260e3,
+        "segmentation_unet": 1.6e6,
+        "unet_6m": 6.4e6,
+        "unet_25m": 25e6,
+    }.items():
+        files = [Path(__file__).resolve().parents[2] / f"config/{each}.yaml" for each in ("segmentation_unet", name)]
+        config = with_presets(PointSegmentationSettings, {"yaml": tuple(files)}).part(SegmentationConfig)
+        with torch.device("meta"):
+            count = sum(p.numel() for p in segmentation_network(config).parameters())
+        assert config.geometry and abs(count / parameters - 1) < 0.05, (name, count)
