@@ -60,8 +60,9 @@ from puffin.metrics.classification import signal_scores
 from puffin.metrics.missing import missing_of_classes, not_finite
 from puffin.plots.stress import draw_stress
 from puffin.predictors import JetClassifier
+from puffin.report.results import shown
 from puffin.runs.entry import run_script
-from tools.results import shown, write_csv
+from tools.results import write_csv
 
 METRICS = ("AUC", "BgRejectionAt0.3", "BgRejectionAt0.5")
 UNPERTURBED = "none"

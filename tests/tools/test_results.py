@@ -2,6 +2,7 @@
 
 import csv
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from puffin.files import append_row
 from puffin.metrics.bootstrap import Number
 from puffin.metrics.classification import classification_metrics
 from puffin.tasks.point_predictions import PointPredictions
-from puffin.tasks.saving import save_predictions
+from puffin.tasks.saving import read_predictions, save_predictions
 from puffin.training.task import Evaluation
 from tests.conftest import GOLDEN
 from tests.runs.helpers import refused_by
@@ -53,7 +54,7 @@ def test_seeds_reference_and_ensemble(tmp_path, capsys):
     found = {(row["method"], row["metric"]): row for row in rows(out)}
     assert [tagger for tagger, metric in found if metric == "AUC"] == ["good", "poor", "good (ensemble of 2)"]
     auc = found["good", "AUC"]
-    arrays = [results.read_predictions(results.Path(path)) for path in files[:2]]
+    arrays = [read_predictions(Path(path)) for path in files[:2]]
     each = [classification_metrics(a["predict"], a["targets"], 0.0)["AUC"] for a in arrays]
     assert auc["seeds"] == "2" and float(auc["value"]) == pytest.approx(np.mean(each))
     assert float(auc["spread"]) == pytest.approx(np.std(each, ddof=1))
@@ -65,10 +66,9 @@ def test_seeds_reference_and_ensemble(tmp_path, capsys):
 def test_numbers_are_those_of_the_log(capsys):
     """Accuracy and AUC of published predictions equal those of the metrics; few background jets are a note."""
     path = GOLDEN / "pelican_run/ref.best.test.pt"
-    arrays = results.read_predictions(path)
+    arrays = read_predictions(path)
     metrics = classification_metrics(arrays["predict"], arrays["targets"].astype(int), 0.0)
-    args = results.parse_arguments([str(path), "--signal", "1", "--resamples", "2", "--efficiencies", "0.05"])
-    (result,), notes = results.evaluate(results.read_jets([path]), args)
+    (result,), notes = results.evaluate(results.read_jets([path]), signal=1, efficiencies=[0.05], resamples=2)
     for name in ("accuracy", "AUC"):
         assert result.numbers[name].value == pytest.approx(metrics[name])
     assert len(notes) == 1 and notes[0].startswith("ref: BgRejectionAt0.05 rests on ")
@@ -81,7 +81,7 @@ def test_several_classes(tmp_path, capsys):
     assert "--signal 3: expected 0 to 2" in refused([path, "--signal", "3"], capsys)
     out = tmp_path / "t.csv"
     results.main([path, "--signal", "2", "--resamples", "2", "--csv", str(out)])
-    arrays = results.read_predictions(results.Path(path))
+    arrays = read_predictions(Path(path))
     metrics = classification_metrics(arrays["predict"], arrays["targets"], 0.0)
     assert float(rows(out)[1]["value"]) == pytest.approx(metrics["AUC_2"])
 
