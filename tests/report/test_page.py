@@ -15,6 +15,7 @@ import train_pelican_classifier as classifier
 import train_pelican_cov as regressor
 import train_segmentation as segmentation
 from puffin.files import append_row
+from puffin.report.clouds import pretrainings
 from puffin.report.collect import differences, find
 from puffin.report.jets import classifiers
 from puffin.settings.common import RunSettings
@@ -141,6 +142,21 @@ def test_watch(work, monkeypatch):
     report.main(["live", "--watch", "--every", "7", "--workdir", str(work)])
     assert "it is &lt;late&gt;" not in pages[0] and "it is &lt;late&gt;" in pages[1] and pages[1] == pages[2]
     assert all('http-equiv="refresh" content="7"' in text for text in pages) and "refresh" not in path.read_text()
+
+
+def test_pretraining(pretrained):
+    """The view shows tokens, and masked, reconstructed and embedded points; without events there is a reason."""
+    work = pretrained.parents[1]
+    report.main(["tiny", "--workdir", str(work)])
+    page = (work / "log/tiny.html").read_text()
+    (view,) = re.findall(r'<script type="application/json">(.*)</script>', page)
+    pages = {p["title"]: p["layers"] for p in json.loads(view)}
+    assert [*pages][:5] == ["energy", "class", "tokens", "masked points, true", "masked points, predicted"]
+    assert all(layer["points"] for layer in pages["masked points, predicted"])
+    (work / "model/tiny_best.pt").unlink(missing_ok=True)
+    (work / "model/tiny.pt").unlink()
+    (section,) = pretrainings(find(["tiny"], RunSettings(workdir=str(work)))[0])
+    assert "no such checkpoint" in section.blocks[-1].text
 
 
 @pytest.mark.parametrize("width", (1280, 390))

@@ -297,13 +297,15 @@ def test_symmetries_of_which_network(data, tmp_path, capsys):
     test = ["--test", "--cpu", "--threads", "1", "--workdir", str(tmp_path), "--prefix", "tiny"]
     script.main([*test, *TINY])
     assert capsys.readouterr().out.startswith("network: a new one, with random weights\n")
+    report = tmp_path / "log/tiny.symmetry.txt"
+    assert not report.exists()
     script.main(command(data, tmp_path, "--num-epoch", "1", "--no-plot", "--stabilizer", "so3"))
     best, last = tmp_path / "model/tiny_best.pt", tmp_path / "model/tiny.pt"
     capsys.readouterr()
     for further, path in (([], best), (["--loadfile", str(last)], last)):
         script.main([*test, *further])
         output = capsys.readouterr().out
-        assert output.startswith(f"network: {path}\n") and "stabilizer so3" in output
+        assert output == f"network: {path}\n{report.read_text()}" and "stabilizer so3" in output
     assert "contradicts" in refused([*test, "--stabilizer", "so2"], capsys)
 
 

@@ -50,30 +50,33 @@ def background_efficiency(curves: Sequence[Roc]) -> np.ndarray:
     return np.mean([np.interp(EFFICIENCIES, curve.signal, curve.background) for curve in curves], axis=0)
 
 
-def draw_roc(upper, lower, methods: Mapping[str, Sequence[Roc]], background: int, reference: str, signal: str) -> None:
-    """Draw background rejections against the signal efficiency, and below their ratio to a reference.
+def draw_roc(
+    axes: Sequence, methods: Mapping[str, Sequence[Roc]], background: int, reference: str, signal: str
+) -> None:
+    """Draw background rejections against the signal efficiency, and to a second axes their ratio to a reference.
 
     methods: the ROC curves of the trainings of each method, which are averaged; background: number of background jets,
     which gives the 68% bands; signal: name of the signal."""
     efficiencies = {name: background_efficiency(curves) for name, curves in methods.items()}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for k, (name, curves) in enumerate(methods.items()):
-            found = efficiencies[name]
-            shown = found > 0
-            x, style = EFFICIENCIES[shown], {"color": class_colour(k), "lw": 1.5}
-            area = np.mean([curve.area for curve in curves])
-            upper.plot(x, 1 / found[shown], label=f"{name}, AUC = {area:.4f}", **style)
-            band = rejection_band(found[shown], background)
-            upper.fill_between(x, *band, color=class_colour(k), alpha=0.2, lw=0)
-            lower.plot(x, efficiencies[reference][shown] / found[shown], **style)
+    upper, *ratio = axes
+    for k, (name, curves) in enumerate(methods.items()):
+        shown = efficiencies[name] > 0
+        x, found, style = EFFICIENCIES[shown], efficiencies[name][shown], {"color": class_colour(k), "lw": 1.5}
+        area = np.mean([curve.area for curve in curves])
+        upper.plot(x, 1 / found, label=f"{name}, AUC = {area:.4f}", **style)
+        upper.fill_between(x, *rejection_band(found, background), color=class_colour(k), alpha=0.2, lw=0)
+        for lower in ratio:
+            lower.plot(x, efficiencies[reference][shown] / found, **style)
     upper.plot(EFFICIENCIES, 1 / EFFICIENCIES, ":", color="black", lw=1, label="chance")
     upper.set(ylabel="background rejection", yscale="log", xlim=(0, 1), ylim=(1, max(background, 10)))
     upper.grid(alpha=0.3)
-    lower.set(xlabel=f"{signal} efficiency", ylabel=f"ratio to {reference}", xlim=(0, 1))
-    low, high = lower.get_ylim()
-    lower.set_ylim(max(low, 0), min(max(high, 1.2), 5))
-    lower.grid(alpha=0.3)
-    legend_below(lower, ncols=2, bbox_to_anchor=(0.5, -0.45), handles=upper.get_legend_handles_labels()[0])
+    for lower in ratio:
+        low, high = lower.get_ylim()
+        lower.set(ylabel=f"ratio to {reference}", ylim=(max(low, 0), min(max(high, 1.2), 5)))
+        lower.grid(alpha=0.3)
+    axes[-1].set_xlabel(f"{signal} efficiency")
+    below = {"bbox_to_anchor": (0.5, -0.45)} if ratio else {}
+    legend_below(axes[-1], ncols=2, handles=upper.get_legend_handles_labels()[0], **below)
 
 
 def draw_scores(axes, methods: Mapping[str, tuple[np.ndarray, np.ndarray]], signal: str, background: str) -> None:

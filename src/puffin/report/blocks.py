@@ -77,7 +77,7 @@ def new_figure(height: float = 3.9, width: float = 5.4) -> Any:
     return MatplotlibFigure(figsize=(width, height), layout="constrained")
 
 
-def embed(figure, caption: str, wide: bool = False) -> Figure:
+def embed(figure, caption: str) -> Figure:
     """Return a Matplotlib figure as an SVG, or as a PNG if that is smaller."""
     import matplotlib
 
@@ -85,13 +85,13 @@ def embed(figure, caption: str, wide: bool = False) -> Figure:
     with matplotlib.rc_context({"svg.hashsalt": "puffin"}):  # the same figure gives the same bytes
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     if len(buffer.getvalue()) < _LARGEST_SVG:
-        return Figure(_uri("image/svg+xml", buffer.getvalue()), caption, wide)
+        return Figure(_uri("image/svg+xml", buffer.getvalue()), caption)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    return Figure(_uri("image/png", buffer.getvalue()), caption, wide)
+    return Figure(_uri("image/png", buffer.getvalue()), caption)
 
 
-def embed_file(path: Path, caption: str) -> Figure:
+def embed_file(path: Path, caption: str, wide: bool = True) -> Figure:
     """Return a picture that a run has drawn, at most _WIDEST pixels wide."""
     from PIL import Image  # comes with Matplotlib
 
@@ -100,7 +100,7 @@ def embed_file(path: Path, caption: str) -> Figure:
         small = image.convert("RGB")
         small.thumbnail((_WIDEST, 4 * _WIDEST))
         small.save(buffer, format="WEBP", quality=80)
-    return Figure(_uri("image/webp", buffer.getvalue()), caption, wide=True)
+    return Figure(_uri("image/webp", buffer.getvalue()), caption, wide)
 
 
 def _uri(kind: str, content: bytes) -> str:
@@ -117,7 +117,8 @@ def _layer(layer: Layer) -> dict[str, Any]:
     """Return a layer for viewer.js: its points as 16-bit numbers [mm] in base64, and its colours as text."""
     step = -(-len(layer.points) // _MOST_POINTS) or 1
     points = np.rint(layer.points[::step] * CM * 10).astype("<i2")
-    found = {"name": layer.name, "size": layer.size, "points": base64.b64encode(points.tobytes()).decode()}
+    found = {"name": layer.name, "size": layer.size, "hollow": layer.hollow}
+    found["points"] = base64.b64encode(points.tobytes()).decode()
     if isinstance(layer.colour, str):
         return found | {"colour": layer.colour}
     colours = np.rint(_rgb(layer)[::step] * 255).astype(np.uint8)

@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from puffin.checkpoints.checkpoint import Checkpoint
+from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
 from puffin.data.pilarnet import CloudDataset, CloudSelection, energy_of
 from puffin.errors import InputError
 from puffin.metrics.bootstrap import Number, mean_and_spread, results_of_methods
@@ -17,10 +19,13 @@ from puffin.report.blocks import Note, Section, Table, View, embed, embed_file, 
 from puffin.report.collect import Run, by_method
 from puffin.report.overview import metrics_of_tables
 from puffin.report.results import shown
+from puffin.runs.clouds import open_datasets
+from puffin.tasks.cloud_pictures import event_pages
 from puffin.tasks.point_predictions import read_confusions, read_methods
 
 _EVENTS = 3  # of a run that are shown in three dimensions
 _PICTURES = 6  # of a run that are embedded
+_LOSSES = ("loss", "chamfer", "energy", "probe_f1_mean")  # columns of the tables of pretrained networks
 
 
 def segmentations(runs: Sequence[Run], reference: str, resamples: int) -> list[Section]:
@@ -82,13 +87,13 @@ def _numbers(methods: dict[str, list[Run]], reference: str, resamples: int) -> l
 def _views(run: Run) -> list[View | Note]:
     """Return the first test events of a run in three dimensions: true and predicted classes, errors and energies."""
     try:
-        pages = event_pages(run.predictions, _EVENTS)
+        pages = pages_of_predictions(run.predictions, _EVENTS)
     except (InputError, OSError) as error:
         return [Note(f"The events of {run.name} are not shown: {error}")]
     return [view_of(of_event, f"{run.name}, {title}.") for title, of_event in pages.items()]
 
 
-def event_pages(path: Path, number: int) -> dict[str, list[Page]]:
+def pages_of_predictions(path: Path, number: int) -> dict[str, list[Page]]:
     """Read the points of the first events of a file of predictions; returns pages by the title of the event.
 
     InputError if the files of the events are not there any more, or hold other points."""
@@ -118,16 +123,33 @@ def event_pages(path: Path, number: int) -> dict[str, list[Page]]:
 
 
 def pretrainings(runs: Sequence[Run]) -> list[Section]:
-    """Show the metrics and the pictures of pretrained networks."""
+    """Show the metrics of pretrained networks, and what they reconstruct of an event.
+
+    Without the checkpoint or the events, the pictures that the run drew take the place of the view."""
     section = Section("Pretraining")
-    if any(run.metrics for run in runs):
-        columns = [
-            c
-            for c in ("loss", "chamfer", "energy", "probe_f1_mean")
-            if any(c in r for run in runs for r in run.metrics.values())
-        ]
-        section.blocks.append(metrics_of_tables(runs, columns))
+    tested = [run for run in runs if run.metrics]
+    if tested:
+        found = {column for run in tested for row in run.metrics.values() for column in row}
+        section.blocks.append(metrics_of_tables(tested, [column for column in _LOSSES if column in found]))
     for run in runs:
-        for path in run.pictures[-_PICTURES:]:
-            section.blocks.append(embed_file(path, f"{run.name}: {path.stem}"))
-    return [section] if section.blocks else []
+        try:
+            section.blocks.append(_reconstruction(run))
+        except (InputError, OSError) as error:
+            section.blocks.append(Note(f"No event of {run.name} in three dimensions: {error}"))
+            section.blocks += [embed_file(path, f"{run.name}: {path.stem}") for path in run.pictures[-_PICTURES:]]
+    return [section]
+
+
+def _reconstruction(run: Run) -> View:
+    """Return an event with its tokens, masked and reconstructed points, and the embedding of the network.
+
+    InputError without the checkpoint, or without the events that the run was validated on."""
+    checkpoint = Checkpoint.read(run.checkpoint or run.paths.checkpoint)
+    settings = settings_of_checkpoint(checkpoint)
+    seed = settings.run.seed
+    datasets = open_datasets(settings.data, seed, save_index=False)
+    dataset = datasets.get("valid", datasets["train"])
+    pages = event_pages(network_of_checkpoint(checkpoint), dataset, 0, seed)
+    titles = [page.title.partition(": ") for page in pages.values()]
+    short = [replace(page, title=name) for page, (_, _, name) in zip(pages.values(), titles, strict=True)]
+    return view_of(short, f"{run.name}, validation event 0, with the mask of the validation.")

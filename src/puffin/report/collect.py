@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, SCRIPTS, SEGMENTATION
+from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, SCRIPTS, SEGMENTATION, Checkpoint
 from puffin.checkpoints.reading import read_checkpoint
 from puffin.errors import InputError, nearest
 from puffin.report.results import without_seed
@@ -59,7 +59,7 @@ class LogBook:
         def first(pattern: str) -> tuple[str, ...]:
             return next((found.groups() for m in messages if (found := re.fullmatch(pattern, m))), ("", ""))
 
-        commit, machine = first(r"commit (\w+), (.*)")
+        commit, machine = first(r"commit (\S+), (.*)")
         network, events = first(r"(\w+ with [\d,]+ parameters); events: (.*)")
         commands = [m.removeprefix("command: ") for m in messages if m.startswith("command: ")]
         warnings = [f"{time} {message}" for time, level, message in lines if level in ("WARNING", "ERROR")]
@@ -127,9 +127,16 @@ class Run:
                     return max(found, key=lambda path: path.stat().st_mtime)
         return None
 
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint of its best epoch, else the last one."""
+        return next((path for path in (self.paths.best, self.paths.checkpoint) if path.is_file()), None)
+
     @cached_property
     def network(self) -> str:
         """Which kind of network it is: CLASSIFIER, REGRESSOR, AUTOENCODER or SEGMENTATION; "" if nothing says so."""
+        if self.checkpoint is not None:
+            return Checkpoint.read(self.checkpoint).network
         script = Path(self.log.commands[0].split()[0]).name if self.log.commands else ""
         if script in _SCRIPT:
             return _SCRIPT[script]

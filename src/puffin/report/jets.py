@@ -1,5 +1,6 @@
 """Sections of runs on jets: ROC curves, scores, confusion, calibration; response and resolution of momenta."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,12 +12,13 @@ from puffin.data.jets import JetSelection, open_splits
 from puffin.data.targets import ClassLabels
 from puffin.errors import InputError
 from puffin.losses.momenta import transverse_momentum
+from puffin.metrics.bootstrap import Number, mean_and_spread
 from puffin.metrics.calibration import reliability
-from puffin.metrics.classification import confusion, roc
+from puffin.metrics.classification import classification_metrics, confusion, roc
 from puffin.metrics.regression import by_event, mass_error, pt_error, response
 from puffin.plots.comparison import Curve, draw_curves, draw_reliabilities, draw_roc, draw_scores
 from puffin.plots.jets import draw_confusion
-from puffin.plots.responses import draw_responses
+from puffin.plots.responses import ERRORS, draw_responses
 from puffin.plots.style import class_name
 from puffin.report.blocks import Figure, Note, Section, Table, embed, new_figure
 from puffin.report.collect import Run, by_method
@@ -65,7 +67,7 @@ def _compared(title: str, runs: Sequence[Run], reference: str, resamples: int) -
     if classes == 2:
         section.blocks += _numbers(jets, reference, resamples)
     else:
-        section.blocks.append(metrics_of_tables(runs))
+        section.blocks.append(_numbers_of_classes(jets, labels))
     for signal in [1] if classes == 2 else range(classes):
         section.blocks += _roc(jets, signal, labels, reference)
     first_seeds = {method: np.exp(group[0]) for method, group in scores.items()}
@@ -115,6 +117,19 @@ def _numbers(jets: Jets, reference: str, resamples: int) -> list[Table | Note]:
     return tables + [Note(note) for note in notes]
 
 
+def _numbers_of_classes(jets: Jets, labels: Sequence[str]) -> Table:
+    """Return accuracy, AUC over pairs of classes, AUC of each class against the rest, and the calibration error."""
+    columns = ["accuracy", "AUC", *(f"AUC_{c}" for c in range(len(labels))), "ECE"]
+    rows = []
+    for method, group in jets.scores.items():
+        found = [classification_metrics(scores, jets.target, math.nan, jets.weights) for scores in group]
+        mean, spread = mean_and_spread(np.array([[metrics[name] for name in columns] for metrics in found]))
+        numbers = map(Number, mean.tolist(), spread.tolist())
+        rows.append([method, str(len(group)), *map(shown, numbers)])
+    header = ["method", "seeds", *columns[:2], *(f"AUC of {label}" for label in labels), "ECE"]
+    return Table(header, rows, "Test metrics: mean over the seeds ± their standard deviation.")
+
+
 def _roc(jets: Jets, signal: int, labels: Sequence[str], reference: str) -> list[Figure]:
     """Draw the ROC curves of one class against the rest; [] if one of both is absent."""
     is_signal = jets.target == signal
@@ -125,8 +140,8 @@ def _roc(jets: Jets, signal: int, labels: Sequence[str], reference: str) -> list
     if any(curve is None for group in found.values() for curve in group):
         return []
     figure = new_figure(height=5.4)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    draw_roc(upper, lower, found, int((~is_signal).sum()), reference, labels[signal])
+    axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1)) if len(found) > 1 else [figure.subplots()]
+    draw_roc(axes, found, int((~is_signal).sum()), reference, labels[signal])
     against = labels[0] if len(labels) == 2 else "the rest"
     text = f"ROC curve of {labels[signal]} against {against}, averaged over the seeds. Bands: 68% statistical error."
     return [embed(figure, text)]
@@ -150,9 +165,10 @@ def regressors(runs: Sequence[Run]) -> list[Section]:
     for label, error in (("pT", pt_error), ("mass", mass_error)):
         section.blocks += _against_pt(estimates, true, label, error)
     for name, found in estimates.items():
-        figure = new_figure(height=4.2, width=15)
-        draw_responses(figure.subplots(1, 3), found, true[name], "")
-        section.blocks.append(embed(figure, f"{name}: errors of mass, pT and direction on the test jets.", wide=True))
+        figures = [new_figure(height=4.4) for _ in ERRORS]
+        draw_responses([figure.subplots() for figure in figures], found, true[name], "")
+        for figure, panel in zip(figures, ERRORS, strict=True):
+            section.blocks.append(embed(figure, f"{name}: errors of the {panel.title} on the test jets."))
     return [section] if section.blocks else []
 
 

@@ -1,5 +1,6 @@
 """Sections that every kind of run has: what was run, curves, metrics, tables from other tools; and sweeps."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from puffin.plots.comparison import Curve, draw_histories
@@ -68,7 +69,7 @@ def curves(runs: Iterable[Run]) -> Section:
         losses = {"train_loss": "training", "valid_loss": "validation"}
         section.blocks.append(_history(trained, losses, "loss", f"Losses{title}, dashed for the training."))
         for name, label in _METRICS.items():
-            if any(name in run.history[-1] for run in trained):
+            if any(math.isfinite(row.get(name, math.nan)) for run in trained for row in run.history):
                 section.blocks.append(_history(trained, {name: ""}, label, f"Validation: {label}{title}."))
     return section
 
@@ -81,7 +82,7 @@ def _history(runs: Sequence[Run], columns: dict[str, str], label: str, caption: 
     for k, (method, group) in enumerate(by_method(runs).items()):
         for number, run in enumerate(group):
             for column, what in columns.items():
-                rows = [row for row in run.history if column in row]
+                rows = [row for row in run.history if math.isfinite(row.get(column, math.nan))]  # not all are probed
                 name = f"{method} {what}".strip() if not number else ""  # the legend names the first seed only
                 values = [row[column] for row in rows]
                 lines.append(Curve([row[unit] for row in rows], values, k, name, column.startswith("train")))
@@ -105,8 +106,8 @@ def further_tables(runs: Iterable[Run]) -> list[Section]:
     """Return what --test and tools/stress.py wrote beside the logs of the runs."""
     symmetry, stress = Section("Symmetry"), Section("Stress")
     for run in runs:
-        if path := run.file("symmetry.txt"):
-            symmetry.blocks.append(Note(f"{run.name}:", path.read_text(encoding="utf-8")))
+        if run.paths.symmetry.is_file():
+            symmetry.blocks.append(Note(f"{run.name}:", run.paths.symmetry.read_text(encoding="utf-8")))
         if path := run.file("stress.csv"):
             cells = [[r["method"], r["metric"], *map(_short, _with_ends(r))] for r in read_records(path)]
             header = ["perturbation and strength", "metric", "value", "low", "high", "ratio", "low", "high"]
@@ -134,7 +135,7 @@ def of_sweep(sweep: Sweep) -> Section:
         section.blocks.append(Note("The best trial as a command:", sweep.command))
     for path in sweep.pictures:
         kind = path.stem.rsplit(".", 1)[-1]
-        section.blocks.append(embed_file(path, f"Sweep {sweep.name}: {kind}"))
+        section.blocks.append(embed_file(path, f"{sweep.name}: {kind}", wide=kind == "parallel"))
     trials = sweep.trials
     columns = [name for name in (trials[0] if trials else ()) if any(row[name] for row in trials)]
     columns = [name for name in columns if name not in _TRIAL_DETAILS][:_SHOWN_COLUMNS]

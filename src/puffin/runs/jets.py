@@ -119,12 +119,15 @@ def _roles_of_pretrained(checkpoint: Checkpoint) -> dict[str, Role]:
 
 
 def show_symmetries(run: Run, model: PelicanBackbone) -> list[dict]:
-    """Print the symmetry report of the network; InputError if it lacks one that it should have."""
+    """Print the symmetry report of the network, and write that of a trained one to a file.
+
+    InputError if it lacks a symmetry that it should have."""
     checkpoint = run.start.checkpoint
     if checkpoint is not None:
         checkpoint.load_into(model)
     print(f"network: {'a new one, with random weights' if checkpoint is None else checkpoint.path}")
-    report_symmetries(model, run.settings.run.seed, trained=checkpoint is not None)
+    out = None if checkpoint is None else run.paths.symmetry
+    report_symmetries(model, run.settings.run.seed, trained=checkpoint is not None, out=out)
     return []
 
 

@@ -55,6 +55,11 @@ class RunPaths:
         return self.logdir / f"{self.prefix}.png"
 
     @property
+    def symmetry(self) -> Path:
+        """The symmetry report of the trained network, with --test."""
+        return self.logdir / f"{self.prefix}.symmetry.txt"
+
+    @property
     def folder(self) -> Path:
         """TensorBoard files and pictures of events."""
         return self.logdir / self.prefix
@@ -100,8 +105,8 @@ class RunPaths:
 
     def of_earlier_run(self) -> list[Path]:
         """Return the existing files that a new run of the same prefix replaces."""
-        files = [self.log, self.settings, self.epochs, self.batches, self.picture, self.checkpoint, self.best]
-        files += self.calibrations
+        files = [self.log, self.settings, self.epochs, self.batches, self.picture, self.symmetry]
+        files += [self.checkpoint, self.best, *self.calibrations]
         found = [path for path in files if path.exists()] + self.pictures_of_events()
         literal = glob.escape(self.prefix)  # which may hold a * of its own
         for weights in ("best", "final"):

@@ -2,12 +2,14 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
+from puffin.files import whole_file
 from puffin.layers.lorentz import COMPONENTS
 from puffin.layers.symmetries import (
     CHANGED,
@@ -112,18 +114,23 @@ def irc_variants(jets: JetBatch) -> tuple[JetBatch, JetBatch]:
     )
 
 
-def report_symmetries(model: PelicanBackbone, seed: int = 0, trained: bool = True) -> None:
-    """Print the table of `measure_symmetries`; raise InputError if a line fails."""
+def report_symmetries(model: PelicanBackbone, seed: int = 0, trained: bool = True, out: Path | None = None) -> None:
+    """Print the table of `measure_symmetries`; raise InputError if a line fails. out: file for the table too."""
     results = measure_symmetries(model, seed, trained)
-    print(f"{'transformation':45s} {'change':>9s}   verdict")
     limits = {
         UNCHANGED: f"limit {LIMIT:.0e}",
         CHANGED: f"must exceed {CONTROL:.0e}",
         UNSPECIFIED: "not promised",
     }
+    lines = [f"{'transformation':45s} {'change':>9s}   verdict"]
     for r in results:
         verdict = "-   " if r.expected == UNSPECIFIED else "pass" if r.passed else "FAIL"
-        print(f"{r.name:45s} {r.change:9.1e}   {verdict} ({limits[r.expected]})")
+        lines.append(f"{r.name:45s} {r.change:9.1e}   {verdict} ({limits[r.expected]})")
+    table = "\n".join(lines)
+    print(table)
+    if out is not None:
+        with whole_file(out) as temporary:
+            temporary.write_text(f"{table}\n", encoding="utf-8")
     failed = [r.name for r in failures(results)]
     if failed:
         raise InputError(f"symmetry report: {len(failed)} of {len(results)} failed: {', '.join(failed)}")

@@ -26,21 +26,23 @@ for (const view of document.querySelectorAll(".view")) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     const [c, s] = [Math.cos(camera.turn), Math.sin(camera.turn)], [d, t] = [Math.cos(camera.tilt), Math.sin(camera.tilt)];
-    const scale = (0.46 * Math.min(width, height) * camera.zoom) / reach;
+    const scale = (0.5 * Math.min(width, height) * camera.zoom) / reach;
     const project = (x, y, z) => {
       const [a, b] = [c * x + s * y, c * y - s * x];
       return [width / 2 + scale * a, height / 2 - scale * (d * z + t * b), d * b - t * z]; // the last grows with distance
     };
     box(project);
+    pen.lineWidth = 0.5;
     for (const layer of page.layers) {
       const number = layer.xyz.length / 3, side = Math.max(1.5, 1.2 * Math.sqrt(layer.size)) * Math.sqrt(camera.zoom);
       const drawn = Array.from({ length: number }, (_, k) =>
         [...project(...[0, 1, 2].map((axis) => layer.xyz[3 * k + axis] - centre[axis])), k]);
       drawn.sort((one, other) => other[2] - one[2]); // the nearest points last, in front
-      pen.fillStyle = layer.colour;
+      pen.fillStyle = pen.strokeStyle = layer.colour;
       for (const [x, y, , k] of drawn) {
         if (layer.rgb) pen.fillStyle = `rgb(${layer.rgb[3 * k]},${layer.rgb[3 * k + 1]},${layer.rgb[3 * k + 2]})`;
-        pen.fillRect(x - side / 2, y - side / 2, side, side);
+        if (layer.hollow) pen.strokeRect(x - side / 2, y - side / 2, side, side);
+        else pen.fillRect(x - side / 2, y - side / 2, side, side);
       }
     }
   }
@@ -48,6 +50,7 @@ for (const view of document.querySelectorAll(".view")) {
   // Draw the edges of the box around the event; those from its lowest corner get the names and lengths of the axes.
   function box(project) {
     pen.strokeStyle = "#c8ced6";
+    pen.lineWidth = 1;
     pen.fillStyle = "#59636e";
     pen.font = "12px system-ui, sans-serif";
     const corner = (bits) => low.map((value, k) => (bits & (1 << k) ? high[k] : value) - centre[k]);
