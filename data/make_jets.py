@@ -332,12 +332,16 @@ def rows_in_order(rows, blocks, jets_of_blocks, bar):
                 jets, start = [], start + len(jets)
 
 
-def make_split(split, args):
-    """Generate and write the file of a split."""
-    num_jets = getattr(args, f"num_{split}")
+def recipe_of(args):
+    """Return how the flags want the jets to be made."""
     cuts = Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
     options = (bool(option) for option in (args.fast, args.flat_pt, args.contained, args.features))
-    recipe = Recipe(cuts, args.mpi, args.nobj_max, *options)
+    return Recipe(cuts, args.mpi, args.nobj_max, *options)
+
+
+def make_split(split, args):
+    """Generate and write the file of a split."""
+    num_jets, recipe = getattr(args, f"num_{split}"), recipe_of(args)
     counts = counts_of(args.process, num_jets, args.signal_fraction)
     rows = shuffled_rows(counts, args.seed, split)
     blocks = blocks_of(rows, FAST_BLOCK if recipe.fast else BLOCK)
@@ -353,7 +357,7 @@ def make_split(split, args):
         "command": command_of(args),
         "seed": args.seed,
         "split": split,
-        "cuts": str(cuts),
+        "cuts": str(recipe.cuts),
         "mpi": args.mpi,
         "collision": f"pp, {ECM:g} GeV",
         "units": "GeV; four-momenta are (E, px, py, pz)",

@@ -641,10 +641,8 @@ def test_sample_can_be_reproduced(generator, folder, name):
         counts = make_jets.counts_of(args.process, args.num_train, args.signal_fraction)
         row = int(np.flatnonzero(make_jets.shuffled_rows(counts, args.seed, "train") == name)[0])
         momenta, pdgid, truth = (file[key][row] for key in ("Pmu", "pdgid", "truth_Pmu"))
-    cuts = Cuts(args.pt_min, args.pt_max, args.eta_max, args.radius)
-    (jet,) = jet_generator.generate(
-        name, cuts, args.mpi, args.nobj_max, make_jets.pythia_seed(args.seed, name, "train", 0), 1
-    )
+    seed = make_jets.pythia_seed(args.seed, name, "train", 0)
+    (jet,) = jet_generator.generate(name, make_jets.recipe_of(args), seed, 1)
     n = len(jet.pdgid)
     assert (
         np.array_equal(momenta[:n], jet.fourmomenta) and not momenta[n:].any() and np.array_equal(pdgid[:n], jet.pdgid)
