@@ -27,7 +27,12 @@ def make_parser() -> OneLineParser:
     parser = OneLineParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("tables", nargs="+", metavar="CSV", help="metrics CSVs; the PREFIX.yaml of each run must be in the same folder")
-    add("--out", type=Path, metavar="PNG", help="file for the plot (default: the name of the first table, with .png)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file for the plot, .png, .pdf or .svg (default: the name of the first table, with .png)",
+    )
     add(
         "--all",
         type=integer(0),

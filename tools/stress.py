@@ -36,7 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--resamples", type=integer(2), default=500, metavar="R", help="bootstrap samples (default: %(default)s)")
     add("--seed", type=integer(0), default=0, metavar="N", help="seed of perturbations and bootstrap (default: 0)")
     add("--csv", type=Path, metavar="OUT", help="also write the numbers to a CSV file")
-    add("--png", type=Path, metavar="OUT", help="also draw the ratios of the rejections")
+    add("--png", type=Path, metavar="OUT", help="also draw the ratios of the rejections (to a .png, .pdf or .svg)")
     return parser.parse_args(arguments)
 
 

@@ -2,15 +2,13 @@
 
 from puffin import ops
 
-PREDICTORS = (
-    *("JetClassifier", "JetRegressor", "TokenEncoder", "PointEncoder", "PointClassifier"),
-    "Predictor",
-)
+PREDICTORS = ("JetClassifier", "JetRegressor", "TokenEncoder", "PointEncoder", "PointClassifier")
+OPTIONS = "    options:\n      members: [predict, predict_probabilities]"  # the others are those of Predictor
 
 
 def page() -> str:
     """Write the page: `puffin.load`, what it returns, and the functions of `puffin.ops`."""
-    predictors = [f"::: puffin.predictors.{name}" for name in PREDICTORS]
+    predictors = [f"::: puffin.predictors.{name}\n{OPTIONS}" for name in PREDICTORS]
     kernels = [f"::: puffin.ops.{module}.{name}" for module, names in ops._MODULES.items() for name in names]
     return "\n\n".join(
         [
@@ -20,6 +18,7 @@ def page() -> str:
             "::: puffin.predictors.load",
             "## Trained networks",
             *predictors,
+            "::: puffin.predictors.Predictor",
             "## Kernels",
             "The functions below are imported from `puffin.ops`. [Kernels](kernels.md) says how they are built.",
             *kernels,

@@ -11,9 +11,7 @@
 # %%
 # %cd -q ../..
 import csv
-from pathlib import Path
 
-import yaml
 from IPython.display import Image
 
 # %% [markdown]
@@ -22,11 +20,14 @@ from IPython.display import Image
 # `config/search/classifier.yaml` varies about fifteen flags, which needs many trials. With few trials vary few flags. All other flags have the value of the command line or of a preset in every trial.
 
 # %%
-Path("data/space.yaml").write_text("""
+space = """
 lr-init: {type: float, range: [0.0005, 0.02], log: true}
 batch-size: {choices: [16, 32, 64]}
-num-channels-scalar: {type: int, range: [4, 12], step: 2}
-""")
+num-channels-scalar: {type: int, range: [4, 10], step: 2}
+"""
+with open("data/space.yaml", "w") as file:
+    file.write(space)
+
 # %% [markdown]
 # ## Search
 #
@@ -40,7 +41,7 @@ num-channels-scalar: {type: int, range: [4, 12], step: 2}
 # %% [markdown]
 # ## Read it
 #
-# `log/tops.trials.csv` has a row for each trial. A pruned trial was stopped early because it was worse than the median of the others at the same epoch.
+# `log/tops.trials.csv` has a row for each trial. A trial that is much worse than the others at the same epoch is pruned, that is, stopped early; with so few epochs none is.
 
 # %%
 with open("log/tops.trials.csv") as file:
@@ -56,7 +57,7 @@ for row in sorted(trials, key=lambda row: row["AUC"], reverse=True):
 Image("log/tops.history.png")
 
 # %% [markdown]
-# Each line of the next picture is a trial. Where the good trials (dark) bundle, the flag matters, and at the edge of its range the range should be wider.
+# Each line of the next picture is a trial. The good ones are yellow: where they bundle, the flag matters. If they bundle at the edge of a range, widen the range.
 
 # %%
 Image("log/tops.parallel.png")
@@ -75,9 +76,8 @@ Image("log/tops.importance.png")
 # `log/tops.best.yaml` is a preset with the best settings. Its first line is the complete command.
 
 # %%
-text = Path("log/tops.best.yaml").read_text()
-print(text)
-best = yaml.safe_load(text)
+with open("log/tops.best.yaml") as file:
+    print(file.read())
 
 # %% [markdown]
 # The trials saw few jets for few epochs. Train with the best settings on more: flags on the command line override the preset.

@@ -35,7 +35,7 @@ figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for chosen, label, colour in ((is_top, "top", "#0072b2"), (~is_top, "QCD", "#d55e00")):
     axes.hist(mass[chosen], np.linspace(0, 300, 61), histtype="step", lw=1.6, color=colour, label=label)
 axes.set(xlabel="jet mass [GeV]", ylabel="jets per 5 GeV")
-axes.legend(frameon=False)
+_ = axes.legend(frameon=False)
 # %% [markdown]
 # ## Train
 #

@@ -1,16 +1,19 @@
 """What all pictures have in common: colours, whole epochs, legends that hide nothing, a size that fits a screen."""
 
+import re
+
 import matplotlib.image
 import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from puffin.detector import PILARNET
 from puffin.plots.curves import draw_pretraining, draw_segmentation
 from puffin.plots.jets import draw_classification, draw_regression
 from puffin.plots.label_budgets import Summary, draw_label_budgets
-from puffin.plots.style import MOST_PIXELS, class_colour, class_name, integer_epochs
+from puffin.plots.style import MOST_PIXELS, PANEL, class_colour, class_name, draw_to, integer_epochs
 from puffin.plots.sweeps import draw_history, draw_parallel, draw_pareto
 from tests.conftest import ROOT
 from tools import describe_lartpc
@@ -89,6 +92,38 @@ def test_whole_epochs(drawn, name):
     """The axis of epochs, steps or trials has whole numbers only."""
     axes = drawn(name).axes[0]
     assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
+def test_pdf_has_a_page_for_each_panel(tmp_path):
+    """The first page is the picture; each panel has a page of its own, about as wide as a column."""
+    DRAWINGS["two classes"](tmp_path / "a.pdf")
+    boxes = re.findall(rb"/MediaBox \[ *0 0 ([\d.]+) ([\d.]+) *\]", (tmp_path / "a.pdf").read_bytes())
+    first, *panels = [float(width) / 72 for width, _ in boxes]
+    assert first == 2 * PANEL[0] and len(panels) == 2
+    assert all(0.8 * PANEL[0] < width < 1.05 * PANEL[0] for width in panels)
+
+
+@pytest.mark.parametrize("name", ["two classes", "one target", "pretraining", "segmentation", "history"])
+def test_letters_are_readable_in_a_column(drawn, name):
+    """A panel is as wide as a column, and has letters of at least 6 points in it."""
+    figure = drawn(name)
+    columns = figure.axes[0].get_subplotspec().get_gridspec().ncols
+    assert figure.get_figwidth() == columns * PANEL[0]
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 6
+
+
+def test_rejection_axis_ends_where_the_sample_does(drawn):
+    """It begins at 1, and ends at the number of background jets: one accepted jet is the smallest efficiency."""
+    assert drawn("two classes").axes[1].get_ylim() == (1, 30)
+    assert drawn("ten classes").axes[1].get_ylim() == (1, 54)
+
+
+def test_formats(tmp_path):
+    """One file per format; none without formats."""
+    drawn = draw_to(tmp_path / "a.png", ("png", "svg"), DRAWINGS["history"])
+    assert [path.name for path in drawn] == ["a.png", "a.svg"]
+    assert "<svg" in drawn[1].read_text() and drawn[0].read_bytes().startswith(b"\x89PNG")
+    assert draw_to(tmp_path / "b.png", (), DRAWINGS["history"]) == [] and not (tmp_path / "b.png").exists()
 
 
 def test_one_epoch():

@@ -45,11 +45,12 @@ def command(data, work, *flags):
 
 def test_train_then_evaluate(data, tmp_path):
     """Every documented output exists and has the documented content."""
-    script.main(command(data, tmp_path, "--predict", "--ema", "0.5", "--summarize"))
+    script.main(command(data, tmp_path, *"--predict --ema 0.5 --summarize --plot-format pdf".split()))
     for name in (
         "log/tiny.log",
         "log/tiny.yaml",
         "log/tiny.png",
+        "log/tiny.pdf",
         "log/tiny.epochs.csv",
         "model/tiny.pt",
         "model/tiny_best.pt",

@@ -156,7 +156,7 @@ def test_pictures_of_an_earlier_run(data, tmp_path):
     folder = tmp_path / "log/tiny"
     folder.mkdir(parents=True)
     drawn, others = (
-        ("step0000002.event3.energy.png", "end.event17.html"),
+        ("step0000002.event3.energy.png", "end.event17.tokens.pdf", "end.event17.html"),
         ("events.out.tfevents.1", "own.event3.png", "end.event3.energy.png.bak"),
     )
     for name in (*drawn, *others):

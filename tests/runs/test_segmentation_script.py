@@ -75,17 +75,19 @@ def test_probe_then_evaluate(data, pretrained, tmp_path):
     The metrics agree with scikit-learn's on the predictions, which name the right points of the input. The encoder is
     bitwise identical to the averaged one of the pretraining. An evaluation in another folder repeats the numbers."""
     probe = f"--finetune peft --pretrained {pretrained} --loss focal:1,dice:0.5 --predict valid test".split()
-    history = script.main(command(data, tmp_path, *probe, "--plot-numbers", "1", "6"))
+    history = script.main(command(data, tmp_path, *probe, *"--plot-numbers 1 6 --plot-format svg".split()))
     assert len(history) == 2 and history[0]["valid_f1_macro"] >= 0
     for name in (
         "log/tiny.log",
         "log/tiny.png",
         "log/tiny/end.event1.classes.png",
         "log/tiny/end.event6.classes.png",
+        "log/tiny/end.event6.classes.svg",
         "model/tiny_best.pt",
         "predict/tiny.best.valid.h5",
         "predict/tiny.final.test.h5",
         "predict/tiny.best.test_confusion.png",
+        "predict/tiny.best.test_confusion.svg",
     ):
         assert (tmp_path / name).stat().st_size > 0, name
     found = row(tmp_path / "log/tiny.Best.metrics.csv")

@@ -12,7 +12,7 @@ import numpy as np
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
-from puffin.plots.style import class_colour
+from puffin.plots.style import class_colour, save
 
 CM = PILARNET.unit_cm  # scaled coordinates to cm, from the centre of the detector
 _AXES = "xyz"
@@ -165,7 +165,7 @@ def principal_colours(features: np.ndarray) -> np.ndarray:
 
 
 def draw_page(path: Path, page: Page) -> None:
-    """Draw an event to a PNG: a view in three dimensions and the three projections, axes in cm with equal scales."""
+    """Draw an event to a file: a view in three dimensions and the three projections, axes in cm with equal scales."""
     from matplotlib.figure import Figure  # slow to import; Figure needs no display
 
     figure = Figure(figsize=(11, 10), layout="constrained")
@@ -180,12 +180,11 @@ def draw_page(path: Path, page: Page) -> None:
     if any(layer.name for layer in page.layers):
         legend = figure.legend(*planes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
         _show_handles(legend, page)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    save(figure, path, dpi=130)
 
 
 def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
-    """Draw pages of one event next to each other to a PNG.
+    """Draw pages of one event next to each other to a file.
 
     The upper row is in three dimensions, the lower one is the projection on the two axes with the largest extent. All
     axes are in cm and have the same scale."""
@@ -205,8 +204,7 @@ def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
             figure.colorbar(colours, ax=space, label=page.scale, **bar).ax.tick_params(labelsize=8)
         if any(layer.name for layer in page.layers):
             _show_handles(plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9), page)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def _draw_space(axes, page: Page, limits: list[tuple[float, float]]):
@@ -234,7 +232,7 @@ def _draw_plane(axes, page: Page, limits: list[tuple[float, float]], a: int, b: 
 
 
 def _style(layer: Layer) -> dict:
-    style = {"s": layer.size, "label": layer.name or None}
+    style = {"s": layer.size, "label": layer.name or None, "rasterized": True}  # a PDF of all points is slow to show
     if layer.hollow:
         return style | {"facecolors": "none", "edgecolors": layer.colour, "linewidths": 0.4, "alpha": 0.7}
     style |= {"c": layer.colour, "linewidths": 0}

@@ -5,22 +5,21 @@ from pathlib import Path
 
 from puffin.detector import PILARNET
 from puffin.plots.jets import draw_confusion
-from puffin.plots.style import TRAINING, VALIDATION, class_colour, integer_epochs, legend_beside, save
+from puffin.plots.style import TRAINING, VALIDATION, class_colour, integer_epochs, legend_below, page, save, styled
 
+_HEIGHT = 3.3  # inches, of a panel with a legend of several lines below it
 _LOSSES = {"train_loss": TRAINING, "valid_loss": VALIDATION, "valid_chamfer": "#7f4f24", "valid_energy": "#e69f00"}
 
 
+@styled
 def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> None:
     """Draw the losses and the F1 of the linear probe, if there was one, against the step, to one PNG.
 
     history: one dict per validation or epoch; outputs is not used."""
-    from matplotlib.figure import Figure  # slow to import; Figure needs no display
-
     probed = [
         row for row in history if row.get("valid_probe_f1_mean", float("nan")) == row.get("valid_probe_f1_mean", 0)
     ]
-    figure = Figure(figsize=(13.5 if probed else 7, 4.2), layout="constrained")
-    axes = figure.subplots(1, 2 if probed else 1, squeeze=False)[0]
+    figure, (axes,) = page(2 if probed else 1, height=_HEIGHT)
     curves = {"train_loss": "training (rotated events)"}
     terms = ("loss", "chamfer", "occupancy_", "energy")
     validated = [name for name in history[0] if name.startswith(tuple(f"valid_{term}" for term in terms))]
@@ -40,20 +39,18 @@ def draw_pretraining(path: Path, history: list[dict], outputs: dict | None) -> N
         axes[1].set(ylabel="F1", title="Linear probe on validation events", ylim=(0, 1))
     for ax in axes:
         integer_epochs(ax, "step")
-        legend_beside(ax)
+        legend_below(ax, ncols=2)
         ax.grid(alpha=0.3, which="both")
     save(figure, path)
 
 
+@styled
 def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> None:
     """Draw the losses, the F1 of the classes, and the confusion matrix of the test set, to one PNG.
 
     history: one dict per validation or epoch; outputs: `confusion` (C, C) of the test set, or None."""
-    from matplotlib.figure import Figure
-
     scored = "valid_f1_macro" in history[0]
-    figure = Figure(figsize=(6.5 * (1 + scored + bool(outputs)), 4.4), layout="constrained")
-    axes = list(figure.subplots(1, 1 + scored + bool(outputs), squeeze=False)[0])
+    figure, (axes,) = page(1 + scored + bool(outputs), height=_HEIGHT)
     for name, label in {"train_loss": "training", "valid_loss": "validation"}.items():
         if name in history[0]:
             _curve(axes[0], history, name, label, colour=_LOSSES[name])
@@ -67,7 +64,7 @@ def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> 
         axes[1].set(ylabel="F1", title="Points of validation events", ylim=(0, 1))
     for ax in curves:
         integer_epochs(ax, "step")
-        legend_beside(ax)
+        legend_below(ax, ncols=3)
         ax.grid(alpha=0.3)
     if outputs:
         table = outputs["confusion"].numpy()
@@ -75,12 +72,11 @@ def draw_segmentation(path: Path, history: list[dict], outputs: dict | None) -> 
     save(figure, path)
 
 
+@styled
 def draw_confusion_page(path: Path, table, names: Sequence[str]) -> None:
     """Draw a confusion matrix (C, C) of the classes `names` to one PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4.4), layout="constrained")
-    draw_confusion(figure.subplots(), table, names, "Confusion of points")
+    figure, ((axes,),) = page()
+    draw_confusion(axes, table, names, "Confusion of points")
     save(figure, path)
 
 

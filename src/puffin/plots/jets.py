@@ -11,6 +11,7 @@ from puffin.metrics.classification import Roc, confusion, one_vs_rest
 from puffin.plots.responses import draw_responses
 from puffin.plots.style import (
     NETWORK,
+    PANEL,
     POINTS_OF_CURVE,
     REFERENCE,
     TRAINING,
@@ -18,18 +19,17 @@ from puffin.plots.style import (
     class_colour,
     class_name,
     integer_epochs,
+    legend_below,
     legend_beside,
+    page,
     save,
+    styled,
 )
 
-
-def _page(columns: int, rows: int = 1, width: float = 6.5):
-    from matplotlib.figure import Figure  # slow to import; Figure needs no display
-
-    figure = Figure(figsize=(width * columns, 4.2 * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+_WIDE = (5.0, 3.8)  # inches, of a panel with a legend of many classes beside it
 
 
+@styled
 def draw_classification(path: Path, history: list[dict], outputs: dict | None, names: Sequence[str] = ()) -> None:
     """Draw the losses, the ROC curves and, for more than two classes, the confusion matrix, to one PNG.
 
@@ -39,7 +39,8 @@ def draw_classification(path: Path, history: list[dict], outputs: dict | None, n
     multi_class = arrays is not None and arrays[0].shape[1] > 2
     curves = [] if arrays is None else one_vs_rest(*arrays)
     any_curve = any(curve is not None for curve in curves)
-    figure, axes = _page(1 + any_curve + multi_class)
+    size = _WIDE if multi_class else PANEL
+    figure, axes = page(1 + any_curve + multi_class, 1, *size)
     draw_losses(axes[0][0], history)
     if any_curve:
         assert arrays is not None
@@ -50,6 +51,7 @@ def draw_classification(path: Path, history: list[dict], outputs: dict | None, n
     save(figure, path)
 
 
+@styled
 def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> None:
     """Draw the losses and, for each target, the response of mass, pT and angle, to one PNG.
 
@@ -58,7 +60,7 @@ def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> No
     true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"]
     targets = true.shape[1]
     columns, rows = {0: (1, 1), 1: (2, 2)}.get(targets, (3, 1 + targets))  # of several targets one in each row
-    figure, axes = _page(columns, rows)
+    figure, axes = page(columns, rows)
     axes = list(axes.flat)
     draw_losses(axes[0], history)
     first = 1 if targets == 1 else columns
@@ -81,14 +83,15 @@ def draw_losses(axes, history: list[dict]) -> None:
         axes.plot(epochs, losses, marker=marker, ms=3, c=VALIDATION, label="validation")
     axes.set(ylabel="loss per jet", title="Loss")
     integer_epochs(axes)
-    legend_beside(axes)
+    legend_below(axes, ncols=2)
     axes.grid(alpha=0.3)
 
 
 def draw_rejections(axes, curves: Sequence[Roc | None], backgrounds: Sequence[int], names: Sequence[str] = ()) -> None:
     """Draw the background rejection 1/eB against the signal efficiency, logarithmic; one curve, or one per class.
 
-    backgrounds: number of background jets of each curve, from which the statistical error of eB follows."""
+    backgrounds: number of background jets of each curve, from which the statistical error of eB follows. The axis ends
+    at the largest of them: no sample shows a higher rejection."""
     for c, (curve, number) in enumerate(zip(curves, backgrounds, strict=True)):
         if curve is None:
             continue
@@ -107,12 +110,16 @@ def draw_rejections(axes, curves: Sequence[Roc | None], backgrounds: Sequence[in
     signal = class_name(1, names) if len(curves) == 1 and names else "signal"
     axes.set(
         xlabel=f"{signal} efficiency",
-        ylabel="background rejection 1 / efficiency",
+        ylabel=r"background rejection 1 / $\varepsilon_B$",
         title="ROC on the test set",
         yscale="log",
         xlim=(0, 1),
+        ylim=(1, max(10, *backgrounds)),
     )
-    legend_beside(axes, title="bands: statistical error\n(68%) of the rejection", title_fontsize=8)
+    if len(curves) == 1:
+        legend_below(axes, ncols=2, title="band: statistical error (68%) of the rejection")
+    else:
+        legend_beside(axes, title="bands: statistical error\n(68%) of the rejection")
     axes.grid(alpha=0.3, which="both")
 
 
@@ -124,11 +131,12 @@ def rejection_band(background: np.ndarray, number: int) -> tuple[np.ndarray, np.
     return 1 / np.minimum(high, 1), 1 / np.maximum(low, 1e-30)
 
 
+@styled
 def draw_reliability(path: Path, before: Reliability, after: Reliability, temperature: float) -> None:
     """Draw accuracy against confidence, and the fraction of the jets in each bin, to one PNG.
 
     before, after: of the probabilities without and with the temperature."""
-    figure, ((curves, fractions),) = _page(2)
+    figure, ((curves, fractions),) = page(2)
     curves.plot([0, 1], [0, 1], ":", color="black", lw=1, label="perfect calibration")
     for bins, label, colour in (
         (before, "as trained", REFERENCE),
@@ -141,9 +149,9 @@ def draw_reliability(path: Path, before: Reliability, after: Reliability, temper
     shown = [bins.confidence[bins.fraction > 0] for bins in (before, after)]
     left = min(column.min(initial=1) for column in shown)
     for axes in (curves, fractions):
-        axes.set(xlabel="confidence: probability of the predicted class", xlim=(max(left - 0.05, 0), 1))
+        axes.set(xlabel="confidence (probability of the predicted class)", xlim=(max(left - 0.05, 0), 1))
         axes.grid(alpha=0.3)
-        legend_beside(axes)
+        legend_below(axes, ncols=2)
     curves.set(ylabel="accuracy", ylim=(max(left - 0.05, 0), 1.02), title="Reliability on the evaluated jets")
     fractions.set(ylabel="fraction of the jets", title="Confidences")
     save(figure, path)
@@ -162,7 +170,7 @@ def draw_confusion(
     for (true, predicted), fraction in np.ndenumerate(fractions):
         colour = "white" if fraction > 0.5 else "black"
         text = "-" if np.isnan(fraction) else f"{fraction:.2f}"
-        axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=9 if len(table) < 8 else 7)
+        axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=8 if len(table) < 8 else 6)
     labels = [names[c] if c < len(names) else str(c) for c in range(len(table))]
     longest = max(map(len, labels), default=0)
     axes.set(xticks=range(len(table)), yticks=range(len(table)), yticklabels=labels)
@@ -170,4 +178,4 @@ def draw_confusion(
         axes.set_xticklabels(labels, rotation=30, ha="right")
     else:
         axes.set_xticklabels(labels)
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"{title} (fractions of rows)")
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{title}\n(fractions of rows)")

@@ -10,7 +10,7 @@ import yaml
 from puffin.detector import PILARNET
 from puffin.errors import InputError, not_a_file
 from puffin.files import whole_file
-from puffin.plots.style import save
+from puffin.plots.style import PANEL, page, save, styled
 from puffin.tables import read_records
 
 METHODS = ("baseline", "scratch", "peft", "lora", "fft")
@@ -106,18 +106,17 @@ def markdown(summaries: dict[tuple[str, int], Summary]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+@styled
 def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) -> None:
     """Draw F1 against the number of labelled events to one PNG; the picture says what the error bars are.
 
     One panel shows the mean over the classes, and one panel each class."""
-    from matplotlib.figure import Figure  # slow to import; Figure needs no display
-
     names = list(next(iter(summaries.values())).mean)
     budgets = sorted({budget for _, budget in summaries})
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure, grid = page(columns, rows, width=2.4 if columns > 1 else PANEL[0], height=2.2)
+    panels = list(grid.flat)
     for axes, name in zip(panels, names, strict=False):
         for k, method in enumerate(METHODS):
             found = [(budget, summaries[method, budget]) for budget in budgets if (method, budget) in summaries]
@@ -140,6 +139,6 @@ def draw_label_budgets(path: Path, summaries: dict[tuple[str, int], Summary]) ->
         f"error bars: standard deviation over the seeds ({number} per point)" if seeds[-1] > 1 else "one seed per point"
     )
     handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(METHODS), fontsize=9, title=bars, title_fontsize=9)
+    figure.legend(*handles, loc="outside lower center", ncols=len(METHODS), title=bars)
     with whole_file(path) as temporary:
         save(figure, temporary)

@@ -66,7 +66,7 @@ def draw_responses(axes: Sequence, estimates: dict[str, Tensor], true: Tensor, n
             errors = by_event(panel.error, p, true)
             counts = torch.histc(errors[errors.isfinite()], BINS, *panel.limits)
             edges = torch.linspace(*panel.limits, BINS + 1)
-            text = f"{label}: {panel.describe(errors)}"
+            text = f"{label}:\n{panel.describe(errors)}"
             ax.stairs(counts.numpy(), edges.numpy(), color=colour, lw=1.6, label=text)
             _mark_outside(ax, outside(errors, panel.limits), row, colour)
         ax.set(xlabel=panel.label, ylabel="jets", title=f"Response: {panel.title}{name}", xlim=panel.limits)
@@ -81,5 +81,5 @@ def _mark_outside(ax, fractions: Outside, row: int, colour: str) -> None:
     edges = ((fractions.below, 0.01, "left", "\u25c0 {} below"), (fractions.above, 0.99, "right", "{} above \u25b6"))
     for fraction, x, side, text in edges:
         if fraction:
-            style = {"ha": side, "va": "top", "color": colour, "fontsize": 8, "transform": ax.transAxes}
+            style = {"ha": side, "va": "top", "color": colour, "fontsize": 6, "transform": ax.transAxes}
             ax.text(x, 0.98 - 0.06 * row, text.format(f"{fraction:.1%}" if fraction >= 0.001 else "< 0.1%"), **style)

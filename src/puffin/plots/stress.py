@@ -4,21 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from puffin.metrics.bootstrap import Number
-from puffin.plots.style import class_colour, legend_beside, save
+from puffin.plots.style import class_colour, legend_beside, page, save, styled
 
 
+@styled
 def draw_stress(
     path: Path, curves: Mapping[str, Mapping[str, Sequence[tuple[float, Number]]]], title: str, columns: int = 3
 ) -> None:
     """Draw the ratio to the unperturbed jets against the strength, one panel per perturbation, to one PNG.
 
     curves: by label of a perturbation and by metric, the strengths and the ratios with their intervals (bands)."""
-    from matplotlib.figure import Figure  # slow to import; Figure needs no display
-
     columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.6 * columns + 1.6, 3.4 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    figure, grid = page(columns, rows, width=2.8, height=2.2, sharey=True)
+    panels = list(grid.flat)
     for axes, (label, metrics) in zip(panels, curves.items(), strict=False):
         axes.axhline(1, color="black", lw=1, ls=":")
         for k, (metric, points) in enumerate(metrics.items()):
@@ -34,5 +33,5 @@ def draw_stress(
     for unused in panels[len(curves) :]:
         unused.set_axis_off()
     legend_beside(panels[columns - 1])
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=9)
     save(figure, path)

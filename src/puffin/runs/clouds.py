@@ -240,7 +240,7 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
     loadfile = settings.run.loadfile if run.start.evaluating else ""
     options = SegmentationOptions(
         augmentations(run),
-        settings.reports.plot,
+        settings.reports.pictures,
         {"best": checkpoint_path(loadfile) if loadfile else run.paths.best, "final": run.paths.checkpoint},
         finetuning.best_by,
     )
@@ -411,5 +411,5 @@ class Pictures:
         if settings.reports.plot and distributed.is_main():
             folder, html = self.run.paths.folder, settings.pictures.plot_html
             arguments = (folder, stem, self.model, self.dataset, self.numbers, settings.run.seed, html)
-            written = self.draw_events(*arguments)
+            written = self.draw_events(*arguments, settings.reports.pictures)
             log.info(f"{plural(len(written), 'picture')}: {folder}/{stem}.*")

@@ -59,7 +59,8 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     weights = weights_of_classes(settings.loss.class_weights, settings.network.num_classes)
     files = [file for dataset in datasets.values() for file in dataset.files]
     named = class_names(files, settings.data.target, settings.network.num_classes)
-    task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by, named)
+    formats = settings.reports.pictures
+    task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by, named, formats)
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.errors import DiskFull, InputError
-from puffin.files import append_row, whole_file
+from puffin.files import append_row
+from puffin.plots.style import draw_to
 from puffin.runs.paths import name_of_events
 from puffin.runs.places import with_endings
 from puffin.runs.side_outputs import SideOutputs
@@ -141,7 +142,7 @@ def own_best(run: Any) -> Checkpoint | None:
 
 def draw_run(run: Any, draw: Callable | None, history: list[dict], outputs: Mapping[str, Any]) -> None:
     """Draw the curves of a finished run, if the settings ask for it."""
-    if run.settings.reports.plot and draw is not None and history and distributed.is_main():
-        with whole_file(run.paths.picture) as temporary:
-            draw(temporary, history, outputs.get("test"))
-        log.info(f"picture: {run.paths.picture}")
+    formats = run.settings.reports.pictures
+    if formats and draw is not None and history and distributed.is_main():
+        files = draw_to(run.paths.picture, formats, lambda path: draw(path, history, outputs.get("test")))
+        log.info(f"picture: {', '.join(map(str, files))}")

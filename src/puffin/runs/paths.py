@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from puffin.data.splits import NAMES
-from puffin.settings.common import RunSettings
+from puffin.settings.common import PLOT_FORMATS, RunSettings
 from puffin.tasks.calibration import Calibration
 
-_EVENT_PICTURE = re.compile(r"(step\d+|end|eval\..+)\.event\d+\.(\w+\.png|html)")
+_EVENT_PICTURE = re.compile(r"(step\d+|end|eval\..+)\.event\d+\.(\w+\.(png|pdf|svg)|html)")
 _TEMPORARY = re.compile(r"(_best)?\..*\.[a-z0-9_]{8}\.\w+")  # after the prefix
 
 
@@ -107,6 +107,7 @@ class RunPaths:
         """Return the existing files that a new run of the same prefix replaces."""
         files = [self.log, self.settings, self.epochs, self.batches, self.picture, self.symmetry]
         files += [self.checkpoint, self.best, *self.calibrations]
+        files += [self.picture.with_suffix(f".{ending}") for ending in PLOT_FORMATS[1:]]
         found = [path for path in files if path.exists()] + self.pictures_of_events()
         literal = glob.escape(self.prefix)  # which may hold a * of its own
         for weights in ("best", "final"):

@@ -78,7 +78,8 @@ def train_and_evaluate(
         if pictures is not None:
             with side.attempt("pictures of events"):
                 pictures.at_end()
-        trackers.files([run.paths.picture, *run.paths.pictures_of_events()], [run.paths.checkpoint, run.paths.best])
+        drawn = [path for path in run.paths.pictures_of_events() if path.suffix == ".png"]
+        trackers.files([run.paths.picture, *drawn], [run.paths.checkpoint, run.paths.best])
     _check_best(task, history)
     if distributed.is_main():
         for line in summary(run):

@@ -13,6 +13,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 PREDICTION_FORMATS = ("pt", "h5")
+PLOT_FORMATS = ("png", "pdf", "svg")
 OPTIMIZERS = ("adamw", "adam", "amsgrad", "nadam", "radam", "adamax", "adagrad", "rmsprop", "sgd")
 DECAYS = ("cos", "warm", "exp", "flat", "one")
 
@@ -151,6 +152,18 @@ class ReportSettings:
         flags=("--summarize-scv",),
     )
     plot: bool = setting(True, "draw curves to LOGDIR/PREFIX.png at the end")
+    plot_format: tuple[str, ...] = setting(
+        ("png",),
+        "formats of the pictures of a run; pdf and svg are written beside png",
+        choices=PLOT_FORMATS,
+        many="+",
+        collect=tuple,
+    )
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The formats of pictures, PNG first; none with --no-plot."""
+        return tuple(dict.fromkeys(("png", *self.plot_format))) if self.plot else ()
 
 
 @dataclass(frozen=True)

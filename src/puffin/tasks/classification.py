@@ -1,6 +1,7 @@
 """Classification of jets."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
-from puffin.files import whole_file
 from puffin.metrics.classification import classification_metrics, columns, confusion, one_vs_rest
 from puffin.metrics.missing import missing_of_classes, not_finite
 from puffin.models.pelican import PelicanClassifier
 from puffin.plots.jets import draw_reliability
+from puffin.plots.style import draw_to
 from puffin.settings.names import CLASSIFICATION_METRICS
 from puffin.tasks.calibration import Calibration
 from puffin.tasks.missing import explained, refuse_best_by
@@ -29,7 +30,7 @@ class JetClassification(InMemoryTask):
     """Cross entropy of class scores, weighted by the weight of the event and by that of its class.
 
     class_weights: (K,) or None; predict_format: "pt" or "h5"; best_by: metric that chooses the best epoch;
-    class_names: for messages, () for class numbers alone."""
+    class_names: for messages, () for class numbers alone; pictures: formats of the reliability diagram."""
 
     def __init__(
         self,
@@ -38,10 +39,11 @@ class JetClassification(InMemoryTask):
         predict_format: str = "pt",
         best_by: str = "loss",
         class_names: Sequence[str] = (),
+        pictures: Sequence[str] = ("png",),
     ):
         super().__init__(model)
         self.class_weights, self.predict_format, self.best_by = class_weights, predict_format, best_by
-        self.class_names = tuple(class_names)
+        self.class_names, self.pictures = tuple(class_names), tuple(pictures)
         self.calibration: Calibration | None = None  # of the weights that are evaluated, if it is asked for
         self.working_point = 0.0
         self.num_classes = model.config.num_classes
@@ -121,9 +123,9 @@ class JetClassification(InMemoryTask):
         written = []
         if self.calibration is not None:
             outputs = outputs | self.calibration.outputs(arrays[0], self.working_point)
-            written.append(stem.with_name(f"{stem.name}_ECE.png"))
-            with whole_file(written[0]) as temporary:
-                draw_reliability(temporary, *self.calibration.reliabilities(*arrays), self.calibration.temperature)
+            bins = self.calibration.reliabilities(*arrays)
+            draw = partial(draw_reliability, before=bins[0], after=bins[1], temperature=self.calibration.temperature)
+            written += draw_to(stem.with_name(f"{stem.name}_ECE.png"), self.pictures, draw)
         written.insert(0, save_predictions(evaluation, outputs, self.predict_format))
         for c, curve in enumerate(one_vs_rest(*arrays)):
             if curve is not None:

@@ -1,6 +1,6 @@
 """Pictures of events with the predictions of a pretrained network or of a segmentation network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -31,6 +31,7 @@ from puffin.plots.clouds import (
     reconstruction,
     write_html,
 )
+from puffin.plots.style import draw_to
 from puffin.tasks.masked_modelling import fixed_mask
 
 # pictures of two pages side by side
@@ -122,6 +123,7 @@ def draw_events(
     numbers: Iterable[int],
     seed: int,
     html: bool,
+    formats: Sequence[str] = ("png",),
 ) -> list[Path]:
     """Draw events to FOLDER/STEM.event<k>.<page>.png, and with html to one .html file per event; returns the files.
 
@@ -132,14 +134,14 @@ def draw_events(
         in_pairs = {page for pair in PAIRS.values() for page in pair}
         for name, page in pages.items():
             if name not in in_pairs:
-                written.append(folder / f"{stem}.event{number}.{name}.png")
-                draw_page(written[-1], page)
+                picture = folder / f"{stem}.event{number}.{name}.png"
+                written += draw_to(picture, formats, partial(draw_page, page=page))
         for name, pair in PAIRS.items():
             if pair[0] in pages:
-                written.append(folder / f"{stem}.event{number}.{name}.png")
+                picture = folder / f"{stem}.event{number}.{name}.png"
                 title, *_ = pages[pair[0]].title.split(": ")
                 both = [replace(pages[page], title=pages[page].title.removeprefix(f"{title}: ")) for page in pair]
-                draw_side_by_side(written[-1], title, both)
+                written += draw_to(picture, formats, partial(draw_side_by_side, title=title, pages=both))
         if html and pages:
             written.append(folder / f"{stem}.event{number}.html")
             write_html(written[-1], list(pages.values()))
@@ -177,6 +179,7 @@ def draw_labels(
     numbers: Iterable[int],
     seed: int,
     html: bool,
+    formats: Sequence[str] = ("png",),
 ) -> list[Path]:
     """Draw the classes of events to FOLDER/STEM.event<k>.classes.png, and with html to .html; returns the files.
 
@@ -186,9 +189,9 @@ def draw_labels(
         pages = label_pages(model, dataset, number)
         if not pages:
             continue
-        written.append(folder / f"{stem}.event{number}.classes.png")
         points = sum(len(layer.points) for layer in pages[0].layers)
-        draw_side_by_side(written[-1], f"Event {number}, {points} points", pages)
+        draw = partial(draw_side_by_side, title=f"Event {number}, {points} points", pages=pages)
+        written += draw_to(folder / f"{stem}.event{number}.classes.png", formats, draw)
         if html:
             written.append(folder / f"{stem}.event{number}.html")
             write_html(written[-1], pages)

@@ -1,6 +1,7 @@
 """Semantic segmentation of point clouds: every point gets a class."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from puffin.data.augment import Augmentation
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudDataset
 from puffin.detector import PILARNET
-from puffin.files import whole_file
 from puffin.layers.all_reduce import all_reduce_sum
 from puffin.losses.clouds import LossTerms
 from puffin.metrics.segmentation import PER_CLASS, confusion_of, segmentation_metrics
 from puffin.models.segmentation import SegmentationNetwork
 from puffin.plots.curves import draw_confusion_page
+from puffin.plots.style import draw_to
 from puffin.settings.names import SEGMENTATION_METRICS
 from puffin.tasks.missing import explained, refuse_best_by
 from puffin.tasks.point_predictions import PointPredictions
@@ -37,12 +38,12 @@ TOO_SMALL = "events without labels, because they have fewer points than --min-po
 class SegmentationOptions:
     """How to train and evaluate a segmentation.
 
-    augmentations: what is done to training events, in this order; plot: draw confusion matrices; checkpoints: the files
-    with the "best" and the "final" weights, which are named in the predictions; best_by: metric that chooses the best
-    epoch."""
+    augmentations: what is done to training events, in this order; pictures: formats in which confusion matrices are
+    drawn; checkpoints: the files with the "best" and the "final" weights, which are named in the predictions; best_by:
+    metric that chooses the best epoch."""
 
     augmentations: tuple[Augmentation, ...] = ()
-    plot: bool = False
+    pictures: tuple[str, ...] = ()
     checkpoints: dict[str, Path] = field(default_factory=dict)
     best_by: str = "loss"
 
@@ -156,16 +157,12 @@ class PointSegmentation(Task):
             refuse_best_by(self.best_by, {self.best_by: reason}, split)
 
     def save_outputs(self, evaluation: Evaluation, outputs: dict[str, Tensor]) -> list[Path]:
-        """Write <stem>_confusion.csv and, with `plot`, .png; return the files, <stem>.h5 among them."""
+        """Write <stem>_confusion.csv and, a picture of it; return the files, <stem>.h5 among them."""
         stem = stem_of(evaluation)
         header = ",".join(f"given_{name}" for name in self.names)
         table = save_table(stem.with_name(f"{stem.name}_confusion.csv"), outputs["confusion"].numpy(), header, "%d")
-        written = [PointPredictions.path(stem), table]
-        if self.options.plot:
-            written.append(table.with_suffix(".png"))
-            with whole_file(written[-1]) as temporary:
-                draw_confusion_page(temporary, outputs["confusion"].numpy(), self.names)
-        return written
+        draw = partial(draw_confusion_page, table=outputs["confusion"].numpy(), names=self.names)
+        return [PointPredictions.path(stem), table, *draw_to(table, self.options.pictures, draw)]
 
 
 def has_class(dataset: CloudDataset, number: int) -> bool:
