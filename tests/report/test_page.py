@@ -80,11 +80,13 @@ def page(work):
 def test_sections(page):
     """Each kind of run has its sections; nothing is fetched; figures have descriptions."""
     titles = re.findall("<h2>(.*)</h2>", page)
-    assert titles == ["What was run", "Curves", "Classification", "Momenta", "Points"]
+    assert titles == ["What was run", "Curves", "Classification", "Momenta", "Points", "What the network looks at"]
     assert "train_pelican_classifier.py" in page and "<td>top-s2</td>" in page
     assert len(page) < 5e6 and not re.search(r'(src|href)="(?!data:|#)', page)
     figures = re.findall(r'<img src="data:image/[\w+]+;base64,[^"]+" alt="([^"]*)"', page)
     assert len(figures) == page.count("<img") >= 12 and all(figures)
+    looks = [text for text in figures if ", test jet " in text]
+    assert len(looks) == 3 * 4 and "(background): relevance of particles" in looks[0]
     views = re.findall(r'<script type="application/json">(.*)</script>', page)
     assert len(views) == 3
     assert [p["title"] for p in json.loads(views[0])] == ["true classes", "predicted classes", "errors", "energies"]

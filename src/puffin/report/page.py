@@ -14,6 +14,7 @@ from puffin.report.blocks import Section
 from puffin.report.clouds import pretrainings, segmentations
 from puffin.report.collect import Run, Sweep
 from puffin.report.jets import classifiers, regressors
+from puffin.report.looks import looked_at
 from puffin.report.overview import curves, further_tables, of_sweep, what_was_run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,6 +34,7 @@ def sections_of(runs: Sequence[Run], sweeps: Sequence[Sweep], reference: str, re
     for kind, sections_of_kind in kinds.items():
         found = [run for run in runs if run.network == kind]
         sections += sections_of_kind(found) if found else []
+    sections += looked_at([run for run in runs if run.network in (CLASSIFIER, REGRESSOR)])
     sections += further_tables(runs) + [of_sweep(sweep) for sweep in sweeps]
     return [section for section in sections if section.blocks]
 

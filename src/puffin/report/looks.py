@@ -1,0 +1,88 @@
+"""What jet networks look at: relevances of particles and pairs for a score, and the weights of a regressor."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from puffin.checkpoints.checkpoint import CLASSIFIER, Checkpoint
+from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
+from puffin.data.class_names import class_names
+from puffin.data.jets import JetDataset, JetSelection, open_splits
+from puffin.data.scalars import scalars_of
+from puffin.data.targets import ClassLabels
+from puffin.errors import InputError
+from puffin.models.pelican import PelicanRegressor
+from puffin.plots.jet_view import draw_jet
+from puffin.plots.style import class_name
+from puffin.report.blocks import Figure, Note, Section, embed, new_figure
+from puffin.report.collect import Run, by_method
+from puffin.tasks.relevance import relevance
+
+_JETS = 4
+
+
+def looked_at(runs: Sequence[Run]) -> list[Section]:
+    """Draw a few test jets as the first seed of each method sees them; methods without a checkpoint are left out."""
+    section = Section("What the network looks at")
+    for method, (first, *_) in by_method(runs).items():
+        if first.checkpoint is None:
+            continue
+        try:
+            section.blocks += _figures(method, Checkpoint.read(first.checkpoint))
+        except (InputError, OSError) as error:
+            section.blocks.append(Note(f"No jets of {method}: {error}"))
+    return [section] if section.blocks else []
+
+
+def _figures(method: str, checkpoint: Checkpoint) -> list[Figure]:
+    """Draw the jets of one network. InputError if its test jets are not there any more."""
+    settings, network = settings_of_checkpoint(checkpoint), network_of_checkpoint(checkpoint)
+    network.to(torch.float64 if settings.machine.dtype == "double" else torch.float32)
+    classifies = checkpoint.network == CLASSIFIER
+    jets = _test_jets(settings, classifies)
+    labels = jets.labels() if classifies else torch.zeros(len(jets), dtype=torch.int64)
+    classes = settings.network.num_classes if classifies else 1
+    names = class_names(jets.files, settings.data.target, classes) if classifies else ()
+    each = -(-_JETS // classes)
+    numbers = [int(k) for c in range(classes) for k in (labels == c).nonzero().flatten()[:each]]
+    figures = []
+    for number in numbers:
+        jet, figure = jets.__getitems__([number]).to("cpu", next(network.parameters()).dtype), new_figure()
+        momenta = (jet.fourmomenta / settings.data.scale).numpy()
+        if isinstance(network, PelicanRegressor):
+            with torch.no_grad():
+                weights = network(jet).weights[len(network.config.spurions) :, 0].mean(1)
+            draw_jet(figure.subplots(), momenta, weights.numpy(), "weight in the predicted momentum")
+            figures.append(
+                embed(figure, f"{method}, test jet {number}: weights of the particles; areas follow the pT.")
+            )
+            continue
+        true, target = int(labels[number]), 1 if classes == 2 else int(labels[number])
+        found = relevance(network, jet, lambda logits, target=target: _log_odds(logits, target))
+        name = class_name(target, names)
+        arrays = (found.particles.numpy(), f"relevance for {name}", found.pairs.numpy(), found.of_pairs.numpy())
+        draw_jet(figure.subplots(), momenta, *arrays)
+        text = (
+            f"{method}, test jet {number} ({class_name(true, names)}): relevance of particles and of the largest pairs"
+        )
+        figures.append(embed(figure, f"{text} for the log odds of {name}; red raises them. Areas follow the pT."))
+    return figures
+
+
+def _test_jets(settings, classifies: bool) -> JetDataset:
+    """Open the test jets of a training, prepared like its training jets."""
+    data = settings.data
+    target = ClassLabels(data.target) if classifies else None
+    options = {"in_memory": False, "scalars": scalars_of(data), "columns": data.momentum_columns}
+    selection = JetSelection(target, data.nobj, data.scale, **options)
+    found = open_splits(data.datadir, selection, {"test": -1}, settings.run.seed, data.testfile)
+    if "test" not in found:
+        raise InputError(f"{data.datadir}: no test jets")
+    return found["test"]
+
+
+def _log_odds(logits: Tensor, target: int) -> Tensor:
+    """Compute the logarithm of p / (1 - p) for the probability p of a class, from the scores (1, K) of one jet."""
+    others = torch.cat([logits[0, :target], logits[0, target + 1 :]])
+    return logits[0, target] - others.logsumexp(0)
