@@ -54,10 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, weight in found.weights.items()
     }
     machine = {entry.name for entry in declared(SCHEMAS[found.network]) if entry.setting.role is roles.MACHINE}
-    settings = {name: value for name, value in found.settings.items() if name not in machine}
+    settings = {
+        name: value for name, value in found.settings.items() if name not in machine and not _is_of_this_machine(value)
+    }
     content = {"git_commit": found.commit, "run_id": found.run_id, "args": settings}
     save_checkpoint(args.out, content | {"model_state": weights})
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
+
+
+def _is_of_this_machine(value: object) -> bool:
+    """Return whether a setting is an absolute path, or holds one, such as a folder of events."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(text, str) and Path(text).is_absolute() for text in texts)
 
 
 if __name__ == "__main__":

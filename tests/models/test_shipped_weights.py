@@ -1,6 +1,8 @@
-"""The weights in weights/: they fit the network of this version, and label the sample events as the card says."""
+"""The weights in weights/: they fit the networks of this version, and label events and jets as the card says."""
 
+import h5py
 import torch
+from sklearn.metrics import roc_auc_score
 
 import puffin
 from bench.encoder_ablation import f1_scores
@@ -15,6 +17,14 @@ def test_unet_labels_the_sample_events():
     files = sorted((ROOT / "data/sample_data/lartpc").rglob("*.h5"))
     metrics = f1_scores(network, CloudDataset(files, CloudSelection(min_points=0)), PILARNET.classes(remove_led=True))
     assert metrics["f1_macro"] > 0.85
+
+
+def test_tagger_tells_the_sample_jets_apart():
+    """Breaks if preparation, invariants or a kernel change what trained weights compute."""
+    path = ROOT / "data/sample_data/run12/test.h5"
+    logits = puffin.load("11k-tops").predict(path)
+    with h5py.File(path) as file:
+        assert roc_auc_score(file["is_signal"][:], logits[:, 1] - logits[:, 0]) > 0.95
 
 
 def test_weights_are_small_and_hold_no_state_of_a_training():

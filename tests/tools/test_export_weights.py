@@ -21,7 +21,8 @@ def checkpoint(tmp_path):
     torch.manual_seed(1)
     model = PelicanClassifier(flags.settings().network)
     average = {f"module.{name}": weight + 0.25 for name, weight in model.named_parameters()}
-    content = {"git_commit": "abc", "run_id": "r1", "args": flags.values, "model_state": model.state_dict()}
+    settings = flags.values | {"datadir": "/a/folder/of/this/machine"}
+    content = {"git_commit": "abc", "run_id": "r1", "args": settings, "model_state": model.state_dict()}
     save_checkpoint(
         tmp_path / "run.pt", content | {"average_state": average, "optimizer": [torch.ones(9999)], "rng": rng_state()}
     )
@@ -35,7 +36,8 @@ def test_small_checkpoint_has_the_evaluated_weights(checkpoint, tmp_path, half):
     tool.main([str(checkpoint), str(out), *["--half"] * half])
     large, small = Checkpoint.read(checkpoint), Checkpoint.read(out)
     assert large.settings.items() >= small.settings.items() and len(small.settings) > 60
-    assert "workdir" in large.settings.keys() - small.settings.keys() and small.commit == "abc" and small.run_id == "r1"
+    assert {"workdir", "datadir"} < large.settings.keys() - small.settings.keys()
+    assert small.commit == "abc" and small.run_id == "r1"
     assert small.state is None and out.stat().st_size < checkpoint.stat().st_size - 9999
     for name, weight in large.weights.items():
         assert torch.allclose(small.weights[name].to(weight.dtype), weight, rtol=1e-3 * half, atol=1e-6 * half)
