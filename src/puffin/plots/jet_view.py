@@ -30,4 +30,5 @@ def draw_jet(axes, momenta: np.ndarray, values: np.ndarray, label: str, pairs=No
     axes.figure.colorbar(drawn, ax=axes, label=label)
     axes.set(xlabel="pseudorapidity, from the jet axis", ylabel="azimuth, from the jet axis [rad]")
     axes.margins(0.12)
+    axes.set_aspect("equal", adjustable="datalim")  # so that distances are those of the jet
     axes.grid(alpha=0.3)
