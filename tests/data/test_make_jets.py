@@ -347,7 +347,7 @@ def test_stopped_run_continues_with_identical_bytes(generator, tmp_path, monkeyp
     assert (tmp_path / "stopped" / "train.h5").read_bytes() == (tmp_path / "whole" / "train.h5").read_bytes()
 
 
-def test_blocks_of_other_jets_are_not_reused():
+def test_blocks_of_other_jets_are_not_reused(generator):
     """Breaks if a block of another command, seed or size is taken for one of this command."""
     recipe = Recipe(Cuts(500, 600, 2, 0.8))
     blocks = [("top", recipe, 1, 5), ("top", recipe, 1, 6), ("top", recipe, 2, 5), ("qcd", recipe, 1, 5)]
