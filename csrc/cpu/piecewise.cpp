@@ -6,7 +6,7 @@
 #define PUFFIN_KERNEL "piecewise_kernel.h"
 #include "targets.h"
 
-#include "../common.h"
+#include "checks.h"
 #include "parallel.h"
 
 namespace puffin {
@@ -24,12 +24,11 @@ struct Functions {
   Functions(const Tensor& x_in, const Tensor& values_in, double low_, double high)
       : x(torch::stable::contiguous(x_in)), values(torch::stable::contiguous(values_in)), low(low_) {
     check_floating(x, "x");
-    STD_TORCH_CHECK(x.dim() == 2 && x.is_cpu(), "x: expected (P, F) on the CPU");
+    check_sizes(x, {any, any}, "x");
     points = x.size(0);
     features = x.size(1);
-    STD_TORCH_CHECK(values.dim() == 3 && values.size(0) == features && values.size(1) > 1 && values.is_cpu() &&
-                        values.scalar_type() == x.scalar_type(),
-                    "values: expected (F, K > 1, C) like x");
+    check_tensor(values, {features, any, any}, x.scalar_type(), "values");
+    STD_TORCH_CHECK(values.size(1) > 1, "values: expected more than one knot");
     STD_TORCH_CHECK(low < high, "high: expected more than low");
     last = values.size(1) - 1;
     channels = values.size(2);
@@ -69,9 +68,7 @@ Tensor piecewise_linear(const Tensor x, const Tensor values, double low, double 
 std::tuple<Tensor, Tensor> piecewise_linear_backward(const Tensor grad_in, const Tensor x, const Tensor values,
                                                      double low, double high) {
   const Functions f(x, values, low, high);
-  STD_TORCH_CHECK(grad_in.dim() == 2 && grad_in.size(0) == f.points && grad_in.size(1) == f.channels &&
-                      grad_in.is_cpu() && grad_in.scalar_type() == f.x.scalar_type(),
-                  "grad: expected (P, C) like x");
+  check_tensor(grad_in, {f.points, f.channels}, f.x.scalar_type(), "grad");
   const Tensor grad = torch::stable::contiguous(grad_in);
   Tensor grad_x = torch::stable::empty_like(f.x), grad_values = torch::stable::empty_like(f.values);
   for_float_type(f.x, [&](auto type) {

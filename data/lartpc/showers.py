@@ -14,8 +14,8 @@ from lartpc.tracks import inside
 SOFTEST = 0.01  # MeV; photons below are absorbed at once
 CLASSICAL_RADIUS = 2.8179403e-13  # cm
 ELECTRON_DENSITY = 6.02214e23 * Z / A * DENSITY  # per cm^3
-# MeV; pair_shape is 0 for every fraction below, as its logarithm of the screening, 4 for equal halves, is too small
-FEWEST_PAIRS = 4 * 136 * Z ** (-1 / 3) * ELECTRON_MASS / (np.exp((21.12 - 4 / 3 * np.log(Z)) / 4.184) - 0.952)
+# MeV; photons below make no pairs: pair_shape is 0 for every fraction, even for equal halves, which are screened least
+SOFTEST_PAIR = 4 * 136 * Z ** (-1 / 3) * ELECTRON_MASS / (np.exp((21.12 - 4 / 3 * np.log(Z)) / 4.184) - 0.952)
 
 
 def compton(energy):
@@ -59,7 +59,7 @@ def pairs(energy):
     """Compute the pair productions per cm: 7 / (9 X0) at high energies (PDG-P), scaled with pair_shape's integral."""
     energies, total, _ = _pair_table()
     rate = 7 / (9 * X0) * np.interp(np.log(energy), energies, total, left=0)
-    return np.where(energy > FEWEST_PAIRS, rate, 0)  # also between the energies of the table around it
+    return np.where(energy > SOFTEST_PAIR, rate, 0)  # also between the energies of the table around it
 
 
 def compton_energy(energy, rng):

@@ -77,7 +77,7 @@ def ranges(server) -> list[str]:
 
 @pytest.mark.parametrize("facts", [{}, {"checksum": MD5}, {"size": len(CONTENT)}])
 def test_a_broken_download_continues(server, tmp_path, facts):
-    """Breaks if it begins again, or if what is there already is requested once more."""
+    """Breaks if it starts from the beginning, or requests bytes that it already has."""
     server.breaks = [1_500_000, 700_000]
     path = server.file(**facts).fetch(tmp_path, pause=0)
     assert path == tmp_path / "a/b.h5" and path.read_bytes() == CONTENT

@@ -52,7 +52,7 @@ def test_errors():
     "probabilities, expected",
     [
         (torch.eye(4).repeat(3, 1), 4),  # sharp and even
-        (torch.full((5, 4), 0.25), 1),  # all alike: nothing is told apart
+        (torch.full((5, 4), 0.25), 1),  # all points the same: no prototype distinguishes them
         (torch.tensor([[1.0, 0, 0, 0]] * 5), 1),
         (torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]), 2),
     ],

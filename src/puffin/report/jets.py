@@ -35,23 +35,24 @@ def classifiers(runs: Sequence[Run], reference: str, resamples: int) -> list[Sec
     """Compare classifiers on their test jets; those that were tested on other jets have sections of their own.
 
     reference: method to compare with, "" for the first one; resamples: of the bootstrap."""
+    content = {run.name: read_predictions(run.predictions) for run in runs if run.predictions is not None}
     samples: dict[tuple, list[Run]] = {}
     for run in runs:
-        if run.predictions is not None:
-            content = read_predictions(run.predictions)
-            key = (content["predict"].shape[1:], content["targets"].tobytes())
-            samples.setdefault(key, []).append(run)
+        if run.name in content:
+            found = content[run.name]
+            samples.setdefault((found["predict"].shape[1:], found["targets"].tobytes()), []).append(run)
     sections = []
     for group in samples.values():
         title = "Classification" if len(samples) == 1 else f"Classification by {', '.join(by_method(group))}"
-        sections.append(_compared(title, group, reference, resamples))
+        sections.append(_compared(title, group, content, reference, resamples))
     return sections
 
 
-def _compared(title: str, runs: Sequence[Run], reference: str, resamples: int) -> Section:
-    """Compare classifiers of the same test jets."""
+def _compared(
+    title: str, runs: Sequence[Run], content: Mapping[str, Mapping], reference: str, resamples: int
+) -> Section:
+    """Compare classifiers of the same test jets; content: the predictions of each run."""
     section = Section(title)
-    content = {run.name: read_predictions(run.predictions) for run in runs}
     first = content[runs[0].name]
     target, weights = first["targets"].astype(np.int64), first.get("weights")
     scores = {
