@@ -2,9 +2,9 @@
 
     python3 bench/jets_baseline.py --datadir data/sample_data/run12 --prefix baseline
 
-The trees are scikit-learn's HistGradientBoostingClassifier on the observables of bench/jet_observables.py. With two
-classes there is also a cut: jets outside a window of mass, which is chosen with the training jets, are background, and
-those inside are sorted by tau32. The training jets of a run are those of
+The trees are scikit-learn's HistGradientBoostingClassifier on the observables of src/puffin/data/jet_observables.py.
+With two classes there is also a cut: jets outside a window of mass, which is chosen with the training jets, are
+background, and those inside are sorted by tau32. The training jets of a run are those of
 `train_pelican_classifier.py --num-train N --seed S`, with the same flags for the data.
 
 The benchmark prints the metrics on the test jets, adds a row to log/PREFIX.Best.metrics.csv and writes
@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from bench.jet_observables import import_fastjet, observables_of_file
 from puffin.data.jet_blocks import JetSelection
+from puffin.data.jet_observables import import_fastjet, observables_of_file
 from puffin.data.jets import JetDataset, open_splits
 from puffin.data.targets import ClassLabels
 from puffin.errors import InputError, plural

@@ -1,11 +1,11 @@
-"""The linear probe on features with a known result."""
+"""The linear probes on features with a known result."""
 
 import math
 
 import numpy as np
 import pytest
 
-from puffin.metrics.probe import f1, linear_probe
+from puffin.metrics.probe import f1, linear_probe, ridge_probe
 
 NAMES = ("a", "b", "c")
 
@@ -60,3 +60,15 @@ def test_f1():
     """By hand: TP 1, FP 1, FN 2."""
     predicted, true = np.array([1, 1, 0, 0, 0], bool), np.array([1, 0, 1, 1, 0], bool)
     assert f1(predicted, true) == pytest.approx(2 / 5) and f1(predicted[:0], true[:0]) == 0
+
+
+def test_ridge_finds_linear_numbers():
+    """A number that is linear in the features is read, another one is not, in any units. Breaks if features are not
+    standardised, or R^2 is that of the training samples."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 20)) * np.geomspace(1e-6, 1e6, 20)
+    values = np.stack([1e3 + features[:, 0] * 1e6 + features[:, -1] * 1e-6, rng.normal(size=300)], 1)
+    found = ridge_probe(features[:200], values[:200], features[200:], values[200:])
+    assert found[0] > 0.999 and -0.3 < found[1] < 0.1
+    features[0, 0] = np.inf
+    assert np.isnan(ridge_probe(features[:200], values[:200], features[200:], values[200:])).all()

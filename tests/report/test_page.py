@@ -9,12 +9,17 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 import train_pelican_classifier as classifier
 import train_pelican_cov as regressor
 import train_segmentation as segmentation
+from puffin.data.packing import JetBatch
+from puffin.errors import InputError
 from puffin.files import append_row
+from puffin.report import probes
 from puffin.report.clouds import pretrainings
 from puffin.report.collect import differences, find
 from puffin.report.jets import classifiers
@@ -87,6 +92,8 @@ def test_sections(page):
     assert len(figures) == page.count("<img") >= 12 and all(figures)
     looks = [text for text in figures if ", test jet " in text]
     assert len(looks) == 3 * 4 and "(background): relevance of particles" in looks[0]
+    (read,) = (text for text in figures if "how well a linear regression reads" in text)
+    assert read.startswith("momenta: ") and re.search(r"<td>block 1, random weights</td>\s*<td>-?[\d.]+</td>", page)
     views = re.findall(r'<script type="application/json">(.*)</script>', page)
     assert len(views) == 3
     assert [p["title"] for p in json.loads(views[0])] == ["true classes", "predicted classes", "errors", "energies"]
@@ -159,6 +166,20 @@ def test_pretraining(pretrained):
     (work / "model/tiny.pt").unlink()
     (section,) = pretrainings(find(["tiny"], RunSettings(workdir=str(work)))[0])
     assert "no such checkpoint" in section.blocks[-1].text
+
+
+def test_probes_without_fastjet(monkeypatch):
+    """Mass and pT are those of the particles in use, in GeV; N-subjettiness is left out with the reason."""
+
+    def missing(*arguments):
+        raise InputError("needs fastjet")
+
+    monkeypatch.setattr(probes, "subjettiness", missing)
+    momenta = torch.tensor([[5.0, 3, 0, 0], [5, 0, 4, 0], [2, 0, 0, 2]])
+    batches = [JetBatch(momenta[:2] / 10, torch.tensor([2])), JetBatch(momenta[2:] / 10, torch.tensor([1]))]
+    values, (note,) = probes._observables(batches, np.array([2, 1]), 0.1)
+    assert list(values) == ["mass", "pT"] and "needs fastjet" in note.text
+    assert values["mass"] == pytest.approx([75**0.5, 0], abs=1e-3) and values["pT"] == pytest.approx([5, 0])
 
 
 @pytest.mark.parametrize("width", (1280, 390))

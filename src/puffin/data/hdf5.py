@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import h5py
 import numpy as np
@@ -67,7 +68,7 @@ class ArrayFile:
         self._file = open_hdf5(self.path)
         self._arrays: dict[str, h5py.Dataset] = {}
 
-    def __enter__(self) -> "ArrayFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:

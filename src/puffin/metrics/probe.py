@@ -1,4 +1,4 @@
-"""The linear probe: how well a linear classifier finds classes in features that were learned without them.
+"""Linear probes: how well a linear classifier finds classes, or a linear regression numbers, in learned features.
 
 Source: arXiv 2502.02558, sec. 4; docs/MATHEMATICS_CLOUDS.md, section 7.
 """
@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 COMPONENTS = 128  # number of principal components
+PENALTIES = np.logspace(-6, 6, 25)  # of ridge regressions
 C = 0.005  # inverse strength of the regularisation of the support vector machine
 
 
@@ -41,6 +42,24 @@ def linear_probe(
     known = [value for value in scores.values() if value == value]
     mean = float(np.mean(known)) if known else float("nan")
     return {**{f"probe_f1_{name}": value for name, value in scores.items()}, "probe_f1_mean": mean}
+
+
+def ridge_probe(train: np.ndarray, train_values: np.ndarray, test: np.ndarray, test_values: np.ndarray) -> np.ndarray:
+    """Fit ridge regressions to the training features and compute R^2 on the test features, (K,).
+
+    train (N, D), test (M, D): features, which are standardised; train_values (N, K), test_values (M, K): numbers to
+    predict. R^2 is 1 for a perfect prediction, and about 0 for features that tell nothing. nan for all K if a feature
+    is not finite, as of a network that diverged."""
+    from sklearn.linear_model import RidgeCV  # slow to import
+    from sklearn.metrics import r2_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if not (np.isfinite(train).all() and np.isfinite(test).all()):
+        return np.full(train_values.shape[1], np.nan)
+    ridge = RidgeCV(PENALTIES, alpha_per_target=True)  # the penalty with the smallest leave-one-out error
+    fitted = make_pipeline(StandardScaler(), ridge).fit(train, train_values)
+    return r2_score(test_values, fitted.predict(test).reshape(test_values.shape), multioutput="raw_values")
 
 
 def f1(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 Source: Bogatskiy et al., arXiv 2211.00454 and 2307.16506.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -83,9 +84,15 @@ class Net2to2(nn.Module):
         """Map x (*pairs, first width) to (*pairs, first of num_channels_m_out)."""
         if self._can_be_one_operator and geometry.has_block_kernel(x):
             return geometry.run_blocks(x, *self._numbers())
+        for output in self.outputs(x, geometry):
+            x = output
+        return x
+
+    def outputs(self, x: Tensor, geometry: PairGeometry) -> Iterator[Tensor]:
+        """Yield the output of each block, (*pairs, its width)."""
         for message, aggregate in zip(self.message_layers, self.eq_layers, strict=False):
             x = aggregate(self.dropout(message(x, geometry)), geometry)
-        return x
+            yield x
 
     @property
     def _can_be_one_operator(self) -> bool:

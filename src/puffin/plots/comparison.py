@@ -1,6 +1,6 @@
 """Panels that compare several runs: each draws the curves of all methods to one or two axes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from puffin.metrics.calibration import Reliability
 from puffin.metrics.classification import Roc
 from puffin.plots.jets import rejection_band
-from puffin.plots.style import class_colour, integer_epochs, legend_below
+from puffin.plots.style import NETWORK, REFERENCE, class_colour, integer_epochs, legend_below
 
 EFFICIENCIES = np.linspace(0.01, 1, 200)
 SCORE_BINS = 40
@@ -105,3 +105,23 @@ def draw_reliabilities(axes, methods: Mapping[str, Reliability]) -> None:
     axes.set(xlim=(max(left - 0.05, 0), 1.01), ylim=(max(left - 0.15, 0), 1.02))
     axes.grid(alpha=0.3)
     legend_below(axes, ncols=2)
+
+
+def draw_probes(panels: Iterable, names: Sequence[str], trained: np.ndarray, random: np.ndarray, trivial) -> None:
+    """Draw R^2 against the block, one panel for each observable in `names`.
+
+    trained, random (blocks, K): of a network, and with random weights; trivial (K,): from the number of particles."""
+    drawn = list(panels)
+    for k, (axes, name) in enumerate(zip(drawn, names, strict=False)):
+        blocks = range(len(trained))
+        axes.plot(blocks, trained[:, k], "o-", ms=3, c=NETWORK, label="this network")
+        axes.plot(blocks, random[:, k], "o--", ms=3, c=REFERENCE, label="random weights")
+        axes.axhline(trivial[k], ls=":", c="black", lw=1, label="number of particles")
+        axes.set(title=name, ylim=(min(0, max(-1, trained.min())) - 0.05, 1.05))
+        integer_epochs(axes, "block")
+        axes.set_ylabel("R²")
+        axes.label_outer()
+        axes.grid(alpha=0.3)
+    for axes in drawn[len(names) :]:
+        axes.set_axis_off()
+    drawn[0].figure.legend(*drawn[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)

@@ -43,7 +43,7 @@ def classifiers(runs: Sequence[Run], reference: str, resamples: int) -> list[Sec
             samples.setdefault((found["predict"].shape[1:], found["targets"].tobytes()), []).append(run)
     sections = []
     for group in samples.values():
-        title = "Classification" if len(samples) == 1 else f"Classification by {', '.join(by_method(group))}"
+        title = "Classification" if len(samples) == 1 else f"Classification by {', '.join(run.name for run in group)}"
         sections.append(_compared(title, group, content, reference, resamples))
     return sections
 

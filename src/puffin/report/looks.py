@@ -12,11 +12,12 @@ from puffin.data.jets import JetDataset, JetSelection, open_splits
 from puffin.data.scalars import scalars_of
 from puffin.data.targets import ClassLabels
 from puffin.errors import InputError
-from puffin.models.pelican import PelicanRegressor
+from puffin.models.pelican import PelicanBackbone, PelicanRegressor
 from puffin.plots.jet_view import draw_jet
 from puffin.plots.style import class_name
-from puffin.report.blocks import Figure, Note, Section, embed, new_figure
+from puffin.report.blocks import Figure, Note, Section, Table, embed, new_figure
 from puffin.report.collect import Run, by_method
+from puffin.report.probes import probes
 from puffin.tasks.relevance import relevance
 
 _JETS = 4
@@ -29,18 +30,23 @@ def looked_at(runs: Sequence[Run]) -> list[Section]:
         if first.checkpoint is None:
             continue
         try:
-            section.blocks += _figures(method, Checkpoint.read(first.checkpoint))
+            section.blocks += _blocks(method, Checkpoint.read(first.checkpoint))
         except (InputError, OSError) as error:
             section.blocks.append(Note(f"No jets of {method}: {error}"))
     return [section] if section.blocks else []
 
 
-def _figures(method: str, checkpoint: Checkpoint) -> list[Figure]:
-    """Draw the jets of one network. InputError if its test jets are not there any more."""
+def _blocks(method: str, checkpoint: Checkpoint) -> list[Figure | Table | Note]:
+    """Draw jets of one network, and probe it. InputError if its test jets are not there any more."""
     settings, network = settings_of_checkpoint(checkpoint), network_of_checkpoint(checkpoint)
     network.to(torch.float64 if settings.machine.dtype == "double" else torch.float32)
     classifies = checkpoint.network == CLASSIFIER
     jets = _test_jets(settings, classifies)
+    return _figures(method, settings, network, jets, classifies) + probes(method, network, jets)
+
+
+def _figures(method: str, settings, network: PelicanBackbone, jets: JetDataset, classifies: bool) -> list[Figure]:
+    """Draw a few jets of each class."""
     labels = jets.labels() if classifies else torch.zeros(len(jets), dtype=torch.int64)
     classes = settings.network.num_classes if classifies else 1
     names = class_names(jets.files, settings.data.target, classes) if classifies else ()

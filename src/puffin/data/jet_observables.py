@@ -7,6 +7,7 @@ C2 and D2: arXiv:1305.0007, arXiv:1409.6298. Soft drop: arXiv:1402.2657. FastJet
 import logging
 import os
 import warnings
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from puffin.files import whole_file
 log = logging.getLogger("puffin")
 
 RADIUS = 0.8  # scale of angles in N-subjettiness and of soft drop; a constant factor for trees
+WIDE = 10 * RADIUS  # radius of clusterings: larger than any jet, so that all particles are clustered
 SUBJETS = (1, 2, 3, 4)
 BETAS = (1, 2)
 HARDEST = 100  # particles that enter the energy correlations, whose time grows with the third power
@@ -44,10 +46,24 @@ def observables(particles: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarr
 
     particles (P, 4) float64: E, px, py, pz [GeV] of all jets one after the other; counts (J,), at least 1 each."""
     jets = _padded(particles, counts)
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "dcut and exclusive jets")  # of other algorithms than kT
+    with _quietly():
         found = _shapes(jets, counts) | _subjets(jets) | _correlations(jets) | _groomed(jets)
     return {name: np.nan_to_num(values).astype(np.float32) for name, values in found.items()}
+
+
+@contextmanager
+def _quietly():
+    """Compute in one thread, without the warning of other algorithms than kT."""
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "dcut and exclusive jets")
+        yield
+
+
+def subjettiness(particles: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute N-subjettiness and its ratios, {"tau2_1": (J,), ...}, for N and beta; see `observables`."""
+    jets = _padded(particles, counts)
+    with _quietly():
+        return _subjettiness(jets, _awkward(jets))
 
 
 def _padded(particles: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -117,12 +133,11 @@ def _momenta(clusters) -> np.ndarray:
     return np.stack([awkward.to_numpy(clusters[name]) for name in ("E", "px", "py", "pz")], -1)
 
 
-def _subjets(jets: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute N-subjettiness, its ratios, and masses, distances and momentum fractions of exclusive kT subjets."""
+def _subjettiness(jets: np.ndarray, ragged) -> dict[str, np.ndarray]:
+    """Compute N-subjettiness and its ratios; ragged: the jets for FastJet."""
     fastjet, _ = import_fastjet()
     pt, values = _directions(jets)[0], {}
-    ragged, wide = _awkward(jets), 10 * RADIUS  # larger than any jet, so that all particles are clustered
-    axes = fastjet.ClusterSequence(ragged, fastjet.JetDefinition(fastjet.kt_algorithm, wide, fastjet.WTA_pt_scheme))
+    axes = fastjet.ClusterSequence(ragged, fastjet.JetDefinition(fastjet.kt_algorithm, WIDE, fastjet.WTA_pt_scheme))
     for n in SUBJETS:
         nearest = _distances(jets, _momenta(axes.exclusive_jets(n_jets=n))).min(2) / RADIUS
         for beta in BETAS:
@@ -130,7 +145,15 @@ def _subjets(jets: np.ndarray) -> dict[str, np.ndarray]:
     for n in SUBJETS[1:]:
         for beta in BETAS:
             values[f"tau{n}{n - 1}_{beta}"] = values[f"tau{n}_{beta}"] / np.maximum(values[f"tau{n - 1}_{beta}"], TINY)
-    clusters = fastjet.ClusterSequence(ragged, fastjet.JetDefinition(fastjet.kt_algorithm, wide))
+    return values
+
+
+def _subjets(jets: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute N-subjettiness, its ratios, and masses, distances and momentum fractions of exclusive kT subjets."""
+    fastjet, _ = import_fastjet()
+    pt, ragged = _directions(jets)[0], _awkward(jets)
+    values = _subjettiness(jets, ragged)
+    clusters = fastjet.ClusterSequence(ragged, fastjet.JetDefinition(fastjet.kt_algorithm, WIDE))
     two, three = (_by_pt(_momenta(clusters.exclusive_jets(n_jets=n))) for n in (2, 3))
     values["kt_splitting"] = np.log(_directions(two)[0][:, 1] * _distances(two, two)[:, 0, 1] + TINY)
     for k in range(2):
@@ -149,7 +172,8 @@ def _by_pt(momenta: np.ndarray) -> np.ndarray:
 
 def _correlations(jets: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the energy correlations e2, e3 and their ratios C2 = e3 / e2^2 and D2 = e3 / e2^3."""
-    jets, values = jets[:, :HARDEST], {}
+    jets = jets[:, :HARDEST]
+    values: dict[str, np.ndarray] = {}
     pt = _directions(jets)[0]
     z, distances = pt / pt.sum(1, keepdims=True), _distances(jets, jets)
     for beta in BETAS:
@@ -164,7 +188,7 @@ def _correlations(jets: np.ndarray) -> dict[str, np.ndarray]:
 def _groomed(jets: np.ndarray) -> dict[str, np.ndarray]:
     """Compute mass, momentum, asymmetry and angle after soft drop with beta = 0, z_cut = 0.1."""
     fastjet, awkward = import_fastjet()
-    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, 10 * RADIUS)
+    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, WIDE)
     groomed = fastjet.ClusterSequence(_awkward(jets), definition).exclusive_jets_softdrop_grooming(
         njets=1, beta=0.0, symmetry_cut=0.1, R0=RADIUS
     )
