@@ -35,7 +35,7 @@ if __name__ == "__main__":  # before an import can fail
 
 import torch
 
-from bench.traffic_cases import Case, jet_cases, loss_cases, mix_cases, search_cases
+from bench.traffic_cases import Case, feature_cases, jet_cases, loss_cases, mix_cases, search_cases
 from puffin.errors import InputError
 from puffin.files import whole_file
 from puffin.ops import library
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     if not library.EMULATED or not library.loaded("CPU"):
         raise InputError(f"the emulated kernels are not loaded; {USE}")
     torch.set_num_threads(1)
-    cases = jet_cases() + mix_cases() + search_cases() + loss_cases()
+    cases = jet_cases() + mix_cases() + search_cases() + loss_cases() + feature_cases()
     lines = report([case for case in cases if args.only in case.name], args.lines)
     print("\n".join(lines))
     if args.out:

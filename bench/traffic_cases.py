@@ -1,7 +1,7 @@
 """The operations that bench/traffic.py counts, and the bytes that each of their kernels must move.
 
 Jets: 4 events of the sample in the widths of the 48k preset. Clouds: one event of 10,000 points like those of LArTPCs,
-tokens of 32 points. The shapes of bigger batches have the same ratios.
+tokens of 32 points, and hand-made features of 1000 points. The shapes of bigger batches have the same ratios.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,14 @@ from puffin.ops.messages import message
 from puffin.ops.neighbors import ball_count, ball_query, knn
 from puffin.ops.pair_index import PairIndex
 from puffin.ops.pairs import pair_expand, pair_mix, pair_reduce
+from puffin.ops.piecewise_linear import piecewise_linear
 from puffin.ops.segments import segment_expand, segment_extremum, segment_sum
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample_data" / "run12" / "test.h5"
 JETS, MESSAGE, MIXED = 4, 60, 35  # events; channels of the messages and of the 2 -> 2 layers of the 48k preset
 POINTS, TOKEN = 10_000, 32  # points of an event and of a token; every tenth point is a centre
 RADIUS, OVERLAP = 5.0, 0.72  # voxels
+FEATURES, KNOTS, WIDTH = 52, 13, 64  # hand-made features of a point, knots of their functions, channels
 FLOAT, INT, LONG = 4, 4, 8  # bytes
 
 
@@ -145,6 +147,25 @@ def loss_cases(points: int = POINTS) -> list[Case]:
             "chamfer_distance",
             lambda: chamfer_distance(x, y).sum().backward(),
             {"find_partner": both * (2 * point + nearest), "gather_gradient": both * (3 * point + 2 * nearest)},
+        )
+    ]
+
+
+def feature_cases(points: int = POINTS // 10) -> list[Case]:
+    """Return the operations on hand-made features of points; of fewer points, as the emulator is slow."""
+    x, values = random(points, FEATURES, True), random(FEATURES * KNOTS, WIDTH, True).view(FEATURES, KNOTS, WIDTH)
+    inputs, table, outputs = FLOAT * x.numel(), FLOAT * values.numel(), FLOAT * points * WIDTH
+    partial = table * -(-points // max(256, -(-points // 64)))  # as piecewise.cu cuts the points into slices
+    return [
+        Case(
+            "piecewise_linear",
+            lambda: piecewise_linear(x, values, -2.5, 2.5).sum().backward(),
+            {
+                "interpolate": inputs + table + outputs,
+                "differentiate": 2 * inputs + table + outputs,
+                "add_slices": inputs + outputs + 2 * partial,  # each sum is read again
+                "merge_slices": partial + table,
+            },
         )
     ]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.traffic import count
-from bench.traffic_cases import jet_cases, loss_cases, mix_cases, search_cases
+from bench.traffic_cases import feature_cases, jet_cases, loss_cases, mix_cases, search_cases
 from puffin.ops import library
 
 # Sectors per request over the fewest possible; above this a kernel wastes a third of what the caches can move.
@@ -16,7 +16,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("cases", [jet_cases, lambda: search_cases(1500), lambda: loss_cases(1500)])
+@pytest.mark.parametrize(
+    "cases", [jet_cases, lambda: search_cases(1500), lambda: loss_cases(1500), lambda: feature_cases(300)]
+)
 def test_requests_are_coalesced_and_only_the_needed_memory_is_touched(cases):
     """Fails if lanes read rows of a table one by one, or a kernel reads more than its inputs; and if nothing ran."""
     for case in cases():

@@ -124,3 +124,12 @@ def test_pairs():
         out = torch.ops.puffin.pair_expand(u, v, None, None, None, *where, uppers)
     for row, expected in ((0, u[0] + v[0]), (1, u[1] + v[1]), (1 + uppers, u[0] + v[1]), (-1, u[1] + v[0])):
         assert torch.equal(out[row], expected)
+
+
+@pytest.mark.skipif(not library.EMULATED, reason="the CPU kernel reads all values")
+def test_piecewise_linear():
+    """A point between the last two knots, whose values and slope lie beyond 2^31."""
+    knots, channels = 2**21 + 3, 1024
+    values, x = mapped(1, knots, channels), torch.tensor([[knots - 1.5]])
+    values[0, -2], values[0, -1] = 1.0, 3.0
+    assert (torch.ops.puffin.piecewise_linear(x, values, 0.0, knots - 1.0) == 2).all()

@@ -83,6 +83,6 @@ def _backward_fake(grad, x, values, low, high):
     return x.new_empty(x.shape), values.new_empty(values.shape)
 
 
-library.define(FORWARD, _oracle, _fake, cpu_only=True)
-library.define(BACKWARD, _backward_oracle, _backward_fake, cpu_only=True)
+library.define(FORWARD, _oracle, _fake)
+library.define(BACKWARD, _backward_oracle, _backward_fake)
 torch.library.register_autograd("puffin::piecewise_linear", _derivative, setup_context=_setup)
