@@ -29,6 +29,15 @@ def test_definition(device):
     torch.testing.assert_close(layer(x, LENGTHS), literal(layer, x, LENGTHS))
 
 
+def test_weights():
+    """The weights of an event, applied to its values, give the output of the layer."""
+    layer = Attention(12, 3).double()
+    x = torch.randn(5, 12, dtype=torch.float64)
+    weights, values = layer.weights(x), layer.qkv(x)[:, 24:].view(5, 3, 4).transpose(0, 1)
+    assert weights.shape == (3, 5, 5)
+    torch.testing.assert_close(layer.proj((weights @ values).transpose(0, 1).flatten(1)), layer(x, torch.tensor([5])))
+
+
 def test_padded_equals_packed():
     """The way of other devices, run on the CPU: the same numbers and gradients."""
     layer = Attention(12, 3).double()

@@ -13,16 +13,18 @@ from puffin.plots.clouds import (
     Page,
     _extent,
     _longest_axes,
+    by_attention,
     by_class,
     by_energy,
     by_error,
     by_token,
     draw_page,
     draw_side_by_side,
+    draw_tokens,
     principal_colours,
     write_html,
 )
-from puffin.plots.style import CLASS_COLOURS
+from puffin.plots.style import CLASS_COLOURS, page
 from puffin.tasks.cloud_pictures import _voxel_pages, draw_events, event_pages
 from tests.conftest import ROOT
 from tests.models.test_voxel_distillation import CONFIG
@@ -39,6 +41,25 @@ def test_centimetres():
     edge = np.array([[-1, 0, 0], [1, 0, 0]]) / 3**0.5
     centre, half = _extent([Page("", [Layer(edge)])])
     assert np.ptp(edge[:, 0]) * CM == pytest.approx(230.4) and half > 115.2 and centre == pytest.approx([0, 0, 0])
+
+
+def test_attention_of_a_token(points):
+    """A point has the largest attention of its tokens, in units of an even one; the token itself has its own layer."""
+    members = [np.arange(5), np.arange(5, 20), np.arange(15, 30)]
+    free, others, own = by_attention(points, members, np.array([0.2, 0.5, 0.3]), 0, "").layers
+    assert np.array_equal(own.points, points[:5, :3]) and len(free.points) == 10
+    assert others.colour == pytest.approx([1.5] * 15 + [0.9] * 10)
+
+
+def test_tokens_side_by_side():
+    """Lines in any direction, of one point too, are drawn along the first axis, in cm, with one scale for all."""
+    line, track = np.outer(np.arange(4.0), [1, 2, 2]) / 3 / CM, np.array([1, 1, 1, 2])
+    figure, axes = page(3)
+    draw_tokens(axes.flat, [(line, track, "a"), (line[:2], track[:2], "b"), (line[:1], 0 * track[:1], "c")])
+    shown = np.abs([point for drawn in axes.flat[0].collections for point in drawn.get_offsets().tolist()])
+    assert shown == pytest.approx(np.array([[1.5, 0], [0.5, 0], [0.5, 0], [1.5, 0]]))
+    assert all(panel.get_xlim() == pytest.approx((-1.575, 1.575)) for panel in axes.flat)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["track", "michel", "shower"]
 
 
 def test_energies_come_back():

@@ -158,7 +158,10 @@ def test_pretraining(pretrained):
     work = pretrained.parents[1]
     report.main(["tiny", "--workdir", str(work)])
     page = (work / "log/tiny.html").read_text()
-    (view,) = re.findall(r'<script type="application/json">(.*)</script>', page)
+    view, looks = re.findall(r'<script type="application/json">(.*)</script>', page)
+    assert [p["title"] for p in json.loads(looks)][:2] == ["classes", "attention of a shower token"]
+    assert "attention, 1 for the same to all tokens: dark 0." in looks
+    assert "tiny: a shower token of validation event" in page and "fraction of the 5 nearest" in page
     pages = {p["title"]: p["layers"] for p in json.loads(view)}
     assert [*pages][:5] == ["energy", "class", "tokens", "masked points, true", "masked points, predicted"]
     assert all(layer["points"] for layer in pages["masked points, predicted"])

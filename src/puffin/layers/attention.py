@@ -34,6 +34,13 @@ class Attention(nn.Module):
             out = self._padded(qkv, lengths, dropout)
         return self.proj(out)
 
+    def weights(self, x: Tensor) -> Tensor:
+        """Compute the weights (heads, n, n) with which each of the n tokens x (n, dim) of one event attends to all.
+
+        Row t belongs to token t, and adds up to 1. Without dropout."""
+        q, k, _ = self._split(self.qkv(x))
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+
     def _split(self, qkv: Tensor) -> Tensor:
         """Split (..., n, 3 dim) into q, k, v: (3, ..., heads, n, dim / heads)."""
         return qkv.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)

@@ -4,6 +4,7 @@ Each page shows one event in three dimensions and in its three projections, in c
 """
 
 import importlib.util
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import numpy as np
 from puffin.detector import PILARNET
 from puffin.errors import InputError
 from puffin.files import whole_file
-from puffin.plots.style import class_colour, save
+from puffin.plots.style import class_colour, class_name, save
 
 CM = PILARNET.unit_cm  # scaled coordinates to cm, from the centre of the detector
 _AXES = "xyz"
 _TOKEN_COLOURS = 20  # distinguishable colours of the palette
-_VISIBLE, _MASKED = "#bbbbbb", "#5a189a"  # no colours of classes
+_VISIBLE, _MASKED, _CHOSEN = "#bbbbbb", "#5a189a", "#e60026"  # no colours of classes
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,24 @@ def by_token(points: np.ndarray, members: list[np.ndarray], centres: np.ndarray,
         Layer(centres, f"centres of {len(centres)} tokens", "#000000", 16, hollow=True),
     ]
     return Page(f"{title}: tokens", layers)
+
+
+def by_attention(points: np.ndarray, members: list[np.ndarray], attention: np.ndarray, token: int, title: str) -> Page:
+    """Make a page of an event (N, 4) coloured by how much one token attends to each token, attention (T,).
+
+    The unit is the same attention to all tokens; a point has the largest value of its tokens. token: number of the one
+    that attends, whose points are red; members: row numbers of the points of each token."""
+    values = np.zeros(len(points))
+    for rows, weight in zip(members, attention * len(attention), strict=True):
+        values[rows] = np.maximum(values[rows], weight)
+    others, free = values > 0, values == 0
+    others[members[token]] = False
+    layers = [
+        Layer(points[free, :3], f"in no token ({int(free.sum())})", _VISIBLE, 2),
+        Layer(points[others, :3], colour=np.clip(values[others], None, np.percentile(values, 98))),
+        Layer(points[members[token], :3], f"the token that attends ({len(members[token])} points)", _CHOSEN, 12),
+    ]
+    return Page(f"{title}: attention of a token", layers, "attention, 1 for the same to all tokens")
 
 
 def reconstruction(visible: np.ndarray, true: np.ndarray, predicted: np.ndarray, title: str) -> list[Page]:
@@ -205,6 +224,28 @@ def draw_side_by_side(path: Path, title: str, pages: list[Page]) -> None:
         if any(layer.name for layer in page.layers):
             _show_handles(plane.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=9), page)
     save(figure, path, dpi=110)
+
+
+def draw_tokens(panels: Iterable, tokens: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> None:
+    """Draw tokens side by side, each in the plane in which its points extend farthest, with the same scale.
+
+    tokens: points (N, 3), class numbers (N,) and title of each; the colours are those of the classes."""
+    handles: dict = {}
+    flat = []
+    for points, _, _ in tokens:
+        centred = (points - points.mean(0)) * CM
+        flat.append(centred @ np.linalg.svd(centred)[2][:2].T)
+    half = max(1.05 * max((float(np.abs(x).max(initial=0)) for x in flat), default=0), 0.1)
+    for axes, (_, semantic, title), x in zip(panels, tokens, flat, strict=True):
+        for k in np.unique(semantic):
+            shown = x[semantic == k]
+            label = class_name(k, PILARNET.class_names)
+            axes.scatter(shown[:, 0], shown[:, 1], s=14, color=class_colour(k), label=label)
+        axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", title=title)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    axes.figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=9)
 
 
 def _draw_space(axes, page: Page, limits: list[tuple[float, float]]):

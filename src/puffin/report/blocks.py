@@ -109,15 +109,21 @@ def _uri(kind: str, content: bytes) -> str:
 
 def view_of(pages: Sequence[Page], caption: str) -> View:
     """Return a view with the pages of one event. Of more than _MOST_POINTS points of a layer some are left out."""
-    content = [{"title": page.title, "layers": [_layer(layer) for layer in page.layers]} for page in pages]
+    content = [{"title": page.title, "layers": [_layer(layer, page.scale) for layer in page.layers]} for page in pages]
     return View(json.dumps(content, separators=(",", ":")), caption)
 
 
-def _layer(layer: Layer) -> dict[str, Any]:
-    """Return a layer for viewer.js: its points as 16-bit numbers [mm] in base64, and its colours as text."""
+def _layer(layer: Layer, scale: str) -> dict[str, Any]:
+    """Return a layer for viewer.js: its points as 16-bit numbers [mm] in base64, and its colours as text.
+
+    scale: what the colours stand for if they are numbers."""
     step = -(-len(layer.points) // _MOST_POINTS) or 1
     points = np.rint(layer.points[::step] * CM * 10).astype("<i2")
-    found = {"name": layer.name, "size": layer.size, "hollow": layer.hollow}
+    name = layer.name
+    if layer.is_scale:
+        low, high = _limits(layer)
+        name = name or f"{scale}: dark {low:.3g}, bright {high:.3g}"
+    found = {"name": name, "size": layer.size, "hollow": layer.hollow}
     found["points"] = base64.b64encode(points.tobytes()).decode()
     if isinstance(layer.colour, str):
         return found | {"colour": layer.colour}
@@ -132,5 +138,11 @@ def _rgb(layer: Layer) -> np.ndarray:
         return colour
     from matplotlib import colormaps
 
-    low, high = layer.limits or (colour.min(initial=np.inf), colour.max(initial=-np.inf))
+    low, high = _limits(layer)
     return colormaps["viridis"]((colour - low) / max(high - low, 1e-12))[:, :3]
+
+
+def _limits(layer: Layer) -> tuple[float, float]:
+    """Return the numbers of the first and the last colour."""
+    colour = np.asarray(layer.colour)
+    return layer.limits or (colour.min(initial=np.inf), colour.max(initial=-np.inf))

@@ -1,11 +1,12 @@
-"""What jet networks look at: relevances of particles and pairs for a score, and the weights of a regressor."""
+"""What networks look at: in jets relevances of particles and pairs, or the weights of a regressor; for events see
+tokens.py."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from puffin.checkpoints.checkpoint import CLASSIFIER, Checkpoint
+from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, SEGMENTATION, Checkpoint
 from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
 from puffin.data.class_names import class_names
 from puffin.data.jets import JetDataset, JetSelection, open_splits
@@ -15,16 +16,17 @@ from puffin.errors import InputError
 from puffin.models.pelican import PelicanBackbone, PelicanRegressor
 from puffin.plots.jet_view import draw_jet
 from puffin.plots.style import class_name
-from puffin.report.blocks import Figure, Note, Section, Table, embed, new_figure
+from puffin.report.blocks import Figure, Note, Section, Table, View, embed, new_figure
 from puffin.report.collect import Run, by_method
 from puffin.report.probes import probes
+from puffin.report.tokens import token_blocks
 from puffin.tasks.relevance import relevance
 
 _JETS = 4
 
 
 def looked_at(runs: Sequence[Run]) -> list[Section]:
-    """Draw a few test jets as the first seed of each method sees them; methods without a checkpoint are left out."""
+    """Show jets or events as the first seed of each method sees them; methods without a checkpoint are left out."""
     section = Section("What the network looks at")
     for method, (first, *_) in by_method(runs).items():
         if first.checkpoint is None:
@@ -32,13 +34,15 @@ def looked_at(runs: Sequence[Run]) -> list[Section]:
         try:
             section.blocks += _blocks(method, Checkpoint.read(first.checkpoint))
         except (InputError, OSError) as error:
-            section.blocks.append(Note(f"No jets of {method}: {error}"))
+            section.blocks.append(Note(f"Not shown for {method}: {error}"))
     return [section] if section.blocks else []
 
 
-def _blocks(method: str, checkpoint: Checkpoint) -> list[Figure | Table | Note]:
-    """Draw jets of one network, and probe it. InputError if its test jets are not there any more."""
+def _blocks(method: str, checkpoint: Checkpoint) -> Sequence[View | Figure | Table | Note]:
+    """Draw jets of one network, and probe it. InputError if its jets or events are not there any more."""
     settings, network = settings_of_checkpoint(checkpoint), network_of_checkpoint(checkpoint)
+    if checkpoint.network in (AUTOENCODER, SEGMENTATION):
+        return token_blocks(method, checkpoint, network)
     network.to(torch.float64 if settings.machine.dtype == "double" else torch.float32)
     classifies = checkpoint.network == CLASSIFIER
     jets = _test_jets(settings, classifies)

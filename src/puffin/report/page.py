@@ -34,7 +34,7 @@ def sections_of(runs: Sequence[Run], sweeps: Sequence[Sweep], reference: str, re
     for kind, sections_of_kind in kinds.items():
         found = [run for run in runs if run.network == kind]
         sections += sections_of_kind(found) if found else []
-    sections += looked_at([run for run in runs if run.network in (CLASSIFIER, REGRESSOR)])
+    sections += looked_at([run for run in runs if run.network in kinds])
     sections += further_tables(runs) + [of_sweep(sweep) for sweep in sweeps]
     return [section for section in sections if section.blocks]
 
