@@ -10,8 +10,10 @@ weights of the best epoch. tools/plot_label_budgets.py plots the table. A second
 baseline, as tools/results.py computes it. Runs are named STUDY-METHOD-BUDGET-sSEED.
 
 The method `baseline` is hand-made features and boosted trees (bench/points_baseline.py), on the same events; `scratch`
-has the network of the pretrained checkpoint, or else that of the flags, with random weights. The training events of a
-run are a subset that the seed selects.
+has the network of the pretrained checkpoint, or else that of the flags, with random weights. `student` starts like the
+network before it in the table (fft, or scratch without --pretrained), and trains on the labelled events and on the mean
+of that network's and the baseline's predictions for all other training events (--pseudo-labels of
+train_segmentation.py). The training events of a run are a subset that the seed selects.
 
 Flags after -- are passed on to train_segmentation.py. With --valid-every equal to --num-step, a run is validated only
 at its end. So the last weights are evaluated, and no validation labels are used to choose them.
@@ -41,13 +43,14 @@ import numpy as np
 import train_segmentation
 from bench import points_baseline
 from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of
+from puffin.data.splits import files_by_folder
 from puffin.errors import InputError
 from puffin.metrics.bootstrap import results_of_methods
 from puffin.metrics.segmentation import macro_f1_of_seeds
 from puffin.plots.label_budgets import METHODS, markdown, read_runs, summarize
 from puffin.runs.clouds import start_segmentation
 from puffin.runs.entry import run_script
-from puffin.runs.paths import RunPaths
+from puffin.runs.paths import RunPaths, name_of_events
 from puffin.settings.clouds import PointSegmentationSettings
 from puffin.settings.flags import Flags, parse
 from puffin.settings.parser import OneLineParser
@@ -67,7 +70,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         nargs="+",
         choices=METHODS,
         help="ways of training to compare (default: baseline and scratch; with --pretrained also fft, and peft with a "
-        "transformer)",
+        "transformer); student also measures its teachers",
     )
     return parser.parse_args(arguments[:split]), arguments[split + 1 :]
 
@@ -84,11 +87,48 @@ def methods_of(chosen: list[str] | None, flags: Flags) -> list[str]:
     possible = ["baseline", "scratch"]
     if flags["pretrained"]:
         possible += ["fft"] if flags["backbone"] == "unet" else ["peft", "lora", "fft"]
+    possible.append("student")
     wrong = [method for method in chosen or () if method not in possible]
     if wrong:
         reason = "all weights of a U-Net are trained" if flags["pretrained"] else "needs --pretrained FILE"
         raise InputError(f"--methods {wrong[0]}: {reason}; choose from {', '.join(possible)}")
-    return chosen or [method for method in possible if method != "lora"]
+    if "student" in (chosen or ()):  # it needs its teachers, which come first
+        chosen = [method for method in possible if method in (*chosen, "baseline", teacher_of(flags))]
+    return chosen or [method for method in possible if method not in ("lora", "student")]
+
+
+def teacher_of(flags: Flags) -> str:
+    """Return the method of the network that labels events for a student, beside the baseline."""
+    return "fft" if flags["pretrained"] else "scratch"
+
+
+def events_to_label(args: argparse.Namespace) -> list[str]:
+    """Return the files of all training events, which teachers label for a student."""
+    return [str(path) for path in files_by_folder(args.datadir)["train"]]
+
+
+def pseudo_labels(args: argparse.Namespace, further: list[str], flags: Flags, budget: int, seed: int) -> list[str]:
+    """Return the predictions of a student's teachers for all training events; those of the network are made here.
+
+    InputError if the baseline was measured without them."""
+    events = events_to_label(args)
+    name = prefix_of(args.study, teacher_of(flags), budget, seed)
+    own = prefix_of(f"{args.study}_labels", teacher_of(flags), budget, seed)  # its row is for a table of its own
+    network, baseline = (
+        labels_of(args, prefix, events) for prefix in (own, prefix_of(args.study, "baseline", budget, seed))
+    )
+    if not baseline.is_file():
+        raise InputError(f"{baseline}: not found. Choose another --study, so that the baseline is measured again.")
+    if not network.is_file():
+        evaluation = ["--eval", "--loadfile", str(paths_of(args.workdir, name).best), "--testfile", *events]
+        evaluation += ["--predict", "test", "--no-plot", "--prefix", own, "--workdir", args.workdir]
+        train_segmentation.main([*further, *evaluation])
+    return [str(network), str(baseline)]
+
+
+def labels_of(args: argparse.Namespace, prefix: str, events: list[str]) -> Path:
+    """Return the file with the predictions of a run for further events."""
+    return PointPredictions.path(paths_of(args.workdir, prefix).predictions("best", "test", name_of_events(events)))
 
 
 def predictions_of(paths: RunPaths) -> Path:
@@ -131,12 +171,15 @@ def main(arguments: list[str]) -> None:
             continue
         print(f"run {number} of {len(runs)}: {prefix}", flush=True)
         if method == "baseline":
-            points_baseline.measure(paths, replace(data, num_train=budget), seed, events=events)
+            label = events_to_label(args) if "student" in methods else ()
+            points_baseline.measure(paths, replace(data, num_train=budget), seed, events=events, label=label)
             continue
         own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed)]
         own += ["--pretrained", flags["pretrained"], "--datadir", args.datadir, "--workdir", args.workdir]
         if method == "scratch":
             own.append("--scratch")
+        elif method == "student":
+            own += ["--pseudo-labels", *pseudo_labels(args, further, flags, budget, seed)]
         elif flags["backbone"] == "transformer":
             own += ["--finetune", method]
         resume = ["--load"] if paths.checkpoint.exists() else []

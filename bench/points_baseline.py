@@ -44,6 +44,7 @@ from torch import Tensor
 from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of
 from puffin.checkpoints.writing import git_commit
 from puffin.data.pilarnet import CloudDataset, energy_of
+from puffin.data.pilarnet_files import find_files
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.files import append_row, whole_file
@@ -54,7 +55,7 @@ from puffin.ops.neighbors import knn
 from puffin.plots.label_budgets import markdown, read_runs, summarize
 from puffin.runs.clouds import open_datasets
 from puffin.runs.entry import run_script
-from puffin.runs.paths import RunPaths
+from puffin.runs.paths import RunPaths, name_of_events
 from puffin.settings.clouds import CloudDataSettings
 from puffin.settings.declare import declared
 from puffin.settings.parser import OneLineParser
@@ -187,14 +188,22 @@ def _read(dataset: CloudDataset, k: int) -> Event:
 
 
 def measure(
-    paths: RunPaths, data: CloudDataSettings, seed: int, iterations: int = ITERATIONS, events: Events | None = None
+    paths: RunPaths,
+    data: CloudDataSettings,
+    seed: int,
+    iterations: int = ITERATIONS,
+    events: Events | None = None,
+    label: Sequence[str] = (),
 ) -> None:
     """Train with the events that settings and seed select; predict the test events, write predictions and metrics, and
     print the metrics.
 
-    events: keeps what it reads for further runs, which must select the same points."""
+    events: keeps what it reads for further runs, which must select the same points; label: files or folders of further
+    events to predict."""
     start, events = time.time(), events or Events()
     datasets = open_datasets(data, seed)
+    if label:
+        datasets["label"] = CloudDataset(find_files(label), datasets["train"].selection)
     for dataset in datasets.values():
         dataset.selection = replace(dataset.selection, strict_led=True, rows=True)
     if "test" not in datasets:
@@ -205,7 +214,10 @@ def measure(
         none = f"none of {len(datasets['train'])} training events has a point above"
         raise InputError(f"{data.datadir}: {none} --energy-threshold {data.energy_threshold:g}")
     baseline = Baseline(len(names), iterations).fit(training)
-    metrics = segmentation_metrics(_predict(baseline, datasets["test"], events, paths, names).numpy(), names)
+    if label:
+        _predict(baseline, datasets["label"], events, paths.predictions("best", "test", name_of_events(label)), names)
+    confusion = _predict(baseline, datasets["test"], events, paths.predictions("best", "test"), names)
+    metrics = segmentation_metrics(confusion.numpy(), names)
     settings = {"method": "baseline", "seed": seed, "iterations": iterations, "commit": git_commit()}
     with whole_file(paths.settings) as temporary:
         temporary.write_text(yaml.safe_dump(settings | asdict(data)), encoding="utf-8")
@@ -217,12 +229,10 @@ def measure(
         print(f"  {name:7} {values}", flush=True)
 
 
-def _predict(
-    baseline: Baseline, dataset: CloudDataset, events: Events, paths: RunPaths, names: tuple[str, ...]
-) -> Tensor:
-    """Write the predictions for all events of the test split; return their confusion matrix (C, C) int64."""
+def _predict(baseline: Baseline, dataset: CloudDataset, events: Events, stem: Path, names: tuple[str, ...]) -> Tensor:
+    """Write the predictions for all events of a data set; return their confusion matrix (C, C) int64."""
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-    with PointPredictions(paths.predictions("best", "test"), dataset, names) as predictions:
+    with PointPredictions(stem, dataset, names) as predictions:
         for k, event in enumerate(events.of(dataset)):
             probability, truth = torch.from_numpy(baseline.predict_proba(event)), torch.from_numpy(event.classes)
             points = {"row": event.rows, "truth": truth, "class": probability.argmax(1)}
@@ -249,6 +259,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="N",
         help="boosting iterations of each classifier, one tree per class each (default: %(default)s)",
     )
+    add(
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files or folders of further events, whose points are classified too, for --pseudo-labels of "
+        "train_segmentation.py: predict/NAME.best.test.EVENTS.h5",
+    )
     add("-j", "--threads", type=integer(1), default=1, metavar="N", help="number of CPU threads (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -266,7 +284,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with threadpool_limits(args.threads):
         for prefix, (budget, seed) in prefixes.items():
             if prefix not in finished(table):
-                measure(paths_of(args.workdir, prefix), replace(data, num_train=budget), seed, args.iterations, events)
+                measure(
+                    paths_of(args.workdir, prefix),
+                    replace(data, num_train=budget),
+                    seed,
+                    args.iterations,
+                    events,
+                    args.label,
+                )
     print(markdown(summarize(read_runs([table], wanted=prefixes))))
 
 

@@ -104,3 +104,30 @@ def test_bad_flags(capsys):
     with pytest.raises(SystemExit):
         study.parse_arguments(["--pretrained", "x", "--study", "a-b"])
     assert "without dashes" in capsys.readouterr().err
+
+
+def test_student(small_clouds, tmp_path, monkeypatch, capsys):
+    """A student brings its teachers along; they label all training events. A study that is continued trains no teacher
+    again, but needs their labels."""
+    baseline = study.points_baseline.Baseline
+    monkeypatch.setattr(study.points_baseline, "Baseline", lambda classes, iterations: baseline(classes, 2))
+    flags = ["--datadir", str(small_clouds), "--workdir", str(tmp_path), *"--budgets 4 --seeds 1".split()]
+    flags += ["--methods", "student", "--", *TINY_UNET, *"--min-points 50 --cpu --threads 1".split()]
+    flags += "--num-step 1 --valid-every 1".split()
+    study.main(flags)
+    table = [line.split("|")[1:4] for line in capsys.readouterr().out.split("\n\n| ")[-2].splitlines()]
+    assert table[-3:] == [[f" {method} ", " 4 ", " 1 "] for method in ("baseline", "scratch", "student")]
+    labels = [f"budgets{name}-4-s1.best.test.events_v2.h5" for name in ("_labels-scratch", "-baseline")]
+    settings = (tmp_path / "log/budgets-student-4-s1.yaml").read_text()
+    assert all(f"predict/{name}" in settings for name in labels)
+    rows = tmp_path / "log/budgets.Best.metrics.csv"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))  # the student's row is the last one
+    (tmp_path / "model/budgets-student-4-s1.pt").unlink()
+    study.main(flags)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("run ")] == [
+        "run 3 of 3: budgets-student-4-s1"
+    ]
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
+    (tmp_path / "predict" / labels[1]).unlink()
+    with pytest.raises(InputError, match="budgets-baseline-4-s1.*not found. Choose another --study"):
+        study.main(flags)

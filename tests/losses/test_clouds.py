@@ -67,6 +67,21 @@ def test_focal():
     assert float(class_loss("focal", torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))) == 0
 
 
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 30.0])])
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_probabilities_as_target(name, weight):
+    """Certain probabilities give what classes give, and the sums are linear in them: two halves of a point count one.
+
+    Breaks if the weight of a class is left out of the numerator or the denominator."""
+    logits, target = torch.randn(20, 3, dtype=torch.float64), torch.randint(3, (20,))
+    sums, certain = CLASS_LOSSES[name].sums, F.one_hot(target, 3).double()
+    torch.testing.assert_close(sums(logits, certain, weight), sums(logits, target, weight))
+    other = torch.randint(3, (20,))
+    half = (certain + F.one_hot(other, 3)) / 2
+    expected = (sums(logits, target, weight) + sums(logits, other, weight)) / 2
+    torch.testing.assert_close(sums(logits, half, weight), expected)
+
+
 def test_dice():
     """0 for certain and right, near 1 for certain and wrong, less of the classes that weigh more."""
     target = torch.randint(3, (3000,))

@@ -342,6 +342,27 @@ def test_augmented_run_continues_bit_for_bit(data, tmp_path, monkeypatch, backbo
     assert len(set(losses)) == 5
 
 
+def test_pseudo_labels(data, tmp_path, monkeypatch, capsys):
+    """A student of two labelled events, and of a network's labels for the others, is stopped and resumed.
+
+    Breaks if the pseudo-labels change nothing, if they replace true labels, or if a resumed run loses them."""
+    from puffin.tasks.segmentation import PointSegmentation
+
+    two = ["--num-train", "2", *AUGMENTED]
+    first = script.main(unet(data, tmp_path / "teacher", *two))
+    script.main(existing_run(data, tmp_path / "teacher", *EVALUATE, "--no-plot", "--testfile", str(data / "train")))
+    name = f"tiny.best.test.{data.name}.h5"
+    student = [*two, "--pseudo-labels", str(tmp_path / "teacher/predict" / name)]
+    assert "have no true labels" in refused(unet(data, tmp_path / "no", *student, "--predict", "train"), capsys)
+    trained = script.main(unet(data, tmp_path / "whole", *student, "--labelled-fraction", "0.5"))
+    assert "2 with true labels, used 4 times per epoch, and 8 with pseudo-labels" in capsys.readouterr().err
+    assert trained[1]["train_loss"] != first[1]["train_loss"] and trained[1]["step"] == 2 * 6
+    cut = unet(data, tmp_path / "cut", *student, "--labelled-fraction", "0.5")
+    stop_in_training_step(monkeypatch, PointSegmentation, 8, script.main, cut)
+    check_resumed(script.main, data, tmp_path)
+    script.main(existing_run(data, tmp_path / "whole", *EVALUATE, "--no-plot"))
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -444,6 +465,8 @@ def test_presets(data, tmp_path):
         ("--predict-format pt", "are written to HDF5 files"),
         ("--plot-numbers 7", "expected 0 to 6"),
         ("--lora-rank 0", "--lora-rank"),
+        ("--labelled-fraction 0.5", "only runs with --pseudo-labels"),
+        ("--pseudo-labels TEST", "key 'file' not found"),
         ("--best-by AUC", "--best-by"),
         ("--compile", "--compile"),
     ],

@@ -67,9 +67,9 @@ class CloudBatch(_Batch):
     """B events with P points in all.
 
     points (P, 4) float32: x, y, z and energy, scaled; lengths (B,) int64, always on the CPU: points of each event;
-    semantic (P,) int64: class of each point; row (P,) int64 or None, always on the CPU: numbers of the points within
-    their events in the file; index (B,) int64: numbers of the events in their data set; skipped: number of requested
-    events that are missing because they are bad.
+    semantic: class of each point (P,) int64, or in training class probabilities (P, C) float; row (P,) int64 or None,
+    always on the CPU: numbers of the points within their events in the file; index (B,) int64: numbers of the events in
+    their data set; skipped: number of requested events that are missing because they are bad.
     """
 
     points: Tensor

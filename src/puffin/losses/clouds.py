@@ -45,10 +45,11 @@ def occupancy_by_voxel(logits: Tensor, occupied: Tensor) -> Tensor:
 def nll_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Sum the cross entropy over the points, and their weights: (2,).
 
-    logits (P, C), target (P,) int64, weight (C,): weights of the classes, or None for 1."""
-    each = F.cross_entropy(logits, target, reduction="none")
-    weights = torch.ones_like(each) if weight is None else weight.to(each)[target]
-    return torch.stack([(each * weights).sum(), weights.sum()])
+    logits (P, C); target: classes (P,) int64, or probabilities of the classes (P, C); weight (C,): weights of the
+    classes, or None for 1."""
+    weight = logits.new_ones(logits.shape[1]) if weight is None else weight.to(logits)
+    each = F.cross_entropy(logits, target, weight, reduction="none")
+    return torch.stack([each.sum(), _of_target(weight.expand_as(logits), target).sum()])
 
 
 def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -56,10 +57,15 @@ def focal_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> 
 
     The focal loss is the cross entropy times (1 - p)^2, with p the predicted probability of the true class, and times
     the weight of the class. Arguments as for `nll_sums`."""
-    log_p = F.log_softmax(logits, 1).gather(1, target[:, None])[:, 0]
-    each = -log_p * log_p.expm1().square()
-    each = each if weight is None else each * weight.to(each)[target]
+    log_p = F.log_softmax(logits, 1)
+    by_class = -log_p * log_p.expm1().square()
+    each = _of_target(by_class if weight is None else by_class * weight.to(by_class), target)
     return torch.stack([each.sum(), each.new_full((), len(target))])
+
+
+def _of_target(by_class: Tensor, target: Tensor) -> Tensor:
+    """Return the number of the true class from by_class (P, C), or the mean over the probabilities of the classes."""
+    return (by_class * target).sum(1) if target.is_floating_point() else by_class.gather(1, target[:, None])[:, 0]
 
 
 def mean_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -68,11 +74,11 @@ def mean_of(sums: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def dice_sums(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Sum p y, p and y over the points for each class, (3 C,): p predicted probabilities, y the one-hot truth.
+    """Sum p y, p and y over the points for each class, (3 C,): p predicted probabilities, y true ones, 0 or 1.
 
     Arguments as for `nll_sums`; weight is not used, as `dice_of` weights the classes."""
     p = logits.softmax(1)
-    y = F.one_hot(target, logits.shape[1]).to(p.dtype)
+    y = target if target.is_floating_point() else F.one_hot(target, logits.shape[1]).to(p.dtype)
     return torch.cat([(p * y).sum(0), p.sum(0), y.sum(0)])
 
 
@@ -110,7 +116,7 @@ class LossTerms:
         self.factors, self.weight = factors, weight
 
     def sums(self, logits: Tensor, target: Tensor) -> list[Tensor]:
-        """Sum each term over the points: logits (P, C), target (P,) int64."""
+        """Sum each term over the points: logits (P, C); target: classes (P,) int64 or their probabilities (P, C)."""
         return [CLASS_LOSSES[name].sums(logits, target, self.weight) for name in self.factors]
 
     def values(self, sums: list[Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from puffin.files import whole_file
 from puffin.plots.style import PANEL, page, save, styled
 from puffin.tables import read_records
 
-METHODS = ("baseline", "scratch", "peft", "lora", "fft")
-_COLOURS = dict(zip(METHODS, ("#000000", "#999999", "#0072b2", "#009e73", "#d55e00"), strict=True))
+METHODS = ("baseline", "scratch", "peft", "lora", "fft", "student")
+_COLOURS = dict(zip(METHODS, ("#000000", "#999999", "#0072b2", "#009e73", "#d55e00", "#cc79a7"), strict=True))
 
 
 class LabelRun(NamedTuple):
@@ -73,6 +73,8 @@ def _run_of(row: dict, table: Path, all_events: int) -> LabelRun:
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8-sig"))
     if "method" in settings:  # no network
         method = settings["method"]
+    elif settings.get("pseudo_labels"):
+        method = "student"
     else:
         from_scratch = settings.get("scratch") or not (settings["pretrained"] or settings["loadfile"])
         method = "scratch" if from_scratch else settings["finetune"]

@@ -28,6 +28,7 @@ from puffin.data.augment import (
 from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
+from puffin.data.pseudo_labels import SelfTrainingDataset, Teacher
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
@@ -170,6 +171,7 @@ def run_segmentation(flags: Flags, report: Report | None = None) -> list[dict]:
         load_pretrained_(model, pretrained)
     datasets = open_clouds(run)
     run, task = make_segmentation(run, model, datasets)
+    add_pseudo_labels(run, datasets)
     if not run.start.evaluating and "valid" in datasets:
         task.check_best_by(None, None, "valid")
     pictures = Pictures.of(run, model, datasets, draw_labels)
@@ -245,6 +247,26 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
         finetuning.best_by,
     )
     return run, PointSegmentation(model, loss, datasets, options)
+
+
+def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
+    """Add the events that --pseudo-labels labels to the training events; see SelfTrainingDataset."""
+    finetuning = run.settings.finetuning
+    if not finetuning.pseudo_labels and "labelled_fraction" in run.start.flags.typed:
+        raise InputError("--labelled-fraction: only runs with --pseudo-labels use this")
+    if run.start.evaluating or not finetuning.pseudo_labels:
+        return
+    if "train" in run.settings.run.predict:
+        raise InputError(
+            "--predict train: with --pseudo-labels the training events have no true labels to compare with"
+        )
+    teachers = [Teacher(path) for path in finetuning.pseudo_labels]
+    classes = PILARNET.classes(run.settings.data.remove_led)
+    datasets["train"] = train = SelfTrainingDataset(datasets["train"], teachers, classes, finetuning.labelled_fraction)
+    log.info(
+        f"training events: {train.num_labelled} with true labels, used {plural(train.repeats, 'time')} per epoch, and "
+        f"{train.num_further} with pseudo-labels"
+    )
 
 
 def _counted_weights(datasets: Datasets, num_classes: int) -> str:

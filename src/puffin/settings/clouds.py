@@ -354,13 +354,31 @@ class MaskedModellingSettings:
 class SegmentationSettings(FinetuningSettings):
     """Where the encoder comes from, the loss, and how the best epoch is chosen."""
 
-    TITLES: ClassVar[dict[str, str]] = {"loss": "loss", "class_weights": "loss", "best_by": "training"}
+    TITLES: ClassVar[dict[str, str]] = {"loss": "loss", "class_weights": "loss", "best_by": "training"} | dict.fromkeys(
+        ("pseudo_labels", "labelled_fraction"), "events without labels"
+    )
 
     pretrained: str = setting(
         "",
         "checkpoint of a pretrained network, ours or published, or a name of weights/README.md, from which the encoder "
         "or the U-Net and its settings are taken",
         metavar="FILE",
+        role=roles.ORIGIN,
+    )
+    pseudo_labels: tuple[str, ...] = setting(
+        (),
+        "predictions of earlier runs (predict/NAME.best.test.EVENTS.h5) for further training events, which may have no "
+        "labels: trains on the mean of their class probabilities; the --num-train events keep their labels",
+        many="+",
+        collect=tuple,
+        metavar="FILE",
+        role=roles.ORIGIN,
+    )
+    labelled_fraction: float = setting(
+        0.25,
+        "with --pseudo-labels: fraction of training events that have true labels, which are repeated for it",
+        type=number(minimum=0, below=1),
+        metavar="F",
         role=roles.ORIGIN,
     )
     loss: str = setting(
