@@ -17,11 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from puffin.errors import explain_missing_packages
-from puffin.settings.common import RunSettings
+from puffin.settings.common import FOLDERS, RunSettings
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer
-
-FOLDERS = ("workdir", "logdir", "modeldir", "predictdir")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from puffin.checkpoints.reading import read_checkpoint
 from puffin.errors import InputError, nearest
 from puffin.report.results import without_seed
 from puffin.runs.paths import RunPaths
-from puffin.settings.common import RunSettings
+from puffin.settings.common import FOLDERS, RunSettings
 from puffin.tables import read_records
 from puffin.tasks.point_predictions import is_point_predictions
 from puffin.tasks.saving import FORMATS, read_predictions
@@ -28,7 +28,7 @@ _SCRIPT = {script: network for network, script in SCRIPTS.items()}
 _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ (\w+)\s+(.*)")
 _STUDY = ".trials.csv"
 # settings that differ between all runs, or say only where files are
-_NAMES = ("prefix", "workdir", "logdir", "modeldir", "predictdir")
+_NAMES = ("prefix", *FOLDERS)
 
 
 @dataclass(frozen=True)

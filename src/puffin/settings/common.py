@@ -8,6 +8,7 @@ from puffin.settings.declare import setting
 from puffin.settings.roles import Role
 from puffin.settings.types import any_integer, count_or_all, file_name, integer, number
 
+FOLDERS = ("workdir", "logdir", "modeldir", "predictdir")  # of a run
 SPLITS = ("train", "valid", "test")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LOG_LEVELS = ("debug", "info", "warning", "error")
