@@ -85,7 +85,8 @@ def test_directions(name):
 @pytest.mark.parametrize("task, script", [("classifier", train_pelican_classifier), ("cov", train_pelican_cov)])
 def test_a_sweep_and_its_files(tmp_path, task, script):
     """Each trial is a run with files of its own; the sweep writes a table, the best flags and pictures."""
-    optuna_search.main(["--task", task, *command(tmp_path, "--num-trials", "3", "--optuna-test", "--batch-size", "20")])
+    further = "--num-trials 3 --optuna-test --batch-size 20 --plot-format svg".split()
+    optuna_search.main(["--task", task, *command(tmp_path, *further)])
     for k in range(3):
         for name in (
             f"log/s-{k}.log",
@@ -100,7 +101,7 @@ def test_a_sweep_and_its_files(tmp_path, task, script):
     metric, choose = ("AUC", max) if task == "classifier" else ("loss", min)
     best = choose(table, key=lambda row: float(row[metric]))
     assert [r["state"] for r in table] == ["complete"] * 3 and [r for r in table if r["best"] == "1"] == [best]
-    for ending in ("history.png", "importance.png", "parallel.png", "journal", "sweep.log"):
+    for ending in ("history.png", "history.svg", "importance.png", "parallel.png", "journal", "sweep.log"):
         assert (tmp_path / f"log/s.{ending}").stat().st_size > 1000 or ending == "sweep.log"
 
     # a run with the preset of the best flags has the same metric as the best trial, to the last digit

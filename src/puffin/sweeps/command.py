@@ -156,7 +156,8 @@ def start_workers(plan: Plan, command: list[str]) -> None:
 
 def report(plan: Plan, study: optuna.Study) -> None:
     """Write table, best flags and pictures; with --optuna-test evaluate the best trial on the test set."""
-    best = Report(study, list(plan.metrics), plan.file.name, plan.task.schema, plan.logdir).write()
+    formats = plan.flags["plot_format"]
+    best = Report(study, list(plan.metrics), plan.file.name, plan.task.schema, plan.logdir, formats).write()
     if best is None or not plan.own.optuna_test:
         return
     checkpoint = plan.paths(best.number).best

@@ -4,6 +4,7 @@ import csv
 import logging
 import shlex
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from puffin.files import whole_file
+from puffin.plots.style import draw_to
 from puffin.plots.sweeps import draw_history, draw_importance, draw_parallel, draw_pareto
 from puffin.settings.flags import parse, settings_of
 
@@ -25,13 +27,14 @@ class Report:
     """The results of a study S, which are written to log/S.*.
 
     metrics: the metrics that the study optimizes, in its order; script: file name of the training script; schema: its
-    settings; logdir: the folder log/."""
+    settings; logdir: the folder log/; formats: of pictures, beside PNG."""
 
     study: optuna.Study
     metrics: list[str]
     script: str
     schema: Any
     logdir: Path
+    formats: Sequence[str] = ()
 
     def path(self, ending: str) -> Path:
         """Return the file log/S.ENDING."""
@@ -140,7 +143,6 @@ class Report:
         if len(self.metrics) > 1:
             table, marked = [t.values for t in finished], [t.number in chosen for t in finished]
             pictures["pareto.png"] = lambda path: draw_pareto(path, table, marked, self.metrics)
-        for ending, draw in pictures.items():
-            with whole_file(self.path(ending)) as temporary:
-                draw(temporary)
-        log.info(f"pictures: {', '.join(str(self.path(ending)) for ending in pictures)}")
+        formats = dict.fromkeys(("png", *self.formats))
+        files = [file for ending, draw in pictures.items() for file in draw_to(self.path(ending), list(formats), draw)]
+        log.info(f"pictures: {', '.join(map(str, files))}")
