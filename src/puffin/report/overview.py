@@ -1,6 +1,7 @@
 """Sections that every kind of run has: what was run, curves, metrics, tables from other tools; and sweeps."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from puffin.plots.comparison import Curve, draw_histories
@@ -22,6 +23,7 @@ _METRICS = {
     "valid_energy": "energy loss",
     "valid_probe_f1_mean": "macro F1 of the linear probe",
 }
+_LONGEST = 36  # letters in a line beside an axis
 _SHOWN_COLUMNS = 14  # of a table of trials: more do not fit on a page
 _TRIAL_DETAILS = ("started", "repeats", "failure")
 
@@ -87,7 +89,7 @@ def _history(runs: Sequence[Run], columns: dict[str, str], label: str, caption: 
                 values = [row[column] for row in rows]
                 lines.append(Curve([row[unit] for row in rows], values, k, name, column.startswith("train")))
     figure = new_figure()
-    draw_histories(figure.subplots(), lines, unit, ylabel=label)
+    draw_histories(figure.subplots(), lines, unit, ylabel=textwrap.fill(label, _LONGEST))
     return embed(figure, caption)
 
 
