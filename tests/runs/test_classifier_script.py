@@ -575,3 +575,12 @@ def test_start_methods_of_workers(data, tmp_path, method):
     assert done.returncode == 0, done.stderr
     assert "Exception ignored" not in done.stderr
     assert same(weights(tmp_path / "none/model/tiny.pt"), weights(tmp_path / method / "model/tiny.pt"))
+
+
+def test_files_without_a_split(data, tmp_path, capsys):
+    """Files whose names say nothing of the splits: the error says how to go on."""
+    folder = tmp_path / "named otherwise"
+    folder.mkdir()
+    (folder / "fit.h5").symlink_to(data / "train.h5")
+    line = refused(["--datadir", str(folder), "--workdir", str(tmp_path)], capsys)
+    assert "no train file (*.h5 with 'train' in its name). Rename the files, or link them under such names" in line

@@ -17,6 +17,7 @@ from puffin.errors import InputError
 log = logging.getLogger("puffin")
 
 MOMENTA, NUMBER = "Pmu", "Nobj"
+_LAYOUT = "Write the momenta of the particles under this name, as docs/use_your_own_jets.md shows."
 _LOOKED_AT = 1024  # jets of a block that is looked at more closely
 
 
@@ -69,7 +70,7 @@ class JetFile(ArrayFile):
 
     def check(self, selection: JetSelection) -> int:
         """Return the number of jets; InputError if momenta or features are missing or have a wrong shape."""
-        shape = self.array(MOMENTA).shape
+        shape = self.array(MOMENTA, _LAYOUT).shape
         if len(shape) != 3 or shape[2] != 4:
             raise InputError(f"{self.path}: {MOMENTA}: expected shape (jets, particles, 4), got {shape}")
         if shape[0] == 0:

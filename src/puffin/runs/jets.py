@@ -157,7 +157,10 @@ def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = (
     datasets = open_splits(data.datadir, selection, wanted, run.settings.run.seed, data.testfile)
     for needed in ("test" if evaluating else "train", *also):
         if needed not in datasets:
-            raise InputError(f"{data.datadir}: no {needed} file (*.h5 with '{needed}' in its name)")
+            raise InputError(
+                f"{data.datadir}: no {needed} file (*.h5 with '{needed}' in its name). Rename the files, or link them "
+                f"under such names (ln -s)."
+            )
     return datasets
 
 
