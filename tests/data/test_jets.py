@@ -199,7 +199,7 @@ def test_bad_targets_features_and_weights(tmp_path, arrays, selection, message):
     "arrays, message",
     [
         ({"Pmu": GOOD}, r"key 'is_signal' not found \(has: Pmu\)"),
-        ({"is_signal": np.zeros(4)}, "key 'Pmu' not found .*shows how"),
+        ({"is_signal": np.zeros(4)}, "key 'Pmu' not found .*use_your_own_jets.md shows"),
         ({"Pmu": GOOD[0], "is_signal": np.zeros(4)}, r"expected shape \(jets, particles, 4\)"),
         ({"Pmu": GOOD, "is_signal": np.zeros(3)}, r"is_signal: expected \(4,\)"),
         ({"Pmu": GOOD, "is_signal": np.full(4, 0.5)}, "expected class numbers"),
