@@ -19,7 +19,7 @@ import train_segmentation as segmentation
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.files import append_row
-from puffin.report import probes
+from puffin.report import looks, probes
 from puffin.report.clouds import pretrainings
 from puffin.report.collect import differences, find
 from puffin.report.jets import classifiers
@@ -183,6 +183,19 @@ def test_probes_without_fastjet(monkeypatch):
     values, (note,) = probes._observables(batches, np.array([2, 1]), 0.1)
     assert list(values) == ["mass", "pT"] and "needs fastjet" in note.text
     assert values["mass"] == pytest.approx([75**0.5, 0], abs=1e-3) and values["pT"] == pytest.approx([5, 0])
+
+
+def test_a_checkpoint_is_looked_at_once(work, monkeypatch):
+    """Breaks if --watch probes a network again after each epoch, or never again."""
+    runs, calls = find(["few"], RunSettings(workdir=str(work)))[0], []
+    monkeypatch.setattr(looks, "probes", lambda *arguments: calls.append(arguments) or [])
+    looks._blocks.cache_clear()
+    first, again = looks.looked_at(runs), looks.looked_at(runs)
+    assert first[0].blocks == again[0].blocks and len(first[0].blocks) == 4 and len(calls) == 1
+    os.utime(runs[0].checkpoint, (1, 1))
+    looks.looked_at(runs)
+    assert len(calls) == 2
+    looks._blocks.cache_clear()
 
 
 @pytest.mark.parametrize("width", (1280, 390))

@@ -2,6 +2,8 @@
 tokens.py."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,14 +34,18 @@ def looked_at(runs: Sequence[Run]) -> list[Section]:
         if first.checkpoint is None:
             continue
         try:
-            section.blocks += _blocks(method, Checkpoint.read(first.checkpoint))
+            section.blocks += _blocks(method, first.checkpoint, first.checkpoint.stat().st_mtime_ns)
         except (InputError, OSError) as error:
             section.blocks.append(Note(f"Not shown for {method}: {error}"))
     return [section] if section.blocks else []
 
 
-def _blocks(method: str, checkpoint: Checkpoint) -> Sequence[View | Figure | Table | Note]:
-    """Draw jets of one network, and probe it. InputError if its jets or events are not there any more."""
+@lru_cache(maxsize=16)
+def _blocks(method: str, path: Path, written: int) -> Sequence[View | Figure | Table | Note]:
+    """Draw jets of one network, and probe it. InputError if its jets or events are not there any more.
+
+    written: when the checkpoint was written; --watch computes all this again only for a new one."""
+    checkpoint = Checkpoint.read(path)
     settings, network = settings_of_checkpoint(checkpoint), network_of_checkpoint(checkpoint)
     if checkpoint.network in (AUTOENCODER, SEGMENTATION):
         return token_blocks(method, checkpoint, network)
