@@ -128,6 +128,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--datadir", default="data/sample_data/run12", metavar="DIR", help="folder of jets (default: %(default)s)")
+    add("--testfile", default="", metavar="FILE", help="test file, instead of that in --datadir")
     add("--target", default="is_signal", metavar="KEY", help="key of the class labels (default: %(default)s)")
     add(
         "--num-train",
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import_fastjet()
     selection = JetSelection(ClassLabels(args.target), in_memory=False)
     wanted = {"train": args.num_train, "test": args.num_test}
-    datasets = open_splits(args.datadir, selection, wanted, args.seed)
+    datasets = open_splits(args.datadir, selection, wanted, args.seed, args.testfile)
     for split in wanted:
         if split not in datasets:
             raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")

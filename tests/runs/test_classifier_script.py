@@ -347,6 +347,35 @@ def test_working_point(data, tmp_path, capsys):
     assert other in RunPaths("tiny", tmp_path / "log", tmp_path / "model", tmp_path / "predict").of_earlier_run()
 
 
+def test_pseudo_labels(data, tmp_path, capsys):
+    """A student of twenty labelled jets, and of two networks' labels for other jets; both formats of predictions.
+
+    It is resumed and evaluated as any run. Breaks if the pseudo-labels change nothing."""
+    few, other = ["--num-train", "20"], str(data / "valid.h5")
+    for name, format_ in (("a", "pt"), ("b", "h5")):
+        script.main(command(data, tmp_path / name, *few))
+        evaluation = ["--eval", "--loadfile", str(tmp_path / name / "model/tiny_best.pt"), "--predict-format", format_]
+        script.main(command(data, tmp_path / name, *evaluation, "--testfile", other))
+    labels = [
+        str(tmp_path / f"{name}/predict/tiny.best.test.{data.name}.{name_}")
+        for name, name_ in (("a", "pt"), ("b", "h5"))
+    ]
+    student = [*few, "--unlabelled", other, "--pseudo-labels", *labels, "--labelled-fraction", "0.5"]
+    capsys.readouterr()
+    trained = script.main(command(data, tmp_path / "student", *student))
+    assert "20 with true labels, used 2 times per epoch, and 40 with pseudo-labels" in capsys.readouterr().err
+    alone = script.main(command(data, tmp_path / "alone", *few))
+    assert trained[0]["train_loss"] != alone[0]["train_loss"]
+    script.main(command(data, tmp_path / "student", "--load", "--num-epoch", "3"))
+    for flags, message in (
+        ([*few, "--pseudo-labels", *labels], "--unlabelled"),
+        ([*student, "--predict", "train"], "have no true labels"),
+        (["--unlabelled", other], "only runs with --pseudo-labels"),
+        ([*student[:-2], "--num-classes", "3"], "expected scores of 3 classes"),
+    ):
+        assert message in refused(command(data, tmp_path / "refused", *flags), capsys)
+
+
 def test_calibrations_that_make_no_sense(data, tmp_path, capsys):
     """Without --eval, for more than two classes, outside the range, and with validation jets of one class."""
     train = command(data, tmp_path, "--no-plot", "--num-epoch", "1", "--no-predict")

@@ -27,8 +27,8 @@ EVERY = [
 ]
 # text that no list of choices could hold: names of files, folders, keys and hosts
 FREE_TEXT = set(
-    "yaml loadfile workdir logdir modeldir predictdir datadir testfile pseudo_labels weights_key pretrained space "
-    "storage host user database copy_to copy_from metric".split()
+    "yaml loadfile workdir logdir modeldir predictdir datadir testfile pseudo_labels unlabelled weights_key pretrained "
+    "space storage host user database copy_to copy_from metric".split()
 )
 ANY_INTEGER = {"seed", "sampler_seed"}
 BAD = {"scalars_keys": "d0val:cube"}  # where an empty text is a value

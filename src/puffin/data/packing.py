@@ -35,9 +35,10 @@ class _Batch:
 class JetBatch(_Batch):
     """B jets with N particles in all.
 
-    fourmomenta (N, 4): E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet;
-    target (B, ...) or None; scalars (N, S): features of the particles, or None; index (B,) int64: numbers of the jets
-    in their data set; weights (B,): event weights, or None.
+    fourmomenta (N, 4): E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet; target
+    (B, ...) or None: classes, in training also probabilities of the classes, or momenta; scalars (N, S): features of
+    the particles, or None; index (B,) int64: numbers of the jets in their data set; weights (B,): event weights, or
+    None.
     """
 
     fourmomenta: Tensor

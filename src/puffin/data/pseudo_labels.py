@@ -1,4 +1,4 @@
-"""Train on events without labels: their points get the class probabilities that earlier runs predicted.
+"""Train on events without labels: jets, or points of clouds, get the class probabilities that earlier runs predicted.
 
 Source: self-training with soft labels, Noisy Student, arXiv 1911.04252, sec. 2.
 """
@@ -6,19 +6,42 @@ Source: self-training with soft labels, Noisy Student, arXiv 1911.04252, sec. 2.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from puffin.data.hdf5 import open_dataset, open_hdf5
+from puffin.data.jets import JetDataset
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudDataset
 from puffin.errors import InputError, plural
 
 Place = tuple[Path, int]  # an event: its file, and its row there
 _EXPECTED = "Expected predictions of points by train_segmentation.py, such as predict/NAME.best.test.EVENTS.h5."
+
+
+class Mixture(NamedTuple):
+    """Numbers of events with true labels and with pseudo-labels, and how often the former are repeated."""
+
+    labelled: int
+    further: int
+    repeats: int
+
+    @classmethod
+    def of(cls, labelled: int, further: int, fraction: float) -> "Mixture":
+        """Repeat the labelled events as a whole, so that they are about this fraction of all."""
+        return cls(labelled, further, max(1, round(fraction * further / ((1 - fraction) * labelled))))
+
+    def __str__(self) -> str:
+        times = plural(self.repeats, "time")
+        return (
+            f"training events: {self.labelled} with true labels, used {times} per epoch, and {self.further} with "
+            "pseudo-labels"
+        )
 
 
 class Teacher:
@@ -57,12 +80,12 @@ class Teacher:
         return {**self.__dict__, "_file": None}  # an open file cannot be sent to a worker process
 
 
-class SelfTrainingDataset(CloudDataset):
+class SelfTrainingClouds(CloudDataset):
     """Events with true labels, and further ones that all teachers have labelled; the probabilities are averaged.
 
     `semantic` of a batch is (P, C) float32: for each point the probability of each class. The events with true labels
-    are repeated as a whole, so that they make up at least `fraction` of the data set, up to one repetition. InputError
-    if the teachers have other classes or other points than the labelled events, or no further event."""
+    are repeated, see Mixture. InputError if the teachers have other classes or other points than the labelled events,
+    or no further event."""
 
     def __init__(self, labelled: CloudDataset, teachers: Sequence[Teacher], classes: tuple[str, ...], fraction: float):
         for teacher in teachers:
@@ -82,9 +105,8 @@ class SelfTrainingDataset(CloudDataset):
         if not other:
             names = ", ".join(str(teacher.path) for teacher in teachers)
             raise InputError(f"{names}: no event to train on, apart from the {plural(len(true), 'labelled one')}")
-        self.repeats = max(1, round(fraction * len(other) / ((1 - fraction) * len(true))))
-        self.num_labelled, self.num_further = len(true), len(other)
-        self.restrict(torch.tensor(self.repeats * true + other))
+        self.mixture = Mixture.of(len(true), len(other), fraction)
+        self.restrict(torch.tensor(self.mixture.repeats * true + other))
 
     def __getitems__(self, numbers: list[int]) -> CloudBatch:
         """Read a batch, see CloudDataset; InputError if a teacher has other points of an event."""
@@ -99,7 +121,7 @@ class SelfTrainingDataset(CloudDataset):
                 of_event.copy_(self._predicted(place, rows))
         return replace(batch, semantic=probabilities)
 
-    def _predicted(self, place: Place, rows: torch.Tensor) -> torch.Tensor:
+    def _predicted(self, place: Place, rows: Tensor) -> Tensor:
         """Return the mean probabilities (P, C) that the teachers have for an event, whose points are `rows`."""
         total = np.zeros((len(rows), self.num_classes), np.float32)
         for teacher in self.teachers:
@@ -120,3 +142,23 @@ def _places(dataset: CloudDataset) -> list[Place]:
     """Return the file and the row there of each event of a data set."""
     files, rows = dataset.places(torch.arange(len(dataset)))
     return [(dataset.files[file], int(row)) for file, row in zip(files, rows, strict=True)]
+
+
+class SelfTrainingJets(JetDataset):
+    """Jets with true labels, and further ones with class probabilities.
+
+    `target` of a batch is (B, K) float32. path: file of the further jets; rows (N,) int64: which of them; probabilities
+    (N, K). The jets with true labels are repeated, see Mixture. InputError for rows that the file does not have."""
+
+    def __init__(self, labelled: JetDataset, path: Path, rows: Tensor, probabilities: Tensor, fraction: float):
+        super().__init__([*labelled.files, path], replace(labelled.selection, target=None))
+        further = int(labelled.first[-1]) + rows
+        if not len(rows) or int(further.max()) >= len(self):
+            raise InputError(f"{path}: has {len(self) - int(labelled.first[-1])} jets, fewer than were predicted")
+        labels = labelled.labels()
+        assert labels is not None
+        self.targets = torch.zeros(len(self), probabilities.shape[1])
+        self.targets[labelled.events] = F.one_hot(labels, probabilities.shape[1]).float()
+        self.targets[further] = probabilities.float()
+        self.mixture = Mixture.of(len(labelled), len(rows), fraction)
+        self.restrict(torch.cat([labelled.events.repeat(self.mixture.repeats), further]))

@@ -28,7 +28,7 @@ from puffin.data.augment import (
 from puffin.data.events import choose_events
 from puffin.data.pilarnet import CloudDataset, CloudSelection, open_splits
 from puffin.data.pilarnet_files import find_files
-from puffin.data.pseudo_labels import SelfTrainingDataset, Teacher
+from puffin.data.pseudo_labels import SelfTrainingClouds, Teacher
 from puffin.detector import PILARNET
 from puffin.errors import InputError, plural
 from puffin.losses.clouds import LossTerms
@@ -42,6 +42,7 @@ from puffin.runs.paths import name_of_events
 from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
+from puffin.runs.self_training import trains_itself
 from puffin.runs.start import Start, start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
@@ -250,23 +251,13 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
 
 
 def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
-    """Add the events that --pseudo-labels labels to the training events; see SelfTrainingDataset."""
-    finetuning = run.settings.finetuning
-    if not finetuning.pseudo_labels and "labelled_fraction" in run.start.flags.typed:
-        raise InputError("--labelled-fraction: only runs with --pseudo-labels use this")
-    if run.start.evaluating or not finetuning.pseudo_labels:
+    """Add the events that --pseudo-labels labels to the training events; see SelfTrainingClouds."""
+    if not trains_itself(run):
         return
-    if "train" in run.settings.run.predict:
-        raise InputError(
-            "--predict train: with --pseudo-labels the training events have no true labels to compare with"
-        )
-    teachers = [Teacher(path) for path in finetuning.pseudo_labels]
-    classes = PILARNET.classes(run.settings.data.remove_led)
-    datasets["train"] = train = SelfTrainingDataset(datasets["train"], teachers, classes, finetuning.labelled_fraction)
-    log.info(
-        f"training events: {train.num_labelled} with true labels, used {plural(train.repeats, 'time')} per epoch, and "
-        f"{train.num_further} with pseudo-labels"
-    )
+    settings, classes = run.settings.self_training, PILARNET.classes(run.settings.data.remove_led)
+    teachers = [Teacher(path) for path in settings.pseudo_labels]
+    datasets["train"] = SelfTrainingClouds(datasets["train"], teachers, classes, settings.labelled_fraction)
+    log.info(datasets["train"].mixture)
 
 
 def _counted_weights(datasets: Datasets, num_classes: int) -> str:

@@ -1,15 +1,20 @@
 """Runs of the two jet scripts: from settings to data, network and task."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.special import softmax
 
 from puffin.checkpoints.checkpoint import CLASSIFIER, REGRESSOR, Checkpoint
 from puffin.checkpoints.networks import pelican_config
 from puffin.checkpoints.transfer import load_jets_
 from puffin.data.class_names import class_names
 from puffin.data.jets import JetDataset, JetSelection, open_splits
+from puffin.data.pseudo_labels import SelfTrainingJets
 from puffin.data.scalars import scalars_of
 from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
@@ -21,6 +26,7 @@ from puffin.runs.class_weights import inverse_fractions, weights_of_classes
 from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
+from puffin.runs.self_training import trains_itself
 from puffin.runs.start import Start, start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
@@ -31,7 +37,10 @@ from puffin.settings.pelican import PelicanConfig
 from puffin.settings.roles import Role
 from puffin.tasks.classification import JetClassification
 from puffin.tasks.regression import MomentumRegression
+from puffin.tasks.saving import read_predictions
 from puffin.tasks.symmetry import report_symmetries
+
+log = logging.getLogger("puffin")
 
 Datasets = dict[str, JetDataset]
 
@@ -64,6 +73,7 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)
+    add_pseudo_labels(run, datasets)
     draw = partial(draw_classification, names=named)
     return train_and_evaluate(run, task, datasets, draw, report, prepare=calibrate)
 
@@ -162,6 +172,37 @@ def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = (
                 f"under such names (ln -s)."
             )
     return datasets
+
+
+def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
+    """Add the jets that --pseudo-labels labels to the training jets; see SelfTrainingJets.
+
+    InputError if the teachers have predicted different jets, or other classes than those of the run."""
+    if not trains_itself(run):
+        return
+    settings, classes = run.settings.self_training, run.settings.network.num_classes
+    if not settings.unlabelled:
+        raise InputError("--pseudo-labels: give the file of the jets that were predicted with --unlabelled")
+    if run.settings.data.weights_key:
+        raise InputError("--weights-key: jets with --pseudo-labels have no weights; use only one of them")
+    first, rows, total = settings.pseudo_labels[0], None, 0.0
+    for name in settings.pseudo_labels:
+        content = read_predictions(Path(name))
+        scores, found = content["predict"], content.get("row", np.arange(len(content["predict"])))
+        if scores.ndim != 2 or scores.shape[1] != classes:
+            raise InputError(f"{name}: expected scores of {classes} classes, found an array {scores.shape}")
+        rows = found if rows is None else rows
+        if not np.array_equal(rows, found):
+            raise InputError(f"{name}: has other jets than {first}; label the same jets with all teachers")
+        total = total + softmax(scores.astype(np.float64), axis=1) / len(settings.pseudo_labels)
+    datasets["train"] = SelfTrainingJets(
+        datasets["train"],
+        Path(settings.unlabelled),
+        torch.from_numpy(rows),
+        torch.from_numpy(total),
+        settings.labelled_fraction,
+    )
+    log.info(datasets["train"].mixture)
 
 
 # -- weights of classes ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from puffin.settings.encoder import EncoderConfig, TransformerConfig
 from puffin.settings.finetuning import ALL, HEAD, FinetuningSettings
 from puffin.settings.names import CLASS_LOSSES, MASKED_MODELLING_METRICS, SEGMENTATION_METRICS
 from puffin.settings.roles import Role
+from puffin.settings.self_training import SelfTrainingSettings
 from puffin.settings.types import checked, class_weights, integer, loss_terms, number
 from puffin.settings.unet import UNetConfig
 
@@ -354,31 +355,13 @@ class MaskedModellingSettings:
 class SegmentationSettings(FinetuningSettings):
     """Where the encoder comes from, the loss, and how the best epoch is chosen."""
 
-    TITLES: ClassVar[dict[str, str]] = {"loss": "loss", "class_weights": "loss", "best_by": "training"} | dict.fromkeys(
-        ("pseudo_labels", "labelled_fraction"), "events without labels"
-    )
+    TITLES: ClassVar[dict[str, str]] = {"loss": "loss", "class_weights": "loss", "best_by": "training"}
 
     pretrained: str = setting(
         "",
         "checkpoint of a pretrained network, ours or published, or a name of weights/README.md, from which the encoder "
         "or the U-Net and its settings are taken",
         metavar="FILE",
-        role=roles.ORIGIN,
-    )
-    pseudo_labels: tuple[str, ...] = setting(
-        (),
-        "predictions of earlier runs (predict/NAME.best.test.EVENTS.h5) for further training events, which may have no "
-        "labels: trains on the mean of their class probabilities; the --num-train events keep their labels",
-        many="+",
-        collect=tuple,
-        metavar="FILE",
-        role=roles.ORIGIN,
-    )
-    labelled_fraction: float = setting(
-        0.25,
-        "with --pseudo-labels: fraction of training events that have true labels, which are repeated for it",
-        type=number(minimum=0, below=1),
-        metavar="F",
         role=roles.ORIGIN,
     )
     loss: str = setting(
@@ -443,5 +426,6 @@ class PointSegmentationSettings(ScriptSettings):
     augmentation: AugmentationSettings = AugmentationSettings()
     network: SegmentationConfig = SegmentationConfig()
     finetuning: SegmentationSettings = SegmentationSettings()
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
     pictures: PictureSettings = PictureSettings()
     optimisation: OptimisationSettings = replace(_PUBLISHED, batch_size=16, lr_init=3e-4, lr_start=1e-6, lr_final=1e-6)

@@ -16,6 +16,7 @@ from puffin.settings.names import (
     TRANSFORMS,
 )
 from puffin.settings.pelican import PelicanConfig
+from puffin.settings.self_training import JetSelfTrainingSettings
 from puffin.settings.types import (
     checked,
     class_weights,
@@ -213,6 +214,7 @@ class ClassifierSettings(ScriptSettings):
     data: JetDataSettings = JetDataSettings()
     network: PelicanConfig = PelicanConfig()
     finetuning: JetFinetuningSettings = JetFinetuningSettings()
+    self_training: JetSelfTrainingSettings = JetSelfTrainingSettings()
     loss: ClassificationSettings = ClassificationSettings()
     optimisation: OptimisationSettings = OptimisationSettings()
 

@@ -60,17 +60,21 @@ class JetClassification(InMemoryTask):
 
     def step(self, batch: JetBatch) -> StepOutput:
         """Mean cross entropy. Outputs: predict (B, K), targets (B,), index (B,), and weights (B,) if events have
-        any."""
+        any.
+
+        The targets of the batch are class numbers (B,), or in training probabilities (B, K), which count as the most
+        probable class in the outputs and for the class weights."""
         momenta = batch.fourmomenta  # of the dtype and on the device of the losses
+        classes = batch.target.argmax(1) if batch.target.is_floating_point() else batch.target
         of_class = self.class_weights
         if of_class is not None:
-            of_class = of_class.to(momenta.device, momenta.dtype, non_blocking=True)[batch.target]
+            of_class = of_class.to(momenta.device, momenta.dtype, non_blocking=True)[classes]
         weights = combined(batch.weights, of_class)
         logits = self.model(batch)
         losses = F.cross_entropy(
             logits.float() if logits.dtype == torch.bfloat16 else logits, batch.target, reduction="none"
         )
-        outputs = {"predict": logits.detach(), "targets": batch.target, "index": batch.index}
+        outputs = {"predict": logits.detach(), "targets": classes, "index": batch.index}
         if batch.weights is not None:
             outputs["weights"] = batch.weights
         return StepOutput(*weighted_mean(losses, weights), outputs)
