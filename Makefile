@@ -92,10 +92,14 @@ check-emulated: emulator
 	$(BIN)/python -m pytest tests/emulate
 	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops tests/bench/test_traffic.py -k "$(EMULATED)"
 
-# A part of about a minute, for `make test`
+# Tests of geometry that take minutes in the emulator
+SLOW_GEOMETRY = test_geometry and (outliers or tracks or collinear or far or symmetry or eigenvalues or agrees or order)
+
+# A part of about two minutes, for `make test`
 check-emulated-part: emulator
 	PUFFIN_KERNELS=emulated $(BIN)/python -m pytest tests/ops \
-	  -k "$(EMULATED) and not opcheck and not compile and not dtype1 and not float64 and not knn_equals"
+	  -k "$(EMULATED) and not opcheck and not compile and not dtype1 and not float64 and not knn_equals \
+  and not ($(SLOW_GEOMETRY))"
 
 emulator: $(READY)
 	PUFFIN_EMULATE=1 $(BIN)/python setup.py --quiet build_kernels
@@ -104,7 +108,7 @@ emulator: $(READY)
 check-emulated-sanitizers: $(READY)
 	PUFFIN_EMULATE=1 PUFFIN_SANITIZE=1 $(BIN)/python setup.py --quiet build_kernels
 	LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 PUFFIN_KERNELS=emulated_asan $(BIN)/python -m pytest tests/ops \
-	  -k "$(EMULATED) and not (knn_equals and (dtype1 or tracks or outliers))"
+	  -k "$(EMULATED) and not (knn_equals and (dtype1 or tracks or outliers)) and not ($(SLOW_GEOMETRY))"
 
 # Break the CUDA kernels on purpose, in a copy, and see that a test fails for each (about 20 minutes)
 mutants: $(READY)

@@ -16,6 +16,7 @@ from bench.kernels import lartpc_cloud
 from puffin.ops.chamfer import chamfer_distance
 from puffin.ops.cnms import centrality_nms
 from puffin.ops.fps import farthest_point_sampling
+from puffin.ops.geometry import NEIGHBOURS, components, local_geometry
 from puffin.ops.messages import message
 from puffin.ops.neighbors import ball_count, ball_query, knn
 from puffin.ops.pair_index import PairIndex
@@ -28,7 +29,8 @@ JETS, MESSAGE, MIXED = 4, 60, 35  # events; channels of the messages and of the 
 POINTS, TOKEN = 10_000, 32  # points of an event and of a token; every tenth point is a centre
 RADIUS, OVERLAP = 5.0, 0.72  # voxels
 FEATURES, KNOTS, WIDTH = 52, 13, 64  # hand-made features of a point, knots of their functions, channels
-FLOAT, INT, LONG = 4, 4, 8  # bytes
+LINK = 1.8  # voxels
+FLOAT, INT, LONG, DOUBLE, SECTOR = 4, 4, 8, 8, 32  # bytes
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Blocks:
     """The points of an event in blocks of 32, with their boxes (csrc/cuda/boxes.cuh)."""
 
     points: int
+    columns: int = 3  # numbers of a point
 
     @property
     def slots(self) -> int:
@@ -86,14 +89,14 @@ class Blocks:
     @property
     def searched(self) -> int:
         """Bytes of the coordinates, indices and boxes, which a search reads."""
-        return self.slots * (3 * FLOAT + INT) + sum(self.boxes) * 6 * FLOAT
+        return self.slots * (self.columns * FLOAT + INT) + sum(self.boxes) * 6 * FLOAT
 
     def kernels(self, ordered: bool = True) -> dict[str, int]:
         """Return the bytes of the kernels that fill the blocks. ordered: in Morton order."""
-        points, keys = self.points * 3 * FLOAT, self.points * LONG
+        points, keys = self.points * self.columns * FLOAT, self.points * LONG
         must = {
-            "fill_slots": points + keys * ordered + self.slots * (3 * FLOAT + INT),
-            "fill_boxes": points + sum(self.boxes) * 6 * FLOAT + sum(self.boxes[:2]) * 6 * FLOAT,
+            "fill_slots": points + keys * ordered + self.slots * (self.columns * FLOAT + INT),
+            "fill_boxes": self.points * 3 * FLOAT + sum(self.boxes) * 6 * FLOAT + sum(self.boxes[:2]) * 6 * FLOAT,
         }
         return {"find_bounds": points, "make_keys": points + keys, **must} if ordered else must
 
@@ -156,17 +159,32 @@ def feature_cases(points: int = POINTS // 10) -> list[Case]:
     x, values = random(points, FEATURES, True), random(FEATURES * KNOTS, WIDTH, True).view(FEATURES, KNOTS, WIDTH)
     inputs, table, outputs = FLOAT * x.numel(), FLOAT * values.numel(), FLOAT * points * WIDTH
     partial = table * -(-points // max(256, -(-points // 64)))  # as piecewise.cu cuts the points into slices
+    functions = {
+        "interpolate": inputs + table + outputs,
+        "differentiate": 2 * inputs + table + outputs,
+        "add_slices": inputs + outputs + 2 * partial,  # each sum is read again
+        "merge_slices": partial + table,
+    }
+    event, ptr = torch.cat([cloud(points)[0], random(points, 1)], 1), torch.tensor([0, points])
+    blocks, labels = Blocks(points, columns=4), points * LONG
+    scales = len(NEIGHBOURS)
+    covariances = points * 6 * DOUBLE * (2 * scales - 1)  # each is written, and read for the next scale
+    written = points * 2 * SECTOR  # eight or nine neighbouring columns of a row
+    geometry = {
+        "describe_neighbours": scales * (blocks.searched + written) + covariances,
+        "describe_balls": blocks.searched + written,
+    }
+    marks = sum(blocks.boxes) * INT
+    links = {
+        "separate": labels,
+        "link_points": blocks.searched + marks + 2 * labels,
+        "join_boxes": 2 * SECTOR + marks,  # no box lies within the distance of links
+        "name_sets": 2 * labels,
+    }
     return [
-        Case(
-            "piecewise_linear",
-            lambda: piecewise_linear(x, values, -2.5, 2.5).sum().backward(),
-            {
-                "interpolate": inputs + table + outputs,
-                "differentiate": 2 * inputs + table + outputs,
-                "add_slices": inputs + outputs + 2 * partial,  # each sum is read again
-                "merge_slices": partial + table,
-            },
-        )
+        Case("piecewise_linear", lambda: piecewise_linear(x, values, -2.5, 2.5).sum().backward(), functions),
+        Case("local_geometry", lambda: local_geometry(event, ptr), blocks.kernels() | geometry),
+        Case("components", lambda: components(event, ptr, LINK), blocks.kernels() | links),
     ]
 
 

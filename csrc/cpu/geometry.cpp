@@ -1,4 +1,6 @@
 // Local geometry of points and their connected components on the CPU; defined in src/puffin/ops/geometry.py.
+#include "../shape.h"
+
 #define PUFFIN_KERNEL "geometry_kernel.h"
 #include "targets.h"
 

@@ -188,13 +188,8 @@ static inline double total(typename Simd<double>::V v) {
   return sum;
 }
 
-struct Moments {
-  double covariance[6];  // xx, xy, xz, yy, yz, zz
-  double trace, centroid, energy, deviation;
-};
-
 template <class T>
-static Moments moments_of(const Surroundings<T>& inside, int64_t count, const T* q) {
+static Shape measure_shape(const Surroundings<T>& inside, int64_t count, const T* q) {
   using S = Simd<double>;
   using V = typename S::V;
   const V qx = S::splat(q[0]), qy = S::splat(q[1]), qz = S::splat(q[2]), qe = S::splat(q[3]);
@@ -205,54 +200,9 @@ static Moments moments_of(const Surroundings<T>& inside, int64_t count, const T*
     sx += x, sy += y, sz += z, se += e;
     xx += x * x, xy += x * y, xz += x * z, yy += y * y, yz += y * z, zz += z * z, ee += e * e;
   }
-  const double n = double(count), x = total(sx) / n, y = total(sy) / n, z = total(sz) / n, e = total(se) / n;
-  Moments m{{total(xx) / n - x * x, total(xy) / n - x * y, total(xz) / n - x * z, total(yy) / n - y * y,
-             total(yz) / n - y * z, total(zz) / n - z * z},
-            0,
-            std::sqrt(x * x + y * y + z * z),
-            q[3] + e,
-            std::sqrt(larger(total(ee) / n - e * e, 0.0))};
-  m.trace = larger(m.covariance[0] + m.covariance[3] + m.covariance[5], 0.0);
-  return m;
-}
-
-// The eigenvalues of the covariance over their sum, descending, from the trigonometric solution of the cubic equation.
-// Its error is below 1e-7: the angle loses half of the digits where two eigenvalues are equal.
-template <class T>
-static void write_shares(const Moments& m, T* out) {
-  const double* c = m.covariance;
-  double share[3] = {0, 0, 0};
-  if (m.trace > 0) {
-    const double third = 1.0 / 3, a = c[0] / m.trace - third, d = c[3] / m.trace - third, f = c[5] / m.trace - third;
-    const double b = c[1] / m.trace, g = c[2] / m.trace, e = c[4] / m.trace;
-    const double radius = std::sqrt((a * a + d * d + f * f + 2 * (b * b + g * g + e * e)) / 6);
-    const double cubed = radius * radius * radius;
-    const double cosine = (a * (d * f - e * e) - b * (b * f - e * g) + g * (b * e - d * g)) / (2 * cubed);
-    const double angle = cubed > 0 ? std::acos(std::min(1.0, std::max(-1.0, cosine))) / 3 : 0;
-    share[0] = third + 2 * radius * std::cos(angle);
-    share[2] = larger(third + 2 * radius * std::cos(angle + 2.0943951023931957), 0.0);  // 2 pi / 3
-    share[1] = larger(1 - share[0] - share[2], 0.0);
-  }
-  for (int i = 0; i < 3; ++i) out[i] = T(share[i]);
-}
-
-static inline double inner(const Moments& a, const Moments& b) {
-  const double *p = a.covariance, *r = b.covariance;
-  return p[0] * r[0] + p[3] * r[3] + p[5] * r[5] + 2 * (p[1] * r[1] + p[2] * r[2] + p[4] * r[4]);
-}
-
-// out: the columns of one k
-template <class T>
-static void write_scale(const Moments& m, const Moments* before, T reach, T* out) {
-  write_shares(m, out);
-  out[3] = T(std::sqrt(m.trace));
-  out[4] = T(m.centroid);
-  out[5] = std::sqrt(reach);
-  out[6] = T(m.energy);
-  out[7] = T(m.deviation);
-  if (!before) return;
-  const double norms = std::sqrt(inner(m, m)) * std::sqrt(inner(*before, *before));
-  out[8] = norms > 0 ? T(inner(m, *before) / norms) : T(0);
+  const double sums[shape_sums] = {total(sx), total(sy), total(sz), total(se), total(xx), total(xy),
+                                   total(xz), total(yy), total(yz), total(zz), total(ee)};
+  return shape_of(count, sums, q[3]);
 }
 
 // out: number and energy of the points at squared distance < r2
@@ -281,7 +231,7 @@ void geometry_buckets(const KdTree<T>& tree, const T* points, int32_t first, int
   const int64_t scales = int64_t(neighbours.size());
   std::vector<std::pair<T, int32_t>> heap;
   std::vector<int32_t> stack;
-  std::vector<Moments> moments(scales);
+  std::vector<Shape> shapes(scales);
   std::vector<T> reach(scales);
   Surroundings<T> near, inside;
   const T nan = std::numeric_limits<T>::quiet_NaN(), nowhere[4] = {nan, nan, nan, 0};
@@ -302,7 +252,7 @@ void geometry_buckets(const KdTree<T>& tree, const T* points, int32_t first, int
       for (int64_t s = scales - 1; s >= 0; --s) {  // each neighbourhood holds the next one
         reach[s] = largest = select_distance(inside, count, neighbours[s], largest);
         count = keep_inside(inside, largest, [&](int64_t i) { return Simd<T>::load(&inside.distance[i]); }, q, inside);
-        moments[s] = moments_of(inside, count, q);
+        shapes[s] = measure_shape(inside, count, q);
       }
       if (scales && i == 0) {  // the other queries have their neighbours near those of the first
         const T extent = box_span(home.lo, home.hi, home.lo, home.hi);
@@ -315,7 +265,7 @@ void geometry_buckets(const KdTree<T>& tree, const T* points, int32_t first, int
       }
       T* columns_of_scale = out + row * columns;
       for (int64_t s = 0; s < scales; columns_of_scale += 8 + (s > 0), ++s)
-        write_scale(moments[s], s ? &moments[s - 1] : nullptr, reach[s], columns_of_scale);
+        write_shape(shapes[s], s ? shapes[s - 1].covariance : nullptr, reach[s], columns_of_scale);
     }
   }
 }

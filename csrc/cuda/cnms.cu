@@ -45,7 +45,7 @@ __global__ void suppress(View<T> view, const T* points, int64_t stride, const in
     for (;;) {
       bool waits = false;
       const auto enter = [&](int level, int64_t block) { return gap(q, view.box(level, event, block)) < r2; };
-      const bool stays = walk(view, event, n, enter, [&](int64_t block) {
+      const bool stays = walk(n, enter, [&](int64_t block) {
         const int64_t slot = block * warp + lane;
         const T* x = view.x(event) + slot;
         int32_t found = suppressed;  // a neighbour of lower priority does not matter

@@ -28,10 +28,30 @@ __device__ inline int64_t thread_id() { return int64_t(blockIdx.x) * blockDim.x 
 __device__ inline int64_t thread_count() { return int64_t(gridDim.x) * blockDim.x; }
 __device__ inline int lane_id() { return threadIdx.x % warp; }
 
+__device__ inline int64_t clamped(int64_t row, int64_t rows) { return row < 0 ? 0 : row > rows ? rows : row; }
+
 // The length of an event; a value outside 0..rows is clamped, since checking it would wait for the device.
 __device__ inline int64_t event_size(const int64_t* lengths, int64_t event, int64_t rows) {
-  const int64_t n = lengths[event];
-  return n < 0 ? 0 : n > rows ? rows : n;
+  return clamped(lengths[event], rows);
+}
+
+// The last of the ascending numbers first(0) to first(count - 1) that is at most i; 0 if none is.
+template <class First>
+__device__ inline int64_t last_at_most(const First& first, int64_t count, int64_t i) {
+  int64_t found = 0, end = count;
+  while (end - found > 1) {
+    const int64_t middle = (found + end) / 2;
+    if (first(middle) <= i)
+      found = middle;
+    else
+      end = middle;
+  }
+  return found;
+}
+
+// The segment of a row.
+__device__ inline int64_t segment_of(const int64_t* ptr, int64_t segments, int64_t row) {
+  return last_at_most([&](int64_t segment) { return ptr[segment]; }, segments, row);
 }
 
 // The first row of each segment; its values are not checked either.
@@ -62,17 +82,17 @@ __device__ inline T infinity() {
   return T(INFINITY);
 }
 
-// x: the first three of the `stride` values of a row, for each lane its own row, or zeros for row -1. All lanes call
-// it. Together they read all values of row after row, which takes a third of the transactions of reading x, y and z in
-// turn.
-template <class T>
-__device__ inline void load_points(const T* points, int64_t row, int64_t stride, T* x) {
-  for (int k = 0; k < 3; ++k) {  // this lane reads value number k * 32 + lane of the 3 * 32
+// x: the first `columns` of the `stride` values of a row, for each lane its own row, or zeros for row -1. All lanes
+// call it. Together they read all values of row after row, which takes a third of the transactions of reading x, y and
+// z in turn.
+template <class T, int columns>
+__device__ inline void load_points(const T* points, int64_t row, int64_t stride, T (&x)[columns]) {
+  for (int k = 0; k < columns; ++k) {  // this lane reads value number k * 32 + lane of the columns * 32
     const int mine = k * warp + lane_id();
-    const int64_t from = __shfl_sync(all_lanes, row, mine / 3);
-    const T value = from < 0 ? T(0) : points[from * stride + mine % 3];
-    for (int c = 0; c < 3; ++c) {
-      const int wanted = lane_id() * 3 + c;
+    const int64_t from = __shfl_sync(all_lanes, row, mine / columns);
+    const T value = from < 0 ? T(0) : points[from * stride + mine % columns];
+    for (int c = 0; c < columns; ++c) {
+      const int wanted = lane_id() * columns + c;
       const T received = __shfl_sync(all_lanes, value, wanted % warp);
       x[c] = wanted / warp == k ? received : x[c];
     }

@@ -127,8 +127,7 @@ __global__ void find_nearest(View<T> view, const T* queries, const int64_t* leng
       const auto enter = [&](int level, int64_t block) {  // at an equal distance, a lower index still wins
         return !(level == 1 && block == seed) && !(gap(q, view.box(level, event, block)) > worst);
       };
-      walk(view, event, n, enter,
-           [&](int64_t block) { return gap(q, view.box(0, event, block)) > worst ? true : visit(block); });
+      walk(n, enter, [&](int64_t block) { return gap(q, view.box(0, event, block)) > worst ? true : visit(block); });
     }
     list.write(distances + i * k, indices + i * k);
   }
@@ -147,7 +146,7 @@ __global__ void find_inside(View<T> view, const T* queries, const int64_t* lengt
     if (n > 0) {
       const T q[3] = {queries[i * stride], queries[i * stride + 1], queries[i * stride + 2]};
       const auto enter = [&](int level, int64_t block) { return gap(q, view.box(level, event, block)) < r2; };
-      walk(view, event, n, enter, [&](int64_t block) {
+      walk(n, enter, [&](int64_t block) {
         const int64_t slot = block * warp + lane;
         const T* x = view.x(event) + slot;
         const bool hit = slot < n && squared_distance(q[0] - x[0], q[1] - x[view.slots], q[2] - x[2 * view.slots]) < r2;

@@ -11,7 +11,6 @@ struct Run {
   int64_t first, last;
   __device__ Run(const int64_t* ptr, int64_t segment, int64_t rows)
       : first(clamped(ptr[segment], rows)), last(clamped(ptr[segment + 1], rows)) {}
-  __device__ static int64_t clamped(int64_t row, int64_t rows) { return row < 0 ? 0 : row > rows ? rows : row; }
 };
 
 // sign 0: the sum; 1: the largest; -1: the smallest
@@ -40,14 +39,7 @@ __global__ void expand_runs(const T* x, const int64_t* ptr, int64_t segments, in
   for (int64_t k = thread_id() / warp; k < strips * groups; k += thread_count() / warp) {
     const int64_t first = k / groups * warp, last = first + warp < rows ? first + warp : rows;
     const int64_t c = k % groups * warp + lane_id();
-    int64_t segment = 0, end = segments;  // the last segment that starts at or before the first row
-    while (end - segment > 1) {
-      const int64_t middle = (segment + end) / 2;
-      if (ptr[middle] <= first)
-        segment = middle;
-      else
-        end = middle;
-    }
+    int64_t segment = segment_of(ptr, segments, first);
     for (int64_t row = first; row < last;) {
       while (segment + 1 < segments && ptr[segment + 1] <= row) ++segment;
       const int64_t next = segment + 1 < segments ? ptr[segment + 1] : rows;  // the last segment takes all other rows

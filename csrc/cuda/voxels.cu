@@ -22,14 +22,7 @@ struct Slots {
   uint64_t mask;
 
   __device__ Place place(int64_t row) const {
-    int64_t event = 0, end = events;  // the last event that starts at or before the row
-    while (end - event > 1) {
-      const int64_t middle = (event + end) / 2;
-      if (ptr[middle] <= row)
-        event = middle;
-      else
-        end = middle;
-    }
+    const int64_t event = segment_of(ptr, events, row);
     const int64_t* p = coordinates + 3 * row;
     return {uint64_t(p[0]), uint64_t(p[1]), uint64_t(p[2]), ptr[event], ptr[event + 1]};
   }

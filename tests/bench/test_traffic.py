@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    "cases", [jet_cases, lambda: search_cases(1500), lambda: loss_cases(1500), lambda: feature_cases(300)]
+    "cases", [jet_cases, lambda: search_cases(1500), lambda: loss_cases(1500), lambda: feature_cases(150)]
 )
 def test_requests_are_coalesced_and_only_the_needed_memory_is_touched(cases):
     """Fails if lanes read rows of a table one by one, or a kernel reads more than its inputs; and if nothing ran."""

@@ -28,8 +28,10 @@ MESSAGES = (
     r"E +(.*)",
 )
 SKIP = "not large and not threads and not quadratic and not refuse and not errors and not compile and not opcheck"
-EXAMPLES = (  # the other clouds of knn take longer and differ only in their points
+EXAMPLES = (  # the other clouds of knn and geometry take longer and differ only in their points
     " and not (knn_equals and (tracks or outliers or collinear or far_away or all_equal or dtype1))"
+    " and not (test_geometry and (outliers or tracks or collinear or far or symmetry or eigenvalues or dtype1))"
+    " and not agrees_with"
 )
 
 

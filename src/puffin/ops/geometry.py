@@ -3,7 +3,8 @@
 points (P, 4) float32 or float64 hold the events of a batch one after another: x, y, z and energy; ptr (B + 1,) int64 on
 the same device holds the first row of each event, from 0 to P. Squared distances are computed as in
 src/puffin/ops/checks.py. All sums are float64 and relative to the query point, so large coordinates lose no digits.
-The kernels are for the CPU; other devices use plain PyTorch, which compares all pairs.
+Without a kernel, plain PyTorch compares all pairs. The kernels for a GPU do not check the values of ptr: reading them
+would make the host wait.
 
 Source: shares of eigenvalues as features of points, Weinmann et al., ISPRS J. 105 (2015) 286.
 """
@@ -71,7 +72,8 @@ def local_geometry(
     `ball_count`, itself included, and the sum of their energies.
 
     Lengths are in the units of the points. Not differentiable. Raises TypeError or ValueError for other shapes or
-    dtypes, numbers k that do not ascend, and negative radii; RuntimeError for a ptr that does not run from 0 to P.
+    dtypes, numbers k that do not ascend, and negative radii; RuntimeError for a ptr that does not run from 0 to P (on a
+    CPU).
 
     >>> points = torch.tensor([[0.0, 0, 0, 1], [1, 0, 0, 1], [2, 0, 0, 4]])  # on a line
     >>> local_geometry(points, torch.tensor([0, 3]), neighbours=(2,), radii=(1.5,))[1]
@@ -225,5 +227,5 @@ def _components_fake(points, ptr, radius):
     return points.new_empty(points.shape[0], dtype=torch.int64)
 
 
-library.define(SCHEMA, geometry_oracle, _geometry_fake, cpu_only=True)
-library.define(COMPONENTS_SCHEMA, components_oracle, _components_fake, cpu_only=True)
+library.define(SCHEMA, geometry_oracle, _geometry_fake)
+library.define(COMPONENTS_SCHEMA, components_oracle, _components_fake)
