@@ -80,7 +80,7 @@ class Convolution:
     def __init__(self, neighbours: Tensor, channels: int, dtype: torch.dtype):
         """Draw features and weights, and list the rows of each offset."""
         rows = len(neighbours)
-        self.tables = neighbours, neighbours.flip(1).contiguous()
+        self.tables = neighbours, neighbours.flip(1)  # as in puffin.layers.voxels
         self.x, self.grad = torch.randn(2, rows, channels, dtype=dtype)
         self.weight = torch.randn(27, channels, channels) / 27
         self.outputs = [(column >= 0).nonzero()[:, 0] for column in neighbours.unbind(1)]

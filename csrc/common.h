@@ -53,6 +53,12 @@ inline std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
   return x ? std::optional<Tensor>(torch::stable::contiguous(*x)) : std::nullopt;
 }
 
+// A matrix (rows, columns) as its columns, one after another in memory: (columns, rows). Copies nothing if the matrix
+// is stored by columns.
+inline Tensor stored_by_columns(const Tensor& matrix) {
+  return torch::stable::contiguous(torch::stable::transpose(matrix, 0, 1));
+}
+
 template <class T>
 const T* data_or_null(const std::optional<Tensor>& x) {
   return x ? x->const_data_ptr<T>() : nullptr;

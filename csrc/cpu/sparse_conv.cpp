@@ -41,9 +41,9 @@ Tensor sparse_conv(const Tensor x_in, const Tensor weight_in, const Tensor table
   check_features(x_in, "x");
   check_tensor(table_in, {any, any}, ScalarType::Int, "table");
   check_tensor(weight_in, {table_in.size(1), x_in.size(1), any}, type_of_sums(x_in), "weight");
-  const Tensor x = widened(x_in), table = torch::stable::contiguous(table_in);
+  const Tensor x = widened(x_in), table = stored_by_columns(table_in);
   const Tensor weight = torch::stable::contiguous(weight_in);
-  const int64_t offsets = table.size(1), rows = table.size(0), in = x.size(1), out = weight.size(2);
+  const int64_t offsets = table.size(0), rows = table.size(1), in = x.size(1), out = weight.size(2);
   Tensor y = new_tensor(x, {rows, out}, x_in.scalar_type());
   for_table_type(x_in, [&](auto type) {
     using E = decltype(type);
@@ -54,8 +54,8 @@ Tensor sparse_conv(const Tensor x_in, const Tensor weight_in, const Tensor table
     const int32_t* entries = table.const_data_ptr<int32_t>();
     E* to = mutable_table_data<E>(y);
     for_each_run(rows, task_rows, [&](int64_t first, int64_t n) {
-      return PUFFIN_CALL(convolve_rows<E>, from, x.size(0), matrices.data(), entries + first * offsets, offsets, n, in,
-                         out, to + first * out);
+      return PUFFIN_CALL(convolve_rows<E>, from, x.size(0), matrices.data(), entries + first, rows, offsets, n, in, out,
+                         to + first * out);
     });
   });
   return y;
@@ -66,8 +66,8 @@ Tensor sparse_conv_weight(const Tensor x_in, const Tensor grad_in, const Tensor 
   check_features(grad_in, "grad");
   check_tensor(table_in, {any, any}, ScalarType::Int, "table");
   check_tensor(grad_in, {table_in.size(0), any}, x_in.scalar_type(), "grad");
-  const Tensor x = widened(x_in), grad = widened(grad_in), table = torch::stable::contiguous(table_in);
-  const int64_t offsets = table.size(1), rows = table.size(0), in = x.size(1), out = grad.size(1);
+  const Tensor x = widened(x_in), grad = widened(grad_in), table = stored_by_columns(table_in);
+  const int64_t offsets = table.size(0), rows = table.size(1), in = x.size(1), out = grad.size(1);
   Tensor result = new_tensor(x, {offsets, in, out}, x.scalar_type());
   const int64_t run = std::max(weight_task_rows, (rows + most_weight_tasks - 1) / most_weight_tasks);
   for_float_type(x, [&](auto type) {
@@ -77,8 +77,8 @@ Tensor sparse_conv_weight(const Tensor x_in, const Tensor grad_in, const Tensor 
     const T *from = x.const_data_ptr<T>(), *g = grad.const_data_ptr<T>();
     const int32_t* entries = table.const_data_ptr<int32_t>();
     for_each_run(rows, run, [&](int64_t first, int64_t n) {
-      return PUFFIN_CALL(add_weight_gradient<T>, from, x.size(0), g + first * out, entries + first * offsets, offsets,
-                         n, in, out, parts.data() + first / run * size);
+      return PUFFIN_CALL(add_weight_gradient<T>, from, x.size(0), g + first * out, entries + first, rows, offsets, n,
+                         in, out, parts.data() + first / run * size);
     });
     T* to = result.mutable_data_ptr<T>();
     for (int64_t r = 0; r < offsets * in; ++r)

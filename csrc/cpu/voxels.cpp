@@ -39,7 +39,7 @@ Tensor voxel_neighbours(const Tensor coordinates_in, const Tensor ptr) {
   const Tensor coordinates = torch::stable::contiguous(coordinates_in);
   const int64_t rows = coordinates.size(0), events = ptr.size(0) - 1;
   const int64_t* first = checked_ptr(ptr, rows);
-  Tensor result = new_tensor(coordinates, {rows, 27}, ScalarType::Int);
+  Tensor result = new_tensor(coordinates, {27, rows}, ScalarType::Int);  // sparse_conv reads columns
   std::vector<int64_t> begin{0};
   for (int64_t b = 0; b < events; ++b)
     begin.push_back(begin.back() + int64_t(std::bit_ceil(uint64_t(2 * (first[b + 1] - first[b])))));
@@ -54,21 +54,21 @@ Tensor voxel_neighbours(const Tensor coordinates_in, const Tensor ptr) {
       if (slot >= 0) different = false;
       slot = int32_t(r);
     }
-    std::fill(to + 27 * first[b], to + 27 * first[b + 1], -1);
+    for (int k = 0; k < 27; ++k) std::fill(to + k * rows + first[b], to + k * rows + first[b + 1], -1);
     for (int64_t r = first[b]; r < first[b + 1]; ++r) {
       const auto [x, y, z] = event.position(r);
-      to[27 * r + 13] = int32_t(r);
+      to[13 * rows + r] = int32_t(r);
       for (int k = 0; k < 13; ++k) {  // the other half are the mirrored pairs
         const int32_t other = event.find({x + k / 9 - 1, y + k / 3 % 3 - 1, z + k % 3 - 1});
         if (other < 0) continue;
-        to[27 * r + k] = other;
-        to[27 * int64_t(other) + 26 - k] = int32_t(r);
+        to[k * rows + r] = other;
+        to[(26 - k) * rows + other] = int32_t(r);
       }
     }
   });
   STD_TORCH_CHECK(
       different, "coordinates: expected different voxels in each event, got a voxel twice; merge them first");
-  return result;
+  return torch::stable::transpose(result, 0, 1);
 }
 
 }  // namespace puffin

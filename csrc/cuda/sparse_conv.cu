@@ -6,16 +6,16 @@
 namespace puffin::cuda {
 namespace {
 
-// The inputs (rows, offsets channels) that a table (rows, offsets) finds in x (inputs, channels).
+// The inputs (rows, offsets channels) that a table, stored by columns (offsets, rows), finds in x (inputs, channels).
 template <class T>
 struct Found {
   const T* x;
   const int32_t* table;
-  int64_t inputs;
-  int offsets, channels;
+  int64_t inputs, rows;
+  int channels;
   __device__ One<T> at(int64_t row, int64_t column) const {
     const int k = int(column) / channels;
-    const int64_t input = table[row * offsets + k];
+    const int64_t input = table[k * rows + row];
     return {{input >= 0 && input < inputs ? x[input * channels + int(column) - k * channels] : T(0)}};
   }
 };
@@ -70,7 +70,7 @@ void check_table(const Tensor& table, const Tensor& like, int64_t channels) {
 
 template <class T>
 Found<T> found_in(const Tensor& x, const Tensor& table) {
-  return {x.const_data_ptr<T>(), table.const_data_ptr<int32_t>(), x.size(0), int(table.size(1)), int(x.size(1))};
+  return {x.const_data_ptr<T>(), table.const_data_ptr<int32_t>(), x.size(0), table.size(1), int(x.size(1))};
 }
 
 }  // namespace
@@ -82,9 +82,9 @@ Tensor sparse_conv(const Tensor x_in, const Tensor weight_in, const Tensor table
                       weight_in.scalar_type() == x_in.scalar_type() && weight_in.device() == x_in.device(),
                   "weight: expected (K, Cin, Cout) like x");
   const Scope scope(x_in);
-  const Tensor x = torch::stable::contiguous(x_in), table = torch::stable::contiguous(table_in);
+  const Tensor x = torch::stable::contiguous(x_in), table = stored_by_columns(table_in);
   const Tensor weight = torch::stable::contiguous(weight_in);
-  const int64_t rows = table.size(0), inner = weight.size(0) * weight.size(1), outer = weight.size(2);
+  const int64_t rows = table.size(1), inner = weight.size(0) * weight.size(1), outer = weight.size(2);
   Tensor y = new_tensor(x, {rows, outer}, x.scalar_type());
   if (y.numel() == 0) return y;
   for_float_type(x, [&](auto type) {
@@ -105,9 +105,9 @@ Tensor sparse_conv_weight(const Tensor x_in, const Tensor grad_in, const Tensor 
                       grad_in.device() == x_in.device(),
                   "grad: expected (T, Cout) like x");
   const Scope scope(x_in);
-  const Tensor x = torch::stable::contiguous(x_in), table = torch::stable::contiguous(table_in);
+  const Tensor x = torch::stable::contiguous(x_in), table = stored_by_columns(table_in);
   const Tensor grad = torch::stable::contiguous(grad_in);
-  const int64_t offsets = table.size(1), in = x.size(1), out = grad.size(1);
+  const int64_t offsets = table.size(0), in = x.size(1), out = grad.size(1);
   Tensor result = new_tensor(x, {offsets, in, out}, x.scalar_type());
   for_float_type(x, [&](auto type) {
     using T = decltype(type);
@@ -115,7 +115,7 @@ Tensor sparse_conv_weight(const Tensor x_in, const Tensor grad_in, const Tensor 
         found_in<T>(x, table),
         grad.const_data_ptr<T>(),
         result.mutable_data_ptr<T>(),
-        table.size(0),
+        table.size(1),
         offsets * in,
         out};
     sum_outer_products(job, x, scope);

@@ -53,10 +53,11 @@ __global__ void insert(const Slots table) {
   }
 }
 
+// out: (27, rows)
 __global__ void look_up(const Slots table, int32_t* out) {
   for (int64_t i = thread_id(); i < 27 * table.rows; i += thread_count()) {
-    Place at = table.place(i / 27);
-    const int k = int(i % 27);
+    Place at = table.place(i % table.rows);
+    const int k = int(i / table.rows);
     at.x += uint64_t(k / 9 - 1);
     at.y += uint64_t(k / 3 % 3 - 1);
     at.z += uint64_t(k % 3 - 1);
@@ -79,8 +80,8 @@ Tensor voxel_neighbours(const Tensor coordinates_in, const Tensor ptr) {
   const Scope scope(coordinates_in);
   const Tensor coordinates = torch::stable::contiguous(coordinates_in);
   const int64_t rows = coordinates.size(0), size = int64_t(std::bit_ceil(uint64_t(2 * rows)));
-  Tensor result = new_tensor(coordinates, {rows, 27}, ScalarType::Int);
-  if (rows == 0) return result;
+  Tensor result = new_tensor(coordinates, {27, rows}, ScalarType::Int);  // sparse_conv reads columns
+  if (rows == 0) return torch::stable::transpose(result, 0, 1);
   STD_TORCH_CHECK(ptr.size(0) > 1, "ptr: expected an event, as there are rows");
   Tensor slots = new_tensor(coordinates, {size}, ScalarType::Int);
   const Slots table{
@@ -94,7 +95,7 @@ Tensor voxel_neighbours(const Tensor coordinates_in, const Tensor ptr) {
   PUFFIN_LAUNCH(insert, blocks_for(rows), threads_per_block, scope.stream, table);
   PUFFIN_LAUNCH(
       look_up, blocks_for(27 * rows), threads_per_block, scope.stream, table, result.mutable_data_ptr<int32_t>());
-  return result;
+  return torch::stable::transpose(result, 0, 1);
 }
 
 }  // namespace puffin::cuda

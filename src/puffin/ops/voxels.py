@@ -70,7 +70,7 @@ def voxel_neighbours(coordinates: Tensor, ptr: Tensor) -> Tensor:
     Column 9 (dx + 1) + 3 (dy + 1) + dz + 1 belongs to the voxel at offset (dx, dy, dz), so column 13 is the voxel
     itself, and the offsets of columns k and 26 - k are opposite.  The rows may have any order.  On a CPU two
     voxels of an event with the same coordinates are an error; on a GPU, where the check would wait for the device, any
-    one of them is found.
+    one of them is found.  The table is stored by columns, as `sparse_conv` reads it.
 
     >>> voxel_neighbours(torch.tensor([[0, 0, 0], [0, 0, 1]]), torch.tensor([0, 2]))[:, 12:15]
     tensor([[-1,  0,  1],
@@ -99,11 +99,12 @@ def coarsen(coordinates: Tensor, ptr: Tensor) -> Coarse:
     first, parent, coarse_ptr = merge_voxels(coordinates >> 1, ptr)
     rows = torch.arange(len(coordinates), device=coordinates.device)
     octant = ((coordinates & 1) * coordinates.new_tensor([4, 2, 1])).sum(1)
-    children = torch.full((len(first), 8), -1, dtype=torch.int32, device=coordinates.device)
-    children[parent, octant] = rows.int()
-    parent_table = torch.full((len(coordinates), 8), -1, dtype=torch.int32, device=coordinates.device)
-    parent_table[rows, octant] = parent.int()
-    return Coarse(coordinates[first] >> 1, coarse_ptr, children, parent_table)
+    # stored by columns, as sparse_conv reads them
+    children = torch.full((8, len(first)), -1, dtype=torch.int32, device=coordinates.device)
+    children[octant, parent] = rows.int()
+    parent_table = torch.full((8, len(coordinates)), -1, dtype=torch.int32, device=coordinates.device)
+    parent_table[octant, rows] = parent.int()
+    return Coarse(coordinates[first] >> 1, coarse_ptr, children.t(), parent_table.t())
 
 
 def merge_voxels(coordinates: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +149,7 @@ def _find(wanted: Tensor, sorted_values: Tensor) -> Tensor:
 def _neighbours_oracle(coordinates, ptr):
     """Search axis by axis: numbers of (event, x), then of those and y, then of those and z."""
     if len(coordinates) == 0:
-        return torch.empty(0, 27, dtype=torch.int32, device=coordinates.device)
+        return torch.empty(27, 0, dtype=torch.int32, device=coordinates.device).t()
     event = number = segment_of_row(ptr, len(coordinates))
     axes = []
     for axis in coordinates.unbind(1):
@@ -162,11 +163,11 @@ def _neighbours_oracle(coordinates, ptr):
         ranks = [_find(axis + step, values) for step in (-1, 0, 1)]
         found = [_find(torch.where((a < 0) | (b < 0), -1, a * len(values) + b), keys) for a in found for b in ranks]
     row_of_number = torch.empty_like(number).scatter_(0, number, torch.arange(len(number), device=number.device))
-    return torch.stack([torch.where(n < 0, -1, row_of_number[n]) for n in found], 1).int()
+    return torch.stack([torch.where(n < 0, -1, row_of_number[n]) for n in found]).int().t()
 
 
 def _neighbours_fake(coordinates, ptr):
-    return coordinates.new_empty(coordinates.shape[0], 27, dtype=torch.int32)
+    return coordinates.new_empty(27, coordinates.shape[0], dtype=torch.int32).t()
 
 
 library.define(NEIGHBOURS, _neighbours_oracle, _neighbours_fake)
