@@ -16,11 +16,11 @@ LAUNCHER = "launch.cuh"  # the one file with a device guard, a stream and launch
 # Of CUDA's own functions none: they allocate, copy, set a device or wait. All else goes through PyTorch, where these
 # functions queue their work on the current stream, and take memory from the allocator that keeps stream order.
 CUDA_NAMES = {"cudaStream_t"}
-STABLE_NAMES = {"contiguous", "empty_like", "new_empty", "zero_", "Tensor", "detail"}
+STABLE_NAMES = {"contiguous", "empty_like", "new_empty", "transpose", "zero_", "Tensor", "detail"}
 ATEN_NAMES = {"sort"}  # with stable=True it sorts on the device, and reads nothing back
 # what runs on the device, or allocates on it: nothing of it may come before the device guard
 WORK = re.compile(
-    r"\b(PUFFIN_LAUNCH|new_tensor|new_index|sort_rows|launch_\w+|Blocks<\w+>|"
+    r"\b(PUFFIN_LAUNCH|new_tensor|new_index|stored_by_columns|sort_rows|launch_\w+|Blocks<\w+>|"
     r"(?:torch::stable::)?(?:contiguous|empty_like|new_empty|zero_))\s*\(?"
 )
 SCOPE = re.compile(r"\bScope\s+scope\(")
