@@ -10,10 +10,10 @@ weights of the best epoch. tools/plot_label_budgets.py plots the table. A second
 baseline, as tools/results.py computes it. Runs are named STUDY-METHOD-BUDGET-sSEED.
 
 The method `baseline` is hand-made features and boosted trees (bench/points_baseline.py), on the same events; `scratch`
-has the network of the pretrained checkpoint, or else that of the flags, with random weights. `student` starts like the
-network before it in the table (fft, or scratch without --pretrained), and trains on the labelled events and on the mean
-of that network's and the baseline's predictions for all other training events (--pseudo-labels of
-train_segmentation.py). The training events of a run are a subset that the seed selects.
+has the network of the pretrained checkpoint, or else that of the flags, with random weights. `student` continues the
+network before it in the table (fft, or scratch without --pretrained) with the labelled events and the mean of that
+network's and the baseline's predictions for all other training events (--pseudo-labels of train_segmentation.py). The
+training events of a run are a subset that the seed selects.
 
 Flags after -- are passed on to train_segmentation.py. With --valid-every equal to --num-step, a run is validated only
 at its end. So the last weights are evaluated, and no validation labels are used to choose them.
@@ -175,14 +175,18 @@ def main(arguments: list[str]) -> None:
             points_baseline.measure(paths, replace(data, num_train=budget), seed, events=events, label=label)
             continue
         own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed)]
-        own += ["--pretrained", flags["pretrained"], "--datadir", args.datadir, "--workdir", args.workdir]
+        own += ["--datadir", args.datadir, "--workdir", args.workdir]
+        resume = ["--load"] if paths.checkpoint.exists() else []
+        if method == "student":
+            teacher = paths_of(args.workdir, prefix_of(args.study, teacher_of(flags), budget, seed)).best
+            own += ["--pseudo-labels", *pseudo_labels(args, further, flags, budget, seed)]
+            own += [] if resume else ["--loadfile", str(teacher)]
+        else:
+            own += ["--pretrained", flags["pretrained"]]
         if method == "scratch":
             own.append("--scratch")
-        elif method == "student":
-            own += ["--pseudo-labels", *pseudo_labels(args, further, flags, budget, seed)]
-        elif flags["backbone"] == "transformer":
+        elif method != "student" and flags["backbone"] == "transformer":
             own += ["--finetune", method]
-        resume = ["--load"] if paths.checkpoint.exists() else []
         train_segmentation.main(["--predict", "test", "--no-plot", *further, *own, *resume])
     print(markdown(summarize(read_runs([table], wanted={prefix_of(args.study, *run) for run in runs}))))
     print(against_baseline(args, methods))

@@ -143,6 +143,19 @@ def test_symmetry_of_the_lattice():
         assert_alike(component_geometry(moved, ptr, 1.5), component)
 
 
+def test_a_point_links_two_others():
+    """Two points farther apart than the radius, and a third that is near both, in every orientation: one component.
+
+    Breaks if a box of points, all of them near a later point, is linked to it by its first point alone."""
+    require_kernels()
+    triple, events = torch.tensor([[0.0, 0, 0.75], [0, 0, -0.75], [0.5, 0, 0]]), []
+    for axes, signs in itertools.product(itertools.permutations(range(3)), itertools.product((-1.0, 1.0), repeat=3)):
+        events.append(triple[:, axes] * torch.tensor(signs))
+    points = torch.cat([torch.cat(events), torch.ones(3 * len(events), 1)], 1)
+    ptr = torch.arange(0, len(points) + 1, 3)
+    assert torch.equal(components(points, ptr, 1.0), ptr[:-1].repeat_interleave(3))
+
+
 @pytest.mark.parametrize("name", ["random", "some_empty", "tracks"])
 def test_batch_mates_do_not_matter(name):
     """Each event alone gives the same bits."""
