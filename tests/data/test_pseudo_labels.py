@@ -105,7 +105,12 @@ def test_other_points(small_clouds, tmp_path):
 
 
 def test_no_predictions(small_clouds, tmp_path):
-    """Any other file is refused."""
+    """Any other file is refused, and one of an older version, which does not say which points were removed."""
+    teacher(tmp_path / "old", opened(small_clouds, "train"), 1)
+    with h5py.File(tmp_path / "old.h5", "a") as file:
+        del file.attrs["remove_led"]
+    with pytest.raises(InputError, match="old.h5: .*remove_led.*; evaluate the network again"):
+        Teacher(tmp_path / "old.h5")
     with pytest.raises(InputError, match="events_v2.h5: key 'file' not found"):
         Teacher(small_clouds / "train" / "events_v2.h5")
     with pytest.raises(InputError, match="missing.h5"):

@@ -18,7 +18,7 @@ from puffin.data.hdf5 import open_dataset, open_hdf5
 from puffin.data.jets import JetDataset
 from puffin.data.packing import CloudBatch
 from puffin.data.pilarnet import CloudDataset
-from puffin.errors import InputError, plural
+from puffin.errors import InputError, first_line, plural
 
 Place = tuple[Path, int]  # an event: its file, and its row there
 _EXPECTED = "Expected predictions of points by train_segmentation.py, such as predict/NAME.best.test.EVENTS.h5."
@@ -56,9 +56,12 @@ class Teacher:
             of_event, rows, self._ptr = (
                 open_dataset(file, self.path, name, _EXPECTED)[()] for name in ("file", "event", "ptr")
             )
-            self.files = [Path(name) for name in file.attrs["files"]]
-            self.classes = tuple(file.attrs["classes"])
-            self.cuts = {name: file.attrs[name].item() for name in ("energy_threshold", "remove_led")}
+            try:
+                self.files = [Path(name) for name in file.attrs["files"]]
+                self.classes = tuple(file.attrs["classes"])
+                self.cuts = {name: file.attrs[name].item() for name in ("energy_threshold", "remove_led")}
+            except KeyError as error:
+                raise InputError(f"{self.path}: {first_line(error)}; evaluate the network again") from error
         places = ((self.files[k], int(row)) for k, row in zip(of_event, rows, strict=True))
         self.places = {place: number for number, place in enumerate(places)}
         self._file: h5py.File | None = None

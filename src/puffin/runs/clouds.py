@@ -42,7 +42,7 @@ from puffin.runs.paths import name_of_events
 from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
-from puffin.runs.self_training import trains_itself
+from puffin.runs.self_training import uses_pseudo_labels
 from puffin.runs.start import Start, start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
@@ -252,7 +252,7 @@ def make_segmentation(run: Run, model: SegmentationNetwork, datasets: Datasets) 
 
 def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
     """Add the events that --pseudo-labels labels to the training events; see SelfTrainingClouds."""
-    if not trains_itself(run):
+    if not uses_pseudo_labels(run):
         return
     settings, classes = run.settings.self_training, PILARNET.classes(run.settings.data.remove_led)
     teachers = [Teacher(path) for path in settings.pseudo_labels]

@@ -26,7 +26,7 @@ from puffin.runs.class_weights import inverse_fractions, weights_of_classes
 from puffin.runs.pretrained import take_pretrained
 from puffin.runs.reports import Report
 from puffin.runs.run import Run
-from puffin.runs.self_training import trains_itself
+from puffin.runs.self_training import uses_pseudo_labels
 from puffin.runs.start import Start, start
 from puffin.runs.train import train_and_evaluate
 from puffin.settings import roles
@@ -178,7 +178,7 @@ def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
     """Add the jets that --pseudo-labels labels to the training jets; see SelfTrainingJets.
 
     InputError if the teachers have predicted different jets, or other classes than those of the run."""
-    if not trains_itself(run):
+    if not uses_pseudo_labels(run):
         return
     settings, classes = run.settings.self_training, run.settings.network.num_classes
     if not settings.unlabelled:

@@ -1,11 +1,11 @@
-"""Whether a run also learns from the predictions of earlier runs."""
+"""Check the flags of runs that also learn from the predictions of earlier runs."""
 
 from puffin.errors import InputError
 from puffin.runs.run import Run
 
 
-def trains_itself(run: Run) -> bool:
-    """Return whether the run trains with --pseudo-labels; InputError for flags that do not fit together."""
+def uses_pseudo_labels(run: Run) -> bool:
+    """Return whether the run is a training with --pseudo-labels; InputError for flags that do not fit together."""
     has_labels, start = bool(run.settings.self_training.pseudo_labels), run.start
     for name in ("labelled_fraction", "unlabelled"):
         if name in start.flags.typed and not has_labels:
