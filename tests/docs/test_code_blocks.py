@@ -59,7 +59,7 @@ REDUCED = {
     "data/make_lartpc.py": "--num-train 6 --num-val 1 -j 1".split(),
 }
 REDUCED_EVALUATION = {
-    "train_pelican_classifier.py": "--cpu --threads 1".split(),  # students need all jets
+    "train_pelican_classifier.py": "--cpu --threads 1 --num-test 20".split(),
     "train_pelican_cov.py": "--cpu --threads 1 --num-test 20".split(),
     "train_pointmae.py": "--cpu --threads 1 --num-test 8 --no-plot --no-probe".split(),
     "train_segmentation.py": "--cpu --threads 1 --num-test 8 --no-plot".split(),
