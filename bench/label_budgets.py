@@ -25,6 +25,7 @@ to report, because the seed selects these subsets too.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -107,33 +108,34 @@ def events_to_label(args: argparse.Namespace) -> list[str]:
     return [str(path) for path in files_by_folder(args.datadir)["train"]]
 
 
-def pseudo_labels(args: argparse.Namespace, further: list[str], flags: Flags, budget: int, seed: int) -> list[str]:
-    """Return the predictions of a student's teachers for all training events; those of the network are made here.
+def student_flags(
+    args: argparse.Namespace, further: list[str], flags: Flags, budget: int, seed: int, resuming: bool
+) -> list[str]:
+    """Return the flags of a student: its teachers' predictions for all training events, and of a new one its start.
 
-    InputError if the baseline was measured without them."""
-    events = events_to_label(args)
-    name = prefix_of(args.study, teacher_of(flags), budget, seed)
-    own = prefix_of(f"{args.study}_labels", teacher_of(flags), budget, seed)  # its row is for a table of its own
+    Those of the network are made here. InputError if the baseline was measured without them."""
+    events, method = events_to_label(args), teacher_of(flags)
+    teacher = paths_of(args.workdir, prefix_of(args.study, method, budget, seed)).best
+    own = prefix_of(f"{args.study}_labels", method, budget, seed)  # its row is for a table of its own
     network, baseline = (
-        labels_of(args, prefix, events) for prefix in (own, prefix_of(args.study, "baseline", budget, seed))
+        predictions_of(paths_of(args.workdir, prefix), events)
+        for prefix in (own, prefix_of(args.study, "baseline", budget, seed))
     )
     if not baseline.is_file():
         raise InputError(f"{baseline}: not found. Choose another --study, so that the baseline is measured again.")
     if not network.is_file():
-        evaluation = ["--eval", "--loadfile", str(paths_of(args.workdir, name).best), "--testfile", *events]
+        evaluation = ["--eval", "--loadfile", str(teacher), "--testfile", *events]
         evaluation += ["--predict", "test", "--no-plot", "--prefix", own, "--workdir", args.workdir]
         train_segmentation.main([*further, *evaluation])
-    return [str(network), str(baseline)]
+    start = [] if resuming else ["--loadfile", str(teacher)]
+    return [*start, "--pseudo-labels", str(network), str(baseline)]
 
 
-def labels_of(args: argparse.Namespace, prefix: str, events: list[str]) -> Path:
-    """Return the file with the predictions of a run for further events."""
-    return PointPredictions.path(paths_of(args.workdir, prefix).predictions("best", "test", name_of_events(events)))
+def predictions_of(paths: RunPaths, events: Sequence[str] = ()) -> Path:
+    """Return the file with the predictions of a run, with the weights of the best epoch.
 
-
-def predictions_of(paths: RunPaths) -> Path:
-    """Return the file with the predictions of a run for the test events, with the weights of the best epoch."""
-    return PointPredictions.path(paths.predictions("best", "test"))
+    events: files of further events; without them the predictions are those for the test events."""
+    return PointPredictions.path(paths.predictions("best", "test", name_of_events(events)))
 
 
 def against_baseline(args: argparse.Namespace, methods: list[str]) -> str:
@@ -176,18 +178,18 @@ def main(arguments: list[str]) -> None:
             continue
         own = ["--prefix", prefix, "--num-train", str(budget), "--seed", str(seed)]
         own += ["--datadir", args.datadir, "--workdir", args.workdir]
-        resume = ["--load"] if paths.checkpoint.exists() else []
+        resuming = paths.checkpoint.exists()
+        if resuming:
+            own.append("--load")
         if method == "student":
-            teacher = paths_of(args.workdir, prefix_of(args.study, teacher_of(flags), budget, seed)).best
-            own += ["--pseudo-labels", *pseudo_labels(args, further, flags, budget, seed)]
-            own += [] if resume else ["--loadfile", str(teacher)]
+            own += student_flags(args, further, flags, budget, seed, resuming)
         else:
             own += ["--pretrained", flags["pretrained"]]
-        if method == "scratch":
-            own.append("--scratch")
-        elif method != "student" and flags["backbone"] == "transformer":
-            own += ["--finetune", method]
-        train_segmentation.main(["--predict", "test", "--no-plot", *further, *own, *resume])
+            if method == "scratch":
+                own.append("--scratch")
+            elif flags["backbone"] == "transformer":
+                own += ["--finetune", method]
+        train_segmentation.main(["--predict", "test", "--no-plot", *further, *own])
     print(markdown(summarize(read_runs([table], wanted={prefix_of(args.study, *run) for run in runs}))))
     print(against_baseline(args, methods))
 

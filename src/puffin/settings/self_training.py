@@ -16,7 +16,7 @@ class SelfTrainingSettings:
 
     pseudo_labels: tuple[str, ...] = setting(
         (),
-        "predictions of earlier runs (predict/NAME.best.test.EVENTS.h5) for further training events, which may have no "
+        "predictions of earlier runs (predict/NAME.best.test.EVENTS.*) for further training events, which may have no "
         "labels: trains on the mean of their class probabilities; the --num-train events keep their labels",
         many="+",
         collect=tuple,
@@ -39,15 +39,6 @@ class JetSelfTrainingSettings(SelfTrainingSettings):
     unlabelled: str = setting(
         "",
         "with --pseudo-labels: file of the jets that were predicted (the --testfile of those runs)",
-        metavar="FILE",
-        role=roles.ORIGIN,
-    )
-    pseudo_labels: tuple[str, ...] = setting(
-        (),
-        "predictions of earlier runs (predict/NAME.best.test.EVENTS.pt) for the jets of --unlabelled: trains on the "
-        "mean of their class probabilities; the --num-train jets of --datadir keep their labels",
-        many="+",
-        collect=tuple,
         metavar="FILE",
         role=roles.ORIGIN,
     )
