@@ -34,7 +34,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from puffin.data.jet_blocks import JetSelection
-from puffin.data.jet_observables import import_fastjet, observables_of_file
+from puffin.data.jet_observables import NAMES, import_fastjet, observables_of_file
 from puffin.data.jets import JetDataset, open_splits
 from puffin.data.targets import ClassLabels
 from puffin.errors import InputError, plural
@@ -55,20 +55,18 @@ OUTSIDE = 10.0  # larger than any tau32
 
 
 class Sample:
-    """The jets of a split: observables x (N, F) float32, class numbers y (N,), row (N,) in the files, and names of F.
+    """The jets of a split: observables x (N, F) float32, class numbers y (N,), and row (N,) in the files.
 
     dataset: with the jets in use; jobs: number of processes."""
 
     def __init__(self, dataset: JetDataset, jobs: int):
-        found = [observables_of_file(path, jobs) for path in dataset.files]
-        self.names = found[0][1]
         self.row = dataset.events.numpy()
-        self.x = np.concatenate([values for values, _ in found])[self.row]
+        self.x = np.concatenate([observables_of_file(path, jobs) for path in dataset.files])[self.row]
         self.y = dataset.labels().numpy()
 
     def column(self, name: str) -> np.ndarray:
         """Return an observable, (N,)."""
-        return self.x[:, self.names.index(name)]
+        return self.x[:, NAMES.index(name)]
 
 
 def trees(train: Sample, test: Sample, num_classes: int, iterations: int, seed: int) -> np.ndarray:

@@ -49,10 +49,10 @@ import torch
 from tqdm import tqdm
 
 import puffin
+from puffin.data.jet_observables import observables
 from puffin.data.jets import JetDataset, JetSelection, open_splits
 from puffin.data.packing import JetBatch
 from puffin.data.perturb import PERTURBATIONS, hardest
-from puffin.data.scalars import scalars_of
 from puffin.data.targets import ClassLabels
 from puffin.files import whole_file
 from puffin.metrics.bootstrap import RankedScores, Result, results_of_methods
@@ -62,6 +62,7 @@ from puffin.plots.stress import draw_stress
 from puffin.predictors import JetClassifier
 from puffin.report.results import shown
 from puffin.runs.entry import run_script
+from puffin.settings.jets import reads_observables
 from tools.results import write_csv
 
 METRICS = ("AUC", "BgRejectionAt0.3", "BgRejectionAt0.5")
@@ -72,8 +73,7 @@ _BATCH = 256
 def open_jets(tagger: JetClassifier, args: argparse.Namespace) -> JetDataset:
     """Open the test jets with all their particles, unscaled; InputError if they cannot be used."""
     data = tagger.settings.data
-    target, columns = ClassLabels(data.target), data.momentum_columns
-    selection = JetSelection(target, scalars=scalars_of(data), columns=columns)
+    selection = JetSelection.of(data, ClassLabels(data.target), nobj=-1, scale=1.0, observables=False)
     found = open_splits(data.datadir, selection, {"test": args.num_test}, args.seed, args.testfile or data.testfile)
     if "test" not in found or not len(found["test"]):
         raise InputError(f"{data.datadir}: no test jets; choose a file with --testfile")
@@ -84,10 +84,14 @@ def open_jets(tagger: JetClassifier, args: argparse.Namespace) -> JetDataset:
 
 
 def prepared(batch: JetBatch, tagger: JetClassifier) -> JetBatch:
-    """Prepare perturbed jets like those of a file: the hardest particles, with the scale of the training."""
+    """Prepare perturbed jets like those of a file: the hardest particles, with the scale of the training, and
+    observables of all particles if the tagger takes them."""
     data = tagger.settings.data
+    observed = None
+    if reads_observables(data):
+        observed = torch.from_numpy(observables(batch.fourmomenta.numpy(), batch.lengths.numpy()))
     batch = hardest(batch, data.nobj)
-    return replace(batch, fourmomenta=batch.fourmomenta * data.scale)
+    return replace(batch, fourmomenta=batch.fourmomenta * data.scale, observables=observed)
 
 
 def scores_of(tagger: JetClassifier, jets: JetDataset, name: str, strength: float, seed: int) -> np.ndarray:

@@ -16,17 +16,18 @@ from tqdm import tqdm
 
 from puffin.checkpoints.checkpoint import Checkpoint
 from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
+from puffin.data.jet_observables import observables
 from puffin.data.jets import JetDataset, JetSelection
 from puffin.data.momenta import Source, find_particles
 from puffin.data.packing import CloudBatch, JetBatch
 from puffin.data.pilarnet import CloudDataset, CloudSelection, normalize_coordinates, normalize_energy
-from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation, VoxelSegmentation
 from puffin.models.voxel_distillation import VoxelDistillation
 from puffin.models.voxel_mae import VoxelMAE
+from puffin.settings.jets import reads_observables
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 
@@ -116,12 +117,7 @@ class _JetPredictor(Predictor):
         return np.concatenate([self._empty(), *outputs])
 
     def _open(self, path: Path) -> JetDataset:
-        data = self.settings.data
-        features = scalars_of(data)
-        selection = JetSelection(
-            None, data.nobj, data.scale, in_memory=False, scalars=features, columns=data.momentum_columns
-        )
-        return JetDataset([path], selection)
+        return JetDataset([path], JetSelection.of(self.settings.data, None, in_memory=False))
 
     def _pack(self, jets: Arrays, scalars: Arrays | None, numbers: list[int]) -> JetBatch:
         """Pack jets of these numbers, prepared like those of a file."""
@@ -129,9 +125,11 @@ class _JetPredictor(Predictor):
         if (scalars is None) != (wanted == 0):
             raise InputError(f"scalars: the network takes {wanted} features of each particle")
         nobj = self.settings.data.nobj
-        given, momenta, features, lengths = [], [], [], []
+        given, momenta, features, lengths, whole = [], [], [], [], []
         for number in numbers:
-            p = _array(jets[number], 4, f"jet {number}")[: nobj if nobj > 0 else None]
+            jet = _array(jets[number], 4, f"jet {number}")
+            whole.append(jet[jet[:, 0] != 0])
+            p = jet[: nobj if nobj > 0 else None]
             real = p[:, 0] != 0
             given.append(p)
             momenta.append(p[real] * np.float32(self.settings.data.scale))
@@ -142,11 +140,15 @@ class _JetPredictor(Predictor):
                     raise InputError(f"scalars of jet {number}: expected {len(p)} particles, got {len(x)}")
                 features.append(x[real])
         _check_momenta(given, numbers)
+        observed = None
+        if reads_observables(self.settings.data):  # of all particles
+            observed = torch.from_numpy(observables(np.concatenate(whole), np.array([len(p) for p in whole])))
         return JetBatch(
             _joined(momenta, 4),
             torch.tensor(lengths, dtype=torch.int64),
             scalars=_joined(features, wanted) if scalars is not None else None,
             index=torch.tensor(numbers),
+            observables=observed,
         )
 
     @abstractmethod

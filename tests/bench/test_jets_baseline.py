@@ -9,6 +9,7 @@ import torch
 
 import train_pelican_classifier
 from bench import jets_baseline
+from puffin.data.jet_observables import NAMES
 from puffin.errors import InputError
 from puffin.tables import read_records
 
@@ -59,8 +60,8 @@ def test_runs_like_a_network(jets, tmp_path, capsys, target, classes):
 def test_the_cut_keeps_a_window_of_mass():
     """Breaks if jets outside of the window are not background, or the order inside is not that of tau32."""
     sample = object.__new__(jets_baseline.Sample)
-    sample.names = ("mass", "tau32_1")
-    sample.x = np.array([[170, 0.4], [170, 0.7], [60, 0.1], [400, 0.2]], np.float32)
+    sample.x = np.zeros((4, len(NAMES)), np.float32)
+    sample.x[:, NAMES.index("mass")], sample.x[:, NAMES.index("tau32_1")] = (170, 170, 60, 400), (0.4, 0.7, 0.1, 0.2)
     scores = jets_baseline._cut_scores(sample, (150, 200))[:, 1]
     assert scores[0] > scores[1] > 0 > scores[2] > scores[3]
 

@@ -8,6 +8,7 @@ import torch
 from puffin.checkpoints.checkpoint import PUFFIN, Checkpoint
 from puffin.checkpoints.networks import pelican_config
 from puffin.checkpoints.transfer import load_jets_
+from puffin.data.jet_observables import NAMES
 from puffin.data.packing import JetBatch
 from puffin.errors import InputError
 from puffin.layers.symmetries import toy_momenta
@@ -139,3 +140,19 @@ def test_head(before, after, head):
 
 def _alike(model: torch.nn.Module, weight: torch.Tensor) -> list[torch.Tensor]:
     return [w for w in model.state_dict().values() if w.shape == weight.shape and w.dtype == weight.dtype]
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "--observables"), ("--observables",) * 2, ("--observables", "")])
+def test_observables(before, after):
+    """Breaks if the part that reads observables is not new where it must be, or is not carried over where it can be."""
+    model, checkpoint = make(PelicanClassifier, before)
+    if before:
+        model.observables.scale.fit_(torch.randn(50, len(NAMES)))
+        checkpoint = Checkpoint(checkpoint.path, PUFFIN, checkpoint.settings, model.state_dict(), None)
+    other, lines = carry(checkpoint, PelicanClassifier, f"{after} --num-classes 3")
+    assert ("are not used by this run" in lines[-1]) == (bool(before) and not after)
+    torch.testing.assert_close(features(other, None), features(model, None))
+    if after:
+        assert other.observables.scale.is_fitted == bool(before)
+        same = torch.equal(other.observables.joint.weight, model.observables.joint.weight) if before else False
+        assert same == bool(before) and len(other.observables.out.weight) == 3

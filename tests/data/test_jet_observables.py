@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from puffin.data import jet_observables
+from puffin.errors import InputError
 from tests.conftest import ROOT
 
 pytest.importorskip("fastjet")
@@ -20,10 +21,16 @@ def random_jets(counts, seed=0):
     return np.stack([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], 1)
 
 
+def observed(particles, *counts) -> dict[str, np.ndarray]:
+    """Compute the observables of jets by name, each (J,)."""
+    found = jet_observables.observables(particles, np.array(counts))
+    return dict(zip(jet_observables.NAMES, found.T, strict=True))
+
+
 def test_masses_and_correlations_of_a_jet():
     """Breaks if e3 counts a triple twice or not at all, the mass is wrong, or N-subjettiness has another norm."""
     particles = random_jets([6])
-    found = {name: float(values[0]) for name, values in jet_observables.observables(particles, np.array([6])).items()}
+    found = {name: float(values[0]) for name, values in observed(particles, 6).items()}
     pt, phi = np.hypot(particles[:, 1], particles[:, 2]), np.arctan2(particles[:, 2], particles[:, 1])
     eta, total = np.arcsinh(particles[:, 3] / pt), particles.sum(0)
     z, distance = pt / pt.sum(), np.hypot(eta[:, None] - eta, phi[:, None] - phi)
@@ -44,7 +51,7 @@ def test_masses_and_correlations_of_a_jet():
 def test_subjets_of_three_prongs():
     """Breaks if the axes are not those of the subjets: three particles are three prongs, and a pair has their mass."""
     particles = random_jets([3], seed=2)
-    found = {name: float(values[0]) for name, values in jet_observables.observables(particles, np.array([3])).items()}
+    found = {name: float(values[0]) for name, values in observed(particles, 3).items()}
     assert found["tau3_1"] < 1e-9 < found["tau2_1"] and found["tau32_1"] < 1e-6
     pairs = sorted(
         np.sqrt(p[0] ** 2 - (p[1:] ** 2).sum())
@@ -59,13 +66,13 @@ def test_observables_do_not_depend_on_order_azimuth_or_other_jets():
     counts = np.array([9, 1, 2, 40])
     particles = random_jets(counts)
     ends = np.cumsum(counts)
-    together = jet_observables.observables(particles, counts)
+    together = observed(particles, *counts)
     angle = 3.0  # moves the jet over the limit of the azimuth
     rotation = np.array([[1, 0, 0, 0], [0, np.cos(angle), -np.sin(angle), 0], [0, np.sin(angle), np.cos(angle), 0]])
     rotation = np.vstack([rotation, [0, 0, 0, 1]])
     for k, count in enumerate(counts):
         jet = particles[ends[k] - count : ends[k]][::-1] @ rotation.T
-        alone = jet_observables.observables(jet, np.array([count]))
+        alone = observed(jet, count)
         for name, values in together.items():
             assert np.isfinite(values[k])
             if count > 2:
@@ -76,7 +83,7 @@ def test_soft_drop_removes_soft_wide_radiation():
     """Breaks if soft drop is not applied to the whole jet, or keeps what it should drop."""
     pair = np.array([[50, 50 * np.cos(phi), 50 * np.sin(phi), 0] for phi in (0.1, -0.1)])
     wide = np.array([[np.cosh(0.6), 1, 0, np.sinh(0.6)]])  # pT 1 GeV
-    found = jet_observables.observables(np.concatenate([pair, wide]), np.array([3]))
+    found = observed(np.concatenate([pair, wide]), 3)
     assert found["groomed_mass"][0] == pytest.approx(2 * 50 * np.sin(0.1), rel=1e-3)
     assert found["groomed_asymmetry"][0] == pytest.approx(0.5) and found["groomed_angle"][0] == pytest.approx(0.2)
     assert found["groomed_mass"][0] < found["mass"][0]
@@ -86,7 +93,7 @@ def test_subjettiness_alone():
     """The same numbers as among all observables, without computing the others."""
     counts = np.array([9, 1, 40])
     particles = random_jets(counts)
-    found, all_of_them = jet_observables.subjettiness(particles, counts), jet_observables.observables(particles, counts)
+    found, all_of_them = jet_observables.subjettiness(particles, counts), observed(particles, *counts)
     assert "tau32_1" in found and "mass" not in found
     for name, values in found.items():
         assert values == pytest.approx(all_of_them[name], rel=1e-5)
@@ -99,12 +106,25 @@ def test_observables_are_stored_and_renewed(tmp_path, monkeypatch):
         for key in ("Pmu", "Nobj"):
             part[key] = whole[key][:30]
         part["Pmu"][3], part["Nobj"][3] = 0, 0
-    values, names = jet_observables.observables_of_file(path)
-    assert values.shape == (30, len(names)) and not values[3].any() and values[2, names.index("mass")] > 1
+    values, mass = jet_observables.observables_of_file(path), jet_observables.NAMES.index("mass")
+    assert values.shape == (30, len(jet_observables.NAMES)) and not values[3].any() and values[2, mass] > 1
     of_rows = jet_observables._of_rows
     monkeypatch.setattr(jet_observables, "_of_rows", lambda *a: calls.append(a) or of_rows(*a))
-    again, names_again = jet_observables.observables_of_file(path)
-    assert not calls and np.array_equal(values, again) and names == names_again
+    again = jet_observables.observables_of_file(path)
+    assert not calls and np.array_equal(values, again)
     os.utime(path, (1, 1))
     jet_observables.observables_of_file(path)
     assert calls
+
+
+def test_columns_in_another_order(tmp_path):
+    """Breaks if the observables of a file with other columns are those of E, px, py, pz, or are read from its cache."""
+    path = tmp_path / "test.h5"
+    with h5py.File(ROOT / "data/sample_data/multiclass/test.h5") as whole, h5py.File(path, "w") as part:
+        jets, counts = whole["Pmu"][:5], whole["Nobj"][:5]
+        part["Pmu"], part["Nobj"] = jets[..., [1, 2, 3, 0]], counts
+    expected = jet_observables.observables(jets[jets[..., 0] > 0], counts)
+    found = jet_observables.observables_of_file(path, columns=("px", "py", "pz", "E"))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with pytest.raises(InputError, match="look like px,py,pz,E"):
+        jet_observables.observables_of_file(path)

@@ -16,6 +16,7 @@ def test_lengths_and_index_stay():
         torch.ones(3, 2),
         torch.tensor([7, 8]),
         torch.ones(2),
+        torch.ones(2, 5),
     )
     moved = batch.to(torch.device("meta"), torch.bfloat16)
     places = {name: (x.device.type, x.dtype) for name, x in vars(moved).items()}
@@ -27,6 +28,7 @@ def test_lengths_and_index_stay():
         "scalars": half,
         "index": whole,
         "weights": half,
+        "observables": half,
     }
     assert type(moved) is JetBatch and len(moved) == 2 and batch.fourmomenta.device.type == "cpu"
     bare = JetBatch(torch.ones(1, 4), torch.tensor([1])).to(torch.device("meta"))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, REGRESSOR, SEGMENTATION, Checkpoint
+from puffin.data.jet_observables import NAMES
 from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
@@ -14,7 +15,7 @@ from puffin.models.segmentation import segmentation_network
 from puffin.models.voxel_distillation import pretraining_network
 from puffin.settings.clouds import PointSegmentationSettings, PretrainingSettings, SegmentationConfig
 from puffin.settings.flags import defaults
-from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings
+from puffin.settings.jets import ClassifierSettings, JetDataSettings, RegressorSettings, reads_observables
 from puffin.settings.messages import with_flags
 from puffin.settings.pelican import PelicanConfig
 
@@ -28,9 +29,10 @@ SCHEMAS: Mapping[str, Any] = {
 
 def pelican_config(network: PelicanConfig, data: JetDataSettings) -> PelicanConfig:
     """Complete the settings of a network with those that follow from the data. InputError for contradictions."""
-    scalars = scalars_of(data)
+    num_scalars = sum(scalar.width for scalar in scalars_of(data))
+    num_observables = len(NAMES) if reads_observables(data) else 0
     try:
-        return replace(network, scale=data.scale, num_scalars=sum(scalar.width for scalar in scalars))
+        return replace(network, scale=data.scale, num_scalars=num_scalars, num_observables=num_observables)
     except ValueError as error:
         raise InputError(with_flags(str(error), PelicanConfig)) from error
 

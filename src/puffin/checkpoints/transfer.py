@@ -11,10 +11,12 @@ from puffin.checkpoints.networks import pelican_config, settings_of_checkpoint
 from puffin.data.scalars import scalars_of
 from puffin.errors import InputError
 from puffin.layers.activations import make_activation
+from puffin.layers.observable_inputs import ObservableHead
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.settings.jets import JetDataSettings
 from puffin.settings.pelican import PelicanConfig
 
+OBSERVABLES = "observables"  # the part of a classifier that reads them
 _NOT_ZERO = 1e-6  # the embedding has no gradient at 0
 
 
@@ -38,8 +40,13 @@ def load_jets_(model: PelicanBackbone, data: JetDataSettings, checkpoint: Checkp
     the network classes, or the other way round. Features of particles that only the network has get the weight 0.
     data: settings of the data of the network. InputError for what cannot be carried over."""
     kind = PelicanClassifier if checkpoint.network == CLASSIFIER else PelicanRegressor
-    is_same = isinstance(model, kind)
-    new, old = ([model.last_layer],) * 2 if is_same else (model.head[1:], kind.head[1:])
+    if isinstance(model, kind):
+        new = old = [model.last_layer]
+    else:
+        new, old = list(model.head[1:]), list(kind.head[1:])
+    had, has = ([n for n in names if _belongs(n, [OBSERVABLES])] for names in (checkpoint.weights, model.state_dict()))
+    of_observables = [f"{OBSERVABLES}.{ObservableHead.last_layer}"] if had and has else [OBSERVABLES]
+    new, old = new + of_observables * bool(has), old + of_observables * bool(had)
     renamed = {kind.head[0]: model.head[0]}
     weights = {}
     for name, weight in checkpoint.weights.items():
@@ -47,6 +54,8 @@ def load_jets_(model: PelicanBackbone, data: JetDataSettings, checkpoint: Checkp
         if not _belongs(name, old):
             weights[f"{renamed.get(part, part)}.{rest}"] = weight
     lines = [f"layers with new weights: {', '.join(new)}", *_fit_features_(weights, model, data, checkpoint)]
+    if had and not has:
+        lines.append(f"the observables of {checkpoint.path} are not used by this run")
     load_partly_(model, weights, lambda name: _belongs(name, new), str(checkpoint.path))
     return lines
 

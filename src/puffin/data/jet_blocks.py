@@ -1,18 +1,19 @@
 """Read blocks of jets from a file: momenta that are checked and scaled, and features of the particles."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from puffin.data.hdf5 import ArrayFile
 from puffin.data.momenta import Source, check_jets, check_number, find_particles
 from puffin.data.momentum_columns import CARTESIAN
-from puffin.data.scalars import Scalar
+from puffin.data.scalars import Scalar, scalars_of
 from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
+from puffin.settings.jets import JetDataSettings, reads_observables
 
 log = logging.getLogger("puffin")
 
@@ -28,7 +29,8 @@ class JetSelection:
     target: what to predict for each jet, or None; nobj: maximum number of particles per jet, in file order (-1: all);
     scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles; weights:
     key of the event weights, or ''; weights_needed: whether a file without that key is an InputError; if not, the
-    events get no weights, with a warning; columns: what the four columns of the momenta hold.
+    events get no weights, with a warning; columns: what the four columns of the momenta hold; observables: whether
+    to compute hand-made observables of all particles of each jet (jet_observables.py).
     """
 
     target: ClassLabels | Momenta | None = ClassLabels()
@@ -39,10 +41,26 @@ class JetSelection:
     weights: str = ""
     weights_needed: bool = True
     columns: tuple[str, ...] = CARTESIAN
+    observables: bool = False
 
     def __post_init__(self):
         if self.nobj == 0 or self.nobj < -1:
             raise InputError(f"--nobj: expected a positive number, or -1 for all particles, got {self.nobj}")
+
+    @classmethod
+    def of(cls, data: JetDataSettings, target: ClassLabels | Momenta | None, **changes) -> Self:
+        """Return what a network with these settings of the data reads; changes: fields with other values."""
+        return replace(
+            cls(
+                target,
+                data.nobj,
+                data.scale,
+                scalars=scalars_of(data),
+                columns=data.momentum_columns,
+                observables=reads_observables(data),
+            ),
+            **changes,
+        )
 
     @property
     def width(self) -> int:

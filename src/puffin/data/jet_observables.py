@@ -10,11 +10,14 @@ import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from puffin.data.jet_blocks import JetFile, JetSelection
+from puffin.data.momentum_columns import CARTESIAN
 from puffin.data.parallel import ordered_map
 from puffin.errors import InputError
 from puffin.files import whole_file
@@ -28,6 +31,18 @@ BETAS = (1, 2)
 HARDEST = 100  # particles that enter the energy correlations, whose time grows with the third power
 ROWS = 500  # jets that are computed at once
 TINY = 1e-12
+# in this order they are inputs of trained networks
+NAMES = (
+    *("pt", "mass", "mass_over_pt", "multiplicity", "pt_dispersion", "hardest_fraction", "particles_of_90_percent"),
+    *("les_houches", "width", "thrust"),
+    *(f"tau{n}_{beta}" for n in SUBJETS for beta in BETAS),
+    *(f"tau{n}{n - 1}_{beta}" for n in SUBJETS[1:] for beta in BETAS),
+    *("kt_splitting", "mass_of_half_0", "mass_of_half_1"),
+    *(f"{name}_of_third_{k}" for k in range(3) for name in ("mass", "fraction")),
+    *("mass_of_pair_0", "mass_of_pair_1", "mass_of_pair_2", "smallest_pair_mass"),
+    *(f"{name}_{beta}" for beta in BETAS for name in ("e2", "C2", "D2")),
+    *("groomed_mass", "groomed_fraction", "groomed_asymmetry", "groomed_angle"),
+)
 
 
 def import_fastjet():
@@ -41,14 +56,21 @@ def import_fastjet():
     return fastjet, awkward
 
 
-def observables(particles: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the observables of jets, {name: (J,) float32}.
+def observables(particles: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Compute the observables NAMES of jets, (J, F) float32; 0 for jets without particles.
 
-    particles (P, 4) float64: E, px, py, pz [GeV] of all jets one after the other; counts (J,), at least 1 each."""
-    jets = _padded(particles, counts)
-    with _quietly():
-        found = _shapes(jets, counts) | _subjets(jets) | _correlations(jets) | _groomed(jets)
-    return {name: np.nan_to_num(values).astype(np.float32) for name, values in found.items()}
+    particles (P, 4): E, px, py, pz [GeV] of all jets one after the other; counts (J,). InputError without FastJet."""
+    import_fastjet()
+    values = np.zeros((len(counts), len(NAMES)), np.float32)
+    filled = np.flatnonzero(counts)
+    for start in range(0, len(filled), ROWS):
+        some = filled[start : start + ROWS]
+        first, last = counts[: some[0]].sum(), counts[: some[-1] + 1].sum()
+        jets = _padded(particles[first:last].astype(np.float64), counts[some])
+        with _quietly():
+            found = _shapes(jets, counts[some]) | _subjets(jets) | _correlations(jets) | _groomed(jets)
+        values[some] = np.nan_to_num(np.stack([found[name] for name in NAMES], 1))
+    return values
 
 
 @contextmanager
@@ -203,42 +225,40 @@ def _groomed(jets: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def observables_of_file(path: Path, jobs: int = 1) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the observables (N, F) float32 of all jets of a file, 0 for jets without particles, and their names.
+def observables_of_file(path: Path, jobs: int = 1, columns: tuple[str, ...] = CARTESIAN) -> np.ndarray:
+    """Return the observables NAMES of all jets of a file, (N, F) float32.
 
-    They are stored beside the file, in .NAME.observables.npz, and read from there if file and code have not changed."""
-    cache, stamp = path.with_name(f".{path.name}.observables.npz"), _stamp(path)
+    They are stored beside the file, in .NAME.observables.npz, and read from there if file and code have not changed.
+    jobs: number of processes; columns: what the columns of the momenta hold."""
+    cache, stamp = path.with_name(f".{path.name}.observables.npz"), _stamp(path, columns)
     if cache.is_file():
         with np.load(cache) as stored:
             if stored["stamp"].tolist() == stamp:
-                return stored["values"], tuple(stored["names"].tolist())
+                return stored["values"]
+    import_fastjet()
+    selection = JetSelection(target=None, columns=columns)
     with JetFile(path) as file:
-        size = file.check(JetSelection(target=None))
-    starts = range(0, size, ROWS)
-    blocks = list(ordered_map(partial(_of_rows, path), [slice(k, min(k + ROWS, size)) for k in starts], jobs))
-    names = next((tuple(block) for _, block in blocks if block), ())
-    values = np.zeros((size, len(names)), np.float32)
-    for start, (rows, block) in zip(starts, blocks, strict=True):
-        if block:
-            values[start + rows] = np.stack([block[name] for name in names], 1)
+        size = file.check(selection)
+    rows = [slice(k, min(k + ROWS, size)) for k in range(0, size, ROWS)]
+    found = ordered_map(partial(_of_rows, path, selection), rows, jobs)
+    bar = tqdm(found, f"observables of {path.name}", len(rows), unit_scale=ROWS, unit="jet", disable=None, leave=False)
+    values = np.concatenate(list(bar))
     try:
         with whole_file(cache) as temporary, open(temporary, "wb") as out:
-            np.savez(out, values=values, names=np.array(names), stamp=np.array(stamp))
+            np.savez(out, values=values, stamp=np.array(stamp))
     except OSError as error:
         log.warning(f"{cache}: the observables are not stored ({error.strerror}); they are computed again next time")
-    return values, names
+    return values
 
 
-def _of_rows(path: Path, rows: slice) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Compute the observables of some rows of a file; also return which of the rows have particles."""
+def _of_rows(path: Path, selection: JetSelection, rows: slice) -> np.ndarray:
+    """Compute the observables of some rows of a file."""
     with JetFile(path) as file:
-        block = file.read(rows, JetSelection(target=None))
-    filled = np.flatnonzero(block.counts)
-    found = observables(block.particles[:, :4].astype(np.float64), block.counts[filled]) if len(filled) else {}
-    return filled, found
+        block = file.read(rows, selection)
+    return observables(block.particles[:, :4], block.counts)
 
 
-def _stamp(path: Path) -> list[int]:
-    """Return numbers that change when the file or this module does."""
+def _stamp(path: Path, columns: tuple[str, ...]) -> list[int]:
+    """Return numbers that change when the file, the meaning of its columns or this module does."""
     file, code = os.stat(path), Path(__file__).read_bytes()
-    return [file.st_size, file.st_mtime_ns, sum(code)]
+    return [file.st_size, file.st_mtime_ns, crc32(",".join(columns).encode()), crc32(code)]

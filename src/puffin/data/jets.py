@@ -16,6 +16,7 @@ from tqdm import tqdm
 from puffin.data.chunks import rows_at_once, warn_of_slow_chunks
 from puffin.data.events import EventDataset, choose_events
 from puffin.data.jet_blocks import MOMENTA, JetFile, JetSelection, log_empty, look_at
+from puffin.data.jet_observables import observables_of_file
 from puffin.data.packing import JetBatch, rows_of_events
 from puffin.data.splits import files_by_name, log_splits
 from puffin.data.targets import read_weights
@@ -63,6 +64,10 @@ class JetDataset(EventDataset):
         self._first_chunk = np.concatenate([[0], np.cumsum(-(-np.array(sizes) // self.chunk_rows))])
         self.targets = torch.from_numpy(_joined(targets)) if targets else None
         self.weights = torch.from_numpy(np.concatenate(weights)) if weights else None
+        self.observables: Tensor | None = None
+        if selection.observables:
+            found = [observables_of_file(path, columns=selection.columns) for path in self.files]
+            self.observables = torch.from_numpy(np.concatenate(found))
         self.events = torch.arange(int(self.first[-1]))
         if targets:
             self._drop_events_without_target()
@@ -101,7 +106,8 @@ class JetDataset(EventDataset):
         target = None if self.targets is None else self.targets[rows]
         weights = None if self.weights is None else self.weights[rows]
         scalars = particles[:, 4:] if self.selection.scalars else None
-        return JetBatch(particles[:, :4].contiguous(), lengths, target, scalars, index, weights)
+        observables = None if self.observables is None else self.observables[rows]
+        return JetBatch(particles[:, :4].contiguous(), lengths, target, scalars, index, weights, observables)
 
     def _chunks(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the file of each row, and its chunk, numbered over all files."""

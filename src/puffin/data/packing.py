@@ -38,7 +38,7 @@ class JetBatch(_Batch):
     fourmomenta (N, 4): E, px, py, pz [GeV]; lengths (B,) int64, always on the CPU: particles of each jet; target
     (B, ...) or None: classes, in training also probabilities of the classes, or momenta; scalars (N, S): features of
     the particles, or None; index (B,) int64: numbers of the jets in their data set; weights (B,): event weights, or
-    None.
+    None; observables (B, F): hand-made numbers of the jets (jet_observables.py), or None.
     """
 
     fourmomenta: Tensor
@@ -47,6 +47,7 @@ class JetBatch(_Batch):
     scalars: Tensor | None = None
     index: Tensor | None = None
     weights: Tensor | None = None
+    observables: Tensor | None = None
 
     def part(self, start: int, stop: int) -> "JetBatch":
         """Return jets start to stop - 1; they share memory with this batch."""

@@ -1,14 +1,13 @@
 """Hand-made features of points as inputs of networks: the shape of their surroundings at several scales."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from puffin.detector import PILARNET
+from puffin.layers.encoded_numbers import EncodedNumbers
 from puffin.layers.masked_batchnorm import MaskedBatchNorm
 from puffin.layers.packed import offsets, to_device
 from puffin.ops.geometry import COMPONENT_NAMES, component_geometry, geometry_names, local_geometry
-from puffin.ops.piecewise_linear import piecewise_linear
 from puffin.ops.segments import segment_expand, segment_sum
 
 LINKS = (1.8, 5.0)  # voxels, distances of linked points in two kinds of connected components; 1.8 links 26 voxels
@@ -21,7 +20,7 @@ NAMES = (
 )
 _FINE = 64  # parts of a voxel to which coordinates are rounded
 _BOUNDED = ("share1", "share2", "share3", "alignment")  # from 0 to 1; the others are lengths, numbers and energies
-_LOWEST, _HIGHEST, _INTERVALS = -2.5, 2.5, 12  # of the piecewise linear functions, in standard deviations
+_LOWEST, _HIGHEST = -2.5, 2.5  # knots of the piecewise linear functions, in standard deviations
 
 
 def surroundings(points: Tensor, ptr: Tensor) -> Tensor:
@@ -35,43 +34,25 @@ def surroundings(points: Tensor, ptr: Tensor) -> Tensor:
     return torch.cat([local_geometry(points, ptr), *components, segment_expand(of_event, ptr, len(points))], 1)
 
 
-class GeometryInputs(nn.Module):
+class GeometryInputs(EncodedNumbers):
     """Describe points (P, 4), scaled as data sets give them, by features (P, width) of themselves and their
     surroundings.
 
-    The numbers of `measure` are normalised. A piecewise linear function of each of them, then a second layer, give the
-    features. So the network learns thresholds, as those of boosted trees, within few steps.
-
-    Nothing depends on the orientation of the event or on the order of its points.
-    Source: piecewise linear encoding, Gorishniy et al., arXiv 2203.05556, sec. 3.2.
+    The numbers of `measure` are normalised, then encoded. Nothing depends on the orientation of the event or on the
+    order of its points.
     """
 
-    width = 64
     bounded: Tensor
 
     def __init__(self, sync_batchnorm: bool = True):
-        super().__init__()
+        super().__init__(len(NAMES), _LOWEST, _HIGHEST, sync_batchnorm)
         self.norm = MaskedBatchNorm(len(NAMES), sync=sync_batchnorm)
-        self.layers = nn.ModuleList()
-        self.norms = nn.ModuleList()
-        for width in (len(NAMES) * _INTERVALS, self.width):
-            self.layers.append(nn.Linear(width, self.width, bias=False))
-            self.norms.append(MaskedBatchNorm(self.width, sync=sync_batchnorm))
         bounded = [name == "energy" or name.split("_")[-1] in _BOUNDED for name in NAMES]
         self.register_buffer("bounded", torch.tensor(bounded), persistent=False)
 
-    def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, points: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the features; lengths (B,) int64 on the CPU: points of each event."""
-        x = self.thresholds(self.norm(self.measure(points, lengths)))
-        x = self.norms[0](x).relu()
-        return self.norms[1](self.layers[1](x)).relu()
-
-    def thresholds(self, x: Tensor) -> Tensor:
-        """Map normalised numbers (P, F) to (P, width): the weights of the first layer are the rises of each function
-        over its intervals."""
-        rises = self.get_parameter("layers.0.weight").t().reshape(len(NAMES), _INTERVALS, self.width)
-        values = F.pad(rises.cumsum(1), (0, 0, 1, 0))  # at the knots, 0 at the first
-        return piecewise_linear(x, values, _LOWEST, _HIGHEST)
+        return super().forward(self.norm(self.measure(points, lengths)))
 
     @torch.no_grad()
     def measure(self, points: Tensor, lengths: Tensor) -> Tensor:

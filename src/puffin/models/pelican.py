@@ -25,6 +25,7 @@ from puffin.layers.lorentz import (
     rank2_inputs,
 )
 from puffin.layers.mlp import MLP, MessageNet
+from puffin.layers.observable_inputs import ObservableHead
 from puffin.layers.packed_pairs import PackedPairs
 from puffin.layers.pair_geometry import PairGeometry
 from puffin.models.parameter_groups import parameter_groups
@@ -256,17 +257,29 @@ class PelicanClassifier(PelicanBackbone):
         self.dropout, self.dropout_out = PairDropout(config.drop_rate), nn.Dropout(config.drop_rate_out)
         if config.mlp_out:
             self.mlp_out = MLP(widths, config.activation)
+        self.observables = None
+        if config.num_observables:
+            self.observables = ObservableHead(
+                config.num_observables, widths[0], config.num_classes, config.sync_batchnorm
+            )
 
-    def read_out(self, embedded: Embedded) -> Tensor:
-        """Compute the scores (B, num_classes) from the output of the last block."""
+    def read_out(self, embedded: Embedded, observables: Tensor | None = None) -> Tensor:
+        """Compute the scores (B, num_classes) from the output of the last block, and from observables (B, F) if the
+        network takes them."""
         x, geometry, _ = embedded
         x = self.dropout(self.msg_2to0(x, geometry))
         x = self.dropout_out(self.agg_2to0(x, geometry))
-        return self.output(self.mlp_out, x, geometry) if self.config.mlp_out else x
+        scores = self.output(self.mlp_out, x, geometry) if self.config.mlp_out else x
+        if self.observables is None:
+            return scores
+        if observables is None:
+            raise ValueError(f"observables: the network takes {self.config.num_observables} of each jet, got none")
+        with torch.autocast(x.device.type, enabled=False):
+            return scores + self.observables(observables, x)
 
     def forward(self, batch: JetBatch) -> Tensor:
         """Compute the scores (B, num_classes), before the softmax."""
-        return self.read_out(self.through_blocks(batch))
+        return self.read_out(self.through_blocks(batch), batch.observables)
 
 
 class Regression(NamedTuple):

@@ -33,6 +33,10 @@ class SingleJet(nn.Module):
                 "than 's' uses the soft-drop multiplicity, which clusters particle by particle and cannot be exported; "
                 "train it with the letter s alone"
             )
+        if config.num_observables:
+            raise InputError(
+                "observables: FastJet computes them, which cannot be exported; train the network without --observables"
+            )
         self.scale = scale
         self.network = copy.deepcopy(model)
         self.eval()

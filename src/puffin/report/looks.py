@@ -12,7 +12,6 @@ from puffin.checkpoints.checkpoint import AUTOENCODER, CLASSIFIER, SEGMENTATION,
 from puffin.checkpoints.networks import network_of_checkpoint, settings_of_checkpoint
 from puffin.data.class_names import class_names
 from puffin.data.jets import JetDataset, JetSelection, open_splits
-from puffin.data.scalars import scalars_of
 from puffin.data.targets import ClassLabels
 from puffin.errors import InputError
 from puffin.models.pelican import PelicanBackbone, PelicanRegressor
@@ -90,8 +89,7 @@ def _test_jets(settings, classifies: bool) -> JetDataset:
     """Open the test jets of a training, prepared like its training jets."""
     data = settings.data
     target = ClassLabels(data.target) if classifies else None
-    options = {"in_memory": False, "scalars": scalars_of(data), "columns": data.momentum_columns}
-    selection = JetSelection(target, data.nobj, data.scale, **options)
+    selection = JetSelection.of(data, target, in_memory=False)
     found = open_splits(data.datadir, selection, {"test": -1}, settings.run.seed, data.testfile)
     if "test" not in found:
         raise InputError(f"{data.datadir}: no test jets")

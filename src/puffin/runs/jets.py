@@ -15,9 +15,9 @@ from puffin.checkpoints.transfer import load_jets_
 from puffin.data.class_names import class_names
 from puffin.data.jets import JetDataset, JetSelection, open_splits
 from puffin.data.pseudo_labels import SelfTrainingJets
-from puffin.data.scalars import scalars_of
 from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
+from puffin.layers.observable_inputs import QuantileScale
 from puffin.metrics.missing import NO_WEIGHT
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
@@ -73,6 +73,8 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     for split, dataset in datasets.items():
         task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)
+    if model.observables is not None and not run.start.evaluating:
+        fit_observables_(model.observables.scale, datasets["train"])
     add_pseudo_labels(run, datasets)
     draw = partial(draw_classification, names=named)
     return train_and_evaluate(run, task, datasets, draw, report, prepare=calibrate)
@@ -148,17 +150,8 @@ def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = (
     InputError if one that it cannot do without has no file."""
     data, evaluating = run.settings.data, run.start.evaluating
     weights_needed = not evaluating or "weights_key" in run.start.flags.given
-    scalars = scalars_of(data)
-    selection = JetSelection(
-        target,
-        data.nobj,
-        data.scale,
-        data.RAMdataset,
-        scalars,
-        data.weights_key,
-        weights_needed,
-        data.momentum_columns,
-    )
+    options = {"in_memory": data.RAMdataset, "weights": data.weights_key, "weights_needed": weights_needed}
+    selection = JetSelection.of(data, target, **options)
     splits = SPLITS
     if evaluating:
         predicted = () if data.testfile else run.settings.run.predict
@@ -172,6 +165,13 @@ def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = (
                 f"under such names (ln -s)."
             )
     return datasets
+
+
+def fit_observables_(scale: QuantileScale, train: JetDataset) -> None:
+    """Take the quantiles of the training jets, unless they come from pretrained weights."""
+    if not scale.is_fitted:
+        assert train.observables is not None
+        scale.fit_(train.observables[train.events])
 
 
 def add_pseudo_labels(run: Run, datasets: Datasets) -> None:

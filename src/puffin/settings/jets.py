@@ -126,6 +126,23 @@ class JetDataSettings(DataSettings):
 
 
 @dataclass(frozen=True)
+class ClassifierDataSettings(JetDataSettings):
+    """Jets with class labels."""
+
+    observables: bool = setting(
+        False,
+        "also give 47 hand-made observables of each jet to the last layers: mass, multiplicity, N-subjettiness, ... "
+        "(needs FastJet)",
+        role=roles.PREPARATION,
+    )
+
+
+def reads_observables(data: JetDataSettings) -> bool:
+    """Return whether a network on these data takes observables; a regressor never does."""
+    return isinstance(data, ClassifierDataSettings) and data.observables
+
+
+@dataclass(frozen=True)
 class MomentumDataSettings(JetDataSettings):
     """Jets with the true momenta of the particles that initiated them."""
 
@@ -211,7 +228,7 @@ class ClassifierSettings(ScriptSettings):
     }
 
     run: ClassifierRunSettings = ClassifierRunSettings(prefix="classifier")
-    data: JetDataSettings = JetDataSettings()
+    data: ClassifierDataSettings = ClassifierDataSettings()
     network: PelicanConfig = PelicanConfig()
     finetuning: JetFinetuningSettings = JetFinetuningSettings()
     self_training: JetSelfTrainingSettings = JetSelfTrainingSettings()

@@ -37,9 +37,10 @@ def letters(text: str) -> str:
 class PelicanConfig:
     """Everything that defines a PELICAN network.
 
-    scale (the factor on the momenta of the data) and num_scalars (features of each particle) follow from the settings
-    of the data.  irc_diagonal: published checkpoints of IRC-safe networks have the diagonal maps, but with them the
-    network is not collinear-safe.  published_projections: see docs/MATHEMATICS_PELICAN.md.
+    scale (the factor on the momenta of the data), num_scalars (features of each particle) and num_observables
+    (hand-made numbers of each jet, for classifiers) follow from the settings of the data.  irc_diagonal: published
+    checkpoints of IRC-safe networks have the diagonal maps, but with them the network is not collinear-safe.
+    published_projections: see docs/MATHEMATICS_PELICAN.md.
     """
 
     TITLE: ClassVar[str] = "network"
@@ -124,6 +125,7 @@ class PelicanConfig:
         role=roles.TRAINING,
     )
     num_scalars: int = 0
+    num_observables: int = 0
 
     def __post_init__(self):
         for name, choices in (("stabilizer", STABILIZERS), ("method", METHODS)):

@@ -35,21 +35,33 @@ def network_generators(config: PelicanConfig) -> tuple[Tensor, Tensor]:
     return split_generators(config.spurions, COMPONENTS[config.stabilizer] if config.method == "input" else ())
 
 
-def toy_jets(num_jets: int, seed: int, massless: bool = False, num_scalars: int = 0) -> JetBatch:
-    """Draw jets of 2 to 20 particles (see `toy_momenta`) with random features, float64."""
+def toy_jets(
+    num_jets: int, seed: int, massless: bool = False, num_scalars: int = 0, num_observables: int = 0
+) -> JetBatch:
+    """Draw jets of 2 to 20 particles (see `toy_momenta`) with random features and observables, float64."""
     random = torch.Generator().manual_seed(seed)
     momenta, lengths = toy_momenta(num_jets, random, massless)
     scalars = torch.randn(len(momenta), num_scalars, generator=random, dtype=torch.float64) if num_scalars else None
-    return JetBatch(momenta, lengths, scalars=scalars, index=torch.arange(num_jets))
+    observables = torch.randn(num_jets, num_observables, generator=random, dtype=torch.float64)
+    return JetBatch(
+        momenta,
+        lengths,
+        scalars=scalars,
+        index=torch.arange(num_jets),
+        observables=observables if num_observables else None,
+    )
 
 
 class _Probe:
-    """A network in float64 and eval mode, and the change of its output when its jets change."""
+    """A network in float64 and eval mode, and the change of its output when its jets change.
+
+    Observables are held fixed: what is measured is the part of the network that reads particles."""
 
     def __init__(self, model: PelicanBackbone, seed: int):
         self.network = copy.deepcopy(model).cpu().double().eval()
         self.predicts_momenta = isinstance(model, PelicanRegressor)
-        self.jets = toy_jets(8, seed, model.config.irc_safe, model.config.num_scalars)
+        config = model.config
+        self.jets = toy_jets(8, seed, config.irc_safe, config.num_scalars, config.num_observables)
         self.reference = self.output(self.jets)
 
     def output(self, jets: JetBatch) -> Tensor:
