@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from bench.presets import pelican_preset
+from puffin.checkpoints.networks import pelican_config
 from puffin.data.packing import JetBatch, pack_padded
 from puffin.models.pelican import PelicanClassifier, PelicanRegressor
 from puffin.ops import library
+from puffin.settings.flags import parse
+from puffin.settings.jets import ClassifierSettings, RegressorSettings
 from puffin.settings.pelican import PelicanConfig
 from puffin.settings.stabilizers import STABILIZERS
 from puffin.tasks.symmetry import irc_variants, network_generators, toy_jets
-from tests.conftest import golden_files, relative
+from tests.conftest import ROOT, golden_files, relative
 from tests.ops.processor import with_threads
 
 NORM = {"b": "batch", "i": "instance", "l": "layer", None: "none"}
@@ -302,3 +305,22 @@ def test_presets_have_the_size_in_their_name():
     for name, parameters in {"3k": 3510, "208k": 208000, "48k": 48000, "24k": 24000, "11k": 11000, "6k": 6000}.items():
         count = sum(p.numel() for p in PelicanClassifier(pelican_preset(name)).parameters())
         assert count == parameters if name == "3k" else abs(count / parameters - 1) < 0.12, (name, count)
+
+
+@pytest.mark.parametrize(
+    ("schema", "presets", "parameters"),
+    [
+        (ClassifierSettings, ("48k", "toptag"), 48_482),
+        (ClassifierSettings, ("208k", "quark_gluon"), 209_567),
+        (ClassifierSettings, ("jetclass",), 211_251),
+        (ClassifierSettings, ("jetclass", "jetclass_xl"), 404_919),
+        (RegressorSettings, ("48k", "w_in_tops"), 49_001),
+    ],
+)
+def test_presets_of_published_trainings(schema, presets, parameters):
+    """Breaks if a preset has a flag that its script does not know, or changes the network of the size before it."""
+    files = [str(ROOT / "config" / f"{name}.yaml") for name in presets]
+    settings = parse(schema, "", ["--yaml", *files]).settings()
+    kind = PelicanClassifier if schema is ClassifierSettings else PelicanRegressor
+    model = kind(pelican_config(settings.network, settings.data))
+    assert sum(p.numel() for p in model.parameters()) == parameters
