@@ -55,14 +55,16 @@ OUTSIDE = 10.0  # larger than any tau32
 
 
 class Sample:
-    """The jets of a split: observables x (N, F) float32, class numbers y (N,), and row (N,) in the files.
+    """The jets of a split: observables x (N, F) float32, class numbers y (N,) or None, and row (N,) in the
+    files.
 
     dataset: with the jets in use; jobs: number of processes."""
 
     def __init__(self, dataset: JetDataset, jobs: int):
         self.row = dataset.events.numpy()
         self.x = np.concatenate([observables_of_file(path, jobs) for path in dataset.files])[self.row]
-        self.y = dataset.labels().numpy()
+        labels = dataset.labels()
+        self.y = None if labels is None else labels.numpy()
 
     def column(self, name: str) -> np.ndarray:
         """Return an observable, (N,)."""
@@ -79,7 +81,7 @@ def trees(train: Sample, test: Sample, num_classes: int, iterations: int, seed: 
         early_stopping=False,
         random_state=seed,
     )
-    probabilities = np.zeros((len(test.y), num_classes))
+    probabilities = np.zeros((len(test.x), num_classes))
     fitted = model.fit(train.x, train.y)
     probabilities[:, fitted.classes_] = fitted.predict_proba(test.x)
     return np.log(np.maximum(probabilities, SMALLEST))
@@ -109,13 +111,18 @@ def _cut_scores(sample: Sample, window: tuple[float, float]) -> np.ndarray:
 
 
 def save(paths: RunPaths, test: Sample, scores: np.ndarray, extra: dict) -> dict[str, float]:
-    """Write predictions and a row of metrics; return the metrics. extra: further columns."""
-    loss = F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(test.y))
-    metrics, run = classification_metrics(scores, test.y, float(loss)), uuid4().hex
-    outputs = {"predict": scores, "targets": test.y, "index": np.arange(len(test.y)), "row": test.row}
+    """Write predictions and a row of metrics; return the metrics, {} without labels. extra: further columns."""
+    outputs, run = {"predict": scores, "index": np.arange(len(scores)), "row": test.row}, uuid4().hex
+    metrics = {}
+    if test.y is not None:
+        outputs["targets"] = test.y
+        loss = F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(test.y))
+        metrics = classification_metrics(scores, test.y, float(loss))
     evaluation = Evaluation("test", "best", paths.predictions("best", "test"), run)
     paths.predictdir.mkdir(parents=True, exist_ok=True)
     save_predictions(evaluation, {key: torch.from_numpy(value) for key, value in outputs.items()}, "pt")
+    if not metrics:
+        return metrics
     row = {"prefix": paths.prefix, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S"), **metrics, **extra, "run": run}
     append_row(paths.table("best"), row)
     return metrics
@@ -160,27 +167,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the baselines on the test jets."""
     args, start = parse_arguments(arguments), time.time()
     import_fastjet()
-    selection = JetSelection(ClassLabels(args.target), in_memory=False)
+    selection = JetSelection(ClassLabels(args.target), in_memory=False, target_needed=False)
     wanted = {"train": args.num_train, "test": args.num_test}
     datasets = open_splits(args.datadir, selection, wanted, args.seed, args.testfile)
     for split in wanted:
         if split not in datasets:
             raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
     train, test = (Sample(datasets[split], args.jobs) for split in wanted)
-    num_classes = max(2, int(max(train.y.max(), test.y.max())) + 1)
+    if train.y is None:
+        raise InputError(f"{args.datadir}: the training jets have no key '{args.target}'; choose another --target")
+    num_classes = max(2, int(max(s.y.max() for s in (train, test) if s.y is not None)) + 1)
     if len(np.unique(train.y)) < 2:
         raise InputError(f"{args.datadir}: the training jets are all of class {train.y[0]}; choose another --target")
     with threadpool_limits(args.jobs):
         scores = {args.prefix: trees(train, test, num_classes, args.iterations, args.seed)}
     if num_classes == 2:
         scores[f"{args.prefix}-cut"] = cut(train, test)
-    print(f"{plural(len(train.y), 'training jet')}, {plural(len(test.y), 'test jet')}, {time.time() - start:.0f} s")
+    print(f"{plural(len(train.y), 'training jet')}, {plural(len(test.x), 'test jet')}, {time.time() - start:.0f} s")
     for prefix, values in scores.items():
         paths = RunPaths.of(RunSettings(prefix=prefix, workdir=args.workdir))
         extra = {"num_train": len(train.y), "seed": args.seed, "evaluated": str(Path(args.datadir).resolve())}
         metrics = save(paths, test, values, extra)
         shown = ("accuracy", "AUC", *(("BgRejectionAt0.3", "BgRejectionAt0.5") if num_classes == 2 else ()))
-        print(f"  {prefix:20} " + "  ".join(f"{name} {metrics[name]:.4g}" for name in shown), flush=True)
+        numbers = "  ".join(f"{name} {metrics[name]:.4g}" for name in shown if metrics)
+        print(f"  {prefix:20} {numbers or 'no metrics, as the jets have no labels'}", flush=True)
 
 
 if __name__ == "__main__":

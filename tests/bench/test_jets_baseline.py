@@ -57,6 +57,21 @@ def test_runs_like_a_network(jets, tmp_path, capsys, target, classes):
     assert set(rows[1]) <= set(rows[0]) and rows[0]["AUC"] != ""
 
 
+def test_test_jets_without_labels(jets, tmp_path, capsys):
+    """Breaks if labels of the jets to score are needed, or change the scores."""
+    common = ["--datadir", str(jets), "--workdir", str(tmp_path), "--iterations", "5", "--prefix"]
+    jets_baseline.main([*common, "with"])
+    bare = tmp_path / "bare.h5"
+    with h5py.File(jets / "test.h5") as whole, h5py.File(bare, "w") as part:
+        part["Pmu"], part["Nobj"] = whole["Pmu"][()], whole["Nobj"][()]
+    capsys.readouterr()
+    jets_baseline.main([*common, "without", "--testfile", str(bare)])
+    assert "no metrics, as the jets have no labels" in capsys.readouterr().out
+    ours, theirs = (torch.load(tmp_path / f"predict/{p}.best.test.pt", weights_only=True) for p in ("without", "with"))
+    assert torch.equal(ours["predict"], theirs["predict"]) and "targets" not in ours
+    assert not (tmp_path / "log/without.Best.metrics.csv").exists()
+
+
 def test_the_cut_keeps_a_window_of_mass():
     """Breaks if jets outside of the window are not background, or the order inside is not that of tau32."""
     sample = object.__new__(jets_baseline.Sample)

@@ -24,6 +24,7 @@ from puffin.tasks.classification import JetClassification
 from tests.conftest import ROOT
 from tests.patience import PATIENCE, wait_until
 from tests.runs.helpers import TINY_PELICAN, copy_jets, existing_run, refused_by, same, stop_in_training_step, weights
+from tools import results
 
 TINY = [
     *TINY_PELICAN,
@@ -613,3 +614,33 @@ def test_files_without_a_split(data, tmp_path, capsys):
     (folder / "fit.h5").symlink_to(data / "train.h5")
     line = refused(["--datadir", str(folder), "--workdir", str(tmp_path)], capsys)
     assert "no train file (*.h5 with 'train' in its name). Rename the files, or link them under such names" in line
+
+
+def test_jets_without_labels(data, tmp_path, capsys):
+    """The same scores as with labels, but no metrics; tools and trainings say what is missing.
+
+    Breaks if an evaluation needs labels, writes a row without numbers, or takes a misspelt --target for their
+    absence."""
+    script.main(command(data, tmp_path))
+    expected = torch.load(tmp_path / "predict/tiny.best.test.pt", weights_only=True)
+    (tmp_path / "bare").mkdir()
+    bare = tmp_path / "bare/jets_test.h5"
+    copy_jets(data / "test.h5", bare, ("Pmu",), 100)
+    evaluation = ["--eval", "--loadfile", str(tmp_path / "model/tiny_best.pt"), "--testfile", str(bare)]
+    capsys.readouterr()
+    script.main(command(data, tmp_path / "e", *evaluation))
+    text = capsys.readouterr().err
+    assert "no key 'is_signal', so these jets get predictions but no metrics" in text
+    assert "best test: no metrics, as the events have no labels" in text
+    found = torch.load(tmp_path / "e/predict/tiny.best.test.jets_test.pt", weights_only=True)
+    number = len(found["predict"])
+    torch.testing.assert_close(found["predict"], expected["predict"][:number])
+    assert "targets" not in found and not (tmp_path / "e/log/tiny.Best.metrics.csv").exists()
+    assert not list((tmp_path / "e/predict").glob("*ROC*"))
+    assert "no array 'targets'" in refused_by(
+        results.main, [str(tmp_path / "e/predict/tiny.best.test.jets_test.pt")], capsys
+    )
+    misspelt = command(data, tmp_path / "e2", *evaluation, "--target", "is_signa")
+    assert "is_signa" in refused(misspelt, capsys)
+    copy_jets(data / "test.h5", tmp_path / "bare/train.h5", ("Pmu",), 20)
+    assert "is_signal" in refused(command(tmp_path / "bare", tmp_path / "t"), capsys)

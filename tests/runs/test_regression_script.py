@@ -282,3 +282,15 @@ def test_diverged_network(data, tmp_path, capsys):
         target = ["--target", "jet_tag", "--num-classes", "5"] if script is classifier else []
         line = refused_by(script.main, flags(data, tmp_path, "--no-plot", *huge, *target), capsys)
         assert "--lr-init" in line and "nan" in line
+
+
+def test_jets_without_true_momenta(data, tmp_path):
+    """The same momenta as with the true ones, but no metrics."""
+    regressor.main(flags(data, tmp_path / "0"))
+    expected = torch.load(tmp_path / "0/predict/tiny.best.test.pt", weights_only=True)
+    bare = tmp_path / "bare.h5"
+    copy_jets(data / "test.h5", bare, ("Pmu",), 61)
+    regressor.main(evaluation(data, tmp_path, "--testfile", str(bare)))
+    found = torch.load(tmp_path / "e/predict/e.best.test.bare.pt", weights_only=True)
+    torch.testing.assert_close(found["predict"], expected["predict"])
+    assert "targets" not in found and not (tmp_path / "e/log/e.Best.metrics.csv").exists()

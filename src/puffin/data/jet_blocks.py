@@ -26,7 +26,8 @@ _LOOKED_AT = 1024  # jets of a block that is looked at more closely
 class JetSelection:
     """What to read from the files.
 
-    target: what to predict for each jet, or None; nobj: maximum number of particles per jet, in file order (-1: all);
+    target: what to predict for each jet, or None; target_needed: whether files without it are an InputError; if not,
+    the jets have no targets, with a warning; nobj: maximum number of particles per jet, in file order (-1: all);
     scale: factor on the momenta; in_memory: read everything at the start; scalars: features of the particles; weights:
     key of the event weights, or ''; weights_needed: whether a file without that key is an InputError; if not, the
     events get no weights, with a warning; columns: what the four columns of the momenta hold; observables: whether
@@ -42,6 +43,7 @@ class JetSelection:
     weights_needed: bool = True
     columns: tuple[str, ...] = CARTESIAN
     observables: bool = False
+    target_needed: bool = True
 
     def __post_init__(self):
         if self.nobj == 0 or self.nobj < -1:

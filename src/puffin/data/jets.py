@@ -47,7 +47,7 @@ class JetDataset(EventDataset):
                 stored = (file.array(MOMENTA).chunks or (1,))[0]
                 warn_of_slow_chunks(file.array(MOMENTA), str(path))
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
-                if selection.target is not None:
+                if selection.target is not None and (selection.target_needed or _has_target(file, selection)):
                     targets.append(selection.target.read(file, sizes[-1]))
                 if selection.weights and (selection.weights_needed or selection.weights in file):
                     weights.append(read_weights(file, selection.weights, sizes[-1]))
@@ -59,6 +59,8 @@ class JetDataset(EventDataset):
                 f"Unlike in training, the events are not weighted."
             )
             weights = []
+        if selection.target is not None and len(targets) < len(self.files):
+            self._check_unlabelled(len(targets))
         self.first = np.concatenate([[0], np.cumsum(sizes)])
         self.chunk_rows = np.array(chunk_rows)
         self._first_chunk = np.concatenate([[0], np.cumsum(-(-np.array(sizes) // self.chunk_rows))])
@@ -77,6 +79,16 @@ class JetDataset(EventDataset):
                 self._memory = self._read_all()
             finally:
                 self.close()
+
+    def _check_unlabelled(self, labelled: int) -> None:
+        """Warn that the jets have no targets; InputError if some of the files have them."""
+        assert self.selection.target is not None
+        files, keys = ", ".join(map(str, self.files)), ", ".join(self.selection.target.keys)
+        if labelled:
+            raise InputError(
+                f"{files}: only {labelled} of the files have the key '{keys}'; use the others on their own"
+            )
+        log.warning(f"{files}: no key '{keys}', so these jets get predictions but no metrics")
 
     def _drop_events_without_target(self) -> None:
         known = torch.from_numpy(self.selection.target.known(self.targets.numpy()))
@@ -148,6 +160,11 @@ class JetDataset(EventDataset):
         bar.close()
         ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr)
+
+
+def _has_target(file: JetFile, selection: JetSelection) -> bool:
+    """Return whether a file holds the targets of the selection."""
+    return selection.target is not None and all(key in file for key in selection.target.keys)
 
 
 def _joined(targets: list[np.ndarray]) -> np.ndarray:

@@ -18,6 +18,11 @@ class ClassLabels:
 
     key: str = "is_signal"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of a file that hold the targets."""
+        return (self.key,)
+
     def read(self, file: ArrayFile, num_events: int) -> np.ndarray:
         """Read class numbers (N,) int64; InputError unless these are 0, 1, 2, ..., or rows with a single 1."""
         labels = file.values(self.key, remedy=_REMEDY)

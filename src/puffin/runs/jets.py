@@ -71,7 +71,8 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     formats = settings.reports.pictures
     task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by, named, formats)
     for split, dataset in datasets.items():
-        task.check_labels(dataset.labels(), split)
+        if dataset.targets is not None:
+            task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)
     if model.observables is not None and not run.start.evaluating:
         fit_observables_(model.observables.scale, datasets["train"])
@@ -93,7 +94,8 @@ def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
     )
     task = MomentumRegression(model, settings.loss.terms, settings.run.predict_format, settings.loss.best_by)
     for split, dataset in datasets.items():
-        task.check_targets(dataset.labels(), split)
+        if dataset.targets is not None:
+            task.check_targets(dataset.labels(), split)
     check_weights(run, task, datasets)
     return train_and_evaluate(run, task, datasets, draw_regression, report)
 
@@ -151,6 +153,7 @@ def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = (
     data, evaluating = run.settings.data, run.start.evaluating
     weights_needed = not evaluating or "weights_key" in run.start.flags.given
     options = {"in_memory": data.RAMdataset, "weights": data.weights_key, "weights_needed": weights_needed}
+    options["target_needed"] = not evaluating or "target" in run.start.flags.given or bool(also)
     selection = JetSelection.of(data, target, **options)
     splits = SPLITS
     if evaluating:
@@ -187,7 +190,7 @@ def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
         raise InputError("--weights-key: jets with --pseudo-labels have no weights; use only one of them")
     first, rows, total = settings.pseudo_labels[0], None, 0.0
     for name in settings.pseudo_labels:
-        content = read_predictions(Path(name))
+        content = read_predictions(Path(name), ("predict",))
         scores, found = content["predict"], content.get("row", np.arange(len(content["predict"])))
         if scores.ndim != 2 or scores.shape[1] != classes:
             raise InputError(f"{name}: expected scores of {classes} classes, found an array {scores.shape}")

@@ -88,12 +88,13 @@ class Evaluator:
             shown = {name: value for name, value in metrics.items() if name not in self.task.details}
             numbers = {f"{weights}_{split}_{name}": value for name, value in metrics.items()}
             self.trackers.numbers(numbers, self.trackers.step)
-            log.info(f"{evaluation}: " + ", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
+            numbers_shown = ", ".join(f"{name} {value:.6g}" for name, value in shown.items())
+            log.info(f"{evaluation}: {numbers_shown or 'no metrics, as the events have no labels'}")
             if evaluation.stem is not None:
                 with self.side.attempt(f"predictions {evaluation.stem}.*"):
                     written = self.task.save_outputs(evaluation, outputs)
                     log.info("predictions: " + ", ".join(map(str, written)))
-            if split == "test" and self.run.settings.reports.summarize_csv != "none":
+            if split == "test" and metrics and self.run.settings.reports.summarize_csv != "none":
                 self._add_row(weights, metrics, run_id)
         return everything
 

@@ -63,7 +63,10 @@ class JetClassification(InMemoryTask):
         any.
 
         The targets of the batch are class numbers (B,), or in training probabilities (B, K), which count as the most
-        probable class in the outputs and for the class weights."""
+        probable class in the outputs and for the class weights. Jets without targets have no loss."""
+        if batch.target is None:
+            logits = self.model(batch)
+            return StepOutput(logits.new_zeros(()), 0, {"predict": logits.detach(), "index": batch.index})
         momenta = batch.fourmomenta  # of the dtype and on the device of the losses
         classes = batch.target.argmax(1) if batch.target.is_floating_point() else batch.target
         of_class = self.class_weights
@@ -80,7 +83,9 @@ class JetClassification(InMemoryTask):
         return StepOutput(*weighted_mean(losses, weights), outputs)
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
-        """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
+        """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7); {} for jets without labels."""
+        if "targets" not in outputs:
+            return {}
         scores, targets, weights = arrays_of(outputs)
         metrics = classification_metrics(scores, targets, loss, weights)
         if self.calibration is not None and np.isfinite(scores).all():
@@ -89,7 +94,7 @@ class JetClassification(InMemoryTask):
 
     def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
         """Name absent classes, weights that are all 0, and scores that are not finite."""
-        if "predict" not in outputs:
+        if "targets" not in outputs:
             return {}
         scores, targets, weights = arrays_of(outputs)
         reasons = self._missing(targets, weights)
@@ -123,14 +128,18 @@ class JetClassification(InMemoryTask):
         With a calibration: also the probabilities (N, K), at a working point `decision` (N,), 1 for tagged jets, and
         the reliability diagram."""
         stem = stem_of(evaluation)
-        arrays = arrays_of(outputs)
-        written = []
+        written: list[Path] = []
         if self.calibration is not None:
-            outputs = outputs | self.calibration.outputs(arrays[0], self.working_point)
+            scores = outputs["predict"].double().numpy()
+            outputs = outputs | self.calibration.outputs(scores, self.working_point)
+        written.append(save_predictions(evaluation, outputs, self.predict_format))
+        if "targets" not in outputs:
+            return written
+        arrays = arrays_of(outputs)
+        if self.calibration is not None:
             bins = self.calibration.reliabilities(*arrays)
             draw = partial(draw_reliability, before=bins[0], after=bins[1], temperature=self.calibration.temperature)
             written += draw_to(stem.with_name(f"{stem.name}_ECE.png"), self.pictures, draw)
-        written.insert(0, save_predictions(evaluation, outputs, self.predict_format))
         for c, curve in enumerate(one_vs_rest(*arrays)):
             if curve is not None:
                 name = f"{stem.name}_ROC.csv" if self.num_classes == 2 else f"{stem.name}_ROC_{c}.csv"

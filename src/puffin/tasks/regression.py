@@ -51,26 +51,30 @@ class MomentumRegression(InMemoryTask):
 
         Outputs: predict, targets (B, T, 4); index (B,); weights (B,) if events have any; in evaluation also jet (B, 4),
         the sum of the constituents; particle_weights (N', T, K), spurions first in each jet, and lengths (B,), the
-        number of them in each jet."""
+        number of them in each jet. Jets without targets have no loss."""
         weights = combined(batch.weights)
         out = self.model(batch)
-        per_target = momentum_loss(out.fourmomenta, batch.target, self.terms)
-        outputs = {"predict": out.fourmomenta.detach(), "targets": batch.target, "index": batch.index}
+        outputs = {"predict": out.fourmomenta.detach(), "index": batch.index}
         if batch.weights is not None:
             outputs["weights"] = batch.weights
         if not self.model.training:
             ptr = to_device(offsets(batch.lengths), batch.fourmomenta.device)
             outputs["jet"] = segment_sum(batch.fourmomenta, ptr) / self.model.config.scale
             outputs |= {"particle_weights": out.weights.detach(), "lengths": out.lengths}
-        return StepOutput(*weighted_mean(per_target.mean(1), weights), outputs)
+        if batch.target is None:
+            return StepOutput(out.fourmomenta.new_zeros(()), 0, outputs)
+        losses = momentum_loss(out.fourmomenta, batch.target, self.terms).mean(1)
+        return StepOutput(*weighted_mean(losses, weights), outputs | {"targets": batch.target})
 
     def metrics(self, outputs: dict[str, Tensor], loss: float) -> dict[str, float]:
-        """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7)."""
+        """Compute the CSV columns (docs/MATHEMATICS_PELICAN.md, section 7); {} for jets without true momenta."""
+        if "targets" not in outputs:
+            return {}
         return regression_metrics(outputs["predict"], outputs["targets"], loss, outputs.get("weights"))
 
     def why_missing(self, metrics: dict[str, float], outputs: dict[str, Tensor]) -> dict[str, str]:
         """Name weights that are all 0, predictions that are not finite, and true momenta without pT."""
-        if "predict" not in outputs:
+        if "targets" not in outputs:
             return {}
         targets = outputs["targets"]
         bad = not_finite(outputs["predict"].numpy(), "predicted momenta")

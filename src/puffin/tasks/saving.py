@@ -41,10 +41,11 @@ def save_predictions(evaluation: Evaluation, outputs: dict[str, Tensor], format_
     return path
 
 
-def read_predictions(path: Path) -> dict[str, np.ndarray]:
+def read_predictions(path: Path, needed: tuple[str, ...] = ("predict", "targets")) -> dict[str, np.ndarray]:
     """Read the arrays of a file that `save_predictions` wrote, or of published predictions of PELICAN.
 
-    InputError if the file is missing or damaged, or has no `predict` and `targets` of as many events."""
+    needed: names of arrays. InputError if the file is missing or damaged, lacks one of them, or has other numbers of
+    events in them."""
     if not path.is_file():
         raise InputError(f"{not_a_file(path)}. Pass predictions such as predict/NAME.best.test.pt.")
     if path.suffix == ".pt":
@@ -52,15 +53,16 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
     else:
         with open_hdf5(path) as file:
             content = {k: v[()] for k, v in file.items() if isinstance(v, h5py.Dataset)}
-    missing = [name for name in ("predict", "targets") if name not in content]
+    missing = [name for name in needed if name not in content]
     if missing:
         raise InputError(
             f"{path}: no array '{missing[0]}' (found: {', '.join(content) or 'none'}). Pass predictions of a jet "
             "script, such as predict/NAME.best.test.pt."
         )
-    if len(content["predict"]) != len(content["targets"]):
-        counts = f"{len(content['predict'])} predictions and {len(content['targets'])} targets"
-        raise InputError(f"{path}: has {counts}; evaluate the checkpoint again")
+    counts = {name: len(content[name]) for name in needed}
+    if len(set(counts.values())) > 1:
+        found = " and ".join(f"{count} in {name}" for name, count in counts.items())
+        raise InputError(f"{path}: has different numbers of events: {found}; evaluate the checkpoint again")
     return content
 
 
