@@ -89,3 +89,15 @@ def test_nothing_imports_src():
         files += (ROOT / folder).rglob("*.py")
     assert len(files) > 100
     assert [str(path.relative_to(ROOT)) for path in files if pattern.search(path.read_text())] == []
+
+
+def test_waiting_threads_sleep():
+    """Breaks if threads spin while they wait, which makes training many times slower when another program runs, or if a
+    choice of the user is replaced."""
+    show = "import os, puffin; print(os.environ.get('GOMP_SPINCOUNT'))"
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    for given, expected in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        found = subprocess.run(
+            [sys.executable, "-c", show], env=clean | given, capture_output=True, text=True, check=True
+        )
+        assert found.stdout.strip() == expected

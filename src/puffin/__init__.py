@@ -8,6 +8,12 @@
 """
 
 import importlib
+import os
+
+# Before PyTorch is imported: threads that wait for others soon sleep instead of spinning for milliseconds. With two
+# threads on two cores, of which another program uses one, training is 12 times as fast; on quiet cores it is 3% slower.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = ["load", "ops"]
 

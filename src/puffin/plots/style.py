@@ -77,6 +77,7 @@ def save(figure, path: Path, dpi: float = DPI) -> None:
 
     The first page of a PDF is the figure, the next pages are its panels, if it has several."""
     dpi = min(dpi, MOST_PIXELS / figure.get_figwidth())
+    figure.draw_without_rendering()  # the first layout does not know the labels of the ticks that it causes
     if path.suffix == ".pdf":
         _save_pages(figure, path, dpi)
     else:
