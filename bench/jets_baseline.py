@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -167,15 +168,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the baselines on the test jets."""
     args, start = parse_arguments(arguments), time.time()
     import_fastjet()
-    selection = JetSelection(ClassLabels(args.target), in_memory=False, target_needed=False)
-    wanted = {"train": args.num_train, "test": args.num_test}
-    datasets = open_splits(args.datadir, selection, wanted, args.seed, args.testfile)
-    for split in wanted:
+    selection = JetSelection(ClassLabels(args.target), in_memory=False)
+    datasets = open_splits(args.datadir, selection, {"train": args.num_train}, args.seed)
+    selection = replace(selection, target_needed=False)
+    datasets |= open_splits(args.datadir, selection, {"test": args.num_test}, args.seed, args.testfile)
+    for split in ("train", "test"):
         if split not in datasets:
             raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
-    train, test = (Sample(datasets[split], args.jobs) for split in wanted)
-    if train.y is None:
-        raise InputError(f"{args.datadir}: the training jets have no key '{args.target}'; choose another --target")
+    train, test = (Sample(datasets[split], args.jobs) for split in ("train", "test"))
     num_classes = max(2, int(max(s.y.max() for s in (train, test) if s.y is not None)) + 1)
     if len(np.unique(train.y)) < 2:
         raise InputError(f"{args.datadir}: the training jets are all of class {train.y[0]}; choose another --target")

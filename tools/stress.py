@@ -62,7 +62,6 @@ from puffin.plots.stress import draw_stress
 from puffin.predictors import JetClassifier
 from puffin.report.results import shown
 from puffin.runs.entry import run_script
-from puffin.settings.jets import reads_observables
 from tools.results import write_csv
 
 METRICS = ("AUC", "BgRejectionAt0.3", "BgRejectionAt0.5")
@@ -88,7 +87,7 @@ def prepared(batch: JetBatch, tagger: JetClassifier) -> JetBatch:
     observables of all particles if the tagger takes them."""
     data = tagger.settings.data
     observed = None
-    if reads_observables(data):
+    if tagger.network.config.num_observables:
         observed = torch.from_numpy(observables(batch.fourmomenta.numpy(), batch.lengths.numpy()))
     batch = hardest(batch, data.nobj)
     return replace(batch, fourmomenta=batch.fourmomenta * data.scale, observables=observed)

@@ -27,7 +27,6 @@ from puffin.models.point_mae import PointMAE
 from puffin.models.segmentation import Segmentation, VoxelSegmentation
 from puffin.models.voxel_distillation import VoxelDistillation
 from puffin.models.voxel_mae import VoxelMAE
-from puffin.settings.jets import reads_observables
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 
@@ -141,7 +140,7 @@ class _JetPredictor(Predictor):
                 features.append(x[real])
         _check_momenta(given, numbers)
         observed = None
-        if reads_observables(self.settings.data):  # of all particles
+        if self.network.config.num_observables:  # of all particles
             observed = torch.from_numpy(observables(np.concatenate(whole), np.array([len(p) for p in whole])))
         return JetBatch(
             _joined(momenta, 4),

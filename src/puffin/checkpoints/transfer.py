@@ -44,9 +44,11 @@ def load_jets_(model: PelicanBackbone, data: JetDataSettings, checkpoint: Checkp
         new = old = [model.last_layer]
     else:
         new, old = list(model.head[1:]), list(kind.head[1:])
-    had, has = ([n for n in names if _belongs(n, [OBSERVABLES])] for names in (checkpoint.weights, model.state_dict()))
-    of_observables = [f"{OBSERVABLES}.{ObservableHead.last_layer}"] if had and has else [OBSERVABLES]
-    new, old = new + of_observables * bool(has), old + of_observables * bool(had)
+    had, has = (any(_belongs(n, [OBSERVABLES]) for n in names) for names in (checkpoint.weights, model.state_dict()))
+    of_observables = f"{OBSERVABLES}.{ObservableHead.last_layer}" if had and has else OBSERVABLES
+    old = [*old, of_observables]
+    if has:
+        new = [*new, of_observables]
     renamed = {kind.head[0]: model.head[0]}
     weights = {}
     for name, weight in checkpoint.weights.items():

@@ -47,8 +47,9 @@ class JetDataset(EventDataset):
                 stored = (file.array(MOMENTA).chunks or (1,))[0]
                 warn_of_slow_chunks(file.array(MOMENTA), str(path))
                 chunk_rows.append(stored * max(1, _ROWS_OF_CHUNK // stored))
-                if selection.target is not None and (selection.target_needed or _has_target(file, selection)):
-                    targets.append(selection.target.read(file, sizes[-1]))
+                target = selection.target
+                if target is not None and (selection.target_needed or all(key in file for key in target.keys)):
+                    targets.append(target.read(file, sizes[-1]))
                 if selection.weights and (selection.weights_needed or selection.weights in file):
                     weights.append(read_weights(file, selection.weights, sizes[-1]))
                 if not selection.in_memory:
@@ -160,11 +161,6 @@ class JetDataset(EventDataset):
         bar.close()
         ptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return torch.from_numpy(np.concatenate(particles)), torch.from_numpy(ptr)
-
-
-def _has_target(file: JetFile, selection: JetSelection) -> bool:
-    """Return whether a file holds the targets of the selection."""
-    return selection.target is not None and all(key in file for key in selection.target.keys)
 
 
 def _joined(targets: list[np.ndarray]) -> np.ndarray:

@@ -35,11 +35,7 @@ def draw_classification(path: Path, history: list[dict], outputs: dict | None, n
 
     The ROC curves show background rejection against signal efficiency. history: one dict per epoch; outputs: `predict`
     (N, K) and `targets` (N,) of the test set, or None; names: of the classes, else their numbers."""
-    arrays = (
-        None
-        if outputs is None or "targets" not in outputs
-        else (outputs["predict"].double().numpy(), outputs["targets"].numpy())
-    )
+    arrays = None if outputs is None else (outputs["predict"].double().numpy(), outputs["targets"].numpy())
     multi_class = arrays is not None and arrays[0].shape[1] > 2
     curves = [] if arrays is None else one_vs_rest(*arrays)
     any_curve = any(curve is not None for curve in curves)
@@ -61,7 +57,7 @@ def draw_regression(path: Path, history: list[dict], outputs: dict | None) -> No
 
     The response of the network is compared with that of the sum of the jet's constituents. history: one dict per epoch;
     outputs: `predict`, `targets` (N, T, 4) and `jet` (N, 4) of the test set, or None."""
-    true = torch.zeros(0, 0, 4) if outputs is None or "targets" not in outputs else outputs["targets"]
+    true = torch.zeros(0, 0, 4) if outputs is None else outputs["targets"]
     targets = true.shape[1]
     columns, rows = {0: (1, 1), 1: (2, 2)}.get(targets, (3, 1 + targets))  # of several targets one in each row
     figure, axes = page(columns, rows)

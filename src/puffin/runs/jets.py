@@ -71,8 +71,7 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
     formats = settings.reports.pictures
     task = JetClassification(model, weights, settings.run.predict_format, settings.loss.best_by, named, formats)
     for split, dataset in datasets.items():
-        if dataset.targets is not None:
-            task.check_labels(dataset.labels(), split)
+        task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)
     if model.observables is not None and not run.start.evaluating:
         fit_observables_(model.observables.scale, datasets["train"])
@@ -94,8 +93,7 @@ def run_regressor(flags: Flags, report: Report | None = None) -> list[dict]:
     )
     task = MomentumRegression(model, settings.loss.terms, settings.run.predict_format, settings.loss.best_by)
     for split, dataset in datasets.items():
-        if dataset.targets is not None:
-            task.check_targets(dataset.labels(), split)
+        task.check_targets(dataset.labels(), split)
     check_weights(run, task, datasets)
     return train_and_evaluate(run, task, datasets, draw_regression, report)
 

@@ -88,8 +88,8 @@ class Evaluator:
             shown = {name: value for name, value in metrics.items() if name not in self.task.details}
             numbers = {f"{weights}_{split}_{name}": value for name, value in metrics.items()}
             self.trackers.numbers(numbers, self.trackers.step)
-            numbers_shown = ", ".join(f"{name} {value:.6g}" for name, value in shown.items())
-            log.info(f"{evaluation}: {numbers_shown or 'no metrics, as the events have no labels'}")
+            text = ", ".join(f"{name} {value:.6g}" for name, value in shown.items())
+            log.info(f"{evaluation}: {text or 'no metrics, as the events have no labels'}")
             if evaluation.stem is not None:
                 with self.side.attempt(f"predictions {evaluation.stem}.*"):
                     written = self.task.save_outputs(evaluation, outputs)

@@ -53,9 +53,9 @@ class JetClassification(InMemoryTask):
             self.details = tuple(name for name in columns(self.num_classes) if name not in own)
             self.metric_directions = {k: v for k, v in CLASSIFICATION_METRICS.items() if not k.startswith("BgRej")}
 
-    def check_labels(self, labels: Tensor, split: str) -> None:
-        """Raise InputError if the labels have more classes than the network."""
-        if int(labels.max()) >= self.num_classes:
+    def check_labels(self, labels: Tensor | None, split: str) -> None:
+        """Raise InputError if the labels, if there are any, have more classes than the network."""
+        if labels is not None and int(labels.max()) >= self.num_classes:
             raise InputError(f"{split}: found class {int(labels.max())}, but --num-classes is {self.num_classes}")
 
     def step(self, batch: JetBatch) -> StepOutput:

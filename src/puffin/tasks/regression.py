@@ -38,9 +38,9 @@ class MomentumRegression(InMemoryTask):
             name for name in columns(model.config.num_targets) if name.startswith("loss_") and name != best_by
         )
 
-    def check_targets(self, targets: Tensor, name: str) -> None:
-        """Raise InputError unless there are as many true momenta, targets (N, T, 4), as the network predicts."""
-        if targets.shape[1] != self.model.config.num_targets:
+    def check_targets(self, targets: Tensor | None, name: str) -> None:
+        """Raise InputError if there are true momenta, targets (N, T, 4), but not as many as the network predicts."""
+        if targets is not None and targets.shape[1] != self.model.config.num_targets:
             raise InputError(
                 f"{name}: --target names {targets.shape[1]} momenta for each jet, but --num-targets "
                 f"is {self.model.config.num_targets}"

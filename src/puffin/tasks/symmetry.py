@@ -42,14 +42,9 @@ def toy_jets(
     random = torch.Generator().manual_seed(seed)
     momenta, lengths = toy_momenta(num_jets, random, massless)
     scalars = torch.randn(len(momenta), num_scalars, generator=random, dtype=torch.float64) if num_scalars else None
-    observables = torch.randn(num_jets, num_observables, generator=random, dtype=torch.float64)
-    return JetBatch(
-        momenta,
-        lengths,
-        scalars=scalars,
-        index=torch.arange(num_jets),
-        observables=observables if num_observables else None,
-    )
+    size = (num_jets, num_observables)
+    observables = torch.randn(*size, generator=random, dtype=torch.float64) if num_observables else None
+    return JetBatch(momenta, lengths, scalars=scalars, index=torch.arange(num_jets), observables=observables)
 
 
 class _Probe:
