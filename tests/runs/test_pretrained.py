@@ -167,9 +167,10 @@ def test_sweep(data, tmp_path):
     [
         ("--pretrained NOWHERE", "nowhere.pt: no such checkpoint"),
         (
-            "--pretrained 48",
-            "48: no such checkpoint; give the path of a file, or a name of weights that come with Puffin: ",
+            "--pretrained other",
+            "other: no such checkpoint; give the path of a file, or a name of weights that come with Puffin: ",
         ),
+        ("--pretrained 48", "48: no such checkpoint (did you mean 48k?); give the path of a file"),
         ("--pretrained lartpc_unet", "--pretrained lartpc_unet: not a checkpoint of a PELICAN classifier or PELICAN"),
         ("--pretrained CLOUD", "not a checkpoint of a PELICAN classifier or PELICAN regressor, found a segmentation"),
         ("--pretrained JETS --loadfile JETS", "use only one of them"),
