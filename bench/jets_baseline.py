@@ -7,6 +7,9 @@ With two classes there is also a cut: jets outside a window of mass, which is ch
 background, and those inside are sorted by tau32. The training jets of a run are those of
 `train_pelican_classifier.py --num-train N --seed S`, with the same flags for the data.
 
+--simulated adds the labelled jets of another file to the training jets of the trees, for example those that a network
+was pretrained on. Each of them counts less than a training jet.
+
 The benchmark prints the metrics on the test jets, adds a row to log/PREFIX.Best.metrics.csv and writes
 predict/PREFIX.best.test.pt, in the formats of train_pelican_classifier.py; the cut is called PREFIX-cut. The
 observables are stored beside the data, so a second run takes seconds.
@@ -45,7 +48,7 @@ from puffin.runs.entry import run_script
 from puffin.runs.paths import RunPaths
 from puffin.settings.common import RunSettings
 from puffin.settings.parser import OneLineParser
-from puffin.settings.types import integer
+from puffin.settings.types import integer, number
 from puffin.tasks.saving import save_predictions
 from puffin.training.task import Evaluation
 
@@ -72,8 +75,18 @@ class Sample:
         return self.x[:, NAMES.index(name)]
 
 
-def trees(train: Sample, test: Sample, num_classes: int, iterations: int, seed: int) -> np.ndarray:
-    """Train boosted trees; return logarithms of the class probabilities of the test jets, (N, K) float64."""
+def trees(
+    train: Sample,
+    test: Sample,
+    num_classes: int,
+    iterations: int,
+    seed: int,
+    simulated: Sample | None = None,
+    weight: float = 1.0,
+) -> np.ndarray:
+    """Train boosted trees; return logarithms of the class probabilities of the test jets, (N, K) float64.
+
+    simulated: further training jets, each of which counts `weight` times as much as one of `train`."""
     model = HistGradientBoostingClassifier(
         max_iter=iterations,
         learning_rate=0.05,
@@ -83,7 +96,11 @@ def trees(train: Sample, test: Sample, num_classes: int, iterations: int, seed: 
         random_state=seed,
     )
     probabilities = np.zeros((len(test.x), num_classes))
-    fitted = model.fit(train.x, train.y)
+    x, y, weights = train.x, train.y, None
+    if simulated is not None:
+        x, y = np.concatenate([x, simulated.x]), np.concatenate([y, simulated.y])
+        weights = np.repeat([1.0, weight], [len(train.y), len(simulated.y)])
+    fitted = model.fit(x, y, weights)
     probabilities[:, fitted.classes_] = fitted.predict_proba(test.x)
     return np.log(np.maximum(probabilities, SMALLEST))
 
@@ -153,13 +170,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--seed", type=integer(0), default=0, metavar="S", help="random seed (default: %(default)s)")
     add("--prefix", default="baseline", metavar="NAME", help="name of the run (default: %(default)s)")
     add("--workdir", default="./", metavar="DIR", help="folder of log/ and predict/ (default: %(default)s)")
-    add(
-        "--iterations",
-        type=integer(1),
-        default=ITERATIONS,
-        metavar="N",
-        help="boosting iterations, one tree per class each (default: %(default)s)",
-    )
+    add("--simulated", default="", metavar="FILE", help="further labelled jets for the training of the trees")
+    text = "what a jet of --simulated counts, relative to a training jet (default: %(default)s)"
+    add("--simulated-weight", type=number(above=0), default=0.05, metavar="W", help=text)
+    text = f"boosting iterations, one tree per class each (default: {ITERATIONS}; with --simulated {3 * ITERATIONS})"
+    add("--iterations", type=integer(1), metavar="N", help=text)
     add("-j", "--jobs", type=integer(1), default=1, metavar="N", help="number of processes (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -176,11 +191,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if split not in datasets:
             raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
     train, test = (Sample(datasets[split], args.jobs) for split in ("train", "test"))
-    num_classes = max(2, int(max(s.y.max() for s in (train, test) if s.y is not None)) + 1)
+    simulated = None
+    if args.simulated:
+        simulated = Sample(JetDataset([args.simulated], replace(selection, target_needed=True)), args.jobs)
+    iterations = args.iterations or (3 * ITERATIONS if simulated else ITERATIONS)
+    labelled = [sample.y for sample in (train, test, simulated) if sample is not None and sample.y is not None]
+    num_classes = max(2, int(max(y.max() for y in labelled)) + 1)
     if len(np.unique(train.y)) < 2:
         raise InputError(f"{args.datadir}: the training jets are all of class {train.y[0]}; choose another --target")
     with threadpool_limits(args.jobs):
-        scores = {args.prefix: trees(train, test, num_classes, args.iterations, args.seed)}
+        scores = {args.prefix: trees(train, test, num_classes, iterations, args.seed, simulated, args.simulated_weight)}
     if num_classes == 2:
         scores[f"{args.prefix}-cut"] = cut(train, test)
     print(f"{plural(len(train.y), 'training jet')}, {plural(len(test.x), 'test jet')}, {time.time() - start:.0f} s")

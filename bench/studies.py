@@ -1,7 +1,7 @@
 """What studies of the number of labelled events share: flags, and the table of runs.
 
-The runs of a study are named STUDY-METHOD-BUDGET-sSEED. Each has a row in log/STUDY.Best.metrics.csv, which
-puffin.plots.label_budgets reads.
+The runs of a study are named STUDY-METHOD-BUDGET-sSEED. Each has a row in log/STUDY.Best.metrics.csv; for points
+puffin.plots.label_budgets reads it.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from puffin.settings.types import integer
 from puffin.tables import read_records
 
 
-def add_study_arguments(parser: argparse.ArgumentParser, budgets: Sequence[int]) -> None:
-    """Add the flags of a study. budgets: numbers of training events if the user names none."""
+def add_study_arguments(
+    parser: argparse.ArgumentParser,
+    budgets: Sequence[int],
+    datadir: str = "data/sample_data/lartpc",
+    events: str = "LArTPC events",
+) -> None:
+    """Add the flags of a study. budgets: numbers of training events if the user names none; events: in `datadir`."""
     add = parser.add_argument
-    add(
-        "--datadir",
-        default="data/sample_data/lartpc",
-        metavar="DIR",
-        help="folder of LArTPC events (default: %(default)s)",
-    )
+    add("--datadir", default=datadir, metavar="DIR", help=f"folder of {events} (default: %(default)s)")
     add(
         "--budgets",
         nargs="+",

@@ -72,6 +72,26 @@ def test_test_jets_without_labels(jets, tmp_path, capsys):
     assert not (tmp_path / "log/without.Best.metrics.csv").exists()
 
 
+def test_simulated_jets_teach_the_trees(jets, tmp_path):
+    """Breaks if the labels of --simulated are ignored, or count as much as those of the training jets.
+
+    They are wrong here: with a small weight they hardly change the order of the jets, a large one reverses it."""
+    wrong = tmp_path / "wrong.h5"
+    with h5py.File(jets / "train.h5") as whole, h5py.File(wrong, "w") as part:
+        part["Pmu"], part["Nobj"] = whole["Pmu"][()], whole["Nobj"][()]
+        part["is_signal"] = 1 - whole["is_signal"][()]
+    common = ["--datadir", str(jets), "--workdir", str(tmp_path), "--iterations", "20", "--prefix"]
+    jets_baseline.main([*common, "none"])
+    for weight in ("0.001", "1000"):
+        jets_baseline.main([*common, weight, "--simulated", str(wrong), "--simulated-weight", weight])
+    none, little, much = (
+        torch.load(tmp_path / f"predict/{p}.best.test.pt", weights_only=True)["predict"].diff()[:, 0]
+        for p in ("none", "0.001", "1000")
+    )
+    agreement = torch.corrcoef(torch.stack([none, little, much]))[0]
+    assert agreement[1] > 0.5 and agreement[2] < -0.5 and not torch.equal(none, little)
+
+
 def test_the_cut_keeps_a_window_of_mass():
     """Breaks if jets outside of the window are not background, or the order inside is not that of tau32."""
     sample = object.__new__(jets_baseline.Sample)

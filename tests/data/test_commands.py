@@ -2,7 +2,7 @@
 
 import pytest
 
-from puffin.data.commands import Parser, check_outputs, converter_parser, run_converter
+from puffin.data.commands import Parser, check_outputs, converter_parser, progress, run_converter
 from puffin.errors import InputError
 
 
@@ -72,3 +72,12 @@ def test_failures_are_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         Parser(prog="p").parse_args(["--none"])
     assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_progress_after_a_leap(capsys):
+    """Breaks if a bar that leaps over finished jets waits for as many new ones before it moves again."""
+    with progress(1000, "jets") as bar:
+        bar.mininterval = 0
+        bar.update(900)
+        bar.update(1)
+        assert "| 901/1000" in capsys.readouterr().err

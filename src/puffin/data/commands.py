@@ -73,8 +73,10 @@ def split_path(path: Path, split: str) -> Path:
 
 
 def progress(total: int, name: str) -> tqdm:
-    """Make a progress bar over jets: redrawn on a terminal, one line per minute elsewhere."""
-    return tqdm(total=total, desc=name, unit="jet", mininterval=0.5 if sys.stderr.isatty() else 60)
+    """Make a progress bar over jets: redrawn on a terminal, one line per minute elsewhere.
+
+    It moves at least that often after a leap too, for example over jets that an earlier call has made."""
+    return tqdm(total=total, desc=name, unit="jet", mininterval=0.5 if sys.stderr.isatty() else 60, miniters=1)
 
 
 def run_converter(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,88 @@
+"""bench/jet_label_budgets.py: trains each missing run once, and compares with the baseline."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+import bench.jet_label_budgets as study
+from puffin.errors import InputError
+
+SAMPLES = Path(__file__).resolve().parents[2] / "data" / "sample_data" / "run12"
+
+
+@pytest.fixture
+def jets(tmp_path):
+    """A folder with 80 training jets and one with 40 test jets."""
+    for split, number in (("train", 80), ("test", 40)):
+        (tmp_path / split).mkdir()
+        with (
+            h5py.File(SAMPLES / f"{split}.h5") as whole,
+            h5py.File(tmp_path / split / f"{split}.h5", "w") as part,
+        ):
+            for key in ("Pmu", "Nobj", "is_signal"):
+                part[key] = whole[key][:number]
+    return tmp_path
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A settings file of a small network."""
+    text = "num-channels-scalar: 2\nnum-channels-m: [[3]]\nnum-channels-2to2: [3]\nnum-channels-m-out: [3, 3]\n"
+    path = tmp_path / "small.yaml"
+    path.write_text(text + "num-channels-out: [3]\nnobj: 8\nnum-epoch: 2\nbatch-size: 10\n")
+    return path
+
+
+def test_study(jets, settings, monkeypatch, capsys):
+    """Breaks if a finished run is trained again, a started one is not continued, the jets of the methods differ, or the
+    labels of --simulated are not used by the baseline `simulated` alone."""
+    pytest.importorskip("fastjet")
+    seen, main, trees = [], study.train_pelican_classifier.main, []
+
+    def spied(argv):
+        kind = "eval" if "--eval" in argv else "load" if "--load" in argv else "train"
+        seen.append((kind, argv[argv.index("--prefix") + 1]))
+        return main(argv, stop if len(seen) == 3 else None)
+
+    def stop(history):
+        raise KeyboardInterrupt
+
+    def fitted(train, test, *args):
+        trees.append((len(train.y), args[3] is not None))
+        return original(train, test, *args)
+
+    original = study.jets_baseline.trees
+    monkeypatch.setattr(study.train_pelican_classifier, "main", spied)
+    monkeypatch.setattr(study.jets_baseline, "trees", fitted)
+    flags = ["--datadir", str(jets / "train"), "--testfile", str(jets / "test/test.h5"), "--workdir", str(jets)]
+    flags += ["--methods", "baseline", str(settings), "--simulated", str(jets / "train/train.h5")]
+    flags += "--budgets 20 --seeds 1 2 -- --cpu --threads 1".split()
+    with pytest.raises(KeyboardInterrupt):
+        study.main(flags)
+    study.main(flags)
+    first, second = "budgets-small-20-s1", "budgets-small-20-s2"
+    assert seen == [("train", first), ("eval", first), ("train", second), ("load", second), ("eval", second)]
+    assert trees == [(20, False), (20, True)] * 2
+    capsys.readouterr()
+    study.main(flags)
+    assert len(seen) == 5 and len(trees) == 4
+    lines = capsys.readouterr().out.splitlines()
+    methods = [line.split("|")[1].strip() for line in lines if line.startswith("| budgets")]
+    assert [name.split("-")[1] for name in methods] == ["baseline", "simulated", "small", *["simulated", "small"] * 2]
+    assert "20 labels, 40 test jets" in lines
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--methods baseline nothing.yaml", "--methods nothing.yaml: neither `baseline` nor a settings file"),
+        ("--methods simulated", "--methods simulated: needs --simulated FILE"),
+        ("--budgets 200", "--budgets: expected at most 80"),
+    ],
+)
+def test_bad_flags(jets, flags, message):
+    """They are refused before anything is trained."""
+    with pytest.raises(InputError, match=message):
+        study.main(["--datadir", str(jets / "train"), "--workdir", str(jets / "w"), *flags.split()])
+    assert not (jets / "w").exists()
