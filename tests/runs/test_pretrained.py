@@ -94,6 +94,16 @@ def test_only_the_last_layer_is_new(data, tmp_path):
         assert (close == tensors) == (name == "fine") and ("net2to2.eq_layers.0.coefs00" in close) == (name == "fine")
 
 
+def test_start_from_classes_of_the_checkpoint(data, tmp_path):
+    """Breaks if the last layer starts at random, or with the rows of other classes."""
+    script.main(command(data, tmp_path, "--pretrained-classes", "1,0,1", *"--lr-init 1e-9 --lr-final 1e-9".split()))
+    before, after = weights(PUBLISHED), weights(tmp_path / "model/tiny.pt")
+    for name in NEW:
+        assert torch.allclose(after[name], before[name][[1, 0, 1]], atol=1e-6)
+    assert "layers with new weights: none" in (tmp_path / "log/tiny.log").read_text()
+    script.main(existing_run(data, tmp_path, "--eval", "--no-plot"))
+
+
 @pytest.mark.parametrize("finetune", ["all --layer-decay 0.7 --lr-head-factor 3", "head"])
 def test_stopped_run_continues_bit_for_bit(data, tmp_path, monkeypatch, finetune):
     """SIGTERM in the second epoch, then --load without the flags of the run, and with the pretrained file deleted.
@@ -183,6 +193,11 @@ def test_sweep(data, tmp_path):
         ("--pretrained JETS --scratch --finetune head", "random weights would never be trained"),
         ("--pretrained JETS --finetune head --layer-decay 0.5", "only --finetune all trains the blocks"),
         ("--lr-head-factor 0", "--lr-head-factor"),
+        ("--pretrained JETS --pretrained-classes 0,x,1", "expected class numbers separated by commas"),
+        ("--pretrained JETS --pretrained-classes 0,1,0", "expected a class for each of the 2 of this run"),
+        ("--pretrained JETS --pretrained-classes 0,2", "ref_best.pt has 2 classes, numbered from 0"),
+        ("--pretrained JETS --scratch --pretrained-classes 0,1", "needs --pretrained FILE, without --scratch"),
+        ("--pretrained-classes 0,1", "needs --pretrained FILE, without --scratch"),
         ("--pretrained JETS --eval --loadfile JETS", "--pretrained: an evaluation uses"),
         ("--pretrained JETS --test", "--pretrained: a symmetry report uses"),
     ],

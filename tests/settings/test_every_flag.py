@@ -31,7 +31,7 @@ FREE_TEXT = set(
     "space storage host user database copy_to copy_from metric".split()
 )
 ANY_INTEGER = {"seed", "sampler_seed"}
-BAD = {"scalars_keys": "d0val:cube"}  # where an empty text is a value
+BAD = {"scalars_keys": "d0val:cube", "pretrained_classes": "0,x"}  # where an empty text is a value
 # a valid value that is not the default, where a rule does not find one
 VALUES = {
     "prefix": "other",

@@ -1,7 +1,7 @@
 """From the weights of a pretrained network to a network with another head, or with other features of particles."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,15 @@ def load_partly_(model: nn.Module, weights: Mapping[str, Tensor], is_new: Callab
         raise InputError(f"--pretrained {source}: the weights belong to another network ({wrong[0]})")
 
 
-def load_jets_(model: PelicanBackbone, data: JetDataSettings, checkpoint: Checkpoint) -> list[str]:
+def load_jets_(
+    model: PelicanBackbone, data: JetDataSettings, checkpoint: Checkpoint, classes: Sequence[int] = ()
+) -> list[str]:
     """Copy the weights of a pretrained jet network into one with a new last layer; return lines for the log.
 
-    The last layer keeps its initial values; so does all after the last messages, if the checkpoint predicts momenta and
-    the network classes, or the other way round. Features of particles that only the network has get the weight 0.
-    data: settings of the data of the network. InputError for what cannot be carried over."""
+    The last layer keeps its initial values, or takes those of these classes of the checkpoint. All after the last
+    messages keeps its initial values too, if the checkpoint predicts momenta and the network classes, or the other way
+    round. Features of particles that only the network has get the weight 0. data: settings of the data of the network.
+    InputError for what cannot be carried over."""
     kind = PelicanClassifier if checkpoint.network == CLASSIFIER else PelicanRegressor
     if isinstance(model, kind):
         new = old = [model.last_layer]
@@ -55,11 +58,26 @@ def load_jets_(model: PelicanBackbone, data: JetDataSettings, checkpoint: Checkp
         part, _, rest = name.partition(".")
         if not _belongs(name, old):
             weights[f"{renamed.get(part, part)}.{rest}"] = weight
-    lines = [f"layers with new weights: {', '.join(new)}", *_fit_features_(weights, model, data, checkpoint)]
+    if classes:
+        rows = _rows_of_classes(checkpoint, [name for name in old if name in new], classes)
+        weights |= rows
+        new = [name for name in new if not any(_belongs(row, [name]) for row in rows)]
+    lines = [f"layers with new weights: {', '.join(new) or 'none'}", *_fit_features_(weights, model, data, checkpoint)]
     if had and not has:
         lines.append(f"the observables of {checkpoint.path} are not used by this run")
     load_partly_(model, weights, lambda name: _belongs(name, new), str(checkpoint.path))
     return lines
+
+
+def _rows_of_classes(checkpoint: Checkpoint, layers: Sequence[str], classes: Sequence[int]) -> dict[str, Tensor]:
+    """Return the weights of the last layers for these classes of a checkpoint."""
+    found = {name: weight for name, weight in checkpoint.weights.items() if _belongs(name, layers)}
+    number = min((len(weight) for weight in found.values()), default=0)
+    wrong = [c for c in classes if c >= number]
+    if wrong:
+        has = f"has {number} classes, numbered from 0" if number else "predicts momenta, not classes"
+        raise InputError(f"--pretrained-classes {wrong[0]}: {checkpoint.path} {has}")
+    return {name: weight[list(classes)] for name, weight in found.items()}
 
 
 def _belongs(name: str, parts: Iterable[str]) -> bool:

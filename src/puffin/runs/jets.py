@@ -35,6 +35,7 @@ from puffin.settings.finetuning import HEAD
 from puffin.settings.flags import Flags
 from puffin.settings.pelican import PelicanConfig
 from puffin.settings.roles import Role
+from puffin.settings.types import class_numbers
 from puffin.tasks.classification import JetClassification
 from puffin.tasks.regression import MomentumRegression
 from puffin.tasks.saving import read_predictions
@@ -121,9 +122,24 @@ def make_network(found: Start, network: Callable[[PelicanConfig], PelicanBackbon
     model = network(pelican_config(run.settings.network, data))
     if finetuning.finetune == HEAD:
         model.freeze_()
+    classes = _pretrained_classes(run)
     if pretrained is not None:
-        run = run.noting(*load_jets_(model, data, pretrained))
+        run = run.noting(*load_jets_(model, data, pretrained, classes))
     return run, model.to(run.device, run.dtype)
+
+
+def _pretrained_classes(run: Run) -> list[int]:
+    """Return the classes of the checkpoint from which those of a run start; [] if these start at random."""
+    finetuning, start = run.settings.finetuning, run.start
+    text = getattr(finetuning, "pretrained_classes", "")  # a regressor has no classes
+    classes = class_numbers(text)
+    if classes and not (start.evaluating or start.resuming):
+        if not finetuning.pretrained or finetuning.scratch:
+            raise InputError(f"--pretrained-classes {text}: needs --pretrained FILE, without --scratch")
+        number = run.settings.network.num_classes
+        if len(classes) != number:
+            raise InputError(f"--pretrained-classes {text}: expected a class for each of the {number} of this run")
+    return classes
 
 
 def _roles_of_pretrained(checkpoint: Checkpoint) -> dict[str, Role]:

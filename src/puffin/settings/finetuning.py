@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from puffin.settings import roles
 from puffin.settings.declare import setting
-from puffin.settings.types import number
+from puffin.settings.types import checked, class_numbers, number
 
 ALL, HEAD = "all", "head"  # which weights are trained
 
@@ -54,5 +54,19 @@ class JetFinetuningSettings(FinetuningSettings):
         "which weights are trained: all, or the head alone, which is all layers after the blocks; the blocks then also "
         "keep their batch statistics and have no dropout",
         choices=(ALL, HEAD),
+        role=roles.ORIGIN,
+    )
+
+
+@dataclass(frozen=True)
+class ClassifierFinetuningSettings(JetFinetuningSettings):
+    """A pretrained jet network whose new last layer can start from some of its classes."""
+
+    pretrained_classes: str = setting(
+        "",
+        "classes of --pretrained from which the classes of this run start, separated by commas, the one for class 0 "
+        "first; without it the last layer starts at random",
+        type=checked(class_numbers),
+        metavar="C,C",
         role=roles.ORIGIN,
     )

@@ -7,7 +7,7 @@ from typing import ClassVar
 from puffin.settings import roles
 from puffin.settings.common import DataSettings, OptimisationSettings, RunSettings, ScriptSettings
 from puffin.settings.declare import setting
-from puffin.settings.finetuning import JetFinetuningSettings
+from puffin.settings.finetuning import ClassifierFinetuningSettings, JetFinetuningSettings
 from puffin.settings.names import (
     CLASSIFICATION_METRICS,
     JET_DATASETS,
@@ -230,7 +230,7 @@ class ClassifierSettings(ScriptSettings):
     run: ClassifierRunSettings = ClassifierRunSettings(prefix="classifier")
     data: ClassifierDataSettings = ClassifierDataSettings()
     network: PelicanConfig = PelicanConfig()
-    finetuning: JetFinetuningSettings = JetFinetuningSettings()
+    finetuning: ClassifierFinetuningSettings = ClassifierFinetuningSettings()
     self_training: JetSelfTrainingSettings = JetSelfTrainingSettings()
     loss: ClassificationSettings = ClassificationSettings()
     optimisation: OptimisationSettings = OptimisationSettings()

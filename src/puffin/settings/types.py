@@ -177,6 +177,17 @@ def class_weights(text: str, words: Collection[str]) -> list[float] | None:
     return numbers
 
 
+def class_numbers(text: str) -> list[int]:
+    """Parse class numbers separated by commas, such as 0,8; none of an empty text."""
+    try:
+        numbers = [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        numbers = [-1]
+    if any(number < 0 for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected class numbers separated by commas such as 0,8, got {text!r}")
+    return numbers
+
+
 def checked(parse: Callable, *arguments) -> Callable[[str], str]:
     """Return a type for a flag whose value stays the text, once parse(text, *arguments) has accepted it."""
 
