@@ -14,7 +14,7 @@ RUN12   = data/sample_data/run12
   check-emulated-part check-emulated-sanitizers check-sanitizers emulator mutants fuzz crash generate bench clean
 
 quickstart: kernels-if-possible
-	$(BIN)/python train_pelican_classifier.py --yaml config/finetune_48k.yaml --datadir $(RUN12) --prefix quickstart
+	$(BIN)/python train_pelican_classifier.py --yaml config/finetune_48k.yaml --pretrained-classes 0,8 --datadir $(RUN12) --prefix quickstart
 	@echo
 	@echo "Metrics of the best epoch on the test jets (log/quickstart.Best.metrics.csv):"
 	@$(BIN)/python tools/show_metrics.py log/quickstart.Best.metrics.csv
