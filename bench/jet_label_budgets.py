@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         "-j", "--jobs", type=integer(1), default=1, metavar="N", help="processes of the baseline (default: %(default)s)"
     )
     args = parser.parse_args(arguments[:split])
-    if args.simulated:
+    if args.simulated and "simulated" not in args.methods:
         args.methods.insert(args.methods.index("baseline") + 1 if "baseline" in args.methods else 0, "simulated")
     for method in args.methods:
         if method not in BASELINES and not Path(method).is_file():
@@ -117,7 +117,11 @@ def main(arguments: list[str]) -> None:
     """Train the runs that are missing, then print the tables."""
     args, further = parse_arguments(arguments)
     selection = JetSelection(ClassLabels(args.target), in_memory=False)
-    labelled = len(open_splits(args.datadir, selection, {"train": -1}, seed=0)["train"])
+    datasets = open_splits(args.datadir, selection, {"train": -1, "test": -1}, 0, args.testfile)
+    for split in ("train", "test"):
+        if split not in datasets:
+            raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
+    labelled = len(datasets["train"])
     if max(args.budgets) > labelled:
         raise InputError(f"--budgets: expected at most {labelled}, the number of training jets, got {args.budgets}")
     for budget in args.budgets:

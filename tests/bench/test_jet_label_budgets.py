@@ -78,11 +78,13 @@ def test_study(jets, settings, monkeypatch, capsys):
     [
         ("--methods baseline nothing.yaml", "--methods nothing.yaml: neither `baseline` nor a settings file"),
         ("--methods simulated", "--methods simulated: needs --simulated FILE"),
-        ("--budgets 200", "--budgets: expected at most 80"),
+        ("--budgets 200 --testfile TEST", "--budgets: expected at most 80"),
+        ("--budgets 20", "no test file"),
     ],
 )
 def test_bad_flags(jets, flags, message):
     """They are refused before anything is trained."""
+    flags = flags.replace("TEST", str(jets / "test/test.h5")).split()
     with pytest.raises(InputError, match=message):
-        study.main(["--datadir", str(jets / "train"), "--workdir", str(jets / "w"), *flags.split()])
+        study.main(["--datadir", str(jets / "train"), "--workdir", str(jets / "w"), *flags])
     assert not (jets / "w").exists()
