@@ -32,7 +32,7 @@ if __name__ == "__main__":  # before an import can fail
 
 import train_pelican_classifier
 from bench import jets_baseline
-from bench.studies import add_study_arguments, paths_of, prefix_of
+from bench.studies import add_study_arguments, paths_of, prefix_of, split_arguments
 from puffin.data.jet_blocks import JetSelection
 from puffin.data.jets import open_splits
 from puffin.data.targets import ClassLabels
@@ -49,7 +49,7 @@ BASELINES = ("baseline", "simulated")
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the flags of this benchmark; return them, and the flags for the script."""
-    split = arguments.index("--") if "--" in arguments else len(arguments)
+    own, further = split_arguments(arguments)
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add_study_arguments(parser, (1000, 4000), "data/sample_data/run12", "jets")
@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add(
         "-j", "--jobs", type=integer(1), default=1, metavar="N", help="processes of the baseline (default: %(default)s)"
     )
-    args = parser.parse_args(arguments[:split])
+    args = parser.parse_args(own)
     if args.simulated and "simulated" not in args.methods:
         args.methods.insert(args.methods.index("baseline") + 1 if "baseline" in args.methods else 0, "simulated")
     for method in args.methods:
@@ -72,7 +72,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
             raise InputError(f"--methods {method}: neither `baseline` nor a settings file")
     if "simulated" in args.methods and not args.simulated:
         raise InputError("--methods simulated: needs --simulated FILE")
-    return args, arguments[split + 1 :]
+    return args, further
 
 
 def run_of(args: argparse.Namespace, method: str, budget: int, seed: int) -> tuple[str, Path]:
@@ -118,9 +118,7 @@ def main(arguments: list[str]) -> None:
     args, further = parse_arguments(arguments)
     selection = JetSelection(ClassLabels(args.target), in_memory=False)
     datasets = open_splits(args.datadir, selection, {"train": -1, "test": -1}, 0, args.testfile)
-    for split in ("train", "test"):
-        if split not in datasets:
-            raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
+    jets_baseline.check_splits(datasets, args.datadir)
     labelled = len(datasets["train"])
     if max(args.budgets) > labelled:
         raise InputError(f"--budgets: expected at most {labelled}, the number of training jets, got {args.budgets}")

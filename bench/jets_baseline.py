@@ -75,6 +75,13 @@ class Sample:
         return self.x[:, NAMES.index(name)]
 
 
+def check_splits(datasets: dict[str, JetDataset], datadir: str) -> None:
+    """Raise InputError if there are no training or no test jets."""
+    for split in ("train", "test"):
+        if split not in datasets:
+            raise InputError(f"{datadir}: no {split} file (*.h5 with '{split}' in its name)")
+
+
 def trees(
     train: Sample,
     test: Sample,
@@ -187,9 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     datasets = open_splits(args.datadir, selection, {"train": args.num_train}, args.seed)
     selection = replace(selection, target_needed=False)
     datasets |= open_splits(args.datadir, selection, {"test": args.num_test}, args.seed, args.testfile)
-    for split in ("train", "test"):
-        if split not in datasets:
-            raise InputError(f"{args.datadir}: no {split} file (*.h5 with '{split}' in its name)")
+    check_splits(datasets, args.datadir)
     train, test = (Sample(datasets[split], args.jobs) for split in ("train", "test"))
     simulated = None
     if args.simulated:

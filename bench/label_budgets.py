@@ -43,7 +43,7 @@ import numpy as np
 
 import train_segmentation
 from bench import points_baseline
-from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of
+from bench.studies import add_study_arguments, check_budgets, finished, paths_of, prefix_of, split_arguments
 from puffin.data.splits import files_by_folder
 from puffin.errors import InputError
 from puffin.metrics.bootstrap import results_of_methods
@@ -60,7 +60,7 @@ from puffin.tasks.point_predictions import PointPredictions, read_methods
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the flags of this benchmark; return them, and the flags for the script."""
-    split = arguments.index("--") if "--" in arguments else len(arguments)
+    own, further = split_arguments(arguments)
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     text = "checkpoint of a masked autoencoder; only the methods baseline and scratch do without"
@@ -73,7 +73,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         help="ways of training to compare (default: baseline and scratch; with --pretrained also fft, and peft with a "
         "transformer); student also measures its teachers",
     )
-    return parser.parse_args(arguments[:split]), arguments[split + 1 :]
+    return parser.parse_args(own), further
 
 
 def flags_of(args: argparse.Namespace, further: list[str]) -> Flags:

@@ -18,6 +18,12 @@ from puffin.settings.types import integer
 from puffin.tables import read_records
 
 
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the flags of a study, and those after -- for the training script."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:split], arguments[split + 1 :]
+
+
 def add_study_arguments(
     parser: argparse.ArgumentParser,
     budgets: Sequence[int],
