@@ -2,13 +2,17 @@
 
     python3 bench/jet_label_budgets.py --budgets 1000 4000 --methods baseline config/finetune_48k.yaml -- --cpu
     python3 bench/jet_label_budgets.py ... --testfile data/many/test.h5 --simulated data/pretraining/tops.h5
+    python3 bench/jet_label_budgets.py ... --methods config/scratch_48k.yaml --vary bench/jet_variations.yaml
 
 A method is a settings file of train_pelican_classifier.py, and is called as the file without .yaml, or `baseline`
 (bench/jets_baseline.py); with --simulated the second baseline `simulated` also gets the labels of that file, as it is
-fair if a network was pretrained on them. The benchmark trains every combination of method, number of labels and seed.
-The training jets of a run are a subset that the seed selects, the same for all methods. Then it prints a table for each
-number of labels, as tools/results.py computes it: mean and spread over the seeds, intervals, and the paired differences
-to the baseline. Runs are named STUDY-METHOD-BUDGET-sSEED.
+fair if a network was pretrained on them. --vary FILE adds variations of the last settings file: a method for each line
+`NAME: FLAGS` of FILE.
+
+The benchmark trains every combination of method, number of labels and seed. The training jets of a run are a subset
+that the seed selects, the same for all methods. Then it prints a table for each number of labels, as tools/results.py
+computes it: mean and spread over the seeds, intervals, and the paired differences to the baseline. Runs are named
+STUDY-METHOD-BUDGET-sSEED.
 
 Flags after -- are passed on to train_pelican_classifier.py; for another number of epochs with other budgets, call the
 benchmark once for each budget. Without validation jets in --datadir the last weights are evaluated, so no further
@@ -19,6 +23,7 @@ started continues from its checkpoint.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,6 +46,7 @@ from puffin.report.results import evaluate, read_jets
 from puffin.runs.entry import run_script
 from puffin.runs.paths import name_of_events
 from puffin.settings.parser import OneLineParser
+from puffin.settings.presets import read_yaml
 from puffin.settings.types import integer
 from tools.results import markdown
 
@@ -55,6 +61,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     add_study_arguments(parser, (1000, 4000), "data/sample_data/run12", "jets")
     text = "`baseline`, or settings files (default: baseline config/finetune_48k.yaml)"
     add("--methods", nargs="+", default=["baseline", "config/finetune_48k.yaml"], metavar="M", help=text)
+    add("--vary", default="", metavar="FILE", help="variations of the last settings file, as bench/jet_variations.yaml")
     add("--target", default="is_signal", metavar="KEY", help="key of the class labels (default: %(default)s)")
     add("--signal", type=integer(0), default=1, metavar="C", help="class number of the signal (default: %(default)s)")
     add("--num-classes", type=integer(2), default=2, metavar="K", help="number of classes (default: %(default)s)")
@@ -70,21 +77,37 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     for method in args.methods:
         if method not in BASELINES and not Path(method).is_file():
             raise InputError(f"--methods {method}: neither `baseline` nor a settings file")
+    if args.vary and args.methods[-1] in BASELINES:
+        raise InputError("--vary: needs a settings file as the last of --methods")
     if "simulated" in args.methods and not args.simulated:
         raise InputError("--methods simulated: needs --simulated FILE")
     return args, further
 
 
+def methods_of(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the flags of each method for train_pelican_classifier.py, by its name; [] for a baseline."""
+    files = {Path(method).stem: [] if method in BASELINES else ["--yaml", method] for method in args.methods}
+    if not args.vary:
+        return files
+    varied = read_yaml(args.vary, "file of variations", "bench/jet_variations.yaml", "NAME: FLAGS")
+    for name, (flags, source) in varied.items():
+        if not isinstance(flags, str) or name in files:
+            raise InputError(f"{source}: {name}: expected flags, such as --clip 1, and a name that no other method has")
+    return files | {name: ["--yaml", args.methods[-1], *shlex.split(flags)] for name, (flags, _) in varied.items()}
+
+
 def run_of(args: argparse.Namespace, method: str, budget: int, seed: int) -> tuple[str, Path]:
     """Return the name of a run, and the file of its predictions for the test jets."""
-    prefix = prefix_of(args.study, Path(method).stem, budget, seed)
-    events = "" if method in BASELINES or not args.testfile else name_of_events([args.testfile])
-    stem = paths_of(args.workdir, prefix).predictions("best", "test", events)
+    prefix = prefix_of(args.study, method, budget, seed)
+    events = [args.testfile] if args.testfile else []
+    stem = paths_of(args.workdir, prefix).predictions("best", "test", name_of_events(events))
     return prefix, stem.with_name(f"{stem.name}.pt")
 
 
-def measure(args: argparse.Namespace, further: list[str], method: str, budget: int, seed: int) -> None:
-    """Train and test one run, unless that has been done."""
+def measure(
+    args: argparse.Namespace, further: list[str], method: str, flags: list[str], budget: int, seed: int
+) -> None:
+    """Train and test one run, unless that has been done. flags: those of the method."""
     prefix, predictions = run_of(args, method, budget, seed)
     if predictions.exists():
         return
@@ -99,14 +122,14 @@ def measure(args: argparse.Namespace, further: list[str], method: str, budget: i
     common += ["--num-classes", str(args.num_classes), "--no-plot", "--predict", "test"]
     checkpoint, best = paths_of(args.workdir, prefix).checkpoint, paths_of(args.workdir, prefix).best
     resume = ["--load"] if checkpoint.exists() else []
-    train_pelican_classifier.main(["--yaml", method, *further, *common, *training, *resume])
+    train_pelican_classifier.main([*further, *flags, *common, *training, *resume])
     if test:
         train_pelican_classifier.main(["--eval", "--loadfile", str(best), *further, *common, *test])
 
 
 def table(args: argparse.Namespace, budget: int) -> str:
     """Make the tables of one number of labels, with the differences to the first method that has predictions."""
-    files = [run_of(args, method, budget, seed)[1] for method in args.methods for seed in args.seeds]
+    files = [run_of(args, method, budget, seed)[1] for method in methods_of(args) for seed in args.seeds]
     jets = read_jets([path for path in files if path.exists()])
     results, notes = evaluate(jets, args.signal, (0.3, 0.5), reference=next(iter(jets.scores)))
     title = f"{budget} labels, {len(jets.target)} test jets"
@@ -116,6 +139,7 @@ def table(args: argparse.Namespace, budget: int) -> str:
 def main(arguments: list[str]) -> None:
     """Train the runs that are missing, then print the tables."""
     args, further = parse_arguments(arguments)
+    methods = methods_of(args)
     selection = JetSelection(ClassLabels(args.target), in_memory=False)
     datasets = open_splits(args.datadir, selection, {"train": -1, "test": -1}, 0, args.testfile)
     jets_baseline.check_splits(datasets, args.datadir)
@@ -124,8 +148,8 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"--budgets: expected at most {labelled}, the number of training jets, got {args.budgets}")
     for budget in args.budgets:
         for seed in args.seeds:
-            for method in args.methods:
-                measure(args, further, method, budget, seed)
+            for method, flags in methods.items():
+                measure(args, further, method, flags, budget, seed)
     print("\n\n".join(table(args, budget) for budget in args.budgets))
 
 

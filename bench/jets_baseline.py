@@ -11,8 +11,9 @@ background, and those inside are sorted by tau32. The training jets of a run are
 was pretrained on. Each of them counts less than a training jet.
 
 The benchmark prints the metrics on the test jets, adds a row to log/PREFIX.Best.metrics.csv and writes
-predict/PREFIX.best.test.pt, in the formats of train_pelican_classifier.py; the cut is called PREFIX-cut. The
-observables are stored beside the data, so a second run takes seconds.
+predict/PREFIX.best.test.pt, in the formats of train_pelican_classifier.py; the cut is called PREFIX-cut. With
+--testfile, a name for its jets stands before .pt, as after an evaluation by that script. The observables are stored
+beside the data, so a second run takes seconds.
 """
 
 import argparse
@@ -45,7 +46,7 @@ from puffin.errors import InputError, plural
 from puffin.files import append_row
 from puffin.metrics.classification import classification_metrics, one_vs_rest, rejection
 from puffin.runs.entry import run_script
-from puffin.runs.paths import RunPaths
+from puffin.runs.paths import RunPaths, name_of_events
 from puffin.settings.common import RunSettings
 from puffin.settings.parser import OneLineParser
 from puffin.settings.types import integer, number
@@ -135,15 +136,17 @@ def _cut_scores(sample: Sample, window: tuple[float, float]) -> np.ndarray:
     return np.stack([np.zeros_like(score), score], 1)
 
 
-def save(paths: RunPaths, test: Sample, scores: np.ndarray, extra: dict) -> dict[str, float]:
-    """Write predictions and a row of metrics; return the metrics, {} without labels. extra: further columns."""
+def save(paths: RunPaths, test: Sample, scores: np.ndarray, events: str, extra: dict) -> dict[str, float]:
+    """Write predictions and a row of metrics; return the metrics, {} without labels.
+
+    events: name of the jets of another test file, otherwise ""; extra: further columns."""
     outputs, run = {"predict": scores, "index": np.arange(len(scores)), "row": test.row}, uuid4().hex
     metrics = {}
     if test.y is not None:
         outputs["targets"] = test.y
         loss = F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(test.y))
         metrics = classification_metrics(scores, test.y, float(loss))
-    evaluation = Evaluation("test", "best", paths.predictions("best", "test"), run)
+    evaluation = Evaluation("test", "best", paths.predictions("best", "test", events), run)
     paths.predictdir.mkdir(parents=True, exist_ok=True)
     save_predictions(evaluation, {key: torch.from_numpy(value) for key, value in outputs.items()}, "pt")
     if not metrics:
@@ -211,8 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{plural(len(train.y), 'training jet')}, {plural(len(test.x), 'test jet')}, {time.time() - start:.0f} s")
     for prefix, values in scores.items():
         paths = RunPaths.of(RunSettings(prefix=prefix, workdir=args.workdir))
-        extra = {"num_train": len(train.y), "seed": args.seed, "evaluated": str(Path(args.datadir).resolve())}
-        metrics = save(paths, test, values, extra)
+        evaluated = str(Path(args.testfile or args.datadir).resolve())
+        extra = {"num_train": len(train.y), "seed": args.seed, "evaluated": evaluated}
+        metrics = save(paths, test, values, name_of_events([args.testfile] if args.testfile else []), extra)
         shown = ("accuracy", "AUC", *(("BgRejectionAt0.3", "BgRejectionAt0.5") if num_classes == 2 else ()))
         numbers = "  ".join(f"{name} {metrics[name]:.4g}" for name in shown if metrics)
         print(f"  {prefix:20} {numbers or 'no metrics, as the jets have no labels'}", flush=True)

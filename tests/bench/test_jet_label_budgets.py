@@ -7,6 +7,7 @@ import pytest
 
 import bench.jet_label_budgets as study
 from puffin.errors import InputError
+from puffin.settings.presets import read_yaml
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "sample_data" / "run12"
 
@@ -73,6 +74,18 @@ def test_study(jets, settings, monkeypatch, capsys):
     assert "20 labels, 40 test jets" in lines
 
 
+def test_vary(jets, settings, monkeypatch):
+    """Breaks if a variation is not trained with its flags and those of the last settings file, and evaluated."""
+    (jets / "vary.yaml").write_text("longer: --num-epoch 3 --clip 1\n")
+    flags = ["--datadir", str(jets / "train"), "--testfile", str(jets / "test/test.h5"), "--workdir", str(jets)]
+    flags += ["--methods", str(settings), "--vary", str(jets / "vary.yaml")]
+    study.main([*flags, *"--budgets 20 --seeds 1 -- --cpu --threads 1 --num-epoch 1".split()])
+    saved = {name: read_yaml(jets / f"log/budgets-{name}-20-s1.yaml", "", "", "") for name in ("small", "longer")}
+    found = {name: [values[key].value for key in ("num_epoch", "clip", "nobj")] for name, values in saved.items()}
+    assert found == {"small": [1, 0, 8], "longer": [3, 1, 8]}
+    assert len(list((jets / "predict").glob("budgets-longer-20-s1.best.test.*.pt"))) == 1
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -80,11 +93,15 @@ def test_study(jets, settings, monkeypatch, capsys):
         ("--methods simulated", "--methods simulated: needs --simulated FILE"),
         ("--budgets 200 --testfile TEST", "--budgets: expected at most 80"),
         ("--budgets 20", "no test file"),
+        ("--methods baseline --vary VARY", "--vary: needs a settings file as the last of --methods"),
+        ("--methods config/11k.yaml --vary VARY", "vary.yaml line 1: wide: expected flags"),
+        ("--methods config/11k.yaml --vary nothing.yaml", "nothing.yaml: no such file of variations"),
     ],
 )
 def test_bad_flags(jets, flags, message):
     """They are refused before anything is trained."""
-    flags = flags.replace("TEST", str(jets / "test/test.h5")).split()
+    (jets / "vary.yaml").write_text("wide: 3\n")
+    flags = flags.replace("TEST", str(jets / "test/test.h5")).replace("VARY", str(jets / "vary.yaml")).split()
     with pytest.raises(InputError, match=message):
         study.main(["--datadir", str(jets / "train"), "--workdir", str(jets / "w"), *flags])
     assert not (jets / "w").exists()

@@ -67,7 +67,8 @@ def test_test_jets_without_labels(jets, tmp_path, capsys):
     capsys.readouterr()
     jets_baseline.main([*common, "without", "--testfile", str(bare)])
     assert "no metrics, as the jets have no labels" in capsys.readouterr().out
-    ours, theirs = (torch.load(tmp_path / f"predict/{p}.best.test.pt", weights_only=True) for p in ("without", "with"))
+    paths = (tmp_path / f"predict/{name}.pt" for name in ("without.best.test.bare", "with.best.test"))
+    ours, theirs = (torch.load(path, weights_only=True) for path in paths)
     assert torch.equal(ours["predict"], theirs["predict"]) and "targets" not in ours
     assert not (tmp_path / "log/without.Best.metrics.csv").exists()
 
