@@ -45,6 +45,18 @@ def test_new_observables_change_nothing_but_are_learned():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters() if p.requires_grad)
 
 
+def test_noise_in_training_only():
+    """Breaks if the observables get no noise in training, or any in an evaluation."""
+    head = ObservableHead(5, 3, 2)
+    head.dropout.p = 0.0
+    torch.nn.init.normal_(head.out.weight)
+    x, features = torch.randn(40, 5), torch.randn(40, 3)
+    head.scale.fit_(x)
+    assert not torch.equal(head(x, features), head(x, features))
+    head.eval()
+    assert torch.equal(head(x, features), head(x, features))
+
+
 def test_a_classifier_with_observables():
     """Breaks if observables of one jet reach another one, are ignored, or may be missing."""
     model = PelicanClassifier(PelicanConfig(num_observables=4)).double().eval()

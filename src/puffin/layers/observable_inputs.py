@@ -46,9 +46,11 @@ class ObservableHead(nn.Module):
     """Map observables of jets (B, F), and features (B, C) that a network has found, to class scores (B, K).
 
     The scores are to be added to those of the network. The last layer starts at zero, so at first they change nothing.
-    It is regularised for a few thousand training jets."""
+    Dropout and noise on the observables are strong enough for a few thousand training jets and many epochs
+    (docs/choose_jet_settings.md)."""
 
     drop_rate = 0.5
+    noise = 1.0  # standard deviation of the noise in training, in intervals of quantiles
     last_layer = "out"
 
     def __init__(self, num_observables: int, num_features: int, num_classes: int, sync_batchnorm: bool = True):
@@ -66,7 +68,10 @@ class ObservableHead(nn.Module):
 
     def forward(self, observables: Tensor, features: Tensor) -> Tensor:
         """Compute the scores."""
-        encoded = self.dropout(self.encode(self.scale(observables)))
+        positions = self.scale(observables)
+        if self.training:
+            positions = positions + self.noise * torch.randn_like(positions)
+        encoded = self.dropout(self.encode(positions))
         found = self.feature_norm(features.to(observables.dtype))
         x = self.joint_norm(self.joint(torch.cat([encoded, found], 1))).relu()
         return self.out(self.dropout(x))
