@@ -57,6 +57,19 @@ def test_noise_in_training_only():
     assert torch.equal(head(x, features), head(x, features))
 
 
+def test_fewer_jets_get_more_noise():
+    """Breaks if the noise does not fall with the number of jets, or if new jets move quantiles that are known."""
+    head, x = ObservableHead(2, 3, 2), torch.randn(16000, 2)
+    found = []
+    for number in (16000, 4000, 100):
+        head.fit_(x[:number])
+        found.append(head.noise)
+    assert found == [0.5, 1, 2]
+    expected = QuantileScale(2, head.scale.intervals)
+    expected.fit_(x)
+    assert torch.equal(head.scale.knots, expected.knots)
+
+
 def test_a_classifier_with_observables():
     """Breaks if observables of one jet reach another one, are ignored, or may be missing."""
     model = PelicanClassifier(PelicanConfig(num_observables=4)).double().eval()

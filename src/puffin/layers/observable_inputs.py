@@ -1,5 +1,7 @@
 """Hand-made observables of jets beside the features that a network finds itself."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -46,11 +48,11 @@ class ObservableHead(nn.Module):
     """Map observables of jets (B, F), and features (B, C) that a network has found, to class scores (B, K).
 
     The scores are to be added to those of the network. The last layer starts at zero, so at first they change nothing.
-    Dropout and noise on the observables are strong enough for a few thousand training jets and many epochs
-    (docs/choose_jet_settings.md)."""
+    In training the observables get dropout and noise, which is the stronger, the fewer jets there are
+    (docs/choose_jet_settings.md). noise: its standard deviation in intervals of quantiles; `fit_` chooses it."""
 
     drop_rate = 0.5
-    noise = 1.0  # standard deviation of the noise in training, in intervals of quantiles
+    noise = 1.0
     last_layer = "out"
 
     def __init__(self, num_observables: int, num_features: int, num_classes: int, sync_batchnorm: bool = True):
@@ -65,6 +67,13 @@ class ObservableHead(nn.Module):
         self.out = nn.Linear(width, num_classes)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+
+    def fit_(self, observables: Tensor) -> None:
+        """Adapt to the training jets (N, F): their number, and their quantiles unless they come from pretrained
+        weights."""
+        if not self.scale.is_fitted:
+            self.scale.fit_(observables)
+        self.noise = min(2.0, math.sqrt(4000 / len(observables)))
 
     def forward(self, observables: Tensor, features: Tensor) -> Tensor:
         """Compute the scores."""

@@ -17,7 +17,6 @@ from puffin.data.jets import JetDataset, JetSelection, open_splits
 from puffin.data.pseudo_labels import SelfTrainingJets
 from puffin.data.targets import ClassLabels, Momenta
 from puffin.errors import InputError
-from puffin.layers.observable_inputs import QuantileScale
 from puffin.metrics.missing import NO_WEIGHT
 from puffin.models.pelican import PelicanBackbone, PelicanClassifier, PelicanRegressor
 from puffin.plots.jets import draw_classification, draw_regression
@@ -75,7 +74,9 @@ def run_classifier(flags: Flags, report: Report | None = None) -> list[dict]:
         task.check_labels(dataset.labels(), split)
     check_weights(run, task, datasets)
     if model.observables is not None and not run.start.evaluating:
-        fit_observables_(model.observables.scale, datasets["train"])
+        train = datasets["train"]
+        assert train.observables is not None
+        model.observables.fit_(train.observables[train.events])
     add_pseudo_labels(run, datasets)
     draw = partial(draw_classification, names=named)
     return train_and_evaluate(run, task, datasets, draw, report, prepare=calibrate)
@@ -182,13 +183,6 @@ def open_jets(run: Run, target: ClassLabels | Momenta, also: tuple[str, ...] = (
                 f"under such names (ln -s)."
             )
     return datasets
-
-
-def fit_observables_(scale: QuantileScale, train: JetDataset) -> None:
-    """Take the quantiles of the training jets, unless they come from pretrained weights."""
-    if not scale.is_fitted:
-        assert train.observables is not None
-        scale.fit_(train.observables[train.events])
 
 
 def add_pseudo_labels(run: Run, datasets: Datasets) -> None:
