@@ -11,12 +11,13 @@ fair if a network was pretrained on them. --vary FILE adds variations of the las
 
 The benchmark trains every combination of method, number of labels and seed. The training jets of a run are a subset
 that the seed selects, the same for all methods. Then it prints a table for each number of labels, as tools/results.py
-computes it: mean and spread over the seeds, intervals, and the paired differences to the baseline. Runs are named
+computes it: mean and spread over the seeds, intervals, and the paired differences to the first method. Runs are named
 STUDY-METHOD-BUDGET-sSEED.
 
 Flags after -- are passed on to train_pelican_classifier.py; for another number of epochs with other budgets, call the
 benchmark once for each budget. Without validation jets in --datadir the last weights are evaluated, so no further
-labels are used. With --testfile the test jets are evaluated once, not also with the last weights.
+labels are used. The jets of --testfile are evaluated with the best weights only; test jets in --datadir are then
+evaluated too, but not shown.
 
 To resume after an interruption, give the same command again: runs with predictions are skipped, and a run that has
 started continues from its checkpoint.
@@ -59,7 +60,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add_study_arguments(parser, (1000, 4000), "data/sample_data/run12", "jets")
-    text = "`baseline`, or settings files (default: baseline config/finetune_48k.yaml)"
+    text = "`baseline`, `simulated`, or settings files (default: baseline config/finetune_48k.yaml)"
     add("--methods", nargs="+", default=["baseline", "config/finetune_48k.yaml"], metavar="M", help=text)
     add("--vary", default="", metavar="FILE", help="variations of the last settings file, as bench/jet_variations.yaml")
     add("--target", default="is_signal", metavar="KEY", help="key of the class labels (default: %(default)s)")
@@ -76,7 +77,11 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         args.methods.insert(args.methods.index("baseline") + 1 if "baseline" in args.methods else 0, "simulated")
     for method in args.methods:
         if method not in BASELINES and not Path(method).is_file():
-            raise InputError(f"--methods {method}: neither `baseline` nor a settings file")
+            raise InputError(f"--methods {method}: neither `baseline`, `simulated` nor a settings file")
+    names = [method if method in BASELINES else Path(method).stem for method in args.methods]
+    for method, name in zip(args.methods, names, strict=True):
+        if names.count(name) > 1 or name in BASELINES and name != method:
+            raise InputError(f"--methods {method}: two methods are called {name}; rename the settings file")
     if args.vary and args.methods[-1] in BASELINES:
         raise InputError("--vary: needs a settings file as the last of --methods")
     if "simulated" in args.methods and not args.simulated:

@@ -89,7 +89,11 @@ def test_vary(jets, settings, monkeypatch):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--methods baseline nothing.yaml", "--methods nothing.yaml: neither `baseline` nor a settings file"),
+        (
+            "--methods baseline nothing.yaml",
+            "--methods nothing.yaml: neither `baseline`, `simulated` nor a settings file",
+        ),
+        ("--methods config/11k.yaml config/11k.yaml", "--methods config/11k.yaml: two methods are called 11k"),
         ("--methods simulated", "--methods simulated: needs --simulated FILE"),
         ("--budgets 200 --testfile TEST", "--budgets: expected at most 80"),
         ("--budgets 20", "no test file"),

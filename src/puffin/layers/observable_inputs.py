@@ -11,10 +11,10 @@ from puffin.layers.masked_batchnorm import MaskedBatchNorm
 
 
 class QuantileScale(nn.Module):
-    """Map each of F numbers to its position among the quantiles of the training jets, 0 to `intervals`.
+    """Map each of F numbers to its position among the quantiles of the jets given to `fit_`, 0 to `intervals`.
 
-    Equally many training jets lie in each interval, whatever the unit and the tails of an observable. The quantiles
-    belong to the weights; they are NaN before `fit_`."""
+    Equally many of these jets lie in each interval if their numbers differ, whatever the unit and the tails of an
+    observable. The quantiles belong to the weights; they are NaN before `fit_`."""
 
     knots: Tensor
 
@@ -48,7 +48,7 @@ class ObservableHead(nn.Module):
     """Map observables of jets (B, F), and features (B, C) that a network has found, to class scores (B, K).
 
     The scores are to be added to those of the network. The last layer starts at zero, so at first they change nothing.
-    In training the observables get dropout and noise, which is the stronger, the fewer jets there are
+    In training the observables get dropout, and noise that is stronger for fewer labelled jets
     (docs/choose_jet_settings.md). noise: its standard deviation in intervals of quantiles; `fit_` chooses it."""
 
     drop_rate = 0.5
@@ -69,8 +69,8 @@ class ObservableHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def fit_(self, observables: Tensor) -> None:
-        """Adapt to the training jets (N, F): their number, and their quantiles unless they come from pretrained
-        weights."""
+        """Adapt to the labelled training jets (N, F): their number, and their quantiles unless these come from
+        pretrained weights."""
         if not self.scale.is_fitted:
             self.scale.fit_(observables)
         self.noise = min(2.0, math.sqrt(4000 / len(observables)))
