@@ -26,6 +26,7 @@ started continues from its checkpoint.
 import argparse
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -78,10 +79,6 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     for method in args.methods:
         if method not in BASELINES and not Path(method).is_file():
             raise InputError(f"--methods {method}: neither `baseline`, `simulated` nor a settings file")
-    names = [method if method in BASELINES else Path(method).stem for method in args.methods]
-    for method, name in zip(args.methods, names, strict=True):
-        if names.count(name) > 1 or name in BASELINES and name != method:
-            raise InputError(f"--methods {method}: two methods are called {name}; rename the settings file")
     if args.vary and args.methods[-1] in BASELINES:
         raise InputError("--vary: needs a settings file as the last of --methods")
     if "simulated" in args.methods and not args.simulated:
@@ -91,14 +88,20 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
 
 def methods_of(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the flags of each method for train_pelican_classifier.py, by its name; [] for a baseline."""
-    files = {Path(method).stem: [] if method in BASELINES else ["--yaml", method] for method in args.methods}
+    methods: dict[str, list[str]] = {}
+    for method in args.methods:
+        name = Path(method).stem
+        if name in methods or name in BASELINES and name != method:
+            raise InputError(f"--methods {method}: two methods are called {name}; rename the settings file")
+        methods[name] = [] if method in BASELINES else ["--yaml", method]
     if not args.vary:
-        return files
+        return methods
     varied = read_yaml(args.vary, "file of variations", "bench/jet_variations.yaml", "NAME: FLAGS")
     for name, (flags, source) in varied.items():
-        if not isinstance(flags, str) or name in files:
+        if not isinstance(flags, str) or name in methods:
             raise InputError(f"{source}: {name}: expected flags, such as --clip 1, and a name that no other method has")
-    return files | {name: ["--yaml", args.methods[-1], *shlex.split(flags)] for name, (flags, _) in varied.items()}
+        methods[name] = ["--yaml", args.methods[-1], *shlex.split(flags)]
+    return methods
 
 
 def run_of(args: argparse.Namespace, method: str, budget: int, seed: int) -> tuple[str, Path]:
@@ -132,9 +135,9 @@ def measure(
         train_pelican_classifier.main(["--eval", "--loadfile", str(best), *further, *common, *test])
 
 
-def table(args: argparse.Namespace, budget: int) -> str:
+def table(args: argparse.Namespace, methods: Iterable[str], budget: int) -> str:
     """Make the tables of one number of labels, with the differences to the first method that has predictions."""
-    files = [run_of(args, method, budget, seed)[1] for method in methods_of(args) for seed in args.seeds]
+    files = [run_of(args, method, budget, seed)[1] for method in methods for seed in args.seeds]
     jets = read_jets([path for path in files if path.exists()])
     results, notes = evaluate(jets, args.signal, (0.3, 0.5), reference=next(iter(jets.scores)))
     title = f"{budget} labels, {len(jets.target)} test jets"
@@ -155,7 +158,7 @@ def main(arguments: list[str]) -> None:
         for seed in args.seeds:
             for method, flags in methods.items():
                 measure(args, further, method, flags, budget, seed)
-    print("\n\n".join(table(args, budget) for budget in args.budgets))
+    print("\n\n".join(table(args, methods, budget) for budget in args.budgets))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_study(jets, settings, monkeypatch, capsys):
     assert "20 labels, 40 test jets" in lines
 
 
-def test_vary(jets, settings, monkeypatch):
+def test_vary(jets, settings):
     """Breaks if a variation is not trained with its flags and those of the last settings file, and evaluated."""
     (jets / "vary.yaml").write_text("longer: --num-epoch 3 --clip 1\n")
     flags = ["--datadir", str(jets / "train"), "--testfile", str(jets / "test/test.h5"), "--workdir", str(jets)]
