@@ -6,8 +6,8 @@
 
 A method is a settings file of train_pelican_classifier.py, and is called as the file without .yaml, or `baseline`
 (bench/jets_baseline.py); with --simulated the second baseline `simulated` also gets the labels of that file, as it is
-fair if a network was pretrained on them. --vary FILE adds variations of the last settings file: a method for each line
-`NAME: FLAGS` of FILE.
+fair if a network was pretrained on them. --vary FILE adds variations of the last settings file: a method
+SETTINGS-NAME for each line `NAME: FLAGS` of FILE.
 
 The benchmark trains every combination of method, number of labels and seed. The training jets of a run are a subset
 that the seed selects, the same for all methods. Then it prints a table for each number of labels, as tools/results.py
@@ -20,7 +20,8 @@ labels are used. The jets of --testfile are evaluated with the best weights only
 evaluated too, but not shown.
 
 To resume after an interruption, give the same command again: runs with predictions are skipped, and a run that has
-started continues from its checkpoint.
+started continues from its checkpoint. Choose another --study after a change of a settings file or of flags, as runs
+are told apart by their names alone.
 """
 
 import argparse
@@ -97,10 +98,15 @@ def methods_of(args: argparse.Namespace) -> dict[str, list[str]]:
     if not args.vary:
         return methods
     varied = read_yaml(args.vary, "file of variations", "bench/jet_variations.yaml", "NAME: FLAGS")
-    for name, (flags, source) in varied.items():
+    base = Path(args.methods[-1])
+    for variation, (flags, source) in varied.items():
+        # named after the settings file too: runs that vary another one in the same study must not be taken for these
+        name = f"{base.stem}-{variation}"
         if not isinstance(flags, str) or name in methods:
-            raise InputError(f"{source}: {name}: expected flags, such as --clip 1, and a name that no other method has")
-        methods[name] = ["--yaml", args.methods[-1], *shlex.split(flags)]
+            raise InputError(
+                f"{source}: {variation}: expected flags, such as --clip 1, and a name that no other method has"
+            )
+        methods[name] = ["--yaml", str(base), *shlex.split(flags)]
     return methods
 
 

@@ -19,8 +19,9 @@ Flags after -- are passed on to train_segmentation.py. With --valid-every equal 
 at its end. So the last weights are evaluated, and no validation labels are used to choose them.
 
 To resume after an interruption, give the same command again: runs with a row in log/STUDY.Best.metrics.csv are
-skipped, and a run that has started continues from its checkpoint. Do not use --num-valid and --num-test for results
-to report, because the seed selects these subsets too.
+skipped, and a run that has started continues from its checkpoint. Choose another --study after a change of flags, as
+runs are told apart by their names alone. Do not use --num-valid and --num-test for results to report, because the seed
+selects these subsets too.
 """
 
 import argparse

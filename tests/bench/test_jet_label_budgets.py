@@ -75,15 +75,16 @@ def test_study(jets, settings, monkeypatch, capsys):
 
 
 def test_vary(jets, settings):
-    """Breaks if a variation is not trained with its flags and those of the last settings file, and evaluated."""
+    """Breaks if a variation is not trained with its flags and those of the last settings file, and evaluated, or if its
+    runs have the name of a variation of another settings file."""
     (jets / "vary.yaml").write_text("longer: --num-epoch 3 --clip 1\n")
     flags = ["--datadir", str(jets / "train"), "--testfile", str(jets / "test/test.h5"), "--workdir", str(jets)]
     flags += ["--methods", str(settings), "--vary", str(jets / "vary.yaml")]
     study.main([*flags, *"--budgets 20 --seeds 1 -- --cpu --threads 1 --num-epoch 1".split()])
-    saved = {name: read_yaml(jets / f"log/budgets-{name}-20-s1.yaml", "", "", "") for name in ("small", "longer")}
+    saved = {name: read_yaml(jets / f"log/budgets-{name}-20-s1.yaml", "", "", "") for name in ("small", "small-longer")}
     found = {name: [values[key].value for key in ("num_epoch", "clip", "nobj")] for name, values in saved.items()}
-    assert found == {"small": [1, 0, 8], "longer": [3, 1, 8]}
-    assert len(list((jets / "predict").glob("budgets-longer-20-s1.best.test.*.pt"))) == 1
+    assert found == {"small": [1, 0, 8], "small-longer": [3, 1, 8]}
+    assert len(list((jets / "predict").glob("budgets-small-longer-20-s1.best.test.*.pt"))) == 1
 
 
 @pytest.mark.parametrize(
